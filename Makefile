@@ -1,0 +1,50 @@
+# Two commands matter: `make demo` and `make test`. Both set everything up first.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+UV     := VIRTUAL_ENV=$(CURDIR)/$(VENV) UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv
+
+.PHONY: demo test lint format lock bench clean setup
+setup: $(READY)
+
+$(READY): requirements.lock requirements-cuda.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet uv==0.13.9
+	$(UV) pip install --quiet --no-deps -r requirements.lock
+	@# A CUDA build of torch declares the nvidia packages; a CPU build does not need their 4 GB.
+	@if $(BIN)/python -c "import importlib.metadata as m, sys; sys.exit(not any('nvidia' in r for r in m.requires('torch')))"; \
+	then $(UV) pip install --quiet --no-deps -r requirements-cuda.lock; fi
+	$(UV) pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/songmill demo --out demo
+
+test: $(READY)
+	$(BIN)/songmill models pull small
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Resolve pyproject.toml anew. torchaudio is declared by beat-this but its model code does not need it.
+lock: $(READY)
+	printf 'torchaudio ; sys_platform == "never"\n' > build-overrides.txt
+	$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --python-version 3.11 --override build-overrides.txt \
+	  --no-emit-index-url --no-header --no-annotate -o build-lock.txt
+	grep -vE '^(nvidia|cuda|triton)' build-lock.txt > requirements.lock
+	grep -E '^(nvidia|cuda|triton)' build-lock.txt > requirements-cuda.lock
+	rm -f build-overrides.txt build-lock.txt
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.curate
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The ingestion DAG: plan, scan, curate on Ray, ledger, inspection, command line."""

@@ -1,0 +1,145 @@
+"""What a stage is: a small object that reads some columns of a batch and returns the one it owns.
+
+A stage measures; it never judges (gates do) and never catches its own errors (the operator turns an exception
+into the row's verdict). Subclass `Stage`, fill in the class attributes, write `process`. See CONTRIBUTING.md.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+
+class Params(BaseModel):
+    """Parameters of a stage. They are part of its fingerprint: another value, another column."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one replica of a stage occupies."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    batch_rows: int = 1
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A verified entry of the model store: the folder that holds its files and the digest of all of them."""
+
+    name: str
+    path: Path
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.digest[:8]}"
+
+
+class TrackError(Exception):
+    """A track that a stage cannot measure. The class name becomes the verdict's reason."""
+
+
+class Track(Mapping[str, Any]):
+    """One row of a batch. Values become Python objects on access; large binaries stay zero-copy buffers."""
+
+    def __init__(self, batch: pa.Table, index: int) -> None:
+        self._batch = batch
+        self._index = index
+
+    def __getitem__(self, column: str) -> Any:
+        return _to_python(self._batch.column(column)[self._index])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._batch.column_names)
+
+    def __len__(self) -> int:
+        return self._batch.num_columns
+
+
+class Stage(ABC):
+    """One measurement: reads columns, owns one.
+
+    Class attributes:
+        name: its name in the configuration, unique in a DAG.
+        column: the column it owns; by default its name.
+        type: Arrow type of that column (see `schemas.columns`).
+        reads: columns it needs, each with the type (or the subset of struct fields) it relies on.
+        reads_if_present: columns it uses when some stage of the DAG writes them.
+        working: columns it makes for later stages only; they are dropped before the sink.
+        resources: what one replica occupies.
+        revision: raised whenever the same parameters give other results.
+    """
+
+    name: ClassVar[str]
+    column: ClassVar[str]
+    type: ClassVar[pa.DataType]
+    reads: ClassVar[Mapping[str, pa.DataType]] = {}
+    reads_if_present: ClassVar[Mapping[str, pa.DataType]] = {}
+    working: ClassVar[Mapping[str, pa.DataType]] = {}
+    resources: ClassVar[Resources] = Resources()
+    revision: ClassVar[int] = 1
+    Params: ClassVar[type[Params]] = Params
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "name" in cls.__dict__ and "column" not in cls.__dict__:
+            cls.column = cls.name
+
+    def __init__(self, params: Params | None = None) -> None:
+        self.params: Any = params if params is not None else self.Params()
+        self.weights: Mapping[str, Weights] = {}
+        self.wanted: frozenset[str] = frozenset(self.working)  # the operator narrows it to what later stages read
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the model store's entries it opens in `setup`."""
+        return ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files of the user's (a lyric library, a vocabulary) whose content is part of the fingerprint."""
+        return ()
+
+    @property
+    def model(self) -> str:
+        """What made the figures, with its revision; written into every row."""
+        if self.weights:
+            return "+".join(str(weights) for weights in self.weights.values())
+        return f"songmill.{self.name}@r{self.revision}"
+
+    def setup(self, weights: Mapping[str, Weights]) -> None:
+        """Load models; called once in the process that will run the stage. Extend it with `super().setup(weights)`."""
+        self.weights = weights
+
+    def run(self, batch: pa.Table) -> dict[str, list[Any]]:
+        """Measure every row of a batch: the owned column and the wanted working columns, as lists of Python values.
+
+        The default calls `process` row by row. Stages that gain from batching override it; an exception then makes
+        the operator repeat the batch row by row, so that only the guilty row fails.
+        """
+        rows = [self.process(Track(batch, i)) for i in range(batch.num_rows)]
+        return {name: [row.get(name) for row in rows] for name in (self.column, *sorted(self.wanted))}
+
+    @abstractmethod
+    def process(self, track: Track) -> dict[str, Any]:
+        """Measure one track: `{column: value}` plus any wanted working columns. `self.own` adds the model's name."""
+
+    def own(self, **fields: Any) -> dict[str, Any]:
+        """The owned struct with `model` filled in, as the dictionary that `process` returns."""
+        return {self.column: {**fields, "model": self.model}}
+
+
+def _to_python(scalar: pa.Scalar) -> Any:
+    if not scalar.is_valid:
+        return None
+    if isinstance(scalar, pa.StructScalar):
+        return {name: _to_python(value) for name, value in scalar.items()}
+    if isinstance(scalar, pa.LargeBinaryScalar):
+        return scalar.as_buffer()
+    return scalar.as_py()

@@ -1,0 +1,35 @@
+"""Canonical PCM: 44.1 kHz, stereo, int16, interleaved, in one large binary. What stages hand each other as audio."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import soxr
+
+RATE_HZ = 44_100
+CHANNELS = 2
+PCM = pa.large_binary()
+_FULL_SCALE = 32_767.0
+
+
+def encode(audio: np.ndarray) -> bytes:
+    """Float audio [2, frames] in -1..1 at 44.1 kHz to canonical PCM; louder samples are clipped."""
+    return np.round(np.clip(audio.T, -1.0, 1.0) * _FULL_SCALE).astype("<i2").tobytes()
+
+
+def stereo(pcm: Any) -> np.ndarray:
+    """Canonical PCM (any buffer) to float32 [2, frames] in -1..1."""
+    frames = np.frombuffer(pcm, dtype="<i2").reshape(-1, CHANNELS)
+    return (frames.T / _FULL_SCALE).astype(np.float32)
+
+
+def mono(pcm: Any, rate_hz: int = RATE_HZ) -> np.ndarray:
+    """Canonical PCM (any buffer) to float32 [frames] at `rate_hz`, the mean of both channels."""
+    frames = np.frombuffer(pcm, dtype="<i2").reshape(-1, CHANNELS)
+    mixed = frames.mean(axis=1, dtype=np.float32) / np.float32(_FULL_SCALE)
+    return mixed if rate_hz == RATE_HZ else soxr.resample(mixed, RATE_HZ, rate_hz)
+
+
+def duration_s(pcm: Any) -> float:
+    """Length of canonical PCM (any buffer) in seconds."""
+    return memoryview(pcm).nbytes / (2 * CHANNELS * RATE_HZ)

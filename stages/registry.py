@@ -1,0 +1,51 @@
+"""Which class stands behind a stage's name and engine. A new engine is one file and one line here."""
+
+from importlib import import_module
+
+from stages.base import Stage
+
+# stage -> engine -> "module:Class"; the first engine is the default one.
+ENGINES: dict[str, dict[str, str]] = {
+    "decode": {"pyav": "stages.decode:Decode"},
+    "quality": {"songmill": "stages.quality:Quality"},
+    "fingerprint": {"songmill": "stages.fingerprint:Fingerprint"},
+    "events": {"yamnet": "stages.events:Events"},
+    "vocals": {"spleeter": "stages.vocals:Vocals"},
+    "transcript": {"faster-whisper": "stages.transcript:Transcript"},
+    "phonemes": {"espeak": "stages.phonemes:Phonemes"},
+    "lyrics": {"minhash": "stages.lyrics:Lyrics"},
+    "rhythm": {"essentia": "stages.rhythm:Rhythm", "beat-this": "stages.rhythm_beat_this:RhythmBeatThis"},
+    "key": {"essentia": "stages.key:Key"},
+    "tags": {"musicnn": "stages.tags:Tags"},
+    "sections": {"self-similarity": "stages.sections:Sections"},
+    "caption": {"template": "stages.caption:Caption"},
+    "lyric_tokens": {"bpe": "stages.lyric_tokens:LyricTokens"},
+    "speaker": {"resemblyzer": "stages.speaker:Speaker"},
+    "text_embedding": {"e5": "stages.text_embedding:TextEmbedding"},
+    "ssl": {"whisper-encoder": "stages.ssl:Ssl"},
+}
+
+
+def stage_class(name: str, engine: str | None = None) -> type[Stage]:
+    """The class of a stage by name, or of a user's own by `package.module:Class` as its engine.
+
+    Raises:
+        KeyError: no such stage or engine; the message lists what there is.
+    """
+    if engine and ":" in engine:
+        return _load(engine)
+    if name not in ENGINES:
+        raise KeyError(f"no stage named {name!r}; there are {', '.join(ENGINES)}")
+    engines = ENGINES[name]
+    chosen = engine or next(iter(engines))
+    if chosen not in engines:
+        raise KeyError(f"stage {name!r} has no engine {chosen!r}; it has {', '.join(engines)}")
+    return _load(engines[chosen])
+
+
+def _load(target: str) -> type[Stage]:
+    module, _, attribute = target.partition(":")
+    loaded = getattr(import_module(module), attribute)
+    if not (isinstance(loaded, type) and issubclass(loaded, Stage)):
+        raise TypeError(f"{target} is no Stage")
+    return loaded

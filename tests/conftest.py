@@ -1,0 +1,30 @@
+"""Fixtures shared by all tests: models and real audio, both from the hash-pinned model store."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from pipeline.models.store import ModelStore
+from stages.base import Weights
+
+
+@pytest.fixture(scope="session")
+def weights() -> Callable[..., Mapping[str, Weights]]:
+    """`weights("whisper-base")` is what a stage's `setup` takes; missing entries are pulled."""
+
+    def resolve(*names: str) -> Mapping[str, Weights]:
+        store = ModelStore()
+        return {name: store.pull(name) for name in names}
+
+    return resolve
+
+
+@pytest.fixture(scope="session")
+def audio(weights: Callable[..., Mapping[str, Weights]]) -> Callable[[str, str], Path]:
+    """`audio("speech-clips", "en/hello_world.wav")` is a real recording from the store."""
+
+    def path(entry: str, name: str) -> Path:
+        return weights(entry)[entry].path / name
+
+    return path

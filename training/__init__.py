@@ -1,0 +1,1 @@
+"""Model, objective, data and sampler. Reads shards through `schemas` alone."""
