@@ -73,6 +73,7 @@ class Stage(ABC):
         reads_if_present: columns it uses when some stage of the DAG writes them.
         working: columns it makes for later stages only; they are dropped before the sink.
         resources: what one replica occupies.
+        scan_only: its column stays in the scan table and does not go into shards.
         revision: raised whenever the same parameters give other results.
     """
 
@@ -83,6 +84,7 @@ class Stage(ABC):
     reads_if_present: ClassVar[Mapping[str, pa.DataType]] = {}
     working: ClassVar[Mapping[str, pa.DataType]] = {}
     resources: ClassVar[Resources] = Resources()
+    scan_only: ClassVar[bool] = False
     revision: ClassVar[int] = 1
     Params: ClassVar[type[Params]] = Params
 

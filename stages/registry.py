@@ -37,10 +37,15 @@ def stage_class(name: str, engine: str | None = None) -> type[Stage]:
     if name not in ENGINES:
         raise KeyError(f"no stage named {name!r}; there are {', '.join(ENGINES)}")
     engines = ENGINES[name]
-    chosen = engine or next(iter(engines))
+    chosen = engine or default_engine(name)
     if chosen not in engines:
         raise KeyError(f"stage {name!r} has no engine {chosen!r}; it has {', '.join(engines)}")
     return _load(engines[chosen])
+
+
+def default_engine(name: str) -> str:
+    """The engine of a stage that names none."""
+    return next(iter(ENGINES[name]))
 
 
 def _load(target: str) -> type[Stage]:

@@ -1,0 +1,226 @@
+"""The `songmill` command. Data goes to stdout, progress and errors to stderr; exit code 0 fine, 1 data, 2 usage."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from pipeline.cluster import ClusterError
+from pipeline.config import ConfigError, build_config
+from pipeline.curate import CurateError, curate
+from pipeline.dag import DagError
+from pipeline.inspection import show_plan, show_stats
+from pipeline.manifest import ManifestError
+from pipeline.models.cli import app as models_app
+from pipeline.models.store import ModelStore
+from pipeline.plan import make_dag, make_plan
+from pipeline.stats import collect_stats, connect
+from pipeline.verification import verify_dataset
+from schemas.dataset import Layout
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="The open-source refinery for music AI: raw songs in, training-ready Parquet shards out.",
+)
+app.add_typer(models_app, name="models")
+
+DATA_PROBLEM, USAGE_PROBLEM = 1, 2
+
+Source = Annotated[str | None, typer.Argument(help="Folder, glob or manifest (.jsonl .csv .parquet); local or a URI.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Dataset folder.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML with any of input, output, stages, gates ...")]
+Profile = Annotated[str | None, typer.Option("--profile", help="small (two CPU cores) or full (GPUs).")]
+Lyrics = Annotated[
+    Path | None, typer.Option("--lyrics", help="Lyric library: Parquet with id, title, artist, text ...")
+]
+Only = Annotated[str, typer.Option("--stages", help="Comma-separated stages to run instead of the profile's.")]
+Add = Annotated[str, typer.Option("--add", help="Comma-separated stages to run besides, such as ssl,text_embedding.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="stage.param=value or column.min_field=value; may be repeated.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Dataset = Annotated[Path, typer.Argument(help="Dataset folder.")]
+
+
+@app.command("curate")
+def curate_command(
+    source: Source = None,
+    out: Out = None,
+    config: ConfigFile = None,
+    profile: Profile = None,
+    lyrics: Lyrics = None,
+    stages: Only = "",
+    add: Add = "",
+    overrides: Overrides = None,
+    license: Annotated[str | None, typer.Option(help="SPDX id or URL of songs that name none.")] = None,
+    origin: Annotated[str | None, typer.Option("--source", help="Source of songs that name none.")] = None,
+    update: Annotated[bool, typer.Option("--update", help="Make columns anew whose plan has changed.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn songs into shards. The same command again does only what is left.
+
+    [bold]Examples[/]
+
+      songmill curate songs/ --out dataset
+
+      songmill curate manifest.jsonl --out dataset --lyrics library.parquet --set quality.min_bandwidth_hz=15000
+
+      songmill curate --config run.yaml --update
+    """
+    settings = _guarded(
+        build_config,
+        file=config,
+        profile=profile,
+        only=_names(stages),
+        add=_names(add),
+        overrides=overrides or [],
+        input=source,
+        output=out,
+        lyrics=lyrics,
+        license=license,
+        source=origin,
+    )
+    outcome = _guarded(curate, settings, ModelStore(), update=update, progress=not quiet)
+    if as_json:
+        _print_json({"worked_on": outcome.worked_on, **outcome.stats.model_dump()})
+        return
+    rows = outcome.stats.rows
+    typer.echo(
+        f"{settings.output}: {rows['total']} rows = {rows['kept']} kept + {rows['filtered']} filtered + "
+        f"{rows['failed']} failed ({outcome.worked_on} worked on now)"
+    )
+
+
+@app.command("plan")
+def plan_command(
+    source: Source = None,
+    config: ConfigFile = None,
+    profile: Profile = None,
+    lyrics: Lyrics = None,
+    stages: Only = "",
+    add: Add = "",
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the checked DAG: stages, columns, models, resources, fused operators. Starts nothing.
+
+    [bold]Example[/]
+
+      songmill plan --profile small --add ssl --set rhythm.engine=beat-this
+    """
+    settings = _guarded(
+        build_config,
+        file=config,
+        profile=profile,
+        only=_names(stages),
+        add=_names(add),
+        overrides=overrides or [],
+        input=source or "songs",
+        output=Path("dataset"),
+        lyrics=lyrics,
+    )
+    dag = _guarded(make_dag, settings, ModelStore())
+    plan = make_plan(settings, dag)
+    if as_json:
+        operators = [[node.name for node in operator] for operator in dag.operators]
+        _print_json({"id": plan.id, **plan.model_dump(), "operators": operators, "scan": [n.name for n in dag.scan]})
+    else:
+        show_plan(_console(), settings, dag, plan)
+
+
+@app.command("inspect")
+def inspect_command(
+    dataset: Dataset,
+    as_json: AsJson = False,
+    sql: Annotated[str | None, typer.Option(help="Query over the views tracks and quarantine.")] = None,
+) -> None:
+    """Show what a dataset holds: counts, hours, verdicts, distributions, time in stages.
+
+    [bold]Examples[/]
+
+      songmill inspect dataset
+
+      songmill inspect dataset --sql "select title, rhythm.bpm from tracks order by 2"
+    """
+    if sql:
+        _query(dataset, sql, as_json)
+        return
+    stats = _guarded(collect_stats, Layout(dataset))
+    if as_json:
+        _print_json(stats.model_dump())
+    else:
+        show_stats(_console(), str(dataset), stats)
+
+
+@app.command("verify")
+def verify_command(dataset: Dataset, as_json: AsJson = False) -> None:
+    """Check a dataset: digests of all files, schemas, footers, every row counted once.
+
+    [bold]Example[/]
+
+      songmill verify dataset
+    """
+    problems = _guarded(verify_dataset, Layout(dataset))
+    if as_json:
+        _print_json({"problems": problems})
+    else:
+        typer.echo("\n".join(problems) if problems else f"{dataset}: all files and rows are as committed")
+    raise typer.Exit(DATA_PROBLEM if problems else 0)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+def _query(dataset: Path, sql: str, as_json: bool) -> None:
+    import duckdb
+
+    if not Layout(dataset).plan.exists():
+        _fail(f"{dataset} is no songmill dataset", DATA_PROBLEM)
+    try:
+        found = connect(Layout(dataset)).sql(sql)
+        if as_json:
+            _print_json(found.to_arrow_table().to_pylist() if found else [])
+        elif found:
+            found.show(max_width=max(80, _console().width))
+    except duckdb.Error as error:
+        _fail(f"--sql: {error}", USAGE_PROBLEM)
+
+
+def _guarded(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call and turn the errors that users can mend into a message and an exit code."""
+    try:
+        return function(*args, **kwargs)
+    except (ConfigError, DagError) as error:
+        _fail(str(error), USAGE_PROBLEM)
+    except (CurateError, ClusterError, ManifestError, FileNotFoundError) as error:
+        _fail(str(error), DATA_PROBLEM)
+
+
+def _fail(message: str, code: int) -> None:
+    Console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {_escape(message)}", highlight=False)
+    raise typer.Exit(code)
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def _console() -> Console:
+    """Wide enough for tables when the output goes to a file."""
+    return Console(width=None if sys.stdout.isatty() else 160)

@@ -1,0 +1,132 @@
+"""Run a chain of operators and a sink over a table of rows on Ray."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.actor import ActorHandle
+
+from pipeline.operator import Operator, OperatorSpec
+from pipeline.sink import Gatherer, SinkSpec
+from schemas.config import ResourceConfig
+
+_ROWS_PER_OBJECT = 4096  # the todo table goes into the object store in pieces of this size
+_OBJECT_STORE_BYTES = 2 * 2**30
+
+
+class ClusterError(RuntimeError):
+    """A cluster that cannot place the run's operators."""
+
+
+@contextmanager
+def cluster(resources: ResourceConfig) -> Iterator[None]:
+    """Connect to the configured cluster, or start one on this machine, quietly; disconnect afterwards."""
+    address = resources.ray_address or os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    if address:
+        options = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
+    else:
+        options |= {"num_cpus": _local_cores(), "object_store_memory": _OBJECT_STORE_BYTES}
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray.init(**options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def run_pass(
+    rows: pa.Table,
+    operators: Sequence[OperatorSpec],
+    sink: type[Gatherer],
+    sink_spec: SinkSpec,
+    resources: ResourceConfig,
+    tally: ActorHandle,
+) -> Iterator[dict[str, Any]]:
+    """Stream rows through operators into a sink; yield the sink's results as they come.
+
+    Raises:
+        ClusterError: the cluster lacks the GPUs or CPUs that an operator needs.
+        ray.exceptions.RayError: the cluster itself failed.
+    """
+    _check_placeable(operators)
+    _quiet()
+    pieces = [rows.slice(start, _ROWS_PER_OBJECT) for start in range(0, rows.num_rows, _ROWS_PER_OBJECT)]
+    data = ray.data.from_arrow(pieces).repartition(target_num_rows_per_block=resources.rows_per_block)
+    blocks = -(-rows.num_rows // resources.rows_per_block)
+    for spec in operators:
+        data = data.map_batches(
+            Operator, fn_constructor_args=(spec, tally), **_placement(spec, operators, blocks, resources)
+        )
+    data = data.map_batches(
+        sink,
+        fn_constructor_args=(sink_spec,),
+        compute=ray.data.ActorPoolStrategy(size=1),
+        num_cpus=0,
+        **_BATCHES,
+    )
+    for batch in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        results = batch["result"].to_pylist()  # type: ignore[union-attr]
+        yield from map(json.loads, results)
+
+
+_BATCHES: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
+
+
+def _placement(
+    spec: OperatorSpec, operators: Sequence[OperatorSpec], blocks: int, resources: ResourceConfig
+) -> dict[str, Any]:
+    """Where an operator's replicas go: one a GPU, or one a core."""
+    gpus = _gpus(spec)
+    if gpus:
+        replicas = max(1, int(ray.cluster_resources().get("GPU", 0) // gpus))
+        return {"compute": _pool(min(replicas, blocks)), "num_gpus": gpus, **_BATCHES}
+    replicas = min(resources.replicas or _cores(), blocks)
+    pools = sum(not _gpus(other) for other in operators)
+    return {"compute": _pool(replicas), "num_cpus": _share(replicas * pools), **_BATCHES}
+
+
+def _pool(size: int) -> ray.data.ActorPoolStrategy:
+    # A song takes seconds to minutes: queue one behind the one at work, so that no replica hoards while others idle.
+    return ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2)
+
+
+def _share(replicas: int) -> float:
+    """CPUs a replica claims: all but one, split. Ray's own tasks need a whole one, or they and the replicas deadlock."""
+    spare = max(ray.cluster_resources().get("CPU", 1.0) - 1.0, 0.0)
+    return round(min(1.0, spare / replicas), 3)
+
+
+def _check_placeable(operators: Sequence[OperatorSpec]) -> None:
+    have = ray.cluster_resources().get("GPU", 0)
+    for spec in operators:
+        if _gpus(spec) > have:
+            names = ", ".join(node.name for node in spec.nodes)
+            raise ClusterError(
+                f"stage {names} needs {_gpus(spec):g} GPU; the cluster has {have:g}. Use --profile small"
+            )
+
+
+def _gpus(spec: OperatorSpec) -> float:
+    return max(node.stage_type.resources.gpus for node in spec.nodes)
+
+
+def _cores() -> int:
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def _local_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _quiet() -> None:
+    """Our own progress is shown instead of Ray Data's."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

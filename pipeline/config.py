@@ -1,0 +1,138 @@
+"""Build the configuration: profile, then file, then command line, each overriding the one before."""
+
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from schemas.config import CurateConfig
+from stages.registry import stage_class
+
+PROFILES = ("small", "full")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message names the key and the fix."""
+
+
+def build_config(
+    *,
+    file: Path | None = None,
+    profile: str | None = None,
+    only: Iterable[str] = (),
+    add: Iterable[str] = (),
+    overrides: Iterable[str] = (),
+    **options: Any,
+) -> CurateConfig:
+    """Merge a profile, a YAML file and the command line.
+
+    Args:
+        file: YAML with any part of `CurateConfig`; its `stages` may be a list of names or a mapping, and name a subset.
+        profile: `small` or `full`; wins over the file's.
+        only: names of the stages to run, instead of the profile's.
+        add: names of stages to run besides.
+        overrides: `stage.param=value`, `column.min_field=value` or `section.key=value`; values are YAML.
+        options: `input`, `output`, `lyrics`, `license`, `source`; None means not given.
+
+    Raises:
+        ConfigError: unknown stage, parameter or key, or a value of the wrong type.
+    """
+    given = _read_yaml(file) if file else {}
+    profile = profile or given.get("profile") or "small"
+    if profile not in PROFILES:
+        raise ConfigError(f"no profile named {profile!r}; there are {', '.join(PROFILES)}")
+    config = _profile(profile)
+    _merge_stages(config, given.pop("stages", None))
+    _merge(config, given)
+    config["profile"] = profile
+    if names := list(only):
+        _merge_stages(config, names)
+    for name in add:
+        config["stages"].setdefault(name, {})
+    _apply_options(config, options)
+    for override in overrides:
+        _apply_override(config, override)
+    return _validate(config)
+
+
+def _profile(name: str) -> dict[str, Any]:
+    return yaml.safe_load(resources.files("pipeline").joinpath("profiles", f"{name}.yaml").read_text("utf-8"))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path}: expected keys such as input, stages, gates; found {type(loaded).__name__}")
+    return loaded
+
+
+def _merge_stages(config: dict[str, Any], chosen: list[str] | Mapping[str, Any] | None) -> None:
+    """`chosen` names the subset; what it does not say of a stage comes from the profile."""
+    if chosen is None:
+        return
+    named = {name: {} for name in chosen} if isinstance(chosen, list) else {k: v or {} for k, v in chosen.items()}
+    config["stages"] = {name: {**config["stages"].get(name, {}), **params} for name, params in named.items()}
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = value
+
+
+def _apply_options(config: dict[str, Any], options: Mapping[str, Any]) -> None:
+    source = config.setdefault("input", {})
+    for option, key in (("input", "path"), ("license", "license"), ("source", "source")):
+        if options.get(option) is not None:
+            source[key] = str(options[option])
+    for option in ("output", "lyrics"):
+        if options.get(option) is not None:
+            config[option] = options[option]
+    if config.get("lyrics") and "lyrics" in config["stages"]:
+        config["stages"]["lyrics"].setdefault("library", str(config["lyrics"]))
+
+
+def _apply_override(config: dict[str, Any], override: str) -> None:
+    target, separator, text = override.partition("=")
+    owner, dot, key = target.strip().partition(".")
+    if not separator or not dot:
+        raise ConfigError(f"--set {override}: expected stage.param=value, such as quality.min_bandwidth_hz=15000")
+    value = yaml.safe_load(text)
+    if owner in ("resources", "dedup", "input"):
+        config[owner] = {**(config.get(owner) or {}), key: value}
+    elif owner in config["stages"] and (key == "engine" or key in _params_of(config, owner)):
+        config["stages"][owner][key] = value
+    elif key.startswith(("min_", "max_")):
+        config.setdefault("gates", {}).setdefault(owner, {})[key] = value
+    else:
+        raise ConfigError(f"--set {override}: {_known(config, owner)}")
+
+
+def _params_of(config: Mapping[str, Any], stage: str) -> Iterable[str]:
+    try:
+        return stage_class(stage, config["stages"][stage].get("engine")).Params.model_fields
+    except KeyError as error:
+        raise ConfigError(error.args[0]) from error
+
+
+def _known(config: Mapping[str, Any], owner: str) -> str:
+    if owner not in config["stages"]:
+        return f"no stage {owner!r} in this run; it has {', '.join(config['stages'])}"
+    params = ", ".join(_params_of(config, owner)) or "none"
+    return f"parameters of {owner}: {params}; thresholds of its gate start with min_ or max_"
+
+
+def _validate(config: Mapping[str, Any]) -> CurateConfig:
+    try:
+        return CurateConfig.model_validate(config)
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigError("configuration: " + "; ".join(problems)) from error

@@ -1,0 +1,165 @@
+"""`songmill curate`: manifest -> scan -> verdicts on the whole table -> models on what is left -> committed shards."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from filelock import FileLock, Timeout
+from ray.actor import ActorHandle
+
+from pipeline.card import write_card
+from pipeline.cluster import cluster, run_pass
+from pipeline.dag import Dag
+from pipeline.ledger import Commit, Ledger, write_durably
+from pipeline.manifest import read_manifest
+from pipeline.models.store import ModelStore
+from pipeline.operator import OperatorSpec
+from pipeline.plan import Plan, make_dag, make_plan
+from pipeline.progress import Tally, shown
+from pipeline.scan import read_scan, rows_to_scan, run_scan
+from pipeline.sink import ShardSink, SinkSpec
+from pipeline.stats import Stats, collect_stats
+from pipeline.todo import judge_scan, todo_schema, units_to_do
+from schemas.config import CurateConfig
+from schemas.dataset import Layout
+
+_ROUNDS = 3  # a worker that dies may lose rows which are not committed yet; they run again this often
+
+
+class CurateError(RuntimeError):
+    """A run that cannot start or did not finish; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run leaves."""
+
+    stats: Stats
+    worked_on: int  # rows this run had to do
+
+
+def curate(config: CurateConfig, store: ModelStore, *, update: bool = False, progress: bool = True) -> Outcome:
+    """Bring the dataset in line with the input and the plan; do what is not committed yet and nothing twice.
+
+    Args:
+        config: the run's configuration.
+        store: where the models lie.
+        update: allow a plan other than the dataset's; columns whose fingerprint changed are made anew.
+        progress: show live progress on stderr.
+
+    Raises:
+        DagError: the DAG does not fit; nothing was started.
+        ManifestError: the input cannot be listed.
+        CurateError: another plan without `update`, another process at work, or rows left after all rounds.
+        ClusterError: the cluster cannot place the operators.
+    """
+    dag = make_dag(config, store)
+    plan = make_plan(config, dag)
+    layout = Layout(config.output.resolve())
+    manifest = read_manifest(
+        config.input.path, default_license=config.input.license, default_source=config.input.source
+    )
+    with _alone(layout):
+        _accept_plan(layout, plan, update)
+        ledger = Ledger(layout).open()
+        worked_on = _Run(config, dag, plan, layout, ledger, progress).bring_up_to_date(manifest)
+        stats = collect_stats(layout)
+        write_durably(layout.stats, stats.model_dump_json(indent=2).encode())
+        write_card(layout, plan, stats)
+    return Outcome(stats, worked_on)
+
+
+@contextmanager
+def _alone(layout: Layout) -> Iterator[None]:
+    """One process at a time writes a dataset; the lock goes with the process, however it ends."""
+    layout.state.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(layout.state / "lock", timeout=0):
+            yield
+    except Timeout:
+        raise CurateError(f"{layout.root}: another songmill process is writing this dataset; wait for it") from None
+
+
+def _accept_plan(layout: Layout, plan: Plan, update: bool) -> None:
+    """Refuse a plan other than the dataset's unless an update is asked for; remember the plan."""
+    if layout.plan.exists():
+        before = Plan.model_validate_json(layout.plan.read_bytes())
+        if before.id != plan.id and not update:
+            changes = "\n".join(f"  {line}" for line in before.differences(plan))
+            raise CurateError(
+                f"{layout.root} was made by another plan:\n{changes}\n"
+                "Give the same settings, another --out, or --update to make the changed columns anew."
+            )
+    write_durably(layout.plan, plan.model_dump_json(indent=2).encode())
+
+
+@dataclass(frozen=True)
+class _Run:
+    config: CurateConfig
+    dag: Dag
+    plan: Plan
+    layout: Layout
+    ledger: Ledger
+    progress: bool
+
+    def bring_up_to_date(self, manifest: pa.Table) -> int:
+        """Run both passes until nothing is left to do; the number of rows that were worked on."""
+        if not self._unscanned(manifest).num_rows and not self._todo(manifest).num_rows:
+            return 0  # nothing to do needs no cluster
+        with cluster(self.config.resources):
+            self._rounds("scan", lambda: self._unscanned(manifest), self._scan)
+            worked_on = self._todo(manifest).num_rows
+            self._rounds("curate", lambda: self._todo(manifest), self._curate)
+        return worked_on
+
+    def _rounds(self, title: str, left: Callable[[], pa.Table], work: Callable[[pa.Table, ActorHandle], None]) -> None:
+        for attempt in range(_ROUNDS):
+            rows = left()
+            if not rows.num_rows:
+                return
+            tally = Tally.remote()  # type: ignore[attr-defined]
+            with shown(title, rows.num_rows, tally, enabled=self.progress):
+                try:
+                    work(rows, tally)
+                except ray.exceptions.RayError:
+                    if attempt == _ROUNDS - 1:
+                        raise
+        if missing := left().num_rows:
+            raise CurateError(f"{missing} rows are not committed after {_ROUNDS} rounds; run the same command again")
+
+    def _unscanned(self, manifest: pa.Table) -> pa.Table:
+        return rows_to_scan(manifest, read_scan(self.layout, self.dag))
+
+    def _todo(self, manifest: pa.Table) -> pa.Table:
+        scan = read_scan(self.layout, self.dag)
+        wanted = pa.array({*manifest["row_id"].to_pylist(), *self.ledger.rows}, pa.string())
+        scan = scan.filter(pc.is_in(scan["row_id"], wanted))
+        judged = judge_scan(scan, self.dag, self.plan, self.ledger)
+        return units_to_do(judged, self.dag, self.plan, self.ledger, self.layout, self.config.resources)
+
+    def _scan(self, rows: pa.Table, tally: ActorHandle) -> None:
+        run_scan(rows, self.dag, self.layout, self.config.resources, tally)
+
+    def _curate(self, rows: pa.Table, tally: ActorHandle) -> None:
+        sink = SinkSpec(self.layout.root, self.plan.id, self.dag.fingerprints)
+        for result in run_pass(rows, self._operators(), ShardSink, sink, self.config.resources, tally):
+            temporary = {final: Path(path) for final, path in result["temporary"].items()}
+            self.ledger.add(Commit.model_validate(result["commit"]), temporary)
+
+    def _operators(self) -> list[OperatorSpec]:
+        groups = self.dag.operators
+        return [
+            OperatorSpec(
+                nodes=nodes,
+                gates=self.dag.gates,
+                carried=pa.schema([*todo_schema(self.dag), *self.dag.working_between(i)]),
+                prepare=None,
+                is_last=i == len(groups) - 1,
+                max_attempts=self.config.resources.max_attempts,
+            )
+            for i, nodes in enumerate(groups)
+        ]

@@ -1,0 +1,277 @@
+"""The DAG of a run: which stages, in which order, whether their columns fit, how they group into operators.
+
+Nothing is loaded here but class definitions; everything that can be refused is refused before anything starts.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import ValidationError
+
+from pipeline.gates import Gate, GateError, build_gates
+from schemas import columns
+from schemas.config import CurateConfig, StageConfig
+from stages.base import Params, Stage, Weights
+from stages.registry import ENGINES, stage_class
+
+# Audio at the file's own rate exists in the scan only; whoever reads it, and decode itself, runs there.
+NATIVE = "native"
+
+
+class DagError(ValueError):
+    """A DAG that may not start; `problems` lists everything that is wrong with it."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("the DAG was refused:\n" + "\n".join(f"  - {problem}" for problem in problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class Node:
+    """A stage as this run uses it; picklable, so that workers build the stage themselves."""
+
+    name: str
+    engine: str | None
+    params: Params
+    weights: Mapping[str, Weights]
+    fingerprint: str
+
+    @cached_property
+    def stage_type(self) -> type[Stage]:
+        """The stage's class."""
+        return stage_class(self.name, self.engine)
+
+    def build(self) -> Stage:
+        """The stage, not set up yet."""
+        return self.stage_type(self.params)
+
+    @property
+    def column(self) -> str:
+        """The column it owns."""
+        return self.stage_type.column
+
+
+@dataclass(frozen=True)
+class Dag:
+    """Checked and ordered stages, and the gates on their columns."""
+
+    nodes: tuple[Node, ...]
+    gates: tuple[Gate, ...]
+
+    @property
+    def scan(self) -> tuple[Node, ...]:
+        """Stages of the pass that gets to know every file."""
+        return tuple(n for n in self.nodes if NATIVE in n.stage_type.working or NATIVE in n.stage_type.reads)
+
+    @property
+    def curation(self) -> tuple[Node, ...]:
+        """Stages of the pass that works on what is left; decode again, for its PCM."""
+        return tuple(n for n in self.nodes if NATIVE not in n.stage_type.reads)
+
+    @property
+    def operators(self) -> tuple[tuple[Node, ...], ...]:
+        """Curation stages grouped into operators: neighbours without a GPU share one, each GPU stage has its own."""
+        groups: list[list[Node]] = []
+        for node in self.curation:
+            on_gpu = node.stage_type.resources.gpus > 0
+            if on_gpu or not groups or groups[-1][-1].stage_type.resources.gpus > 0:
+                groups.append([])
+            groups[-1].append(node)
+        return tuple(tuple(group) for group in groups)
+
+    def working_between(self, operator: int) -> list[pa.Field]:
+        """Working columns made up to this operator that a later one reads."""
+        made = [node for group in self.operators[: operator + 1] for node in group]
+        later = [node.stage_type for group in self.operators[operator + 1 :] for node in group]
+        read = {column for stage in later for column in (*stage.reads, *stage.reads_if_present)}
+        return [pa.field(name, t) for node in made for name, t in node.stage_type.working.items() if name in read]
+
+    @property
+    def column_types(self) -> dict[str, pa.DataType]:
+        """Every persisted column that stages write, in DAG order."""
+        return {node.column: node.stage_type.type for node in self.nodes}
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Column -> fingerprint of the stage that made it."""
+        return {node.column: node.fingerprint for node in self.nodes}
+
+
+def build_dag(config: CurateConfig, models: Mapping[str, Weights], missing: Mapping[str, str]) -> Dag:
+    """Order the configured stages and check them.
+
+    Args:
+        config: the run's configuration.
+        models: verified entries of the model store, by name.
+        missing: entries that some stage wants and the store lacks, each with what to do.
+
+    Raises:
+        DagError: a column is read that nobody writes, types differ, two stages own one column, stages wait for each
+            other, a model is missing, or parameters or thresholds do not fit. All problems at once.
+    """
+    stages, problems = _instantiate(config.stages)
+    problems += _ownership_problems(stages)
+    written = _written_types(stages)
+    for stage in stages.values():
+        problems += _read_problems(stage, written)
+        problems += [f"stage {stage.name!r}: {missing[m]}" for m in stage.models if m in missing]
+        problems += [f"stage {stage.name!r}: no such file {f}" for f in stage.files if not f.is_file()]
+    gates, gate_problems = _gates(config, stages)
+    problems += gate_problems
+    order, cycle = _order(stages)
+    problems += cycle
+    if problems:
+        raise DagError(problems)
+    return Dag(_nodes(order, config.stages, models), gates)
+
+
+def wanted_models(config: CurateConfig) -> dict[str, list[str]]:
+    """Model store entry -> stages that want it."""
+    stages, _ = _instantiate(config.stages)
+    wanted: dict[str, list[str]] = {}
+    for stage in stages.values():
+        for model in stage.models:
+            wanted.setdefault(model, []).append(stage.name)
+    return wanted
+
+
+def _instantiate(configs: Mapping[str, StageConfig]) -> tuple[dict[str, Stage], list[str]]:
+    stages: dict[str, Stage] = {}
+    problems: list[str] = []
+    for name, config in configs.items():
+        try:
+            kind = stage_class(name, config.engine)
+            stages[name] = kind(kind.Params.model_validate(config.params))
+        except (KeyError, ImportError, AttributeError, TypeError) as error:
+            problems.append(f"stage {name!r}: {error.args[0] if error.args else error}")
+        except ValidationError as error:
+            problems += [
+                f"stage {name!r}: parameter {'.'.join(map(str, e['loc']))}: {e['msg']} "
+                f"(it has {', '.join(kind.Params.model_fields) or 'none'})"
+                for e in error.errors()
+            ]
+    return stages, problems
+
+
+def _ownership_problems(stages: Mapping[str, Stage]) -> list[str]:
+    owner = dict.fromkeys(columns.IDENTITY.names, "the manifest")
+    problems = []
+    for name, stage in stages.items():
+        if stage.name != name:
+            problems.append(f"stage {name!r}: its class says that it is {stage.name!r}; configure it under that name")
+        for column in (stage.column, *stage.working):
+            if column in owner:
+                problems.append(f"column {column!r} is owned by {owner[column]} and by stage {name!r}")
+            owner.setdefault(column, f"stage {name!r}")
+    return problems
+
+
+def _written_types(stages: Mapping[str, Stage]) -> dict[str, pa.DataType]:
+    written = {field.name: field.type for field in columns.IDENTITY}
+    for stage in stages.values():
+        written[stage.column] = stage.type
+        written.update(stage.working)
+    return written
+
+
+def _read_problems(stage: Stage, written: Mapping[str, pa.DataType]) -> list[str]:
+    problems = []
+    for column, wanted in {**stage.reads, **stage.reads_if_present}.items():
+        if column not in written:
+            if column in stage.reads:
+                problems.append(f"stage {stage.name!r} reads column {column!r}, which no stage writes{_hint(column)}")
+        elif mismatch := _mismatch(wanted, written[column]):
+            problems.append(f"stage {stage.name!r} reads column {column!r} as {wanted}: {mismatch}")
+    return problems
+
+
+def _hint(column: str) -> str:
+    for name in ENGINES:
+        try:
+            stage = stage_class(name)
+        except ImportError:
+            continue
+        if column == stage.column or column in stage.working:
+            return f" (add stage {name!r})"
+    return ""
+
+
+def _mismatch(wanted: pa.DataType, written: pa.DataType) -> str | None:
+    if not (pa.types.is_struct(wanted) and pa.types.is_struct(written)):
+        return None if wanted == written else f"it is written as {written}"
+    have = {field.name: field.type for field in written}
+    for field in wanted:
+        if field.name not in have:
+            return f"it is written without field {field.name!r}"
+        if inner := _mismatch(field.type, have[field.name]):
+            return f"field {field.name!r}: {inner}"
+    return None
+
+
+def _gates(config: CurateConfig, stages: Mapping[str, Stage]) -> tuple[tuple[Gate, ...], list[str]]:
+    try:
+        return build_gates(config.gates, {s.column: s.type for s in stages.values()}), []
+    except GateError as error:
+        return (), [str(error)]
+
+
+def _order(stages: Mapping[str, Stage]) -> tuple[list[Stage], list[str]]:
+    """Kahn's algorithm, taking ready stages in configured order."""
+    made_by = {column: name for name, stage in stages.items() for column in (stage.column, *stage.working)}
+    needs = {
+        name: {made_by[c] for c in (*stage.reads, *stage.reads_if_present) if c in made_by} - {name}
+        for name, stage in stages.items()
+    }
+    order: list[Stage] = []
+    done: set[str] = set()
+    while len(done) < len(stages):
+        ready = next((name for name in stages if name not in done and needs[name] <= done), None)
+        if ready is None:
+            return [], [f"stages wait for each other: {', '.join(n for n in stages if n not in done)}"]
+        order.append(stages[ready])
+        done.add(ready)
+    return order, []
+
+
+def _nodes(
+    order: Iterable[Stage], configs: Mapping[str, StageConfig], models: Mapping[str, Weights]
+) -> tuple[Node, ...]:
+    made: dict[str, str] = {}  # column -> fingerprint
+    nodes = []
+    for stage in order:
+        weights = {name: models[name] for name in stage.models}
+        upstream = {c: made[c] for c in (*stage.reads, *stage.reads_if_present) if c in made}
+        fingerprint = _fingerprint(stage, weights, upstream)
+        made.update(dict.fromkeys((stage.column, *stage.working), fingerprint))
+        nodes.append(Node(stage.name, configs[stage.name].engine, stage.params, weights, fingerprint))
+    return tuple(nodes)
+
+
+def _fingerprint(stage: Stage, weights: Mapping[str, Weights], upstream: Mapping[str, str]) -> str:
+    """Hash of everything a stage's results depend on but the song itself."""
+    facts: dict[str, Any] = {
+        "name": stage.name,
+        "engine": f"{type(stage).__module__}:{type(stage).__qualname__}",
+        "revision": stage.revision,
+        "params": {k: v for k, v in stage.params.model_dump(mode="json").items() if not _is_file(v, stage.files)},
+        "weights": {name: entry.digest for name, entry in weights.items()},
+        "files": [_digest(path) for path in stage.files],
+        "reads": dict(sorted(upstream.items())),
+    }
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _is_file(value: Any, files: Iterable[Path]) -> bool:
+    """A file counts by its content, not by where it lies."""
+    return isinstance(value, str) and Path(value) in files
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,91 @@
+"""One screen of a dataset on the terminal."""
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.dag import Dag
+from pipeline.plan import Plan
+from pipeline.stats import Distribution, Stats, VerdictCount
+from schemas.config import CurateConfig
+
+
+def show_stats(console: Console, name: str, stats: Stats) -> None:
+    """Counts, hours, verdicts, distributions, throughput."""
+    hours = stats.hours
+    console.print(
+        f"[bold]{name}[/]: {stats.rows['total']} rows = {stats.rows['kept']} kept + {stats.rows['filtered']} filtered "
+        f"+ {stats.rows['failed']} failed; {hours.get('kept', 0):.3f} h kept of {sum(hours.values()):.3f} h; "
+        f"{stats.shards} shards"
+    )
+    if stats.verdicts:
+        console.print(_verdicts(stats.verdicts))
+    if stats.distributions:
+        console.print(_distributions(stats.distributions))
+    if any(stats.counts.values()):
+        console.print(_counts(stats))
+    if stats.stages:
+        console.print(_stages(stats))
+
+
+def show_plan(console: Console, config: CurateConfig, dag: Dag, plan: Plan) -> None:
+    """The DAG: columns, models, resources, fused operators, gates."""
+    table = Table("pass", "operator", "stage", "engine", "owns", "reads", "models", "cpu", "gpu", "fingerprint")
+    for node in dag.scan:
+        table.add_row("scan", "1", *_node_cells(plan, node.column))
+    table.add_section()
+    for number, operator in enumerate(dag.operators, 1):
+        for node in operator:
+            table.add_row("curate", str(number), *_node_cells(plan, node.column))
+    console.print(table)
+    gates = ", ".join(f"{gate.column}.{gate.reason}={gate.bound:g}" for gate in dag.gates) or "none"
+    dedup = f"similarity >= {plan.dedup.threshold:g}" if plan.dedup else "off"
+    console.print(f"gates: {gates}\nduplicates: {dedup}\nplan {plan.id}, profile {config.profile}", highlight=False)
+
+
+def _node_cells(plan: Plan, column: str) -> list[str]:
+    stage = plan.columns[column]
+    resources = stage.resources
+    return [
+        stage.name,
+        stage.engine,
+        ", ".join([column, *stage.working]),
+        ", ".join(stage.reads),
+        ", ".join(stage.models) or "-",
+        f"{resources['cpus']:g}",
+        f"{resources['gpus']:g}",
+        stage.fingerprint[:8],
+    ]
+
+
+def _verdicts(verdicts: Iterable[VerdictCount]) -> Table:
+    table = Table("verdict", "stage", "reason", "rows", "hours", title="Turned away", title_justify="left")
+    for verdict in verdicts:
+        table.add_row(verdict.status, verdict.stage, verdict.reason, str(verdict.rows), f"{verdict.hours:.3f}")
+    return table
+
+
+def _distributions(distributions: Iterable[Distribution]) -> Table:
+    table = Table("column", "rows", "min", "25 %", "median", "75 %", "max", title="Kept rows", title_justify="left")
+    for spread in distributions:
+        points = (spread.minimum, spread.p25, spread.median, spread.p75, spread.maximum)
+        cells = ("-" if value is None else f"{value:.4g}" for value in points)
+        table.add_row(spread.column, str(spread.count), *cells)
+    return table
+
+
+def _counts(stats: Stats) -> Table:
+    table = Table("column", "values", title="Most common", title_justify="left")
+    for column, values in stats.counts.items():
+        if values:
+            table.add_row(column, ", ".join(f"{value} ({count})" for value, count in values.items()))
+    return table
+
+
+def _stages(stats: Stats) -> Table:
+    table = Table("stage", "rows", "seconds", "x real time", title="Time in stages", title_justify="left")
+    for stage in stats.stages:
+        speed = f"{stage.speed:.1f}" if stage.audio_s else "-"
+        table.add_row(stage.stage, str(stage.rows), f"{stage.seconds:.2f}", speed)
+    return table

@@ -1,0 +1,141 @@
+"""What is committed. The driver alone renames files into place and records it; a file without a record does not count.
+
+A unit is committed in two steps: its files are renamed to their final names, then its record appears, atomically.
+A process killed between the two leaves files without a record; the next start sweeps them and the rows run again.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from schemas.dataset import FEATURES, Layout, unit_of
+
+
+class RowState(BaseModel):
+    """Where a row ended."""
+
+    status: str
+    track_id: str | None
+
+
+class StageTime(BaseModel):
+    """What one stage took over the rows of a unit."""
+
+    rows: int = 0
+    seconds: float = 0.0
+    audio_s: float = 0.0
+
+
+class Commit(BaseModel):
+    """One unit that is done: files by path inside the dataset, rows by id."""
+
+    unit: int
+    plan: str
+    files: dict[str, str]  # path -> sha256
+    rows: dict[str, RowState]
+    timings: dict[str, StageTime]
+    supersedes: int | None = None
+
+
+class Ledger:
+    """All commits of a dataset, in memory and on disk."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.commits: dict[int, Commit] = {}
+
+    def open(self) -> "Ledger":
+        """Read the records, finish what an earlier process began, sweep what it left behind."""
+        layout = self.layout
+        for folder in (layout.shards, layout.quarantine, layout.scan, layout.commits):
+            folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(layout.temporary, ignore_errors=True)
+        layout.temporary.mkdir(parents=True)
+        self.read()
+        for commit in list(self.commits.values()):
+            self._drop_superseded(commit)
+        self._sweep()
+        return self
+
+    def read(self) -> "Ledger":
+        """Read the records and change nothing on disk; of a unit and its successor only the successor counts."""
+        records = (Commit.model_validate_json(p.read_bytes()) for p in sorted(self.layout.commits.glob("*.json")))
+        self.commits = {commit.unit: commit for commit in records}
+        return self
+
+    def add(self, commit: Commit, temporary: dict[str, Path]) -> None:
+        """Commit a unit.
+
+        Args:
+            commit: its record.
+            temporary: final path inside the dataset -> where the file lies now.
+        """
+        for final, path in temporary.items():
+            move_durably(path, self.layout.root / final)
+        write_durably(self.layout.commit_file(commit.unit), commit.model_dump_json().encode())
+        self.commits[commit.unit] = commit
+        self._drop_superseded(commit)
+
+    @property
+    def rows(self) -> dict[str, RowState]:
+        """Every committed row."""
+        return {row_id: state for commit in self.commits.values() for row_id, state in commit.rows.items()}
+
+    @property
+    def next_unit(self) -> int:
+        """A number no unit has had."""
+        return max(self.commits, default=-1) + 1
+
+    def _drop_superseded(self, commit: Commit) -> None:
+        old = self.commits.pop(commit.supersedes, None) if commit.supersedes is not None else None
+        if old is None:
+            return
+        for path in old.files:
+            (self.layout.root / path).unlink(missing_ok=True)
+        self.layout.commit_file(old.unit).unlink(missing_ok=True)
+
+    def _sweep(self) -> None:
+        """Delete unit files that no record names."""
+        known = {self.layout.root / path for commit in self.commits.values() for path in commit.files}
+        for path in _unit_files(self.layout):
+            if path not in known:
+                path.unlink()
+
+
+def _unit_files(layout: Layout) -> Iterator[Path]:
+    for folder in (layout.shards, layout.quarantine, *(layout.features(name) for name in FEATURES)):
+        yield from (path for path in folder.glob("*.parquet") if unit_of(path) is not None)
+
+
+def move_durably(source: Path, target: Path) -> None:
+    """Rename over `target` so that the new name survives a power cut."""
+    with source.open("rb") as file:
+        os.fsync(file.fileno())
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.replace(target)
+    _sync_folder(target.parent)
+
+
+def write_durably(target: Path, content: bytes) -> None:
+    """Write a small file so that it is either there whole or not at all."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.write_bytes(content)
+    move_durably(temporary, target)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,54 @@
+"""Checking files against the hashes of the registry."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipeline.models.errors import WrongBytes
+from pipeline.models.registry import File
+
+
+def sha256(path: Path) -> str:
+    """The hex sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def check(path: Path, size: int | None, expected: str | None, advice: str) -> str:
+    """The sha256 of a file, once it is found to be the expected one.
+
+    Raises:
+        WrongBytes: missing, of another size or with another hash; `advice` ends the message.
+    """
+    if not path.is_file():
+        raise WrongBytes(str(path), "a file", "nothing", advice)
+    actual_size = path.stat().st_size
+    if size is not None and actual_size != size:
+        raise WrongBytes(str(path), f"{size} bytes", f"{actual_size} bytes", advice)
+    actual = sha256(path)
+    if expected is not None and actual != expected:
+        raise WrongBytes(str(path), f"sha256 {expected}", f"sha256 {actual}", advice)
+    return actual
+
+
+def check_all(files: Iterable[File], folder: Path, advice: str) -> list[File]:
+    """The files with the sizes and hashes they have in `folder`, once all are found to be the expected ones."""
+    return [
+        File(
+            path=file.path,
+            sha256=check(folder / file.path, file.size, file.sha256, advice),
+            size=(folder / file.path).stat().st_size,
+        )
+        for file in files
+    ]
+
+
+def matches(file: File, path: Path) -> bool:
+    """Whether `path` holds exactly this file; never so for a file without a hash."""
+    if file.sha256 is None:
+        return False
+    try:
+        check(path, file.size, file.sha256, advice="")
+    except WrongBytes:
+        return False
+    return True

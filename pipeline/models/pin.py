@@ -1,0 +1,42 @@
+"""For maintainers: run an entry's converter and print the pins of what it wrote, to be put into `registry.yaml`.
+
+    python -m pipeline.models.pin e5-small
+
+Run it twice: a converter whose pins differ between two processes must not be released.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from pipeline.models.digests import sha256
+from pipeline.models.installation import Installation
+from pipeline.models.progress import silent
+from pipeline.models.registry import File
+from pipeline.models.store import ModelStore
+
+
+def pins(store: ModelStore, name: str) -> list[File]:
+    """The files that an entry's converter writes now, hashed; the registry's pins are not looked at."""
+    with tempfile.TemporaryDirectory() as folder:
+        entry = store.entry(name)
+        target = Installation(
+            entry=entry,
+            registry=store.registry,
+            staging=Path(folder),
+            mirrors=[],
+            pull=lambda other: store.pull(other).path,
+            progress=silent,
+        ).converted()
+        written = sorted(path for path in target.rglob("*") if path.is_file())
+        return [
+            File(path=path.relative_to(target).as_posix(), size=path.stat().st_size, sha256=sha256(path))
+            for path in written
+        ]
+
+
+if __name__ == "__main__":
+    for wanted in sys.argv[1:]:
+        print(f"    files:  # {wanted}")
+        for file in pins(ModelStore(), wanted):
+            print(f"      - {{path: {file.path}, size: {file.size}, sha256: {file.sha256}}}")

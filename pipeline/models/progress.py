@@ -1,0 +1,49 @@
+"""How far a pull has come: whoever serves the bytes, the growth of the staging folder tells."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+from typing import Protocol
+
+_EVERY_S = 0.2
+
+
+class Progress(Protocol):
+    """Told about every step of a pull, several times a second while bytes arrive."""
+
+    def __call__(self, name: str, step: str, done: int, total: int, /) -> None:
+        """Of the entry `name`, `done` of `total` bytes of this step (0 of 0: unknown) are through."""
+
+
+def silent(name: str, step: str, done: int, total: int) -> None:
+    """The progress nobody watches."""
+
+
+@contextmanager
+def watched(folder: Path, total: int, report: Callable[[int, int], None]) -> Iterator[None]:
+    """Report the bytes in `folder`, at most `total`, until the block ends; then that all are there."""
+    ended = Event()
+
+    def watch() -> None:
+        while not ended.wait(_EVERY_S):
+            report(min(_bytes_in(folder), total), total)
+
+    watcher = Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+        report(total, total)
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except FileNotFoundError:  # a temporary file that has just been moved
+            continue
+    return total

@@ -1,0 +1,243 @@
+"""Run several stages over a batch in one process: the callable that Ray Data calls.
+
+One exception costs one row: it becomes the row's verdict, and later stages skip the row. Columns that a row brings
+along (stored by an earlier run) are not measured again, and audio is only decoded when some stage is due.
+"""
+
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.actor import ActorHandle
+
+from pipeline.dag import Node
+from pipeline.gates import Gate
+from schemas import columns
+from stages.base import Stage, TrackError
+
+TIMING = pa.list_(pa.struct([("stage", pa.string()), ("seconds", pa.float64())]))
+_MESSAGE_LIMIT = 2000
+
+
+@dataclass(frozen=True)
+class OperatorSpec:
+    """What one operator does.
+
+    Attributes:
+        nodes: its stages, in order.
+        gates: thresholds, applied right after the column they judge.
+        carried: columns it lets through or creates, persisted ones and those working ones that a later operator reads.
+        prepare: completes a block's identity columns before the first stage (the scan reads tags there).
+        is_last: whether finished rows count as done.
+        max_attempts: times a row may be begun before it is taken for the killer of its worker.
+    """
+
+    nodes: tuple[Node, ...]
+    gates: tuple[Gate, ...]
+    carried: pa.Schema
+    prepare: Callable[[pa.Table], pa.Table] | None
+    is_last: bool
+    max_attempts: int
+
+
+class Operator:
+    """A replica: its stages with their models loaded."""
+
+    def __init__(self, spec: OperatorSpec, tally: ActorHandle) -> None:
+        limit_threads()
+        self.spec = spec
+        self.tally = tally
+        self.stages = [_ready(node) for node in spec.nodes]
+        for stage in self.stages:
+            later = {c for s in self.stages for c in (*s.reads, *s.reads_if_present)} | set(spec.carried.names)
+            stage.wanted = frozenset(stage.working) & later
+        self.batch_rows = min(stage.resources.batch_rows for stage in self.stages)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Measure and judge every row of a block; same rows, same order, all declared columns."""
+        parts = (block.slice(start, self.batch_rows) for start in range(0, block.num_rows, self.batch_rows))
+        return pa.concat_tables(self._batch(part) for part in parts)
+
+    def _batch(self, rows: pa.Table) -> pa.Table:
+        rows = self._admit(rows)
+        if self.spec.prepare:
+            rows = self.spec.prepare(rows)
+        due = self._due(rows)
+        for stage in self.stages:
+            if stage.name in due:
+                rows = self._measure(stage, rows)
+            rows = self._judge(stage.column, rows)
+        rows = _conform(rows, self.spec.carried)
+        if self.spec.is_last:
+            self.tally.finished.remote(_summaries(rows))
+        return rows
+
+    def _admit(self, rows: pa.Table) -> pa.Table:
+        """Count the attempt before the work, so that a row which kills its worker is known when it comes back."""
+        ids = [row_id for row_id, status in zip(_ids(rows), _statuses(rows), strict=True) if status == "kept"]
+        attempts: dict[str, int] = ray.get(self.tally.begun.remote(ids, self.spec.nodes[0].name)) if ids else {}  # type: ignore[assignment]
+        verdicts = rows["verdict"].to_pylist()
+        for verdict, row_id in zip(verdicts, _ids(rows), strict=True):
+            if verdict["status"] == "kept":
+                verdict["attempts"] = attempts[row_id]
+                if attempts[row_id] > self.spec.max_attempts:
+                    message = f"its worker died {attempts[row_id] - 1} times while working on it"
+                    verdict |= {"status": "failed", "stage": "worker", "reason": "WorkerDied", "message": message}
+        return _with_column(rows, "verdict", pa.array(verdicts, columns.VERDICT))
+
+    def _due(self, rows: pa.Table) -> set[str]:
+        """Stages to run: those whose column some kept row lacks, and the makers of working columns they read."""
+        kept = [i for i, status in enumerate(_statuses(rows)) if status == "kept"]
+        due: set[str] = set()
+        needed: set[str] = set(self.spec.carried.names)
+        for stage in reversed(self.stages):
+            absent = stage.column not in rows.column_names or any(not rows[stage.column][i].is_valid for i in kept)
+            if absent or needed & set(stage.working):
+                due.add(stage.name)
+                needed |= {*stage.reads, *stage.reads_if_present}
+        return due
+
+    def _measure(self, stage: Stage, rows: pa.Table) -> pa.Table:
+        live = [i for i, status in enumerate(_statuses(rows)) if status == "kept"]
+        if not live:
+            return rows
+        started = time.perf_counter()
+        measured, errors = _run(stage, rows if len(live) == rows.num_rows else rows.take(live))
+        seconds = (time.perf_counter() - started) / len(live)
+        for name, values in measured.items():
+            rows = _with_column(rows, name, _scatter(values, live, rows.num_rows))
+        rows = _fail(rows, stage, {live[i]: error for i, error in errors.items()})
+        return _add_timing(rows, stage.name, live, seconds)
+
+    def _judge(self, column: str, rows: pa.Table) -> pa.Table:
+        gates = [gate for gate in self.spec.gates if gate.column == column]
+        if not gates or column not in rows.column_names:
+            return rows
+        verdicts = rows["verdict"].to_pylist()
+        for verdict, value in zip(verdicts, rows[column].to_pylist(), strict=True):
+            judge(verdict, value, gates)
+        return _with_column(rows, "verdict", pa.array(verdicts, columns.VERDICT))
+
+
+def judge(verdict: dict[str, Any], value: dict[str, Any] | None, gates: Sequence[Gate]) -> None:
+    """Filter a kept verdict, in place, by the first gate that rejects the column's value."""
+    for gate in gates:
+        if verdict["status"] == "kept" and value is not None and gate.rejects(value):
+            verdict |= {
+                "status": "filtered",
+                "stage": gate.column,
+                "reason": gate.reason,
+                "message": gate.message(value),
+            }
+
+
+def limit_threads() -> None:
+    """One thread a replica: two one-thread processes outrun one two-thread process."""
+    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
+    import torch  # not at the top: the driver needs no torch
+
+    torch.set_num_threads(1)
+
+
+def _ready(node: Node) -> Stage:
+    stage = node.build()
+    stage.setup(node.weights)
+    return stage
+
+
+def _run(stage: Stage, batch: pa.Table) -> tuple[dict[str, pa.Array], dict[int, Exception]]:
+    """Columns and, by row, what went wrong. A batch that fails as a whole is repeated row by row."""
+    try:
+        return _cast(stage, stage.run(batch)), {}
+    except Exception as error:
+        if batch.num_rows == 1:
+            return _cast(stage, {stage.column: [None], **{name: [None] for name in stage.wanted}}), {0: error}
+    singles = [_run(stage, batch.slice(i, 1)) for i in range(batch.num_rows)]
+    names = singles[0][0]
+    merged = {name: pa.concat_arrays([single[name] for single, _ in singles]) for name in names}
+    return merged, {i: errors[0] for i, (_, errors) in enumerate(singles) if errors}
+
+
+def _cast(stage: Stage, values: dict[str, Any]) -> dict[str, pa.Array]:
+    types = {stage.column: stage.type, **{name: stage.working[name] for name in stage.wanted}}
+    return {name: pa.array(values[name], type) for name, type in types.items()}
+
+
+def _fail(rows: pa.Table, stage: Stage, errors: dict[int, Exception]) -> pa.Table:
+    if not errors:
+        return rows
+    verdicts = rows["verdict"].to_pylist()
+    for i, error in errors.items():
+        verdicts[i] |= {
+            "status": "failed",
+            "stage": stage.name,
+            "reason": type(error).__name__,
+            "message": _describe(error),
+        }
+    return _with_column(rows, "verdict", pa.array(verdicts, columns.VERDICT))
+
+
+def _describe(error: Exception) -> str:
+    """The message; for an error nobody foresaw also where it was raised."""
+    message = str(error) or repr(error)
+    if not isinstance(error, TrackError) and (frames := traceback.extract_tb(error.__traceback__)):
+        message += f" (raised in {frames[-1].name}, {Path(frames[-1].filename).name}:{frames[-1].lineno})"
+    return message[:_MESSAGE_LIMIT]
+
+
+def _scatter(values: pa.Array, live: list[int], count: int) -> pa.Array:
+    """Values of the live rows at their places, null elsewhere."""
+    if len(live) == count:
+        return values
+    position = dict(zip(live, range(len(live)), strict=True))
+    return values.take(pa.array([position.get(i) for i in range(count)], pa.int64()))
+
+
+def _add_timing(rows: pa.Table, stage: str, live: list[int], seconds: float) -> pa.Table:
+    timings = rows["timing"].to_pylist() if "timing" in rows.column_names else [[] for _ in range(rows.num_rows)]
+    for i in live:
+        timings[i] = [*(timings[i] or []), {"stage": stage, "seconds": seconds}]
+    return _with_column(rows, "timing", pa.array(timings, TIMING))
+
+
+def _with_column(rows: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    if name in rows.column_names:
+        return rows.set_column(rows.column_names.index(name), name, values)
+    return rows.append_column(name, values)
+
+
+def _conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Exactly the declared columns, in order; those that no row has become null."""
+    arrays = [
+        rows[field.name].cast(field.type) if field.name in rows.column_names else pa.nulls(rows.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(arrays, schema=schema)
+
+
+def _ids(rows: pa.Table) -> Iterator[str]:
+    return iter(rows["row_id"].to_pylist())
+
+
+def _statuses(rows: pa.Table) -> list[str]:
+    return [verdict["status"] for verdict in rows["verdict"].to_pylist()]
+
+
+def _summaries(rows: pa.Table) -> list[dict[str, Any]]:
+    """What the progress display counts, one a row."""
+    durations = [a and a["duration_s"] for a in rows["audio"].to_pylist()] if "audio" in rows.column_names else None
+    return [
+        {
+            "row_id": row_id,
+            "status": status,
+            "seconds": (durations[i] if durations else None) or 0.0,
+            "timing": rows["timing"][i].as_py() or [],
+        }
+        for i, (row_id, status) in enumerate(zip(_ids(rows), _statuses(rows), strict=True))
+    ]

@@ -1,0 +1,127 @@
+"""The plan of a run: everything that decides what a dataset holds. A dataset remembers it; another one is refused."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import BaseModel
+
+from pipeline.dag import Dag, Node, build_dag, wanted_models
+from pipeline.models.errors import ModelMissing, UnknownModel, WrongBytes
+from pipeline.models.store import ModelStore
+from schemas.config import CurateConfig, DedupConfig, Thresholds
+from schemas.dataset import SCHEMA_VERSION
+from stages.registry import default_engine
+
+
+class StagePlan(BaseModel):
+    """One stage as planned."""
+
+    name: str
+    engine: str
+    params: dict[str, Any]
+    reads: list[str]
+    working: list[str]
+    models: dict[str, str]  # entry -> digest
+    resources: dict[str, float]
+    fingerprint: str
+
+
+class Plan(BaseModel):
+    """What decides a dataset's content. Input and resources are no part of it."""
+
+    schema_version: int = SCHEMA_VERSION
+    profile: str
+    columns: dict[str, StagePlan]
+    gates: dict[str, Thresholds]
+    dedup: DedupConfig | None
+
+    @property
+    def id(self) -> str:
+        """Short hash of what decides the content: fingerprints, thresholds, schema."""
+        content = {
+            "schema_version": self.schema_version,
+            "columns": {column: stage.fingerprint for column, stage in sorted(self.columns.items())},
+            "gates": self.gates,
+            "dedup": _dedup(self.dedup),
+        }
+        return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+    def differences(self, other: "Plan") -> list[str]:
+        """What `other` would change, one line each."""
+        lines = []
+        for column in sorted({*self.columns, *other.columns}):
+            before, after = self.columns.get(column), other.columns.get(column)
+            if before is None or after is None:
+                lines.append(f"{'+' if after else '-'} column {column}")
+            elif before.fingerprint != after.fingerprint:
+                lines.append(f"~ column {column}: {_stage_change(before, after)}")
+        lines += _changes("gate", _flat(self.gates), _flat(other.gates))
+        lines += _changes("dedup", _dedup(self.dedup), _dedup(other.dedup))
+        if self.schema_version != other.schema_version:
+            lines.append(f"~ schema version {self.schema_version} -> {other.schema_version}")
+        return lines
+
+
+def make_dag(config: CurateConfig, store: ModelStore) -> Dag:
+    """The checked DAG of a configuration with the store's models.
+
+    Raises:
+        DagError: see `pipeline.dag.build_dag`.
+    """
+    models, missing = {}, {}
+    for name in wanted_models(config):
+        try:
+            models[name] = store.resolve(name)
+        except (ModelMissing, UnknownModel, WrongBytes) as error:
+            missing[name] = str(error)
+    return build_dag(config, models, missing)
+
+
+def make_plan(config: CurateConfig, dag: Dag) -> Plan:
+    """The plan of a checked DAG."""
+    return Plan(
+        profile=config.profile,
+        columns={node.column: _stage_plan(node, dag) for node in dag.nodes},
+        gates={column: bounds for column, bounds in config.gates.items() if column in dag.column_types},
+        dedup=config.dedup if "fingerprint" in dag.column_types else None,
+    )
+
+
+def _stage_plan(node: Node, dag: Dag) -> StagePlan:
+    stage = node.stage_type
+    written = {c for other in dag.nodes for c in (other.column, *other.stage_type.working)}
+    return StagePlan(
+        name=node.name,
+        engine=node.engine or default_engine(node.name),
+        params=node.params.model_dump(mode="json"),
+        reads=[*stage.reads, *(column for column in stage.reads_if_present if column in written)],
+        working=list(stage.working),
+        models={name: weights.digest for name, weights in node.weights.items()},
+        resources=asdict(stage.resources),
+        fingerprint=node.fingerprint,
+    )
+
+
+def _stage_change(before: StagePlan, after: StagePlan) -> str:
+    changes = [f"engine {before.engine} -> {after.engine}"] if before.engine != after.engine else []
+    changes += _changes("", before.params, after.params)
+    changes += _changes("model", before.models, after.models)
+    return ", ".join(change.removeprefix("~ ").strip() for change in changes) or "its revision, files or inputs changed"
+
+
+def _changes(what: str, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    return [
+        f"~ {what} {key}: {before.get(key)} -> {after.get(key)}"
+        for key in sorted({*before, *after})
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _flat(gates: dict[str, Thresholds]) -> dict[str, Any]:
+    return {f"{column}.{name}": bound for column, bounds in gates.items() for name, bound in bounds.items()}
+
+
+def _dedup(dedup: DedupConfig | None) -> dict[str, Any]:
+    return dedup.model_dump() if dedup else {}

@@ -1,0 +1,144 @@
+"""The first pass: decode every new file once, store identity, signal quality and fingerprint.
+
+The scan table is a set of Parquet parts, each its own record. A row counts as scanned when the file's size and stamp
+and the scan stages' fingerprints are the ones it was scanned with.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from ray.actor import ActorHandle
+
+from pipeline.cluster import run_pass
+from pipeline.dag import Dag
+from pipeline.ledger import move_durably
+from pipeline.manifest import describe
+from pipeline.operator import TIMING, OperatorSpec
+from pipeline.sink import UNIT, ScanSink, SinkSpec
+from schemas import columns
+from schemas.config import ResourceConfig
+from schemas.dataset import FOOTER_FINGERPRINTS, Layout, unit_of
+
+_FILE_STATE = pa.schema([("size", pa.int64()), ("stamp", pa.string())])
+_READ_BYTES = 1 << 20
+
+
+def scan_schema(dag: Dag) -> pa.Schema:
+    """Columns of the scan table."""
+    measured = [pa.field(node.column, node.stage_type.type) for node in dag.scan]
+    return pa.schema(
+        [*columns.IDENTITY, *_FILE_STATE, *measured, pa.field("verdict", columns.VERDICT), pa.field("timing", TIMING)]
+    )
+
+
+def read_scan(layout: Layout, dag: Dag) -> pa.Table:
+    """The scan table as far as it exists and fits the DAG; of a row scanned twice the later one."""
+    schema = scan_schema(dag)
+    parts = [pq.read_table(path, schema=schema) for path in _valid_parts(layout, dag)]
+    table = pa.concat_tables([schema.empty_table(), *parts])
+    latest = {row_id: i for i, row_id in enumerate(table["row_id"].to_pylist())}
+    return table.take(pa.array(latest.values(), pa.int64()))
+
+
+def rows_to_scan(manifest: pa.Table, scanned: pa.Table) -> pa.Table:
+    """Manifest rows whose file is new or has changed since it was scanned."""
+    known = set(zip(*(scanned[name].to_pylist() for name in ("row_id", "size", "stamp")), strict=True))
+    rows = zip(*(manifest[name].to_pylist() for name in ("row_id", "size", "stamp")), strict=True)
+    return manifest.take(pa.array([i for i, row in enumerate(rows) if row not in known], pa.int64()))
+
+
+def run_scan(rows: pa.Table, dag: Dag, layout: Layout, resources: ResourceConfig, tally: ActorHandle) -> None:
+    """Scan these manifest rows and add them to the scan table, part by part."""
+    schema = scan_schema(dag)
+    for part in _stale_parts(layout, dag):
+        part.unlink()
+    todo = _units(rows, _next_unit(layout), _rows_per_part(rows.num_rows, resources))
+    operator = OperatorSpec(
+        nodes=dag.scan,
+        gates=(),  # the curation pass judges, so that other thresholds need no other scan
+        carried=pa.schema([*schema, *UNIT]),
+        prepare=identify,
+        is_last=True,
+        max_attempts=resources.max_attempts,
+    )
+    sink = SinkSpec(layout.root, plan="scan", fingerprints=_fingerprints(dag))
+    for result in run_pass(todo, [operator], ScanSink, sink, resources, tally):
+        move_durably(Path(result["path"]), layout.scan_file(result["unit"]))
+
+
+def identify(rows: pa.Table) -> pa.Table:
+    """Complete identity columns from sidecars and tags, and name the track by its bytes; null when unreadable."""
+    described = [
+        _identify(row) for row in rows.select([n for n in columns.IDENTITY.names if n != "track_id"]).to_pylist()
+    ]
+    for name in columns.IDENTITY.names:
+        values = pa.array([row[name] for row in described], columns.IDENTITY.field(name).type)
+        if name in rows.column_names:
+            rows = rows.set_column(rows.column_names.index(name), name, values)
+        else:
+            rows = rows.append_column(name, values)
+    return rows
+
+
+def _identify(row: dict[str, str | None]) -> dict[str, str | None]:
+    uri = str(row["uri"])
+    try:
+        return {**row, **describe(uri, row), "track_id": track_id(uri)}
+    except OSError:
+        return {**row, "track_id": None}  # decode says what is wrong with the file
+
+
+def track_id(uri: str) -> str:
+    """Content identity: blake2b of the file's bytes.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    with fsspec.open(uri, "rb") as file:
+        while chunk := file.read(_READ_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _units(rows: pa.Table, first: int, size: int) -> pa.Table:
+    count = rows.num_rows
+    verdict = {"status": "kept", "stage": None, "reason": None, "message": None, "attempts": 0}
+    added = {
+        "verdict": pa.array([verdict] * count, columns.VERDICT),
+        "unit": pa.array([first + i // size for i in range(count)], pa.int64()),
+        "place": pa.array([i % size for i in range(count)], pa.int64()),
+        "unit_rows": pa.array([min(size, count - i // size * size) for i in range(count)], pa.int64()),
+        "supersedes": pa.nulls(count, pa.int64()),
+    }
+    for name, values in added.items():
+        rows = rows.append_column(name, values)
+    return rows
+
+
+def _rows_per_part(rows: int, resources: ResourceConfig) -> int:
+    """Small scans are cut finer: what a killed process loses is at most one part a replica."""
+    return max(1, min(resources.rows_per_scan_part, -(-rows // 8)))
+
+
+def _next_unit(layout: Layout) -> int:
+    return max((unit_of(path) or 0 for path in layout.scan.glob("part-*.parquet")), default=-1) + 1
+
+
+def _fingerprints(dag: Dag) -> dict[str, str]:
+    return {node.column: node.fingerprint for node in dag.scan}
+
+
+def _valid_parts(layout: Layout, dag: Dag) -> list[Path]:
+    expected = json.dumps(_fingerprints(dag), sort_keys=True).encode()
+    parts = sorted(layout.scan.glob("part-*.parquet"))
+    return [path for path in parts if (pq.read_metadata(path).metadata or {}).get(FOOTER_FINGERPRINTS) == expected]
+
+
+def _stale_parts(layout: Layout, dag: Dag) -> list[Path]:
+    valid = set(_valid_parts(layout, dag))
+    return [path for path in layout.scan.glob("part-*.parquet") if path not in valid]

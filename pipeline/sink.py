@@ -1,0 +1,158 @@
+"""The last operator: gathers the rows of a unit, writes its files under temporary names, yields one small row.
+
+Only the driver renames and commits (see `pipeline.ledger`). A sink that dies forgets its open units; their rows are
+not committed then, and the driver runs them again.
+"""
+
+import json
+import uuid
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.ledger import Commit, RowState, StageTime, file_digest
+from schemas.dataset import (
+    FEATURES,
+    FOOTER_FINGERPRINTS,
+    FOOTER_PLAN,
+    FOOTER_SCHEMA_VERSION,
+    FOOTER_SHARD_DIGEST,
+    SCHEMA_VERSION,
+    Layout,
+)
+
+# How a unit travels: which unit a row belongs to, its place in it, how many rows the unit has, what it replaces.
+UNIT = pa.schema([("unit", pa.int64()), ("place", pa.int64()), ("unit_rows", pa.int64()), ("supersedes", pa.int64())])
+_ROW_GROUP = 64  # small groups, so that a reader who wants one column of few rows reads little
+
+
+@dataclass(frozen=True)
+class SinkSpec:
+    """What a sink needs to know of the run."""
+
+    root: Path
+    plan: str
+    fingerprints: Mapping[str, str]
+
+    @property
+    def footer(self) -> dict[bytes, bytes]:
+        """Metadata of every file it writes."""
+        return {
+            FOOTER_SCHEMA_VERSION: str(SCHEMA_VERSION).encode(),
+            FOOTER_PLAN: self.plan.encode(),
+            FOOTER_FINGERPRINTS: json.dumps(dict(self.fingerprints), sort_keys=True).encode(),
+        }
+
+
+class Gatherer(ABC):
+    """Collects rows until a unit is complete; subclasses write it."""
+
+    def __init__(self, spec: SinkSpec) -> None:
+        self.spec = spec
+        self.layout = Layout(spec.root)
+        self._open: defaultdict[int, dict[int, pa.Table]] = defaultdict(dict)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Take rows in; out comes one row a finished unit: `result`, the JSON that the driver commits."""
+        finished = []
+        for i in range(block.num_rows):
+            row = block.slice(i, 1)
+            unit, place, wanted = (row[name][0].as_py() for name in ("unit", "place", "unit_rows"))
+            self._open[unit][place] = row
+            if len(self._open[unit]) == wanted:
+                rows = self._open.pop(unit)
+                finished.append(self.write(unit, pa.concat_tables(rows[place] for place in sorted(rows))))
+        return pa.table({"result": pa.array(finished, pa.string())})
+
+    @abstractmethod
+    def write(self, unit: int, rows: pa.Table) -> str:
+        """Write a complete unit under temporary names and describe it as JSON."""
+
+    def temporary(self, name: str) -> Path:
+        """A path that no other process writes to."""
+        return self.layout.temporary / f"{name}-{uuid.uuid4().hex}.parquet"
+
+
+class ScanSink(Gatherer):
+    """Writes parts of the scan table; the file is its own record."""
+
+    def write(self, unit: int, rows: pa.Table) -> str:
+        """One part."""
+        path = self.temporary("scan")
+        _write(rows.drop_columns(UNIT.names), path, self.spec.footer)
+        return json.dumps({"unit": unit, "path": str(path)})
+
+
+class ShardSink(Gatherer):
+    """Writes a shard, its feature files and its quarantine."""
+
+    def write(self, unit: int, rows: pa.Table) -> str:
+        """One unit; a unit without kept rows has no shard, one without rejected rows no quarantine."""
+        files: dict[str, Path] = {}
+        supersedes = rows["supersedes"][0].as_py()
+        facts = rows.drop_columns([*UNIT.names, "timing"])
+        kept = pa.array([verdict["status"] == "kept" for verdict in rows["verdict"].to_pylist()])
+        if (shard := facts.filter(kept)).num_rows:
+            files |= self._write_shard(unit, shard)
+        if (rejected := facts.filter(pc.invert(kept))).num_rows:
+            path = self.temporary("quarantine")
+            _write(_without_features(rejected), path, self.spec.footer)
+            files[self._inside(self.layout.quarantine_file(unit))] = path
+        commit = Commit(
+            unit=unit,
+            plan=self.spec.plan,
+            files={final: file_digest(path) for final, path in files.items()},
+            rows=_row_states(facts),
+            timings=_timings(rows),
+            supersedes=supersedes,
+        )
+        temporary = {final: str(path) for final, path in files.items()}
+        return json.dumps({"commit": commit.model_dump(), "temporary": temporary})
+
+    def _write_shard(self, unit: int, rows: pa.Table) -> dict[str, Path]:
+        shard = self.temporary("train")
+        _write(_without_features(rows), shard, self.spec.footer)
+        files = {self._inside(self.layout.shard_file(unit)): shard}
+        footer = {**self.spec.footer, FOOTER_SHARD_DIGEST: file_digest(shard).encode()}
+        for name in FEATURES:
+            if name in rows.column_names:
+                path = self.temporary(name)
+                _write(rows.select(["row_id", name]), path, footer)
+                files[self._inside(self.layout.feature_file(name, unit))] = path
+        return files
+
+    def _inside(self, path: Path) -> str:
+        return str(path.relative_to(self.layout.root))
+
+
+def _without_features(rows: pa.Table) -> pa.Table:
+    return rows.drop_columns([name for name in FEATURES if name in rows.column_names])
+
+
+def _write(rows: pa.Table, path: Path, footer: Mapping[bytes, bytes]) -> None:
+    schema = rows.schema.with_metadata({**(rows.schema.metadata or {}), **footer})
+    pq.write_table(rows.cast(schema), path, compression="zstd", row_group_size=_ROW_GROUP)
+
+
+def _row_states(rows: pa.Table) -> dict[str, RowState]:
+    identity = rows.select(["row_id", "track_id", "verdict"]).to_pylist()
+    return {row["row_id"]: RowState(status=row["verdict"]["status"], track_id=row["track_id"]) for row in identity}
+
+
+def _timings(rows: pa.Table) -> dict[str, StageTime]:
+    totals: defaultdict[str, StageTime] = defaultdict(StageTime)
+    audio: list[Any] = rows["audio"].to_pylist() if "audio" in rows.column_names else [None] * rows.num_rows
+    for steps, facts in zip(rows["timing"].to_pylist(), audio, strict=True):
+        for step in steps or []:
+            total = totals[step["stage"]]
+            total.rows += 1
+            total.seconds += step["seconds"]
+            total.audio_s += (facts or {}).get("duration_s") or 0.0
+    return dict(totals)

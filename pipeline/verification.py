@@ -1,0 +1,62 @@
+"""`songmill verify`: is everything there as it was committed, and every row exactly once."""
+
+from collections import Counter
+
+import pyarrow.parquet as pq
+
+from pipeline.ledger import Commit, Ledger, file_digest
+from schemas.dataset import FEATURES, FOOTER_SCHEMA_VERSION, FOOTER_SHARD_DIGEST, SCHEMA_VERSION, Layout, unit_of
+
+
+def verify_dataset(layout: Layout) -> list[str]:
+    """Problems of a dataset, one line each; none when it is sound.
+
+    Raises:
+        FileNotFoundError: the folder holds no dataset.
+    """
+    if not layout.plan.exists():
+        raise FileNotFoundError(f"{layout.root} is no songmill dataset (it has no _songmill/plan.json)")
+    ledger = Ledger(layout).read()
+    problems = [problem for commit in ledger.commits.values() for problem in _unit_problems(layout, commit)]
+    return problems + _row_problems(ledger) + _stray_files(layout, ledger)
+
+
+def _unit_problems(layout: Layout, commit: Commit) -> list[str]:
+    problems = []
+    found: list[str] = []
+    for name, digest in commit.files.items():
+        path = layout.root / name
+        if not path.exists():
+            problems.append(f"{name}: missing")
+        elif file_digest(path) != digest:
+            problems.append(f"{name}: its bytes are not the committed ones")
+        else:
+            problems += _footer_problems(name, path, commit, layout)
+            if path.parent.parent.name != "features":
+                found += pq.read_table(path, columns=["row_id"])["row_id"].to_pylist()
+    if not problems and sorted(found) != sorted(commit.rows):
+        problems.append(f"unit {commit.unit}: its files hold {len(found)} rows, its record names {len(commit.rows)}")
+    return problems
+
+
+def _footer_problems(name: str, path, commit: Commit, layout: Layout) -> list[str]:  # type: ignore[no-untyped-def]
+    footer = pq.read_metadata(path).metadata or {}
+    if footer.get(FOOTER_SCHEMA_VERSION) != str(SCHEMA_VERSION).encode():
+        return [f"{name}: schema version {footer.get(FOOTER_SCHEMA_VERSION)!r}, expected {SCHEMA_VERSION}"]
+    shard = str(layout.shard_file(commit.unit).relative_to(layout.root))
+    if path.parent.name in FEATURES and footer.get(FOOTER_SHARD_DIGEST) != commit.files[shard].encode():
+        return [f"{name}: it belongs to another {shard}"]
+    return []
+
+
+def _row_problems(ledger: Ledger) -> list[str]:
+    counted = Counter(row_id for commit in ledger.commits.values() for row_id in commit.rows)
+    return [f"row {row_id}: committed {count} times" for row_id, count in counted.items() if count > 1]
+
+
+def _stray_files(layout: Layout, ledger: Ledger) -> list[str]:
+    known = {name for commit in ledger.commits.values() for name in commit.files}
+    folders = (layout.shards, layout.quarantine, *(layout.features(name) for name in FEATURES))
+    files = (path for folder in folders for path in sorted(folder.glob("*.parquet")) if unit_of(path) is not None)
+    names = (str(path.relative_to(layout.root)) for path in files)
+    return [f"{name}: not committed; the next curate sweeps it" for name in names if name not in known]

@@ -1,0 +1,77 @@
+"""The one configuration of a curation run: a YAML file, command-line overrides, one pydantic model."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class Section(BaseModel):
+    """A part of the configuration; unknown keys are errors, so that a misspelt one is not silently ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class StageConfig(BaseModel):
+    """How one stage is filled: its engine and that engine's parameters."""
+
+    model_config = ConfigDict(extra="allow")
+
+    engine: str | None = Field(None, description="a name from the registry, or `package.module:Class`")
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Everything but the engine."""
+        return dict(self.model_extra or {})
+
+
+class DedupConfig(Section):
+    """Near-duplicate search over the whole scan."""
+
+    threshold: float = Field(0.5, gt=0, le=1, description="similarity from which a row is a duplicate")
+
+
+class InputConfig(Section):
+    """Where songs come from, and what to assume of those that do not say."""
+
+    path: str = Field(description="folder, glob or manifest (.jsonl, .csv, .parquet); local or any fsspec URI")
+    license: str | None = Field(None, description="SPDX id or URL of songs without one")
+    source: str | None = Field(None, description="source of songs without one")
+
+
+class ResourceConfig(Section):
+    """How the run is spread. None of it changes a result."""
+
+    rows_per_shard: int = Field(64, ge=1, description="songs a shard at the most")
+    rows_per_block: int = Field(1, ge=1, description="songs a task: the unit of parallel work")
+    rows_per_scan_part: int = Field(256, ge=1)
+    replicas: int | None = Field(None, ge=1, description="copies of the CPU operator; default one per core")
+    max_attempts: int = Field(3, ge=1, description="worker deaths a song may cause before it is set aside")
+    ray_address: str | None = Field(None, description="an existing cluster; default RAY_ADDRESS or a local one")
+
+
+Thresholds = dict[str, float]
+
+
+class CurateConfig(Section):
+    """Everything `songmill curate` needs to know."""
+
+    input: InputConfig
+    output: Path
+    profile: Literal["small", "full"] = "small"
+    lyrics: Path | None = Field(None, description="lyric library (Parquet) for the lyrics stage")
+    stages: dict[str, StageConfig] = Field(description="the stages of the DAG, by name")
+    gates: dict[str, Thresholds] = Field({}, description="column -> {min_FIELD or max_FIELD: bound}")
+    dedup: DedupConfig | None = DedupConfig()
+    resources: ResourceConfig = ResourceConfig()
+
+    @field_validator("gates", mode="before")
+    @classmethod
+    def _without_switched_off_thresholds(cls, gates: Any) -> Any:
+        """`null` switches a profile's threshold off."""
+        if not isinstance(gates, dict):
+            return gates
+        return {
+            column: {bound: value for bound, value in (thresholds or {}).items() if value is not None}
+            for column, thresholds in gates.items()
+        }

@@ -1,0 +1,100 @@
+"""Where things lie in a dataset folder, and what stands in the footer of a shard."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+SCHEMA_VERSION = 1
+
+# Keys of a shard's Parquet footer.
+FOOTER_SCHEMA_VERSION = b"songmill.schema_version"
+FOOTER_PLAN = b"songmill.plan"
+FOOTER_FINGERPRINTS = b"songmill.fingerprints"
+FOOTER_SHARD_DIGEST = b"songmill.shard_sha256"  # in a feature file: the shard whose rows it holds
+
+# Columns too bulky for the shard itself; they lie beside it, same rows, same order.
+FEATURES = ("latents", "ssl", "text_embedding", "preview")
+
+_UNIT = re.compile(r"^(?:train|part)-(\d{6,})\.parquet$")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of one dataset folder. A unit is what is committed at once: one shard, its features, its quarantine."""
+
+    root: Path
+
+    @property
+    def card(self) -> Path:
+        """The dataset card."""
+        return self.root / "README.md"
+
+    @property
+    def shards(self) -> Path:
+        """Folder of the kept rows."""
+        return self.root / "shards"
+
+    @property
+    def quarantine(self) -> Path:
+        """Folder of the filtered and failed rows."""
+        return self.root / "quarantine"
+
+    @property
+    def state(self) -> Path:
+        """Folder of everything that only songmill reads."""
+        return self.root / "_songmill"
+
+    @property
+    def plan(self) -> Path:
+        """The plan that made the dataset."""
+        return self.state / "plan.json"
+
+    @property
+    def stats(self) -> Path:
+        """Figures of the dataset as of the last run."""
+        return self.state / "stats.json"
+
+    @property
+    def scan(self) -> Path:
+        """Folder of the scan table's parts."""
+        return self.state / "scan"
+
+    @property
+    def commits(self) -> Path:
+        """Folder of the commit records, one a unit."""
+        return self.state / "commits"
+
+    @property
+    def temporary(self) -> Path:
+        """Folder of files that are not committed yet."""
+        return self.state / "tmp"
+
+    def features(self, name: str) -> Path:
+        """Folder of one bulk feature."""
+        return self.root / "features" / name
+
+    def shard_file(self, unit: int) -> Path:
+        """The shard of a unit."""
+        return self.shards / f"train-{unit:06d}.parquet"
+
+    def feature_file(self, name: str, unit: int) -> Path:
+        """One bulk feature of a unit."""
+        return self.features(name) / f"train-{unit:06d}.parquet"
+
+    def quarantine_file(self, unit: int) -> Path:
+        """The quarantine of a unit."""
+        return self.quarantine / f"part-{unit:06d}.parquet"
+
+    def scan_file(self, unit: int) -> Path:
+        """A part of the scan table."""
+        return self.scan / f"part-{unit:06d}.parquet"
+
+    def commit_file(self, unit: int) -> Path:
+        """The commit record of a unit."""
+        return self.commits / f"{unit:06d}.json"
+
+
+def unit_of(path: Path) -> int | None:
+    """The unit that a shard, feature, quarantine or scan file belongs to; None for any other file."""
+    match = _UNIT.match(path.name)
+    return int(match.group(1)) if match else None

@@ -1,0 +1,70 @@
+"""How SSL targets are stored: unit frames, averaged to the latent rate, as int8 directions and float16 lengths.
+
+Representation alignment pulls a projection p of the generator's states towards an encoder's states h by their cosine.
+Averaging unit frames keeps that loss: for one p held over n frames, the mean of 1 - cos(p, h_i) is 1 - <p/|p|, m> with
+m the mean of h_i/|h_i|. So m must keep its length, which says how far the frames agree; renormalising it would not do.
+"""
+
+from typing import Any
+
+import numpy as np
+
+_LARGEST = 127
+
+
+def normalize(states: np.ndarray) -> np.ndarray:
+    """States [frames, dim] scaled to length 1; zeros stay zeros. Float32."""
+    lengths = np.linalg.norm(states.astype(np.float32), axis=1, keepdims=True)
+    return _divide(states.astype(np.float32), lengths)
+
+
+def pool(states: np.ndarray, rate_hz: float, frames: int, frame_rate_hz: float) -> np.ndarray:
+    """Mean unit vector of the states under each of `frames` longer frames, float32 [frames, dim].
+
+    A state belongs to the frame that holds its centre, so every state counts once; those after the last frame are
+    left out.
+
+    Args:
+        states: [n, dim] at `rate_hz`, the first one starting at time 0.
+        rate_hz: rate of the states; at least `frame_rate_hz`.
+        frames: how many frames to return.
+        frame_rate_hz: their rate.
+
+    Raises:
+        ValueError: a frame has no state under it.
+    """
+    owner = owners(len(states), rate_hz, frame_rate_hz)
+    inside = owner < frames
+    counts = np.bincount(owner[inside], minlength=frames)
+    if not counts.all():
+        raise ValueError(f"{len(states)} states at {rate_hz:g} Hz do not cover {frames} frames at {frame_rate_hz:g} Hz")
+    sums = np.zeros((frames, states.shape[1]), dtype=np.float32)
+    np.add.at(sums, owner[inside], normalize(states)[inside])
+    return sums / counts[:, None]
+
+
+def owners(states: int, rate_hz: float, frame_rate_hz: float) -> np.ndarray:
+    """For each of `states` states at `rate_hz`, the index of the frame at `frame_rate_hz` that holds its centre."""
+    return ((np.arange(states) + 0.5) * (frame_rate_hz / rate_hz)).astype(np.int64)
+
+
+def encode(vectors: np.ndarray) -> tuple[bytes, bytes]:
+    """Vectors [frames, dim] to `scales` (their lengths, little-endian float16) and `data` (int8, time-major).
+
+    Each vector's largest component takes the whole int8 range, whatever its length.
+    """
+    vectors = vectors.astype(np.float32)
+    peaks = np.abs(vectors).max(axis=1, keepdims=True, initial=0.0)
+    data = np.round(_divide(vectors, peaks) * _LARGEST).astype(np.int8)
+    scales = np.linalg.norm(vectors, axis=1).astype("<f2")
+    return scales.tobytes(), data.tobytes()
+
+
+def decode(scales: Any, data: Any, dim: int) -> np.ndarray:
+    """What `encode` stored (any buffers) as float32 [frames, dim]."""
+    directions = normalize(np.frombuffer(data, np.int8).reshape(-1, dim))
+    return directions * np.frombuffer(scales, "<f2").astype(np.float32)[:, None]
+
+
+def _divide(values: np.ndarray, by: np.ndarray) -> np.ndarray:
+    return np.divide(values, by, out=np.zeros_like(values), where=by > 0)

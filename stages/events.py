@@ -1,0 +1,81 @@
+"""Sound events that say what a recording is: a concert, applause, talk, singing."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from schemas import columns
+from stages import base, pcm
+from stages.nets.yamnet import RATE_HZ, YamNet
+
+# AudioSet classes of each event.
+_APPLAUSE = ("Applause", "Clapping")
+_EVENTS = {
+    "live": (*_APPLAUSE, "Cheering", "Crowd", "Whoop"),
+    "applause": _APPLAUSE,
+    "speech": (
+        "Speech",
+        "Child speech, kid speaking",
+        "Conversation",
+        "Narration, monologue",
+        "Speech synthesizer",
+    ),
+    "singing": (
+        "Singing",
+        "Vocal music",
+        "Choir",
+        "Yodeling",
+        "Chant",
+        "Mantra",
+        "Child singing",
+        "Synthetic singing",
+        "Rapping",
+        "Humming",
+    ),
+}
+
+
+class Params(base.Params):
+    """How the probabilities of a track's patches become one.
+
+    Attributes:
+        audience_quantile: `live` and `applause` are this quantile over all patches, because an audience is heard for
+            a few seconds only, before and after the music.
+    """
+
+    audience_quantile: float = 0.95
+
+
+class Events(base.Stage):
+    """YAMNet over patches of 0.96 s, one every 0.48 s.
+
+    An event's probability in a patch is the highest one among its AudioSet classes. `live` (applause, cheering, crowd)
+    and `applause` are a high quantile over the patches, `speech` and `singing` the mean.
+    """
+
+    name = "events"
+    type = columns.EVENTS
+    reads = {"pcm": pcm.PCM}
+    Params = Params
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return ("yamnet",)
+
+    def setup(self, weights: Mapping[str, base.Weights]) -> None:
+        super().setup(weights)
+        self._net = YamNet(weights["yamnet"].path)
+        self._classes = {
+            event: [self._net.classes.index(name) for name in names] for event, names in _EVENTS.items()
+        }
+
+    def process(self, track: base.Track) -> dict[str, Any]:
+        probabilities = self._net(pcm.mono(track["pcm"], RATE_HZ))
+        patches = {event: probabilities[:, classes].max(axis=1) for event, classes in self._classes.items()}
+        return self.own(
+            live=float(np.quantile(patches["live"], self.params.audience_quantile)),
+            applause=float(np.quantile(patches["applause"], self.params.audience_quantile)),
+            speech=float(patches["speech"].mean()),
+            singing=float(patches["singing"].mean()),
+        )

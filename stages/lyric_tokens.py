@@ -1,0 +1,113 @@
+"""Lyrics as token ids for the lyric encoder (ACE-Step v1's scheme)."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from tokenizers import Tokenizer
+
+from schemas import columns
+from stages import base
+from stages.language import line_languages
+from stages.lyric_bpe import BUILT_IN, LINE_END_ID, SPACE, START_ID
+from stages.lyric_cleaning import clean
+from stages.lyric_text import INSTRUMENTAL, heard_segments, parse
+
+__all__ = ["LyricTokens", "clean", "encode", "load_vocabulary"]
+
+_STRUCTURE = re.compile(r"\[.*?\]")
+_SUNG = frozenset({"matched", "weak", "transcript"})  # verdicts of lyric lines that are heard in the track
+
+
+def encode(lyrics: str, vocabulary: Tokenizer, language: str | None = None) -> list[int]:
+    """Token ids of whole lyrics: the start id, then every line's ids and the line end; an empty line is its end alone.
+
+    Args:
+        lyrics: lines of text; a line that begins with `[...]` is a structure tag.
+        vocabulary: see `load_vocabulary`.
+        language: what lines whose own language is unsure are in; by default what most of the others are in.
+    """
+    ids = [START_ID]
+    for line in _spell(lyrics, language):
+        ids += [*vocabulary.encode(line).ids, LINE_END_ID] if line else [LINE_END_ID]
+    return ids
+
+
+def load_vocabulary(path: Path = BUILT_IN) -> Tokenizer:
+    """A vocabulary file of the tokenizers library in the released id layout.
+
+    Raises:
+        ValueError: its start or space token does not have the id that the model expects.
+    """
+    vocabulary = Tokenizer.from_file(str(path))
+    if vocabulary.token_to_id("[START]") != START_ID or vocabulary.token_to_id(SPACE) != LINE_END_ID:
+        raise ValueError(f"{path.name} is no lyric vocabulary: [START] must be {START_ID} and [SPACE] {LINE_END_ID}")
+    return vocabulary
+
+
+class LyricTokens(base.Stage):
+    """Tokens of the lyrics that are sung: the aligned ones, else those that came with the song, else the transcript."""
+
+    name = "lyric_tokens"
+    type = columns.LYRIC_TOKENS
+    reads = {"transcript": pa.struct([columns.TRANSCRIPT.field(name) for name in ("text", "language", "segments")])}
+    reads_if_present = {
+        "lyrics": pa.struct([columns.LYRICS.field("lines")]),
+        "given_lyrics": pa.string(),
+        "vocals": pa.struct([columns.VOCALS.field("has_vocals")]),
+    }
+
+    class Params(base.Params):
+        """vocabulary: a vocabulary file, e.g. the released one; by default songmill's own small one."""
+
+        vocabulary: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The user's vocabulary, if any."""
+        return (self.params.vocabulary,) if self.params.vocabulary else ()
+
+    def setup(self, weights: Mapping[str, base.Weights]) -> None:
+        """Load the vocabulary."""
+        super().setup(weights)
+        path = self.params.vocabulary or BUILT_IN
+        self._vocabulary = load_vocabulary(path)
+        self._vocabulary_name = f"{path.stem}@{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+
+    def process(self, track: Mapping[str, Any]) -> dict[str, Any]:
+        """Ids, the cleaned lines they stand for and the vocabulary's name."""
+        lyrics = "\n".join(_sung_lines(track)) or ("" if _has_vocals(track) else INSTRUMENTAL)
+        language = (track["transcript"] or {}).get("language")
+        return self.own(
+            ids=encode(lyrics, self._vocabulary, language),
+            text="\n".join(line.replace(SPACE, " ") for line in _spell(lyrics, language)),
+            vocabulary=self._vocabulary_name,
+        )
+
+
+def _spell(lyrics: str, language: str | None) -> list[str]:
+    """Lines as the vocabulary takes them: `[en]neon[SPACE]lights`."""
+    lines = [line.strip() for line in lyrics.split("\n")]
+    sung = [line for line in lines if line and not _STRUCTURE.match(line)]
+    languages = iter(line_languages(sung, language))
+    return [line and _spell_line(line, "en" if _STRUCTURE.match(line) else next(languages)) for line in lines]
+
+
+def _spell_line(line: str, language: str) -> str:
+    tag = "zh-cn" if language == "zh" else language
+    return f"[{tag}]{clean(line, language)}".replace(" ", SPACE)
+
+
+def _sung_lines(track: Mapping[str, Any]) -> Sequence[str]:
+    if lyrics := track.get("lyrics"):
+        return [line["text"] for line in lyrics["lines"] or () if line["verdict"] in _SUNG]
+    if given := parse(track.get("given_lyrics") or ""):
+        return [line.text for line in given]
+    return [segment["text"].strip() for segment in heard_segments(track["transcript"] or {})]
+
+
+def _has_vocals(track: Mapping[str, Any]) -> bool:
+    return bool((track.get("vocals") or {}).get("has_vocals"))

@@ -1,0 +1,186 @@
+"""Which known song the heard words are, and its lyric lines in time."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from schemas import columns
+from stages import base
+from stages.ipa import to_ipa
+from stages.lyric_alignment import Alignment, Placed, Word, align, heard_words
+from stages.lyric_index import LyricIndex, Sketch
+from stages.lyric_text import LyricLine, heard_segments, parse
+
+GIVEN = "given"  # song_id of lyrics that came with the song
+
+
+@dataclass(frozen=True)
+class Song:
+    """A song whose lyrics are known: its lines and, for each, its phones without spaces."""
+
+    id: str
+    lines: Sequence[LyricLine]
+    phones: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Match:
+    """A song and how its lines lie on the heard words."""
+
+    song: Song
+    alignment: Alignment
+
+
+class Lyrics(base.Stage):
+    """Lyrics from a library or from the song's own tags, verified against the transcript by their phones.
+
+    A MinHash index proposes songs of the library, an alignment of their lines decides. A line's verdict is "matched",
+    "weak" or "missing" (not heard); without a match the transcript's segments stand in, verdict "transcript".
+    """
+
+    name = "lyrics"
+    type = columns.LYRICS
+    reads = {
+        "transcript": pa.struct([columns.TRANSCRIPT.field(name) for name in ("text", "language", "segments")]),
+        "phonemes": pa.struct([columns.PHONEMES.field("lines")]),
+    }
+    reads_if_present = {"given_lyrics": pa.string(), "language": pa.string()}
+
+    class Params(base.Params):
+        """What is searched, and from where on a song counts as found.
+
+        Attributes:
+            library: Parquet with the text columns id, title, artist, language, text, license; ids are unique.
+            shingle, passage, num_perm, rows, seed: see `stages.lyric_index.Sketch`.
+            candidates: songs that are aligned, at most.
+            min_similarity: of a line's phones to the words it is placed on; below it the line is missing.
+            matched_similarity: from which a line is matched instead of weak.
+            min_score: mean similarity of the placed lines from which the song is found.
+            min_coverage: share of the heard phones that its lines must explain.
+            min_phones: number of them; "oh yeah" is in every song.
+            max_lrc_shift_s: median distance between an LRC's times and the heard ones up to which the LRC's are kept.
+        """
+
+        library: Path | None = None
+        shingle: int = Field(4, ge=2)
+        passage: int = Field(160, ge=20)
+        num_perm: int = Field(128, ge=16)
+        rows: int = Field(2, ge=1)
+        seed: int = 1
+        candidates: int = Field(5, ge=1)
+        min_similarity: float = Field(0.5, gt=0, le=1)
+        matched_similarity: float = Field(0.7, gt=0, le=1)
+        min_score: float = Field(0.55, ge=0, le=1)
+        min_coverage: float = Field(0.35, ge=0, le=1)
+        min_phones: int = Field(40, ge=1)
+        max_lrc_shift_s: float = Field(1.5, ge=0)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The lyric library, if any."""
+        return (self.params.library,) if self.params.library else ()
+
+    def setup(self, weights: Mapping[str, base.Weights]) -> None:
+        """Read the library and index the phones of its songs."""
+        super().setup(weights)
+        params = self.params
+        sketch = Sketch(params.shingle, params.passage, params.num_perm, params.rows, params.seed)
+        self._index = LyricIndex(sketch)
+        self._songs: dict[str, Song] = {}
+        for row in _library_rows(params.library) if params.library else ():
+            song = _song(row["id"], row["text"] or "", row["language"])
+            self._songs[song.id] = song
+            self._index.add(song.id, "".join(song.phones))
+
+    def process(self, track: Mapping[str, Any]) -> dict[str, Any]:
+        """The best song that passes the thresholds, else the transcript."""
+        transcript = track["transcript"] or {}
+        ipa = (track["phonemes"] or {}).get("lines") or ()
+        segments = heard_segments(transcript)
+        words = heard_words(segments, ipa)
+        songs = [*self._given(track, transcript.get("language")), *self._candidates(words)]
+        matches = [Match(song, align(song.phones, words, self.params.min_similarity)) for song in songs]
+        found = [match for match in matches if self._is_found(match.alignment)]
+        if not found:
+            return self.own(song_id=None, score=None, coverage=None, lines=_transcript_lines(segments))
+        best = max(found, key=lambda match: match.alignment.score * match.alignment.coverage)
+        return self.own(
+            song_id=best.song.id,
+            score=best.alignment.score,
+            coverage=best.alignment.coverage,
+            lines=self._lines(best, words),
+        )
+
+    def _given(self, track: Mapping[str, Any], heard_language: str | None) -> list[Song]:
+        given = track.get("given_lyrics")
+        return [_song(GIVEN, given, track.get("language") or heard_language)] if given else []
+
+    def _candidates(self, words: Sequence[Word]) -> list[Song]:
+        heard = "".join(word.phones for word in words)
+        return [self._songs[song_id] for song_id in self._index.candidates(heard, self.params.candidates)]
+
+    def _is_found(self, alignment: Alignment) -> bool:
+        return (
+            alignment.score >= self.params.min_score
+            and alignment.coverage >= self.params.min_coverage
+            and alignment.explained >= self.params.min_phones
+        )
+
+    def _lines(self, match: Match, words: Sequence[Word]) -> list[dict[str, Any]]:
+        places = match.alignment.lines
+        times = [(words[place.first].start_s, words[place.last - 1].end_s) if place else None for place in places]
+        if starts := self._true_starts(match.song.lines, times):
+            times = [_lrc_time(*parts) for parts in zip(starts, [*starts[1:], None], times, strict=True)]
+        return [
+            _line(line.text, time, place.similarity if place else 0.0, self._verdict(place))
+            for line, time, place in zip(match.song.lines, times, places, strict=True)
+        ]
+
+    def _verdict(self, place: Placed | None) -> str:
+        if place is None:
+            return "missing"
+        return "matched" if place.similarity >= self.params.matched_similarity else "weak"
+
+    def _true_starts(
+        self, lines: Sequence[LyricLine], heard: Sequence[tuple[float, float] | None]
+    ) -> list[float] | None:
+        """Where an LRC says that its lines begin, if it says so for all and was heard to be right."""
+        starts = [line.start_s for line in lines if line.start_s is not None]
+        if len(starts) < len(lines):
+            return None
+        shifts = [abs(start_s - time[0]) for start_s, time in zip(starts, heard, strict=True) if time]
+        return starts if median(shifts) <= self.params.max_lrc_shift_s else None
+
+
+def _library_rows(library: Path) -> list[dict[str, Any]]:
+    return pq.read_table(library, columns=["id", "language", "text"]).to_pylist()
+
+
+def _song(id: str, text: str, language: str | None) -> Song:
+    lines = parse(text)
+    phones = to_ipa([line.text for line in lines], language)
+    return Song(id, lines, [ipa.replace(" ", "") for ipa in phones])
+
+
+def _lrc_time(start_s: float, next_s: float | None, heard: tuple[float, float] | None) -> tuple[float, float] | None:
+    """A line ends where it was heard to end, at the latest where the next one begins."""
+    ends = [end_s for end_s in (next_s, heard[1] if heard else None) if end_s is not None and end_s > start_s]
+    return (start_s, min(ends)) if ends else heard
+
+
+def _transcript_lines(segments: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        _line(segment["text"].strip(), (segment["start_s"], segment["end_s"]), None, "transcript")
+        for segment in segments
+    ]
+
+
+def _line(text: str, time: tuple[float, float] | None, score: float | None, verdict: str) -> dict[str, Any]:
+    start_s, end_s = time or (None, None)
+    return {"start_s": start_s, "end_s": end_s, "text": text, "score": score, "verdict": verdict}

@@ -1,0 +1,101 @@
+"""musicnn: a tagger whose first filters span timbres (tall) and rhythms (long).
+
+Pons and Serra, "musicnn: pre-trained convolutional neural networks for music audio tagging", ISMIR 2019 late-breaking;
+architecture of Pons et al., "End-to-end learning for music audio tagging at scale", ISMIR 2018.
+"""
+
+from pathlib import Path
+
+import librosa
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+RATE_HZ = 16_000
+MELS = 96
+PATCH = 187  # frames of a patch, 3 s
+_TIMBRAL = (0.4, 0.7)  # height of the tall filters, as a share of the mel bands
+_TEMPORAL = (128, 64, 32)  # length of the long filters, frames
+_WIDTH = 64
+_FRONT_END = 2 * 204 + 3 * 51
+
+
+def log_mel(audio: np.ndarray) -> np.ndarray:
+    """Mono audio [samples] at RATE_HZ to the mel spectrogram float32 [frames, MELS] musicnn was trained on."""
+    power = librosa.feature.melspectrogram(y=audio, sr=RATE_HZ, n_fft=512, hop_length=256, n_mels=MELS).T
+    stored = power.astype(np.float16).astype(np.float32)  # the training set was stored with this precision
+    return np.log10(10_000 * stored + 1)
+
+
+class _Timbral(nn.Module):
+    """[batch, 1, frames, MELS] to [batch, 204, frames]: the strongest response at any height."""
+
+    def __init__(self, height: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 204, (7, height), padding=(3, 0))
+        self.norm = nn.BatchNorm2d(204, eps=1e-3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(F.relu(self.conv(x))).amax(3)
+
+
+class _Temporal(nn.Module):
+    """[batch, 1, frames, MELS] to [batch, 51, frames]: the strongest response in any mel band."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.pad = (0, 0, (length - 1) // 2, length // 2)  # as many frames out as in
+        self.conv = nn.Conv2d(1, 51, (length, 1))
+        self.norm = nn.BatchNorm2d(51, eps=1e-3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(F.relu(self.conv(F.pad(x, self.pad)))).amax(3)
+
+
+class _Layer(nn.Module):
+    """A layer of the mid-end: [batch, inputs, frames] to [batch, 64, frames]."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(inputs, _WIDTH, 7, padding=3)
+        self.norm = nn.BatchNorm1d(_WIDTH, eps=1e-3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(F.relu(self.conv(x)))
+
+
+class Musicnn(nn.Module):
+    """Patches of the log mel spectrogram [batch, PATCH, MELS] to tag probabilities [batch, tags]."""
+
+    def __init__(self, tags: int = 50) -> None:
+        super().__init__()
+        self.input_norm = nn.BatchNorm2d(1, eps=1e-3)
+        self.timbral = nn.ModuleList(_Timbral(int(share * MELS)) for share in _TIMBRAL)
+        self.temporal = nn.ModuleList(_Temporal(length) for length in _TEMPORAL)
+        self.mid_end = nn.ModuleList(_Layer(inputs) for inputs in (_FRONT_END, _WIDTH, _WIDTH))
+        pooled = 2 * (_FRONT_END + 3 * _WIDTH)
+        self.pool_norm = nn.BatchNorm1d(pooled, eps=1e-3)
+        self.penultimate = nn.Linear(pooled, 200)
+        self.penultimate_norm = nn.BatchNorm1d(200, eps=1e-3)
+        self.output = nn.Linear(200, tags)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Musicnn":
+        """The pretrained network from a folder with `model.safetensors`."""
+        model = cls()
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        return model.eval()
+
+    @torch.inference_mode()
+    def forward(self, patches: Tensor) -> Tensor:
+        x = self.input_norm(patches[:, None])
+        front = torch.cat([block(x) for block in (*self.timbral, *self.temporal)], dim=1)
+        first = self.mid_end[0](front)
+        second = self.mid_end[1](first) + first
+        third = self.mid_end[2](second) + second
+        features = torch.cat([front, first, second, third], dim=1)
+        pooled = torch.stack([features.amax(2), features.mean(2)], dim=2).flatten(1)  # max and mean of each, in turn
+        hidden = self.penultimate_norm(F.relu(self.penultimate(self.pool_norm(pooled))))
+        return torch.sigmoid(self.output(hidden))

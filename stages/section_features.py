@@ -1,0 +1,73 @@
+"""What parts of a song are compared by: harmony, timbre and level."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import librosa
+import numpy as np
+
+from stages import pcm
+
+_RATE_HZ = 22_050
+_HOP = 1024
+_N_FFT = 4096
+_MFCC = 14
+_SILENCE_DB = -100.0
+
+
+class SectionFeatures:
+    """Chroma, MFCC and power of canonical PCM, averaged over any stretches of time."""
+
+    def __init__(self, buffer: Any) -> None:
+        audio = pcm.mono(buffer, _RATE_HZ)
+        power = np.abs(librosa.stft(np.pad(audio, (0, _N_FFT)), n_fft=_N_FFT, hop_length=_HOP)) ** 2
+        mel = librosa.power_to_db(librosa.feature.melspectrogram(S=power, sr=_RATE_HZ))
+        mfcc = librosa.feature.mfcc(S=mel, n_mfcc=_MFCC)[1:]  # without the first, which is loudness
+        chroma = librosa.feature.chroma_stft(S=power, sr=_RATE_HZ, tuning=0.0, norm=2)
+        self._bands = [_centred(chroma), _centred(mfcc) / (mfcc.std(axis=1, keepdims=True) + 1e-9)]
+        self._audio = audio
+
+    def means(self, bounds_s: Sequence[float]) -> np.ndarray:
+        """One row [25] a stretch between two bounds: mean chroma and mean MFCC, each of length one."""
+        rows = [[_unit(band[:, start:end].mean(axis=1)) for band in self._bands] for start, end in _frames(bounds_s)]
+        return np.array([np.concatenate(row) for row in rows])
+
+    def levels_db(self, bounds_s: Sequence[float]) -> list[float]:
+        """RMS level in dBFS of each stretch between two bounds."""
+        return [_level_db(self._audio[start:end]) for start, end in _samples(bounds_s)]
+
+
+def active_shares(buffer: Any, bounds_s: Sequence[float], threshold_db: float) -> list[float]:
+    """For each stretch the share of its tenths of a second in which canonical PCM is louder than the threshold."""
+    audio = pcm.mono(buffer, _RATE_HZ)
+    size = _RATE_HZ // 10
+    loud = np.array([_level_db(audio[i : i + size]) > threshold_db for i in range(0, len(audio), size)])
+    return [float(loud[int(a * 10) : max(int(b * 10), int(a * 10) + 1)].mean()) for a, b in _pairs(bounds_s)]
+
+
+def _pairs(bounds_s: Sequence[float]) -> Iterator[tuple[float, float]]:
+    return zip(bounds_s[:-1], bounds_s[1:], strict=True)
+
+
+def _frames(bounds_s: Sequence[float]) -> Iterator[tuple[int, int]]:
+    for start_s, end_s in _pairs(bounds_s):
+        start = int(start_s * _RATE_HZ / _HOP)
+        yield start, max(start + 1, int(end_s * _RATE_HZ / _HOP))
+
+
+def _samples(bounds_s: Sequence[float]) -> Iterator[tuple[int, int]]:
+    for start_s, end_s in _pairs(bounds_s):
+        yield int(start_s * _RATE_HZ), int(end_s * _RATE_HZ)
+
+
+def _centred(band: np.ndarray) -> np.ndarray:
+    return band - band.mean(axis=1, keepdims=True)
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / (np.linalg.norm(vector) + 1e-9)
+
+
+def _level_db(audio: np.ndarray) -> float:
+    power = float(np.mean(np.square(audio))) if len(audio) else 0.0
+    return max(_SILENCE_DB, 10 * np.log10(power + 1e-12))

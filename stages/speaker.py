@@ -1,0 +1,50 @@
+"""Who sings: one embedding of the singer's voice a track."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from schemas import columns
+from stages import base, pcm
+from stages.nets.resemblyzer import DIM, RATE_HZ, SpeakerEncoder
+from stages.voice import voiced_spans
+
+_SEGMENT = 10 * RATE_HZ
+_MIN_SEGMENT = 2 * RATE_HZ  # a shorter rest says little; it counts only when it is all there is
+
+
+class Speaker(base.Stage):
+    """Resemblyzer's GE2E embedding of the vocal stem, averaged over 10 s segments of its voiced parts.
+
+    `embedding` has 256 values >= 0 and length 1: the dot product of two is their cosine similarity. It is all zeros
+    for a track without vocals.
+    """
+
+    name = "speaker"
+    type = columns.SPEAKER
+    reads = {"vocal_stem": pcm.PCM, "vocals": pa.struct([columns.field("has_vocals", pa.bool_())])}
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return ("resemblyzer",)
+
+    def setup(self, weights: Mapping[str, base.Weights]) -> None:
+        super().setup(weights)
+        self._encoder = SpeakerEncoder.load(weights["resemblyzer"].path)
+
+    def process(self, track: base.Track) -> dict[str, Any]:
+        segments = _voiced_segments(track["vocal_stem"]) if track["vocals"]["has_vocals"] else []
+        if not segments:
+            return self.own(embedding=[0.0] * DIM)
+        mean = np.mean([self._encoder.embed(segment) for segment in segments], axis=0)
+        return self.own(embedding=(mean / np.linalg.norm(mean)).tolist())
+
+
+def _voiced_segments(stem: Any) -> list[np.ndarray]:
+    """The voiced parts of canonical PCM, joined and cut into 10 s pieces of mono audio at RATE_HZ."""
+    audio = pcm.mono(stem, RATE_HZ)
+    voiced = np.concatenate([audio[:0], *(audio[span] for span in voiced_spans(audio))])
+    pieces = [voiced[start : start + _SEGMENT] for start in range(0, len(voiced), _SEGMENT)]
+    return [piece for piece in pieces if len(piece) >= _MIN_SEGMENT] or pieces

@@ -1,0 +1,70 @@
+"""Style tags: genre, instruments, mood, kind of voice."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from schemas import columns
+from stages import base, pcm
+from stages.nets.musicnn import PATCH, RATE_HZ, Musicnn, log_mel
+
+_BATCH = 4  # patches; the front-end takes about 30 MB for each
+
+
+class Params(base.Params):
+    """Which tags are kept.
+
+    Attributes:
+        min_score: least probability, averaged over the track.
+        max_tags: at most so many, the strongest ones.
+    """
+
+    min_score: float = 0.1
+    max_tags: int = 12
+
+
+class Tags(base.Stage):
+    """musicnn with two vocabularies: MagnaTagATune (instruments, tempo, voice) and Million Song (genre, mood, decade).
+
+    The track is cut into patches of 3 s; a tag's score is its mean probability. A tag of both vocabularies keeps its
+    higher score. `names` are in lower case and ordered by falling `scores`.
+    """
+
+    name = "tags"
+    type = columns.TAGS
+    reads = {"pcm": pcm.PCM}
+    Params = Params
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return ("musicnn-mtt", "musicnn-msd")
+
+    def setup(self, weights: Mapping[str, base.Weights]) -> None:
+        super().setup(weights)
+        self._taggers = []
+        for name in self.models:
+            labels = json.loads((weights[name].path / "labels.json").read_text(encoding="utf-8"))
+            self._taggers.append((Musicnn.load(weights[name].path), [label.lower() for label in labels]))
+
+    def process(self, track: base.Track) -> dict[str, Any]:
+        batches = _patches(pcm.mono(track["pcm"], RATE_HZ)).split(_BATCH)
+        best: dict[str, float] = {}
+        for tagger, labels in self._taggers:
+            scores = torch.cat([tagger(batch) for batch in batches]).mean(0).tolist()
+            for label, score in zip(labels, scores, strict=True):
+                best[label] = max(score, best.get(label, 0.0))
+        ranked = sorted(best.items(), key=lambda tag: (-tag[1], tag[0]))[: self.params.max_tags]
+        kept = [(name, score) for name, score in ranked if score >= self.params.min_score]
+        return self.own(names=[name for name, _ in kept], scores=[score for _, score in kept])
+
+
+def _patches(audio: np.ndarray) -> torch.Tensor:
+    """Mel patches [patches, PATCH, mels] of a track; a rest is dropped, a track too short for one patch repeated."""
+    mel = log_mel(audio)
+    if len(mel) < PATCH:
+        mel = np.resize(mel, (PATCH, mel.shape[1]))
+    whole = len(mel) // PATCH * PATCH
+    return torch.from_numpy(mel[:whole].reshape(-1, PATCH, mel.shape[1]))

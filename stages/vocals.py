@@ -1,0 +1,64 @@
+"""Is there singing, how much of the time, and the vocals on their own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from schemas import columns
+from stages import base, pcm
+from stages.nets.spleeter import Spleeter
+from stages.voice import RATE_HZ, THRESHOLD, voiced_spans
+
+
+class Params(base.Params):
+    """When a track counts as sung.
+
+    Attributes:
+        voice_threshold: probability from which on the voice detector believes in a voice.
+        min_active_ratio: least share of the track with a voice.
+        min_level_db: least energy of the vocals against the mix, both while there is a voice. What separation leaves
+            of an instrumental may sound like a voice for a while, but lies far below the mix.
+    """
+
+    voice_threshold: float = THRESHOLD
+    min_active_ratio: float = 0.05
+    min_level_db: float = -13.0
+
+
+class Vocals(base.Stage):
+    """Separates the vocals with Spleeter and looks for a voice in them with Silero VAD.
+
+    `active_ratio` is the share of the track in which a voice is heard on the stem. The working column `vocal_stem` is
+    canonical PCM as long as the track; its bandwidth is 11 kHz.
+    """
+
+    name = "vocals"
+    type = columns.VOCALS
+    reads = {"pcm": pcm.PCM}
+    working = {"vocal_stem": pcm.PCM}
+    Params = Params
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return ("spleeter-2stems",)
+
+    def setup(self, weights: Mapping[str, base.Weights]) -> None:
+        super().setup(weights)
+        self._separator = Spleeter.load(weights["spleeter-2stems"].path)
+
+    def process(self, track: base.Track) -> dict[str, Any]:
+        # Encoded piece by piece: the whole stem never exists as floats.
+        stem = b"".join(pcm.encode(piece) for piece in self._separator.separate(pcm.stereo(track["pcm"])))
+        voice = pcm.mono(stem, RATE_HZ)
+        spans = voiced_spans(voice, self.params.voice_threshold)
+        active_ratio = sum(span.stop - span.start for span in spans) / len(voice)
+        audible = _level_db(voice, pcm.mono(track["pcm"], RATE_HZ), spans) >= self.params.min_level_db
+        row = self.own(has_vocals=audible and active_ratio >= self.params.min_active_ratio, active_ratio=active_ratio)
+        return row | {"vocal_stem": stem} if "vocal_stem" in self.wanted else row
+
+
+def _level_db(part: np.ndarray, whole: np.ndarray, spans: list[slice]) -> float:
+    """Energy of `part` relative to `whole` within `spans`, in dB; minus infinity where there is nothing."""
+    part_energy, whole_energy = (sum(float(np.square(x[span]).sum()) for span in spans) for x in (part, whole))
+    return 10 * float(np.log10(part_energy / whole_energy)) if part_energy and whole_energy else -np.inf
