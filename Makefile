@@ -19,10 +19,11 @@ $(READY): requirements.lock requirements-cuda.lock pyproject.toml
 	@touch $@
 
 demo: $(READY)
+	$(BIN)/songmill models pull small demo
 	$(BIN)/songmill demo --out demo
 
 test: $(READY)
-	$(BIN)/songmill models pull small
+	$(BIN)/songmill models pull small demo test
 	$(BIN)/python -m pytest
 
 lint: $(READY)

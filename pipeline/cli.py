@@ -3,23 +3,26 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import duckdb
 import typer
 from rich.console import Console
 
-from pipeline.cluster import ClusterError
-from pipeline.config import ConfigError, build_config
-from pipeline.curate import CurateError, curate
-from pipeline.dag import DagError
-from pipeline.inspection import show_plan, show_stats
-from pipeline.manifest import ManifestError
+from pipeline.config import build_config
+from pipeline.demo import prepare
+from pipeline.errors import DataProblem, UsageProblem
+from pipeline.inspection import show_plan, show_songs, show_stats
 from pipeline.models.cli import app as models_app
 from pipeline.models.store import ModelStore
 from pipeline.plan import make_dag, make_plan
 from pipeline.stats import collect_stats, connect
 from pipeline.verification import verify_dataset
+from schemas.config import CurateConfig
 from schemas.dataset import Layout
+
+if TYPE_CHECKING:
+    from pipeline.curate import Outcome
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -86,7 +89,7 @@ def curate_command(
         license=license,
         source=origin,
     )
-    outcome = _guarded(curate, settings, ModelStore(), update=update, progress=not quiet)
+    outcome = _curate(settings, ModelStore(), update=update, progress=not quiet)
     if as_json:
         _print_json({"worked_on": outcome.worked_on, **outcome.stats.model_dump()})
         return
@@ -174,14 +177,33 @@ def verify_command(dataset: Dataset, as_json: AsJson = False) -> None:
     raise typer.Exit(DATA_PROBLEM if problems else 0)
 
 
-def main() -> None:
-    """The console script."""
-    app()
+@app.command("demo")
+def demo_command(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the songs and the dataset.")] = Path("demo"),
+) -> None:
+    """Curate a few real songs, some of them broken or copies, with the small profile, and show what came out.
+
+    [bold]Example[/]
+
+      songmill models pull small demo && songmill demo --out demo
+    """
+    store = ModelStore()
+    demo = _guarded(prepare, out / "input", store)
+    overrides = ["resources.rows_per_shard=2"]  # so few songs would fill one shard only, and one worker write it
+    dataset = out / "dataset"
+    settings = _guarded(build_config, input=str(demo.songs), output=dataset, lyrics=demo.library, overrides=overrides)
+    outcome = _curate(settings, store)
+    show_stats(_console(), str(dataset), outcome.stats)
+    show_songs(_console(), Layout(dataset))
+
+
+def _curate(settings: CurateConfig, store: ModelStore, **options: bool) -> "Outcome":
+    from pipeline.curate import curate  # here, for Ray takes seconds to import and the other commands do without
+
+    return _guarded(curate, settings, store, **options)
 
 
 def _query(dataset: Path, sql: str, as_json: bool) -> None:
-    import duckdb
-
     if not Layout(dataset).plan.exists():
         _fail(f"{dataset} is no songmill dataset", DATA_PROBLEM)
     try:
@@ -198,9 +220,9 @@ def _guarded(function: Any, *args: Any, **kwargs: Any) -> Any:
     """Call and turn the errors that users can mend into a message and an exit code."""
     try:
         return function(*args, **kwargs)
-    except (ConfigError, DagError) as error:
+    except UsageProblem as error:
         _fail(str(error), USAGE_PROBLEM)
-    except (CurateError, ClusterError, ManifestError, FileNotFoundError) as error:
+    except DataProblem as error:
         _fail(str(error), DATA_PROBLEM)
 
 
@@ -224,3 +246,7 @@ def _print_json(value: Any) -> None:
 def _console() -> Console:
     """Wide enough for tables when the output goes to a file."""
     return Console(width=None if sys.stdout.isatty() else 160)
+
+
+if __name__ == "__main__":
+    app()

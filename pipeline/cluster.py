@@ -11,6 +11,7 @@ import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 
+from pipeline.errors import DataProblem
 from pipeline.operator import Operator, OperatorSpec
 from pipeline.sink import Gatherer, SinkSpec
 from schemas.config import ResourceConfig
@@ -19,8 +20,8 @@ _ROWS_PER_OBJECT = 4096  # the todo table goes into the object store in pieces o
 _OBJECT_STORE_BYTES = 2 * 2**30
 
 
-class ClusterError(RuntimeError):
-    """A cluster that cannot place the run's operators."""
+class ClusterError(DataProblem):
+    """A cluster that cannot be reached or cannot place the run's operators."""
 
 
 @contextmanager
@@ -32,8 +33,12 @@ def cluster(resources: ResourceConfig) -> Iterator[None]:
         options = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
     else:
         options |= {"num_cpus": _local_cores(), "object_store_memory": _OBJECT_STORE_BYTES}
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(**options)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave CUDA_VISIBLE_DEVICES to the user
+
+    try:
+        ray.init(**options)
+    except (ConnectionError, ray.exceptions.RayError) as error:
+        raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {error}") from error
     try:
         yield
     finally:
@@ -97,7 +102,7 @@ def _pool(size: int) -> ray.data.ActorPoolStrategy:
 
 
 def _share(replicas: int) -> float:
-    """CPUs a replica claims: all but one, split. Ray's own tasks need a whole one, or they and the replicas deadlock."""
+    """CPUs a replica claims: all but one, split. Ray's own tasks need a whole one, or both would wait."""
     spare = max(ray.cluster_resources().get("CPU", 1.0) - 1.0, 0.0)
     return round(min(1.0, spare / replicas), 3)
 

@@ -8,13 +8,14 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from pipeline.errors import UsageProblem
 from schemas.config import CurateConfig
 from stages.registry import stage_class
 
 PROFILES = ("small", "full")
 
 
-class ConfigError(ValueError):
+class ConfigError(UsageProblem):
     """A configuration that cannot be run; the message names the key and the fix."""
 
 

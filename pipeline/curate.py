@@ -14,8 +14,9 @@ from ray.actor import ActorHandle
 from pipeline.card import write_card
 from pipeline.cluster import cluster, run_pass
 from pipeline.dag import Dag
+from pipeline.errors import DataProblem
 from pipeline.ledger import Commit, Ledger, write_durably
-from pipeline.manifest import read_manifest
+from pipeline.manifest import fill_defaults, read_manifest
 from pipeline.models.store import ModelStore
 from pipeline.operator import OperatorSpec
 from pipeline.plan import Plan, make_dag, make_plan
@@ -30,7 +31,7 @@ from schemas.dataset import Layout
 _ROUNDS = 3  # a worker that dies may lose rows which are not committed yet; they run again this often
 
 
-class CurateError(RuntimeError):
+class CurateError(DataProblem):
     """A run that cannot start or did not finish; the message says what to do."""
 
 
@@ -60,9 +61,7 @@ def curate(config: CurateConfig, store: ModelStore, *, update: bool = False, pro
     dag = make_dag(config, store)
     plan = make_plan(config, dag)
     layout = Layout(config.output.resolve())
-    manifest = read_manifest(
-        config.input.path, default_license=config.input.license, default_source=config.input.source
-    )
+    manifest = read_manifest(config.input.path)
     with _alone(layout):
         _accept_plan(layout, plan, update)
         ledger = Ledger(layout).open()
@@ -138,6 +137,7 @@ class _Run:
         scan = read_scan(self.layout, self.dag)
         wanted = pa.array({*manifest["row_id"].to_pylist(), *self.ledger.rows}, pa.string())
         scan = scan.filter(pc.is_in(scan["row_id"], wanted))
+        scan = fill_defaults(scan, license=self.config.input.license, source=self.config.input.source)
         judged = judge_scan(scan, self.dag, self.plan, self.ledger)
         return units_to_do(judged, self.dag, self.plan, self.ledger, self.layout, self.config.resources)
 

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import ValidationError
 
+from pipeline.errors import UsageProblem
 from pipeline.gates import Gate, GateError, build_gates
 from schemas import columns
 from schemas.config import CurateConfig, StageConfig
@@ -24,7 +25,7 @@ from stages.registry import ENGINES, stage_class
 NATIVE = "native"
 
 
-class DagError(ValueError):
+class DagError(UsageProblem):
     """A DAG that may not start; `problems` lists everything that is wrong with it."""
 
     def __init__(self, problems: list[str]) -> None:

@@ -24,6 +24,7 @@ DUPLICATES = pa.schema([("row_id", pa.string()), ("duplicate_of", pa.string()), 
 _BANDS, _ROWS = 64, 3
 _SCHEME, _SEED = "affine32", 1
 _ENOUGH = 32  # hashes that must be comparable before a resemblance counts
+_ALMOST = 0.999  # the most an estimate can say; 1 is for the same bytes
 
 _LOSSLESS = frozenset({"flac", "alac", "wavpack", "ape", "tta", "mlp", "truehd", "wmalossless", "tak", "shorten"})
 
@@ -97,7 +98,7 @@ class _Index:
         if signature is None:
             return None
         near = ((row_id, containment(song.sketch, self._sketches[row_id])) for row_id in self._bands.query(signature))
-        alike = [pair for pair in near if pair[1] >= self._threshold]
+        alike = [(row_id, min(share, _ALMOST)) for row_id, share in near if share >= self._threshold]
         return min(alike, key=lambda pair: (-pair[1], pair[0]), default=None)
 
 

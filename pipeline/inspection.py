@@ -3,12 +3,14 @@
 from collections.abc import Iterable
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.dag import Dag
 from pipeline.plan import Plan
-from pipeline.stats import Distribution, Stats, VerdictCount
+from pipeline.stats import Distribution, Stats, VerdictCount, connect
 from schemas.config import CurateConfig
+from schemas.dataset import Layout
 
 
 def show_stats(console: Console, name: str, stats: Stats) -> None:
@@ -27,6 +29,29 @@ def show_stats(console: Console, name: str, stats: Stats) -> None:
         console.print(_counts(stats))
     if stats.stages:
         console.print(_stages(stats))
+
+
+def show_songs(console: Console, layout: Layout) -> None:
+    """What each kept song was found to be: the columns of the small profile, one block a song."""
+    songs = connect(layout).sql(_SONGS).to_arrow_table()  # type: ignore[union-attr]
+    for song in songs.to_pylist():
+        bpm = f"{song['bpm']:.1f} BPM" if song["bpm"] else "no beat"
+        console.print(f"[bold]{escape(song['title'] or song['uri'])}[/]: {bpm}, {song['key']}, {song['tags']}")
+        console.print(f"  sections: {song['sections']}", highlight=False)
+        if song["language"]:
+            matched = f"{song['song_id']} (score {song['score']:.2f})" if song["song_id"] else "no song of the library"
+            console.print(f"  heard ({song['language']}): {escape(song['text'])}\n  lyrics: {matched}", highlight=False)
+        console.print(f"  caption: {escape(song['caption'] or '')}", highlight=False)
+
+
+_SONGS = """
+select title, uri, rhythm.bpm as bpm, key.tonic || ' ' || key.mode as key,
+  array_to_string(tags.names[1:4], ', ') as tags,
+  transcript.language as language,
+  transcript.text as text, lyrics.song_id as song_id, lyrics.score as score, caption.descriptive as caption,
+  array_to_string(list_transform(sections.items, lambda i: i.label), ' ') as sections
+from tracks order by uri
+"""
 
 
 def show_plan(console: Console, config: CurateConfig, dag: Dag, plan: Plan) -> None:

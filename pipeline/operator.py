@@ -4,7 +4,7 @@ One exception costs one row: it becomes the row's verdict, and later stages skip
 along (stored by an earlier run) are not measured again, and audio is only decoded when some stage is due.
 """
 
-import os
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
+from threadpoolctl import threadpool_limits
 
 from pipeline.dag import Node
 from pipeline.gates import Gate
@@ -50,10 +51,10 @@ class Operator:
     """A replica: its stages with their models loaded."""
 
     def __init__(self, spec: OperatorSpec, tally: ActorHandle) -> None:
-        limit_threads()
         self.spec = spec
         self.tally = tally
         self.stages = [_ready(node) for node in spec.nodes]
+        _limit_threads()
         for stage in self.stages:
             later = {c for s in self.stages for c in (*s.reads, *s.reads_if_present)} | set(spec.carried.names)
             stage.wanted = frozenset(stage.working) & later
@@ -137,12 +138,11 @@ def judge(verdict: dict[str, Any], value: dict[str, Any] | None, gates: Sequence
             }
 
 
-def limit_threads() -> None:
+def _limit_threads() -> None:
     """One thread a replica: two one-thread processes outrun one two-thread process."""
-    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
-    import torch  # not at the top: the driver needs no torch
-
-    torch.set_num_threads(1)
+    if torch := sys.modules.get("torch"):  # only some stages need it, and importing it takes seconds
+        torch.set_num_threads(1)
+    threadpool_limits(1)
 
 
 def _ready(node: Node) -> Stage:

@@ -8,6 +8,7 @@ import duckdb
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
+from pipeline.errors import DataProblem
 from pipeline.ledger import Ledger, StageTime
 from schemas.dataset import Layout
 
@@ -96,10 +97,10 @@ def collect_stats(layout: Layout) -> Stats:
     """Read a dataset's figures.
 
     Raises:
-        FileNotFoundError: the folder holds no dataset.
+        DataProblem: the folder holds no dataset.
     """
     if not layout.plan.exists():
-        raise FileNotFoundError(f"{layout.root} is no songmill dataset (it has no _songmill/plan.json)")
+        raise DataProblem(f"{layout.root} is no songmill dataset (it has no _songmill/plan.json)")
     ledger = Ledger(layout).read()
     if not ledger.commits:
         return Stats(rows=_totals({}), hours={}, shards=0, verdicts=[], distributions=[], counts={}, stages=[])

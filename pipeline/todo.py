@@ -49,17 +49,29 @@ def judge_scan(scan: pa.Table, dag: Dag, plan: Plan, ledger: Ledger) -> pa.Table
         plan: its duplicate threshold.
         ledger: rows committed as kept win over later copies.
     """
+    for node in dag.scan:
+        scan = _judge_column(scan, node.column, dag)
+    if plan.dedup:
+        return _judge_duplicates(scan, plan, ledger)
+    return scan.append_column(pa.field("dedup", columns.DEDUP), pa.nulls(scan.num_rows, columns.DEDUP))
+
+
+def _judge_column(scan: pa.Table, column: str, dag: Dag) -> pa.Table:
+    """Apply a column's thresholds, which come before the failure of a later stage.
+
+    A file so long that decode left it alone is filtered by its length, not failed by the stage that found no samples.
+    """
+    gates = [gate for gate in dag.gates if gate.column == column]
+    names = [node.name for node in dag.scan]
+    later = names[[node.column for node in dag.scan].index(column) + 1 :]
     verdicts = scan["verdict"].to_pylist()
-    for gate in dag.gates:
-        if gate.column in scan.column_names:
-            for verdict, value in zip(verdicts, scan[gate.column].to_pylist(), strict=True):
-                judge(verdict, value, [gate])
-    scan = _replace(scan, "verdict", pa.array(verdicts, columns.VERDICT))
-    return (
-        _judge_duplicates(scan, plan, ledger)
-        if plan.dedup
-        else scan.append_column(pa.field("dedup", columns.DEDUP), pa.nulls(scan.num_rows, columns.DEDUP))
-    )
+    for verdict, value in zip(verdicts, scan[column].to_pylist(), strict=True):
+        failed_later = verdict["status"] == "failed" and verdict["stage"] in later
+        judged = {**verdict, "status": "kept"} if failed_later else verdict
+        judge(judged, value, gates)
+        if judged["status"] == "filtered":
+            verdict |= judged
+    return _replace(scan, "verdict", pa.array(verdicts, columns.VERDICT))
 
 
 def _judge_duplicates(scan: pa.Table, plan: Plan, ledger: Ledger) -> pa.Table:

@@ -1,9 +1,11 @@
 """`songmill verify`: is everything there as it was committed, and every row exactly once."""
 
 from collections import Counter
+from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from pipeline.errors import DataProblem
 from pipeline.ledger import Commit, Ledger, file_digest
 from schemas.dataset import FEATURES, FOOTER_SCHEMA_VERSION, FOOTER_SHARD_DIGEST, SCHEMA_VERSION, Layout, unit_of
 
@@ -12,10 +14,10 @@ def verify_dataset(layout: Layout) -> list[str]:
     """Problems of a dataset, one line each; none when it is sound.
 
     Raises:
-        FileNotFoundError: the folder holds no dataset.
+        DataProblem: the folder holds no dataset.
     """
     if not layout.plan.exists():
-        raise FileNotFoundError(f"{layout.root} is no songmill dataset (it has no _songmill/plan.json)")
+        raise DataProblem(f"{layout.root} is no songmill dataset (it has no _songmill/plan.json)")
     ledger = Ledger(layout).read()
     problems = [problem for commit in ledger.commits.values() for problem in _unit_problems(layout, commit)]
     return problems + _row_problems(ledger) + _stray_files(layout, ledger)
@@ -39,7 +41,7 @@ def _unit_problems(layout: Layout, commit: Commit) -> list[str]:
     return problems
 
 
-def _footer_problems(name: str, path, commit: Commit, layout: Layout) -> list[str]:  # type: ignore[no-untyped-def]
+def _footer_problems(name: str, path: Path, commit: Commit, layout: Layout) -> list[str]:
     footer = pq.read_metadata(path).metadata or {}
     if footer.get(FOOTER_SCHEMA_VERSION) != str(SCHEMA_VERSION).encode():
         return [f"{name}: schema version {footer.get(FOOTER_SCHEMA_VERSION)!r}, expected {SCHEMA_VERSION}"]

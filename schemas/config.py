@@ -28,7 +28,7 @@ class StageConfig(BaseModel):
 class DedupConfig(Section):
     """Near-duplicate search over the whole scan."""
 
-    threshold: float = Field(0.5, gt=0, le=1, description="similarity from which a row is a duplicate")
+    threshold: float = Field(0.4, gt=0, le=1, description="similarity from which a row is a duplicate")
 
 
 class InputConfig(Section):

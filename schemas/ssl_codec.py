@@ -33,19 +33,13 @@ def pool(states: np.ndarray, rate_hz: float, frames: int, frame_rate_hz: float) 
     Raises:
         ValueError: a frame has no state under it.
     """
-    owner = owners(len(states), rate_hz, frame_rate_hz)
-    inside = owner < frames
-    counts = np.bincount(owner[inside], minlength=frames)
+    centres = (np.arange(len(states)) + 0.5) * (frame_rate_hz / rate_hz)
+    bounds = np.searchsorted(centres, np.arange(frames + 1))
+    counts = np.diff(bounds)
     if not counts.all():
-        raise ValueError(f"{len(states)} states at {rate_hz:g} Hz do not cover {frames} frames at {frame_rate_hz:g} Hz")
-    sums = np.zeros((frames, states.shape[1]), dtype=np.float32)
-    np.add.at(sums, owner[inside], normalize(states)[inside])
-    return sums / counts[:, None]
-
-
-def owners(states: int, rate_hz: float, frame_rate_hz: float) -> np.ndarray:
-    """For each of `states` states at `rate_hz`, the index of the frame at `frame_rate_hz` that holds its centre."""
-    return ((np.arange(states) + 0.5) * (frame_rate_hz / rate_hz)).astype(np.int64)
+        raise ValueError(f"{len(states)} states at {rate_hz:g} Hz leave some of {frames} frames empty")
+    sums = np.add.reduceat(normalize(states[: bounds[-1]]), bounds[:-1])
+    return sums / counts[:, None].astype(np.float32)
 
 
 def encode(vectors: np.ndarray) -> tuple[bytes, bytes]:

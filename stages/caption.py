@@ -1,12 +1,13 @@
 """Captions in six styles, written from the measured columns and from nothing else."""
 
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
 import pyarrow as pa
 
 from schemas import columns
-from stages.base import Params, Stage, Track
+from stages.base import Stage, Track
 from stages.caption_facts import Facts, gather
 from stages.vocal_delivery import vocal_delivery
 
@@ -26,7 +27,7 @@ class Caption(Stage):
     reads_if_present = {
         "audio": pa.struct([columns.AUDIO.field("duration_s")]),
         "rhythm": pa.struct([columns.RHYTHM.field("bpm"), columns.RHYTHM.field("time_signature")]),
-        "key": columns.KEY,
+        "key": pa.struct([columns.KEY.field(name) for name in ("tonic", "mode", "strength")]),
         "tags": pa.struct([columns.TAGS.field("names")]),
         "vocals": pa.struct([columns.VOCALS.field("has_vocals")]),
         "events": pa.struct([columns.EVENTS.field("live")]),
@@ -56,41 +57,106 @@ class Caption(Stage):
 
 
 def _simplified(facts: Facts) -> str:
-    tempo = (facts.tempo,) if facts.tempo else ()
-    with_ = _listed([*facts.instruments, *_vocals(facts)])
-    return _sentence(" ".join([*tempo, *facts.moods[:1], *facts.genres[:1], _noun(facts)]), f"with {with_}" * bool(with_))
+    adjectives = [*_known(facts.tempo), *facts.moods[:1], *facts.genres[:1]]
+    return _sentence(" ".join([*adjectives, _noun(facts)]), *_told("with {}", _heard(facts)))
 
 
 def _expanded(facts: Facts, wording: Random) -> str:
-    heard = _listed([*facts.instruments, *_vocals(facts)])
-    opening = wording.choice(("This is {}", "You hear {}", "Here is {}")).format(_article(_song(facts)))
+    opening = wording.choice(("This is {}", "You hear {}", "Here is {}"))
+    runs = wording.choice(("It runs at {} BPM", "The tempo is {} BPM"))
+    lasts = wording.choice(("It lasts {} minutes.", "Its length is {} minutes."))
     return " ".join(
         [
-            _sentence(opening, f"with {heard}" * bool(heard)),
-            *_told(facts.language, "The lyrics are in {}."),
-            *_told(facts.bpm, wording.choice(("It runs at {} BPM", "The tempo is {} BPM")) + _in_meter(facts) + "."),
-            *_told(facts.key, wording.choice(("It is in {}.", "The key is {}."))),
-            *_told(_listed(facts.parts, "then") if len(facts.parts) > 1 else None, "Its parts are {}."),
-            *_told(facts.length, wording.choice(("It lasts {} minutes.", "Its length is {} minutes."))),
-            *_told(facts.live, "It was recorded live."),
+            _sentence(opening.format(_song(facts)), *_told("with {}", _heard(facts))),
+            *_told("The lyrics are in {}.", facts.language),
+            *_told(runs + ", in {} time" * bool(facts.meter) + ".", facts.bpm, *_known(facts.meter)),
+            *_told("The key is {}.", facts.key),
+            *_told("Its parts are {}.", _listed(facts.parts)),
+            *_told(lasts, facts.length),
+            *_told("It was recorded live.", facts.live),
         ]
     )
 
 
 def _descriptive(facts: Facts, wording: Random) -> str:
-    song = _song(facts)
-    if facts.instruments:
-        carried = wording.choice(("{} shaped by {}", "{} built on {}", "{} led by {}"))
-        song = carried.format(song, _listed(facts.instruments))
-    voice = _listed(_vocals(facts))
-    language = f"in {facts.language}" if facts.language else ""
-    pace = wording.choice(("moving at a {} pace", "at a {} tempo")).format(facts.tempo) if facts.tempo else ""
-    key = f"in {facts.key}" if facts.key else ""
+    carried = wording.choice(("built on {}", "shaped by {}", "led by {}"))
+    pace = wording.choice(("moving at {} pace", "taken at {} tempo"))
+    sings = wording.choice(("It features {}", "It has {}"))
     return " ".join(
         [
-            _sentence(_article(song), pace, key),
-            *_told(voice, wording.choice(("The singing is by {}" if facts.voice else "There are {}", "It has {}")) + ".")[:1],
+            _sentence(
+                _song(facts),
+                *_told(carried, _listed(facts.instruments)),
+                *_told(pace, facts.tempo and _with_article(facts.tempo)),
+                *_told("in {}", facts.key),
+                comma=True,
+            ),
+            *([_sentence(sings.format(*_vocals(facts)), *_told("in {}", facts.language))] if facts.sung else []),
         ]
-        if not language
-        else [_sentence(_article(song), pace, key), _sentence(f"It has {voice}", language)]
     )
+
+
+def _use_cases(facts: Facts, wording: Random) -> str:
+    """What the song suits, by its tempo, by whether somebody sings, by genre and by mood."""
+    uses: list[str] = []
+    if facts.bpm:
+        uses.append(wording.choice(_PACE_USES[0 if facts.bpm < 90 else 1 if facts.bpm < 120 else 2]))
+    if facts.sung is not None:
+        uses.append(wording.choice(_SUNG_USES if facts.sung else _INSTRUMENTAL_USES))
+    uses += [f"{genre} playlists" for genre in facts.genres[:1]]
+    uses += [f"{mood} film scenes" for mood in facts.moods[:1]]
+    return _sentence(wording.choice(("Suits {}", "Good for {}", "Works for {}")).format(_listed(uses) or "listening"))
+
+
+_PACE_USES = (
+    ("winding down", "reading", "late evenings"),
+    ("driving", "cooking", "everyday listening"),
+    ("workouts", "running", "getting started"),
+)
+_SUNG_USES = ("singing along", "karaoke", "radio")
+_INSTRUMENTAL_USES = ("video backgrounds", "studying", "talking over")
+
+
+def _noun(facts: Facts) -> str:
+    return {True: "song", False: "instrumental", None: "track"}[facts.sung]
+
+
+def _song(facts: Facts) -> str:
+    """Article, moods, genres and noun: "a sad, mellow rock and pop song"."""
+    adjectives = ", ".join(facts.moods)
+    words = " ".join([*_known(adjectives), *_known(_listed(facts.genres)), _noun(facts)])
+    return _with_article(words)
+
+
+def _with_article(words: str) -> str:
+    return f"{'an' if words[0] in _VOWELS else 'a'} {words}"
+
+
+_VOWELS = "aeiouAEIOUR"  # R as in "an R&B song", the only word here with a capital R
+
+
+def _vocals(facts: Facts) -> list[str]:
+    return [facts.voice or "vocals"] if facts.sung else []
+
+
+def _heard(facts: Facts) -> str:
+    return _listed([*facts.instruments, *_vocals(facts)])
+
+
+def _known(word: str | None) -> list[str]:
+    return [word] if word else []
+
+
+def _told(template: str, fact: Any, *more: Any) -> list[str]:
+    """The template with its fact, or nothing where the fact is unknown."""
+    return [template.format(fact, *more)] if fact else []
+
+
+def _listed(words: Sequence[str]) -> str:
+    """The words as in "one, two and three"."""
+    return " and ".join([*_known(", ".join(words[:-1])), *words[-1:]])
+
+
+def _sentence(*pieces: str, comma: bool = False) -> str:
+    text = (", " if comma else " ").join(pieces)
+    return f"{text[0].upper()}{text[1:]}."

@@ -145,8 +145,8 @@ class _Samples:
 
     def __init__(self, uri: str, container: InputContainer) -> None:
         stream = container.streams.best("audio")
-        if not isinstance(stream, av.AudioStream):
-            raise NotAudio(f"{uri}: {container.format.long_name} without an audio stream")
+        if not isinstance(stream, av.AudioStream) or stream.codec_context is None:
+            raise NotAudio(f"{uri}: {container.format.long_name} without an audio stream that FFmpeg can decode")
         stream.codec_context.thread_count = 1
         self.uri = uri
         self.container = container
@@ -302,8 +302,8 @@ def _container(uri: str, file: BinaryIO) -> Iterator[InputContainer]:
     try:
         container = av.open(nameless, "r", container_options=options, metadata_errors="replace")
     except av.FFmpegError as error:
-        if head[4:8] == _MP4_MAGIC:
-            raise TruncatedAudio(f"{uri}: an MP4 whose index (moov) is missing") from error
+        if isinstance(error, av.error.EOFError) or head[4:8] == _MP4_MAGIC:  # MP4 keeps its index at the end
+            raise TruncatedAudio(f"{uri}: ends before its headers do") from error
         if head.startswith(_MAGICS):
             raise DecodeError(f"{uri}: begins as {head[:4]!r}, but its headers are damaged") from error
         raise NotAudio(f"{uri}: no format FFmpeg knows") from error

@@ -16,5 +16,7 @@ def load_essentia() -> tuple[ModuleType, str]:
         essentia.log.warningActive = False
         import essentia.standard
     except ImportError as error:
-        raise RuntimeError("Essentia is not installed: pip install songmill[essentia], or choose another engine") from error
+        raise RuntimeError(
+            "Essentia is not installed: pip install songmill[essentia], or choose another engine"
+        ) from error
     return essentia.standard, essentia.__version__

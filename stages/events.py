@@ -36,7 +36,7 @@ _EVENTS = {
 }
 
 
-class Params(base.Params):
+class EventsParams(base.Params):
     """How the probabilities of a track's patches become one.
 
     Attributes:
@@ -57,20 +57,21 @@ class Events(base.Stage):
     name = "events"
     type = columns.EVENTS
     reads = {"pcm": pcm.PCM}
-    Params = Params
+    Params = EventsParams
 
     @property
     def models(self) -> tuple[str, ...]:
+        """YAMNet, quantised to 8 bits."""
         return ("yamnet",)
 
     def setup(self, weights: Mapping[str, base.Weights]) -> None:
+        """Load the network and look up the classes of each event."""
         super().setup(weights)
         self._net = YamNet(weights["yamnet"].path)
-        self._classes = {
-            event: [self._net.classes.index(name) for name in names] for event, names in _EVENTS.items()
-        }
+        self._classes = {event: [self._net.classes.index(name) for name in names] for event, names in _EVENTS.items()}
 
     def process(self, track: base.Track) -> dict[str, Any]:
+        """Measure the `pcm` column."""
         probabilities = self._net(pcm.mono(track["pcm"], RATE_HZ))
         patches = {event: probabilities[:, classes].max(axis=1) for event, classes in self._classes.items()}
         return self.own(

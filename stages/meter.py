@@ -25,7 +25,10 @@ def find_meter(beats_s: np.ndarray, accents: np.ndarray) -> Meter:
     Fewer than four bars' worth of beats are counted as fours.
     """
     meter = DEFAULT_METER
-    if len(beats_s) >= _MIN_BARS * DEFAULT_METER and _periodicity(accents, 3) > _periodicity(accents, 4) + _TRIPLE_MARGIN:
+    if (
+        len(beats_s) >= _MIN_BARS * DEFAULT_METER
+        and _periodicity(accents, 3) > _periodicity(accents, 4) + _TRIPLE_MARGIN
+    ):
         meter = 3
     phase = max(range(min(meter, len(beats_s))), key=lambda first: accents[first::meter].mean())
     return Meter(meter, beats_s[phase::meter])

@@ -9,7 +9,7 @@ import soxr
 RATE_HZ = 44_100
 CHANNELS = 2
 PCM = pa.large_binary()
-_FULL_SCALE = 32_767.0
+_FULL_SCALE = np.float32(32_767)
 
 
 def encode(audio: np.ndarray) -> bytes:
@@ -20,13 +20,13 @@ def encode(audio: np.ndarray) -> bytes:
 def stereo(pcm: Any) -> np.ndarray:
     """Canonical PCM (any buffer) to float32 [2, frames] in -1..1."""
     frames = np.frombuffer(pcm, dtype="<i2").reshape(-1, CHANNELS)
-    return (frames.T / _FULL_SCALE).astype(np.float32)
+    return frames.T / _FULL_SCALE
 
 
 def mono(pcm: Any, rate_hz: int = RATE_HZ) -> np.ndarray:
     """Canonical PCM (any buffer) to float32 [frames] at `rate_hz`, the mean of both channels."""
     frames = np.frombuffer(pcm, dtype="<i2").reshape(-1, CHANNELS)
-    mixed = frames.mean(axis=1, dtype=np.float32) / np.float32(_FULL_SCALE)
+    mixed = frames.mean(axis=1, dtype=np.float32) / _FULL_SCALE
     return mixed if rate_hz == RATE_HZ else soxr.resample(mixed, RATE_HZ, rate_hz)
 
 

@@ -9,6 +9,7 @@ ENGINES: dict[str, dict[str, str]] = {
     "decode": {"pyav": "stages.decode:Decode"},
     "quality": {"songmill": "stages.quality:Quality"},
     "fingerprint": {"songmill": "stages.fingerprint:Fingerprint"},
+    "aesthetics": {"audiobox": "stages.aesthetics:Aesthetics"},
     "events": {"yamnet": "stages.events:Events"},
     "vocals": {"spleeter": "stages.vocals:Vocals"},
     "transcript": {"faster-whisper": "stages.transcript:Transcript"},

@@ -18,6 +18,8 @@ _CONFIDENCE_MAX = 5.32  # Essentia's scale; above 3.5 its authors call a beat tr
 _SILENT_PEAK = 1e-3  # -60 dBFS
 _RATE_HZ = 22_050
 _HOP = 256
+_N_FFT = 2048
+_NEAR = np.arange(-6, 3)  # frames around a beat: windows hear ahead, and Essentia marks short clicks 30 ms late
 _FRAME_HZ = _RATE_HZ / _HOP
 _MELS = 64
 _BASS_MELS = 5  # up to about 180 Hz
@@ -26,8 +28,9 @@ _BASS_MELS = 5  # up to about 180 Hz
 class Rhythm(Stage):
     """Beats by Essentia's RhythmExtractor2013 (multifeature: Zapata, Davies and Gomez 2014), BPM by `stages.tempo`.
 
-    `confidence` is Essentia's 0..5.32 divided by 5.32. Downbeats come from `stages.meter`: an accent is bass onset
-    plus change of chroma. Music without beats, and silence, give a null `bpm`, empty lists and confidence 0.
+    `confidence` is Essentia's 0..5.32 divided by 5.32. Downbeats come from `stages.meter`: an accent is bass onset,
+    change of chroma and, by half, onset of all bands. Music without beats, and silence, give a null `bpm`,
+    empty lists and confidence 0.
 
     Source: https://essentia.upf.edu/reference/std_RhythmExtractor2013.html
     """
@@ -55,7 +58,7 @@ class Rhythm(Stage):
         if bpm is None:
             return self.own(bpm=None, confidence=0.0, beats_s=[], downbeats_s=[], octave_confidence=0.0)
         onsets = _Onsets(audio)
-        octave = choose_octave(beats_s, bpm, onsets.full, _FRAME_HZ)
+        octave = choose_octave(beats_s, bpm, onsets.pulse, _FRAME_HZ)
         meter = find_meter(octave.beats_s, onsets.accents(octave.beats_s))
         return self.own(
             bpm=fit_bpm(octave.beats_s),
@@ -71,7 +74,7 @@ class Rhythm(Stage):
         if not len(audio) or np.abs(audio).max() < _SILENT_PEAK:
             return np.empty(0), 0.0
         _, beats_s, confidence, _, _ = self._extract(audio)
-        if len(beats_s) < 2 * MIN_BEATS: 
+        if len(beats_s) < 2 * MIN_BEATS:  # half of them must still give a tempo
             return np.empty(0), 0.0
         return beats_s.astype(np.float64), min(float(confidence) / _CONFIDENCE_MAX, 1.0)
 
@@ -81,20 +84,26 @@ class _Onsets:
 
     def __init__(self, audio: np.ndarray) -> None:
         low_rate = soxr.resample(audio, pcm.RATE_HZ, _RATE_HZ)
-        power = np.abs(librosa.stft(low_rate, n_fft=2048, hop_length=_HOP)) ** 2
-        mel = librosa.power_to_db(librosa.feature.melspectrogram(S=power, sr=_RATE_HZ, n_mels=_MELS))
-        rise = np.maximum(0.0, np.diff(mel, axis=1, prepend=mel[:, :1]))
-        self.full = rise.mean(axis=0)
-        self.bass = rise[:_BASS_MELS].mean(axis=0)
+        power = np.abs(librosa.stft(low_rate, n_fft=_N_FFT, hop_length=_HOP)) ** 2
+        mel = librosa.feature.melspectrogram(S=power, sr=_RATE_HZ, n_mels=_MELS)
+        self.pulse = _rise(librosa.power_to_db(mel)).mean(axis=0)
+        loudness = _rise(np.cbrt(mel))  # in dB a soft onset out of silence would outweigh an accent
+        self.full, self.bass = loudness.mean(axis=0), loudness[:_BASS_MELS].mean(axis=0)
         self.chroma = librosa.feature.chroma_stft(S=power, sr=_RATE_HZ, tuning=0.0, norm=2)
 
     def accents(self, beats_s: np.ndarray) -> np.ndarray:
         """How much starts at each beat: standardised bass onset + change of chroma + half the onset of all bands."""
-        frames = np.clip(np.round(beats_s * _FRAME_HZ).astype(int), 0, len(self.full) - 1)
-        near = np.clip(frames[:, None] + np.arange(-3, 4), 0, len(self.full) - 1)
-        chroma = librosa.util.sync(self.chroma, frames, aggregate=np.mean)
+        frames = np.clip(np.round(beats_s * _FRAME_HZ).astype(int), 0, len(self.pulse) - 1)
+        near = np.clip(frames[:, None] + _NEAR, 0, len(self.pulse) - 1)
+        begins = np.maximum(0, frames - _N_FFT // 2 // _HOP)  # a frame hears half a window ahead
+        chroma = librosa.util.sync(self.chroma, begins, aggregate=np.mean)
         chroma = librosa.util.normalize(chroma[:, -len(beats_s) :], norm=2)
         change = 1.0 - np.sum(chroma * np.roll(chroma, 1, axis=1), axis=0)
         change[0] = change[1:].mean()
         signals = ((1.0, self.bass[near].max(axis=1)), (1.0, change), (0.5, self.full[near].max(axis=1)))
         return sum(weight * (values - values.mean()) / (values.std() + 1e-9) for weight, values in signals)
+
+
+def _rise(bands: np.ndarray) -> np.ndarray:
+    """How much each band [bands, frames] grows from frame to frame."""
+    return np.maximum(0.0, np.diff(bands, axis=1, prepend=bands[:, :1]))

@@ -12,7 +12,7 @@ from schemas import columns
 from stages import pcm
 from stages.base import Stage, Track, Weights
 from stages.meter import meter_from_downbeats
-from stages.tempo import choose_octave, fit_bpm
+from stages.tempo import MIN_BEATS, choose_octave, fit_bpm
 
 MODEL = "beat-this-final0"
 _RATE_HZ = 22_050
@@ -63,7 +63,7 @@ class RhythmBeatThis(Stage):
         beat, downbeat = self.probabilities(log_mel(pcm.mono(track["pcm"], _RATE_HZ)))
         beats_s = peaks_s(beat)
         downbeats_s = _snap(peaks_s(downbeat), beats_s)
-        bpm = fit_bpm(beats_s)
+        bpm = fit_bpm(beats_s) if len(beats_s) >= 2 * MIN_BEATS else None  # half of them must still give a tempo
         if bpm is None:
             return self.own(bpm=None, confidence=0.0, beats_s=[], downbeats_s=[], octave_confidence=0.0)
         octave = choose_octave(beats_s, bpm, beat, _FRAME_HZ)

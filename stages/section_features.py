@@ -1,6 +1,7 @@
 """What parts of a song are compared by: harmony, timbre and level."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import librosa
@@ -37,26 +38,14 @@ class SectionFeatures:
         return [_level_db(self._audio[start:end]) for start, end in _samples(bounds_s)]
 
 
-def active_shares(buffer: Any, bounds_s: Sequence[float], threshold_db: float) -> list[float]:
-    """For each stretch the share of its tenths of a second in which canonical PCM is louder than the threshold."""
-    audio = pcm.mono(buffer, _RATE_HZ)
-    size = _RATE_HZ // 10
-    loud = np.array([_level_db(audio[i : i + size]) > threshold_db for i in range(0, len(audio), size)])
-    return [float(loud[int(a * 10) : max(int(b * 10), int(a * 10) + 1)].mean()) for a, b in _pairs(bounds_s)]
-
-
-def _pairs(bounds_s: Sequence[float]) -> Iterator[tuple[float, float]]:
-    return zip(bounds_s[:-1], bounds_s[1:], strict=True)
-
-
 def _frames(bounds_s: Sequence[float]) -> Iterator[tuple[int, int]]:
-    for start_s, end_s in _pairs(bounds_s):
+    for start_s, end_s in pairwise(bounds_s):
         start = int(start_s * _RATE_HZ / _HOP)
         yield start, max(start + 1, int(end_s * _RATE_HZ / _HOP))
 
 
 def _samples(bounds_s: Sequence[float]) -> Iterator[tuple[int, int]]:
-    for start_s, end_s in _pairs(bounds_s):
+    for start_s, end_s in pairwise(bounds_s):
         yield int(start_s * _RATE_HZ), int(end_s * _RATE_HZ)
 
 

@@ -4,7 +4,8 @@ The rules; "sung" means that somebody sings in 30 % of the part or more, and whe
 counts as sung.
 
 - The first and the last part, when unsung or unmeasured, are intro and outro: always in a song that is sung elsewhere,
-  else if they stand back behind the others (3 dB quieter than the median, or shorter than 0.6 of the mean length).
+  else if they stand back behind the others (3 dB quieter than the median, or shorter than 0.6 of the mean length)
+  and their kind never returns.
 - Other unsung parts are "inst", or "break" when 6 dB or more below the median level.
 - Of the sung kinds that return, the loudest is the chorus; a song with one sung kind has none.
 - A sung part after the first chorus whose kind never returns is the bridge, unless it is the last part.
@@ -44,7 +45,7 @@ def label_parts(parts: list[Part]) -> list[str]:
     sung = [i for i, label in enumerate(labels) if label == "verse"]
     chorus = _chorus(parts, sung)
     first_chorus = next((i for i in sung if parts[i].kind == chorus), len(parts))
-    times = Counter(parts[i].kind for i in sung)
+    times = Counter(part.kind for part in parts)
     for i in sung:
         if parts[i].kind == chorus:
             labels[i] = "chorus"
@@ -73,9 +74,11 @@ def _middle(parts: list[Part], i: int) -> str:
 
 
 def _stands_back(parts: list[Part], i: int) -> bool:
-    """Whether a part is quieter, or much shorter, than the song's usual ones."""
+    """Whether a part is heard once only and is quieter, or much shorter, than the song's usual ones."""
     quiet = parts[i].level_db <= np.median([part.level_db for part in parts]) - _QUIETER_DB
-    return bool(quiet or parts[i].length_s < _SHORT * np.mean([part.length_s for part in parts]))
+    short = parts[i].length_s < _SHORT * np.mean([part.length_s for part in parts])
+    returns = sum(part.kind == parts[i].kind for part in parts) > 1
+    return bool((quiet or short) and not returns)
 
 
 def _chorus(parts: list[Part], sung: list[int]) -> int | None:

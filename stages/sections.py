@@ -1,5 +1,6 @@
 """Song structure by self-similarity: where the parts begin, which of them return, and what they are called."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -8,20 +9,26 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.signal import find_peaks
 
 from schemas import columns
-from stages import pcm
-from stages.base import Params, Stage, Track
-from stages.section_features import SectionFeatures, active_shares
+from stages import base, pcm
+from stages.base import Stage, Track
+from stages.section_features import SectionFeatures
 from stages.section_labels import Part, label_parts
+from stages.voice import RATE_HZ as VOICE_RATE_HZ
+from stages.voice import voiced_spans
 
 _GRID_S = 0.5  # where there are no beats
 _KERNEL_S = 12.0  # how much music before and after a boundary is compared
 _PROMINENCE = 0.2  # of the largest novelty: how far a peak must stand out
-_SAME = 0.5  # cosine distance up to which two parts are one kind
-_SUNG_DB = -40.0  # level of the vocal stem above which somebody sings
+_MIN_NOVELTY = 0.05  # below it are the chance fluctuations of stationary noise
+_SAME = 0.6  # cosine distance up to which two parts are one kind
 
 
-class SectionsParams(Params):
-    """How fine the division is."""
+class Params(base.Params):
+    """How fine the division is.
+
+    Attributes:
+        min_s: shortest part.
+    """
 
     min_s: float = 8.0
 
@@ -46,7 +53,7 @@ class Sections(Stage):
         "vocals": pa.struct([columns.VOCALS.field("has_vocals")]),
         "vocal_stem": pcm.PCM,
     }
-    Params = SectionsParams
+    Params = Params
 
     @property
     def model(self) -> str:
@@ -76,7 +83,9 @@ class Sections(Stage):
         step_s = duration_s / (len(grid_s) - 1)
         novelty = _novelty(features.means(grid_s), round(_KERNEL_S / step_s))
         peaks, _ = find_peaks(
-            novelty, distance=max(1, round(self.params.min_s / step_s)), prominence=_PROMINENCE * novelty.max() + 1e-6
+            novelty,
+            distance=max(1, round(self.params.min_s / step_s)),
+            prominence=max(_MIN_NOVELTY, _PROMINENCE * novelty.max()),
         )
         bounds_s = [0.0]
         for peak in peaks:
@@ -114,14 +123,19 @@ def _kinds(means: np.ndarray) -> list[int]:
 
 
 def _vocal_shares(track: Track, bounds_s: list[float]) -> list[float | None]:
-    """How much of each part is sung: by the vocal stem, or 0 throughout where `vocals` found nobody."""
+    """The share of each part in which a voice is heard on the vocal stem; 0 where `vocals` found nobody."""
     vocals = track.get("vocals")
     if vocals and vocals["has_vocals"] is False:
         return [0.0] * (len(bounds_s) - 1)
     stem = track.get("vocal_stem")
     if stem is None:
         return [None] * (len(bounds_s) - 1)
-    return list(active_shares(stem, bounds_s, _SUNG_DB))
+    voice = pcm.mono(stem, VOICE_RATE_HZ)
+    voiced = np.zeros(len(voice))
+    for span in voiced_spans(voice):
+        voiced[span] = 1.0
+    samples = [int(bound_s * VOICE_RATE_HZ) for bound_s in bounds_s]
+    return [float(voiced[start:end].mean()) for start, end in pairwise(samples)]
 
 
 def _nearest(time_s: float, candidates_s: list[float]) -> float:

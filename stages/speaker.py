@@ -28,13 +28,16 @@ class Speaker(base.Stage):
 
     @property
     def models(self) -> tuple[str, ...]:
+        """Resemblyzer's pretrained encoder."""
         return ("resemblyzer",)
 
     def setup(self, weights: Mapping[str, base.Weights]) -> None:
+        """Load the encoder."""
         super().setup(weights)
         self._encoder = SpeakerEncoder.load(weights["resemblyzer"].path)
 
     def process(self, track: base.Track) -> dict[str, Any]:
+        """Measure the `vocal_stem` column."""
         segments = _voiced_segments(track["vocal_stem"]) if track["vocals"]["has_vocals"] else []
         if not segments:
             return self.own(embedding=[0.0] * DIM)

@@ -39,7 +39,7 @@ _ORDINALS = {
 }
 
 _CURRENCIES = {"$": "USD", "£": "GBP", "€": "EUR"}
-_MONEY = re.compile(r"([$£€])\s?(\d+(?:[.,]\d{2})?)(?!\d)|(\d+(?:[.,]\d{2})?)\s?([$£€])", re.ASCII)
+_MONEY = re.compile(r"([$£€])\s?(\d+(?:[.,]\d{1,2})?)(?!\d)|(?<![\d.,])(\d+(?:[.,]\d{1,2})?)\s?([$£€])", re.ASCII)
 # What num2words puts between the units and the cents, which are dropped where there are none.
 _BEFORE_CENTS = {
     "es": " con ", "fr": " et ", "de": " und ", "pt": " e ", "it": " e ",

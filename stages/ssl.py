@@ -9,15 +9,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from schemas import ssl_codec
-from schemas.columns import ssl_struct
-from stages import pcm
-from stages.base import Params, Stage, Track, Weights
+from schemas import columns, ssl_codec
+from stages import base, pcm
 
-LATENT_RATE_HZ = pcm.RATE_HZ / (512 * 8)  # the mel's hop times the autoencoder's stride: 10.77 Hz
+_LATENT_SAMPLES = 512 * 8  # the mel's hop times the autoencoder's stride
+_LATENT_RATE_HZ = pcm.RATE_HZ / _LATENT_SAMPLES
 
 
-class SslParams(Params):
+class Params(base.Params):
     """Which encoder, and how densely its states are stored.
 
     Attributes:
@@ -29,37 +28,41 @@ class SslParams(Params):
     rate: Literal["latent", "native"] = "latent"
 
 
-class Ssl(Stage):
+class Ssl(base.Stage):
     """States of Whisper's encoder over the whole mix, stored as `schemas.ssl_codec` says.
 
-    At the latent rate there are floor(seconds * 10.77) frames, as many as the track has latents.
+    At the latent rate there is one vector for every full latent frame of 4096 samples at 44.1 kHz.
     """
 
     name = "ssl"
-    type = ssl_struct("whisper_base")
+    type = columns.ssl_struct("whisper_base")
     reads = {"pcm": pcm.PCM}
-    Params = SslParams
+    Params = Params
 
     @property
     def models(self) -> tuple[str, ...]:
+        """The encoder to load."""
         return (self.params.model,)
 
-    def setup(self, weights: Mapping[str, Weights]) -> None:
+    def setup(self, weights: Mapping[str, base.Weights]) -> None:
+        """Load the encoder."""
         super().setup(weights)
         from stages.nets.whisper_encoder import WhisperStates  # here, for transformers takes seconds to import
 
-        self._encoder = WhisperStates(weights[self.params.model].path)
+        self._encoder = WhisperStates.load(weights[self.params.model].path)
 
-    def process(self, track: Track) -> dict[str, Any]:
-        audio = pcm.mono(track["pcm"])
-        states = self._encoder(pcm.mono(track["pcm"], self._encoder.input_rate_hz))
+    def process(self, track: base.Track) -> dict[str, Any]:
+        """Encode the mix."""
         native_hz = self._encoder.rate_hz
+        states = self._encoder(pcm.mono(track["pcm"], self._encoder.input_rate_hz))
         if self.params.rate == "native":
             return self.own(whisper_base=_stored(ssl_codec.normalize(states), native_hz))
-        frames = int(len(audio) * LATENT_RATE_HZ / pcm.RATE_HZ)
-        return self.own(whisper_base=_stored(ssl_codec.pool(states, native_hz, frames, LATENT_RATE_HZ), LATENT_RATE_HZ))
+        frames = round(pcm.duration_s(track["pcm"]) * pcm.RATE_HZ) // _LATENT_SAMPLES
+        pooled = ssl_codec.pool(states, native_hz, frames, _LATENT_RATE_HZ)
+        return self.own(whisper_base=_stored(pooled, _LATENT_RATE_HZ))
 
 
 def _stored(vectors: np.ndarray, rate_hz: float) -> dict[str, Any]:
+    frames, dim = vectors.shape
     scales, data = ssl_codec.encode(vectors)
-    return {"frames": vectors.shape[0], "dim": vectors.shape[1], "rate_hz": rate_hz, "scales": scales, "data": data}
+    return {"frames": frames, "dim": dim, "rate_hz": rate_hz, "scales": scales, "data": data}

@@ -14,7 +14,7 @@ from stages.nets.musicnn import PATCH, RATE_HZ, Musicnn, log_mel
 _BATCH = 4  # patches; the front-end takes about 30 MB for each
 
 
-class Params(base.Params):
+class TagsParams(base.Params):
     """Which tags are kept.
 
     Attributes:
@@ -36,13 +36,15 @@ class Tags(base.Stage):
     name = "tags"
     type = columns.TAGS
     reads = {"pcm": pcm.PCM}
-    Params = Params
+    Params = TagsParams
 
     @property
     def models(self) -> tuple[str, ...]:
+        """One network a vocabulary."""
         return ("musicnn-mtt", "musicnn-msd")
 
     def setup(self, weights: Mapping[str, base.Weights]) -> None:
+        """Load both taggers and their labels."""
         super().setup(weights)
         self._taggers = []
         for name in self.models:
@@ -50,6 +52,7 @@ class Tags(base.Stage):
             self._taggers.append((Musicnn.load(weights[name].path), [label.lower() for label in labels]))
 
     def process(self, track: base.Track) -> dict[str, Any]:
+        """Measure the `pcm` column."""
         batches = _patches(pcm.mono(track["pcm"], RATE_HZ)).split(_BATCH)
         best: dict[str, float] = {}
         for tagger, labels in self._taggers:

@@ -11,7 +11,7 @@ from stages.nets.spleeter import Spleeter
 from stages.voice import RATE_HZ, THRESHOLD, voiced_spans
 
 
-class Params(base.Params):
+class VocalsParams(base.Params):
     """When a track counts as sung.
 
     Attributes:
@@ -37,17 +37,20 @@ class Vocals(base.Stage):
     type = columns.VOCALS
     reads = {"pcm": pcm.PCM}
     working = {"vocal_stem": pcm.PCM}
-    Params = Params
+    Params = VocalsParams
 
     @property
     def models(self) -> tuple[str, ...]:
+        """Spleeter with two stems."""
         return ("spleeter-2stems",)
 
     def setup(self, weights: Mapping[str, base.Weights]) -> None:
+        """Load the separator."""
         super().setup(weights)
         self._separator = Spleeter.load(weights["spleeter-2stems"].path)
 
     def process(self, track: base.Track) -> dict[str, Any]:
+        """Measure the `pcm` column and keep its vocals."""
         # Encoded piece by piece: the whole stem never exists as floats.
         stem = b"".join(pcm.encode(piece) for piece in self._separator.separate(pcm.stereo(track["pcm"])))
         voice = pcm.mono(stem, RATE_HZ)

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import librosa
 import numpy as np
 import pyarrow as pa
 
 from stages.base import Stage, Weights
+
+StageT = TypeVar("StageT", bound=Stage)
 
 
 def load(path: Path, seconds: float | None = None, start_s: float = 0.0) -> np.ndarray:
@@ -17,7 +19,7 @@ def load(path: Path, seconds: float | None = None, start_s: float = 0.0) -> np.n
     return np.broadcast_to(audio, (2, audio.shape[-1])).copy()
 
 
-def ready(stage: type[Stage], weights: Callable[..., Mapping[str, Weights]], **params: Any) -> Stage:
+def ready(stage: type[StageT], weights: Callable[..., Mapping[str, Weights]], **params: Any) -> StageT:
     """A stage with its models loaded."""
     made = stage(stage.Params(**params))
     made.setup(weights(*made.models))

@@ -3,8 +3,10 @@
 
 from collections.abc import Mapping
 
+from pipeline.errors import DataProblem
 
-class ModelStoreError(Exception):
+
+class ModelStoreError(DataProblem):
     """Base of all errors of the model store."""
 
 

@@ -75,7 +75,9 @@ class Installation:
         target.mkdir(parents=True, exist_ok=True)
         reasons: dict[str, str] = {}
         for source in sources:
-            lacking = [file for file in files if not matches(file, target / file.path)]
+            lacking = _lacking(files, target)
+            if not lacking:
+                return
             try:
                 with watched(self.staging, source.size(lacking), partial(self.progress, self.entry.name, "fetch")):
                     source.fetch(lacking, target)
@@ -84,7 +86,7 @@ class Installation:
                 reasons[str(source)] = str(error)
             else:
                 return
-        if any(not matches(file, target / file.path) for file in files):
+        if _lacking(files, target):
             raise AllSourcesFailed(self.entry.name, reasons)
 
     def _sources(self) -> list[Source]:
@@ -111,3 +113,7 @@ class Installation:
     def _folders(self, mirror: Path) -> Folders:
         own = (mirror / self.entry.folder, mirror / self.entry.name)
         return Folders(mirror, (*own, mirror))
+
+
+def _lacking(files: Sequence[File], target: Path) -> list[File]:
+    return [file for file in files if not matches(file, target / file.path)]

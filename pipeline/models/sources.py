@@ -84,18 +84,20 @@ class Hub(Source):
 
     def fetch(self, files: Sequence[File], target: Path) -> None:
         """Download to the staging folder, where an interrupted download goes on, then move."""
-        import huggingface_hub as hub
+        # Imported here: every process opens the store, few ever ask the hub.
+        from huggingface_hub import errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
+        from huggingface_hub.utils import disable_progress_bars
 
-        hub.utils.disable_progress_bars()  # the growth of the staging folder is shown instead
+        disable_progress_bars()  # the growth of the staging folder is shown instead
         repo, revision = self.source.hub, self.source.revision
         try:
             # The download itself repeats for half a minute when there is no network: ask once first.
-            hub.get_hf_file_metadata(hub.hf_hub_url(repo, files[0].path, revision=revision), timeout=_HUB_ANSWER_S)
+            get_hf_file_metadata(hf_hub_url(repo, files[0].path, revision=revision), timeout=_HUB_ANSWER_S)
             for file in files:
-                fetched = hub.hf_hub_download(repo, file.path, revision=revision, local_dir=self.staging)
+                fetched = hf_hub_download(repo, file.path, revision=revision, local_dir=self.staging)
                 _parent_made(target / file.path)
                 Path(fetched).replace(target / file.path)
-        except (OSError, hub.errors.HTTPError) as error:
+        except (OSError, errors.HTTPError) as error:
             raise SourceFailed(_first_line(error)) from error
 
 

@@ -67,7 +67,7 @@ class _Layer(nn.Module):
 
 
 class Musicnn(nn.Module):
-    """Patches of the log mel spectrogram [batch, PATCH, MELS] to tag probabilities [batch, tags]."""
+    """Filters, three densely connected layers, pooling over time, two dense layers."""
 
     def __init__(self, tags: int = 50) -> None:
         super().__init__()
@@ -90,6 +90,7 @@ class Musicnn(nn.Module):
 
     @torch.inference_mode()
     def forward(self, patches: Tensor) -> Tensor:
+        """Patches of the log mel spectrogram [batch, PATCH, MELS] to tag probabilities [batch, tags]."""
         x = self.input_norm(patches[:, None])
         front = torch.cat([block(x) for block in (*self.timbral, *self.temporal)], dim=1)
         first = self.mid_end[0](front)

@@ -24,7 +24,7 @@ _TARGET_DBFS = -30.0
 
 
 class SpeakerEncoder(nn.Module):
-    """Mel spectrograms [batch, frames, 40] to embeddings [batch, DIM] of length 1, none of them negative."""
+    """An LSTM whose last state, projected, is the speaker's direction."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,6 +39,7 @@ class SpeakerEncoder(nn.Module):
         return model.eval()
 
     def forward(self, mel: Tensor) -> Tensor:
+        """Mel spectrograms [batch, frames, 40] to embeddings [batch, DIM] of length 1 without negative values."""
         _, (hidden, _) = self.lstm(mel)
         return F.normalize(F.relu(self.projection(hidden[-1])), dim=1)
 

@@ -31,11 +31,9 @@ class _Down(nn.Module):
         self.conv = nn.Conv2d(inputs, outputs, kernel_size=5, stride=2)
         self.norm = None if bottleneck else nn.BatchNorm2d(outputs, eps=1e-3)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (1, 2, 1, 2)))
-
-    def activate(self, x: Tensor) -> Tensor:
-        return x if self.norm is None else F.leaky_relu(self.norm(x), 0.2)
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        skip = self.conv(F.pad(x, (1, 2, 1, 2)))
+        return skip, skip if self.norm is None else F.leaky_relu(self.norm(skip), 0.2)
 
 
 class _Up(nn.Module):
@@ -51,7 +49,7 @@ class _Up(nn.Module):
 
 
 class UNet(nn.Module):
-    """Magnitudes [batch, 2, SEGMENT, BINS] of a mix to those of one stem, same shape."""
+    """Finds one stem."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,10 +63,11 @@ class UNet(nn.Module):
         self.mask = nn.Conv2d(1, 2, kernel_size=4, dilation=2, padding=3)
 
     def forward(self, magnitude: Tensor) -> Tensor:
+        """Magnitudes [batch, 2, SEGMENT, BINS] of a mix to those of the stem, same shape."""
         x, skips = magnitude, []
         for down in self.encoder:
-            skips.append(down(x))
-            x = down.activate(skips[-1])
+            skip, x = down(x)
+            skips.append(skip)
         skips.pop()
         for up in self.decoder[:-1]:
             x = torch.cat([skips.pop(), up(x)], dim=1)
@@ -77,6 +76,8 @@ class UNet(nn.Module):
 
 class Spleeter(nn.Module):
     """Separates singing from accompaniment."""
+
+    window: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,9 +121,9 @@ class Spleeter(nn.Module):
         spectrum[..., :BINS] *= self(spectrum[..., :BINS].abs()[None])[0]
         spectrum[..., BINS:] = 0
         frames = torch.fft.irfft(spectrum, N_FFT) * self.window / _WINDOW_GAIN
-        return F.fold(
-            frames.transpose(1, 2), (1, block.shape[1]), kernel_size=(1, N_FFT), stride=(1, HOP)
-        ).squeeze((1, 2))
+        return F.fold(frames.transpose(1, 2), (1, block.shape[1]), kernel_size=(1, N_FFT), stride=(1, HOP)).squeeze(
+            (1, 2)
+        )
 
 
 def _cut(mix: np.ndarray, start: int, size: int) -> Tensor:

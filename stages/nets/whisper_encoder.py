@@ -1,4 +1,4 @@
-"""Whisper's encoder as a feature extractor: audio to one 512-d state (base) every 20 ms.
+"""Whisper's encoder as a feature extractor: audio to one state (512-d for base) every 20 ms.
 
 Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision", 2022.
 """
@@ -12,35 +12,39 @@ from safetensors.torch import load_file
 from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-SAMPLE_RATE_HZ = 16_000
-STATE_SAMPLES = 320
-STATE_RATE_HZ = SAMPLE_RATE_HZ / STATE_SAMPLES
-_WINDOW_SAMPLES = 30 * SAMPLE_RATE_HZ  # the only length that the encoder was trained on
+_STATE_SAMPLES = 320  # a mel hop of 160, halved by the second convolution
 
 
 class WhisperStates:
-    """The states of a folder's encoder, for audio of any length."""
+    """The encoder's states for audio of any length."""
 
-    def __init__(self, folder: Path) -> None:
-        config = WhisperConfig(**json.loads((folder / "config.json").read_text()))
-        self.dim: int = config.d_model
-        self._mel = WhisperFeatureExtractor(feature_size=config.num_mel_bins)
+    def __init__(self, encoder: WhisperEncoder) -> None:
+        self._encoder = encoder
+        self._mel = WhisperFeatureExtractor(feature_size=encoder.config.num_mel_bins)
+        self.input_rate_hz: int = self._mel.sampling_rate
+        self.rate_hz: float = self._mel.sampling_rate / _STATE_SAMPLES
+
+    @classmethod
+    def load(cls, folder: Path) -> "WhisperStates":
+        """The encoder in a folder with `model.safetensors` and `config.json`."""
         with torch.device("meta"):
-            self._encoder = WhisperEncoder(config)
+            encoder = WhisperEncoder(WhisperConfig(**json.loads((folder / "config.json").read_text())))
         weights = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
-        self._encoder.load_state_dict(weights, assign=True)
-        self._encoder.eval()
+        encoder.load_state_dict(weights, assign=True)
+        return cls(encoder.eval())
 
-    @torch.inference_mode()
     def __call__(self, audio: np.ndarray) -> np.ndarray:
         """Mono audio [samples] at 16 kHz to float32 states [ceil(samples / 320), dim] at 50 Hz.
 
-        Windows of 30 s one after the other, the last one filled with silence whose states are cut off.
+        The encoder sees windows of 30 s, one after the other; the last one is filled with silence, whose states are
+        cut off.
         """
-        windows = [audio[start : start + _WINDOW_SAMPLES] for start in range(0, len(audio), _WINDOW_SAMPLES)]
-        states = [self._window(window)[: -(-len(window) // STATE_SAMPLES)] for window in windows]
-        return np.concatenate([np.zeros((0, self.dim), np.float32), *states])
+        step = self._mel.n_samples
+        windows = [audio[start : start + step] for start in range(0, len(audio), step)]
+        states = [self._window(window)[: -(-len(window) // _STATE_SAMPLES)] for window in windows]
+        return np.concatenate([np.zeros((0, self._encoder.config.d_model), np.float32), *states])
 
+    @torch.inference_mode()
     def _window(self, audio: np.ndarray) -> np.ndarray:
-        mel = self._mel(audio, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt").input_features
+        mel = self._mel(audio, sampling_rate=self.input_rate_hz, return_tensors="pt").input_features
         return self._encoder(mel).last_hidden_state[0].numpy()

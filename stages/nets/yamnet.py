@@ -67,9 +67,7 @@ class YamNet:
         shortest = _N_FFT + (_PATCH - 1) * _HOP
         audio = np.pad(audio, (0, max(0, shortest - len(audio))))
         magnitude = np.abs(librosa.stft(audio, n_fft=_N_FFT, win_length=_WINDOW, hop_length=_HOP, center=False))
-        filters = librosa.filters.mel(
-            sr=RATE_HZ, n_fft=_N_FFT, n_mels=_MELS, fmin=125, fmax=7500, htk=True, norm=None
-        )
+        filters = librosa.filters.mel(sr=RATE_HZ, n_fft=_N_FFT, n_mels=_MELS, fmin=125, fmax=7500, htk=True, norm=None)
         log_mel = np.log(filters @ magnitude + _LOG_OFFSET).T
         windows = np.lib.stride_tricks.sliding_window_view(log_mel, _PATCH, axis=0)[::_PATCH_HOP]
         return self._audio.quantize(windows.swapaxes(1, 2))[:, None, None]

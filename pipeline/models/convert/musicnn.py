@@ -31,7 +31,7 @@ def convert(source: Path, target: Path) -> None:
     """
     (checkpoint,) = source.glob("*_musicnn")
     labels = _literal(source / "configuration.py", checkpoint.name.replace("_musicnn", "_LABELS"))
-    tensors = _renamed(tf_checkpoint.load(checkpoint))
+    tensors = renamed(tf_checkpoint.load(checkpoint))
     save_file({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}, target / "model.safetensors")
     (target / "labels.json").write_text(json.dumps(labels, indent=1) + "\n", encoding="utf-8")
 
@@ -39,12 +39,15 @@ def convert(source: Path, target: Path) -> None:
 def _literal(path: Path, name: str) -> list[str]:
     """The value assigned to `name` in a Python file, which is parsed and not run."""
     for statement in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(statement, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in statement.targets):
+        if isinstance(statement, ast.Assign) and any(
+            isinstance(t, ast.Name) and t.id == name for t in statement.targets
+        ):
             return ast.literal_eval(statement.value)
     raise KeyError(f"{path.name} assigns no {name}")
 
 
-def _renamed(variables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def renamed(variables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """TensorFlow's variables as the network's parameters, in PyTorch's layouts."""
     tensors = {}
     for number, block in enumerate([*_CONVOLUTIONS, *_MID_END]):
         kernel = variables[f"{_numbered('conv2d', number)}/kernel"]  # [height, width, in, out]

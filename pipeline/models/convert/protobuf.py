@@ -1,6 +1,7 @@
-"""Reads Protocol Buffers' wire format without a schema: enough to find a tensor in a file that is trusted by its hash."""
+"""Reads Protocol Buffers' wire format without a schema: enough to find tensors in verified files."""
 
 from collections import defaultdict
+from typing import Any
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
@@ -18,13 +19,13 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
         shift += 7
 
 
-def fields(message: bytes) -> dict[int, list]:
+def fields(message: bytes) -> dict[int, list[Any]]:
     """Field number to its values in order: an int for a varint, bytes for everything else.
 
     Raises:
         ValueError: a wire type that does not exist any more (groups), so this is no such message.
     """
-    found = defaultdict(list)
+    found: dict[int, list[Any]] = defaultdict(list)
     at = 0
     while at < len(message):
         key, at = varint(message, at)

@@ -1,6 +1,7 @@
 """Spleeter's two stems (Hennequin et al., JOSS 2020): PyTorch checkpoints of numpy arrays to one safetensors file."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from safetensors.torch import save_file
 
 _CHECKPOINTS = {"vocals": "testcheckpoint0.ckpt", "accompaniment": "testcheckpoint1.ckpt"}
 # Everything a pickled float32 array refers to; the first still names the module as numpy 1 did.
-_ARRAY_GLOBALS = [
+_ARRAY_GLOBALS: list[Any] = [
     (multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
     np.ndarray,
     np.dtype,
@@ -25,7 +26,7 @@ def convert(source: Path, target: Path) -> None:
         target: folder to write into.
     """
     tensors = {
-        f"{stem}.{_renamed(name)}": torch.from_numpy(array)
+        f"{stem}.{renamed(name)}": torch.from_numpy(array)
         for stem, checkpoint in _CHECKPOINTS.items()
         for name, array in _load(source / checkpoint).items()
         if not name.startswith("down6_act")  # nothing reads the normalised bottleneck
@@ -38,7 +39,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _renamed(name: str) -> str:
+def renamed(name: str) -> str:
     """`down3_act.0.bias` to `encoder.2.norm.bias`, `up1.0.weight` to `decoder.0.conv.weight`, `up7` to `mask`."""
     block, index, parameter = name.split(".")
     if block == "up7":

@@ -7,6 +7,7 @@ the values. Only what such checkpoints use is read: one shard, blocks without co
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +60,7 @@ def _block(index: bytes, handle: bytes) -> Iterator[tuple[bytes, bytes]]:
         at += value_bytes
 
 
-def _tensor(entry: dict[int, list], values: bytes) -> np.ndarray:
+def _tensor(entry: dict[int, list[Any]], values: bytes) -> np.ndarray:
     """BundleEntryProto: dtype = 1, shape = 2 (of dims = 2 of size = 1), offset = 4, size = 5."""
     dims = protobuf.fields(entry[2][0])[2] if 2 in entry else []
     shape = [protobuf.fields(dim).get(1, [0])[0] for dim in dims]

@@ -1,0 +1,247 @@
+"""Which songs there are: a folder, a glob or a manifest becomes a table with one row a song, none of them opened."""
+
+import csv
+import io
+import json
+import logging
+import posixpath
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
+
+from pipeline.errors import DataProblem
+from pipeline.licenses import normalize_license
+from pipeline.sidecars import read_sidecars
+from pipeline.tags import read_tags
+from schemas import columns
+
+MANIFEST = pa.schema(
+    [
+        *(field for field in columns.IDENTITY if field.name != "track_id"),
+        ("size", pa.int64()),  # bytes; null where the file is missing
+        ("stamp", pa.string()),  # changes when the file does: its etag, version or time of modification
+    ]
+)
+EXTENSIONS = frozenset([".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".m4a", ".aac", ".mp4", ".aif", ".aiff"])
+
+# Manifest column -> identity column. Sidecars and tags use the same names.
+_FIELDS = {
+    "title": "title",
+    "artist": "artist",
+    "album": "album",
+    "language": "language",
+    "lyrics": "given_lyrics",
+    "license": "license",
+    "source": "source",
+}
+_STAMPS = ("ETag", "etag", "version_id", "generation", "mtime", "LastModified", "last_modified", "updated", "created")
+_STAT_THREADS = 32  # a stat of remote storage is mostly waiting
+_LISTED = 10  # lines that an error names
+
+_log = logging.getLogger("songmill.manifest")
+
+
+class ManifestError(DataProblem):
+    """The input cannot be listed; the message names the file and its lines."""
+
+
+def read_manifest(source: str) -> pa.Table:
+    """List the songs of `source` in the order of their uris.
+
+    Args:
+        source: a folder (searched recursively; hidden files and folders are left out), a glob, or a manifest: a .jsonl,
+            .csv or .parquet file with `uri` and any of title, artist, album, language, lyrics, license, source. Local
+            or any fsspec URI. A manifest's relative uris start at its folder.
+
+    Returns:
+        A table of schema `MANIFEST`. Local files have absolute paths as uris. A file that a manifest names but that is
+        not there is a row too, without size and stamp. Fields that a manifest leaves open are null; see `describe`.
+
+    Raises:
+        ManifestError: nothing found, not readable as a manifest, or rows whose uri is missing or not unique.
+    """
+    fs, path = fsspec.url_to_fs(source)
+    if fs.isdir(path):
+        rows = _listed(fs, fs.find(path, detail=True), path)
+    elif _extension(path) in _READERS and fs.isfile(path):
+        rows = _with_stat(_manifest_rows(fs, path))
+    else:
+        rows = _listed(fs, fs.glob(path, detail=True), "")
+    if not rows:
+        raise ManifestError(
+            f"{source}: no songs; expected a folder or glob of {' '.join(sorted(EXTENSIONS))} or a manifest"
+        )
+    return pa.Table.from_pylist(sorted(rows, key=lambda row: row["uri"]), MANIFEST)
+
+
+def describe(uri: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's identity fields, the open ones filled from the song's sidecars, else from its tags. Opens the files."""
+    given = {field: row.get(column) for field, column in _FIELDS.items()}
+    found: dict[str, str | None] = {}
+    for layer in (read_tags(uri), read_sidecars(uri), given):
+        found |= {field: text for field, text in layer.items() if text}
+    found["license"] = normalize_license(found.get("license"))
+    return {**row, **{column: found.get(field) for field, column in _FIELDS.items()}}
+
+
+def fill_defaults(rows: pa.Table, *, license: str | None, source: str | None) -> pa.Table:
+    """The rows with `license` and `source` where the song itself has none: the last resort after `describe`."""
+    for column, default in (("license", normalize_license(license)), ("source", source)):
+        if default:
+            rows = rows.set_column(
+                rows.column_names.index(column), MANIFEST.field(column), rows[column].fill_null(default)
+            )
+    return rows
+
+
+def row_id(uri: str) -> str:
+    """Identity of a manifest entry: 128 bits of blake2b, hexadecimal."""
+    return blake2b(uri.encode(), digest_size=16).hexdigest()
+
+
+def _listed(fs: AbstractFileSystem, files: Mapping[str, Mapping[str, Any]], root: str) -> list[dict[str, Any]]:
+    songs = {path: info for path, info in files.items() if info["type"] == "file" and _is_song(path, root)}
+    if unnamed := [path for path in songs if not _is_text(path)]:
+        _log.warning("left out, their names are not UTF-8: %s", ", ".join(map(ascii, unnamed)))
+    return [_row(_uri(fs, path), info) for path, info in songs.items() if _is_text(path)]
+
+
+def _is_song(path: str, root: str) -> bool:
+    hidden = any(part.startswith(".") for part in path.removeprefix(root).split("/"))
+    return _extension(path) in EXTENSIONS and not hidden
+
+
+def _is_text(path: str) -> bool:
+    """Bytes that are no UTF-8 come as surrogates, which no table can hold."""
+    return not any("\ud800" <= character <= "\udfff" for character in path)
+
+
+def _row(uri: str, info: Mapping[str, Any] | None, given: Mapping[str, str | None] | None = None) -> dict[str, Any]:
+    stamps = (info[key] for key in _STAMPS if info.get(key)) if info else iter(())
+    stamp = next(stamps, None)
+    identity = {column: (given or {}).get(field) for field, column in _FIELDS.items()}
+    identity["license"] = normalize_license(identity["license"])
+    return {
+        "row_id": row_id(uri),
+        "uri": uri,
+        **identity,
+        "size": info and info.get("size"),
+        "stamp": None if stamp is None else str(stamp),
+    }
+
+
+def _manifest_rows(fs: AbstractFileSystem, path: str) -> list[dict[str, str | None]]:
+    """The manifest's rows with absolute uris."""
+    name = posixpath.basename(path)
+    with fs.open(path, "rb") as file:
+        numbered = list(_READERS[_extension(path)](file, name))
+    _warn_of_unknown(name, (key for _, row in numbered for key in row))
+    rows = {line: _texts(name, line, row) for line, row in numbered}
+    if empty := [line for line, row in rows.items() if not row["uri"]]:
+        raise ManifestError(f"{name}: no uri in {_lines(empty)}")
+    folder = _uri(fs, posixpath.dirname(path))
+    for row in rows.values():
+        row["uri"] = _resolve(row["uri"], folder)
+    counts = Counter(row["uri"] for row in rows.values())
+    if twice := [line for line, row in rows.items() if counts[row["uri"]] > 1]:
+        raise ManifestError(f"{name}: the same uri more than once in {_lines(twice)}")
+    return list(rows.values())
+
+
+def _read_jsonl(file: Any, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for line, text in enumerate(file, 1):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except ValueError as error:
+            raise ManifestError(f"{name}: line {line} is no JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ManifestError(f"{name}: line {line} is no object")
+        yield line, row
+
+
+def _read_csv(file: Any, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), restval="")
+    try:
+        if "uri" not in (reader.fieldnames or ()):
+            raise ManifestError(f"{name}: line 1 names no column uri; it has {', '.join(reader.fieldnames or ())}")
+        for row in reader:
+            if None in row:
+                raise ManifestError(f"{name}: line {reader.line_num} has more fields than line 1")
+            yield reader.line_num, row
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ManifestError(f"{name}: line {reader.line_num + 1}: {error}") from error
+
+
+def _read_parquet(file: Any, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        parquet = pq.ParquetFile(file)
+    except pa.ArrowInvalid as error:
+        raise ManifestError(f"{name}: {error}") from error
+    names = parquet.schema_arrow.names
+    if "uri" not in names:
+        raise ManifestError(f"{name}: no column uri; it has {', '.join(names)}")
+    _warn_of_unknown(name, names)
+    yield from enumerate(parquet.read([n for n in names if n in ("uri", *_FIELDS)]).to_pylist(), 1)
+
+
+_READERS = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
+
+
+def _texts(name: str, line: int, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The known fields as text; blank ones are null."""
+    texts = {}
+    for key in ("uri", *_FIELDS):
+        value = row.get(key)
+        if not isinstance(value, str | int | float | None):
+            raise ManifestError(f"{name}: line {line}: {key} is no text")
+        texts[key] = (str(value).strip() or None) if value is not None else None
+    return texts
+
+
+def _warn_of_unknown(name: str, keys: Iterable[str]) -> None:
+    if unknown := sorted(set(keys) - {"uri", *_FIELDS}):
+        _log.warning("%s: unknown columns are left out: %s", name, ", ".join(unknown))
+
+
+def _with_stat(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    with ThreadPoolExecutor(_STAT_THREADS) as pool:
+        infos = pool.map(_stat, (row["uri"] for row in rows))
+        return [_row(row["uri"], info, row) for row, info in zip(rows, infos, strict=True)]
+
+
+def _stat(uri: str) -> Mapping[str, Any] | None:
+    fs, path = fsspec.url_to_fs(uri)
+    try:
+        return fs.info(path)
+    except OSError:
+        return None
+
+
+def _resolve(uri: str, folder: str) -> str:
+    """An absolute uri: as it is, or a local path, or relative to the manifest's folder."""
+    if "://" not in uri and not uri.startswith("/"):
+        uri = f"{folder.rstrip('/')}/{uri}"
+    fs, path = fsspec.url_to_fs(uri)
+    return _uri(fs, posixpath.normpath(path) if "file" in fs.protocol else path)
+
+
+def _uri(fs: AbstractFileSystem, path: str) -> str:
+    return path if "file" in fs.protocol else fs.unstrip_protocol(path)
+
+
+def _extension(path: str) -> str:
+    return posixpath.splitext(path)[1].lower()
+
+
+def _lines(lines: list[int]) -> str:
+    more = f" and {len(lines) - _LISTED} more" if len(lines) > _LISTED else ""
+    return f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines[:_LISTED]))}{more}"

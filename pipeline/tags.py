@@ -1,0 +1,88 @@
+"""What a song's own tags say about it: ID3, Vorbis comments and MP4 atoms, through mutagen."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import fsspec
+import mutagen
+from mutagen.id3 import ID3
+from mutagen.mp4 import MP4Tags
+
+from pipeline.licenses import find_license
+
+_log = logging.getLogger("songmill.manifest")
+
+# Field -> where each family of tags keeps it, in order of preference.
+_ID3 = {
+    "title": ("TIT2",),
+    "artist": ("TPE1",),
+    "album": ("TALB",),
+    "language": ("TLAN",),
+    "lyrics": ("USLT",),
+    "license": ("TXXX:LICENSE", "TXXX:license", "WCOP", "TCOP"),
+}
+_MP4 = {
+    "title": ("©nam",),
+    "artist": ("©ART",),
+    "album": ("©alb",),
+    "language": ("----:com.apple.iTunes:LANGUAGE",),
+    "lyrics": ("©lyr",),
+    "license": ("----:com.apple.iTunes:LICENSE", "cprt"),
+}
+_VORBIS = {
+    "title": ("title",),
+    "artist": ("artist",),
+    "album": ("album",),
+    "language": ("language",),
+    "lyrics": ("lyrics", "unsyncedlyrics"),
+    "license": ("license", "copyright"),
+}
+
+
+def read_tags(uri: str) -> dict[str, str]:
+    """Fields from a song's tags, by the names of the manifest; a field that they do not have is absent.
+
+    `license` is only taken where it says one: an SPDX id or a URL. A missing or damaged file has no tags.
+    """
+    try:
+        with fsspec.open(uri, "rb") as file:
+            tags = getattr(mutagen.File(file), "tags", None)
+    except OSError:
+        return {}
+    except Exception as error:  # a parser of hostile bytes; whatever it trips over must not cost the song
+        _log.warning("%s: tags cannot be read: %s", uri, error)
+        return {}
+    if not tags:
+        return {}
+    places, texts_of = _family(tags)
+    fields = {}
+    for field, keys in places.items():
+        texts = [text.strip() for key in keys for text in texts_of(key)]
+        if field == "license":
+            texts = [license for text in texts if (license := find_license(text))]
+        if text := next(filter(None, texts), None):
+            fields[field] = text
+    return fields
+
+
+def _family(tags: Any) -> tuple[Mapping[str, tuple[str, ...]], Callable[[str], list[str]]]:
+    if isinstance(tags, ID3):
+        return _ID3, lambda key: [text for frame in tags.getall(key) for text in _id3_texts(frame)]
+    places = _MP4 if isinstance(tags, MP4Tags) else _VORBIS
+    return places, lambda key: [_text(value) for value in _values(tags.get(key))]
+
+
+def _id3_texts(frame: Any) -> list[str]:
+    """A URL frame keeps its URL, USLT one text, a text frame several."""
+    if hasattr(frame, "url"):
+        return [frame.url]
+    return [frame.text] if isinstance(frame.text, str) else [str(text) for text in frame.text]
+
+
+def _values(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,71 @@
+"""How well a track is made and liked: the four scores of Audiobox Aesthetics."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from schemas import columns
+from stages import pcm
+from stages.base import Stage, Track, Weights
+
+MODEL = "audiobox-aesthetics"
+_RATE_HZ = 16_000
+_WINDOW = 10 * _RATE_HZ
+_BATCH = 4  # windows
+
+
+class Aesthetics(Stage):
+    """Content enjoyment, content usefulness, production complexity and production quality, 1..10 each.
+
+    The track is cut into windows of 10 s, the last one padded and masked; the scores are the mean over the windows,
+    weighted by how much of each is music. An empty track has null scores.
+
+    Source: Tjandra et al., "Meta Audiobox Aesthetics" (arXiv 2502.05139); the package `audiobox-aesthetics`.
+    """
+
+    name = "aesthetics"
+    type = columns.AESTHETICS
+    reads = {"pcm": pcm.PCM}
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The released network: `model.safetensors` and `config.json`."""
+        return (MODEL,)
+
+    def setup(self, weights: Mapping[str, Weights]) -> None:
+        """Load the network; RuntimeError when the library is not installed."""
+        super().setup(weights)
+        try:
+            from audiobox_aesthetics.model.aes import AesMultiOutput
+        except ImportError as error:
+            raise RuntimeError(
+                "Audiobox Aesthetics is not installed: pip install --no-deps audiobox-aesthetics"
+            ) from error
+        self._network = AesMultiOutput.from_pretrained(weights[MODEL].path).eval()
+
+    def process(self, track: Track) -> dict[str, Any]:
+        """Score the `pcm` column."""
+        audio = pcm.mono(track["pcm"], _RATE_HZ)
+        windows, heard = _windows(audio)
+        if not len(windows):
+            return self.own()
+        shares = heard.float().mean(dim=(1, 2))
+        scores = {}
+        with torch.inference_mode():
+            batches = zip(windows.split(_BATCH), heard.split(_BATCH), strict=True)
+            outputs = [self._network({"wav": wav, "mask": mask}) for wav, mask in batches]
+        for axis, scale in self._network.target_transform.items():
+            raw = torch.cat([output[axis] for output in outputs])
+            scores[axis.lower()] = float((raw * shares).sum() / shares.sum()) * scale["std"] + scale["mean"]
+        return self.own(**scores)
+
+
+def _windows(audio: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Windows [windows, 1, 160000], the last padded with zeros, and where in them the track is."""
+    count = -(-len(audio) // _WINDOW)
+    padded = np.pad(audio, (0, count * _WINDOW - len(audio)))
+    heard = np.arange(count * _WINDOW) < len(audio)
+    windows, mask = (torch.from_numpy(values).reshape(count, 1, _WINDOW) for values in (padded, heard))
+    return windows, mask

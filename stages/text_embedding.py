@@ -1,0 +1,71 @@
+"""Text embeddings: what the generator's cross-attention reads instead of a caption's letters."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from schemas import columns
+from stages import base
+
+_VARIANTS = ("simplified", "expanded", "descriptive", "synonyms", "use_cases", "analysis")
+
+
+class Params(base.Params):
+    """Which encoder, and how much of a caption it reads.
+
+    Attributes:
+        model: entry of the model store, a BERT with its tokenizer.
+        max_tokens: longest embedding, the prefix and the opening and closing tokens included.
+    """
+
+    model: str = "e5-small"
+    max_tokens: int = 256
+
+
+class TextEmbedding(base.Stage):
+    """Token states of every caption variant, little-endian float16 [tokens, 384], unpadded.
+
+    A variant that is null or blank has no item; `analysis` is read as "genre: rock; instruments: guitar, drums; ...".
+    Whoever embeds a prompt for a model trained on these must go through `stages.nets.e5` too, for the prefix.
+    """
+
+    name = "text_embedding"
+    type = columns.TEXT_EMBEDDING
+    reads = {"caption": pa.struct([columns.CAPTION.field(variant) for variant in _VARIANTS])}
+    Params = Params
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The encoder to load."""
+        return (self.params.model,)
+
+    def setup(self, weights: Mapping[str, base.Weights]) -> None:
+        """Load the encoder and its tokenizer."""
+        super().setup(weights)
+        from stages.nets.e5 import E5  # here, for transformers takes seconds to import
+
+        self._encode = E5.load(weights[self.params.model].path, self.params.max_tokens)
+
+    def process(self, track: base.Track) -> dict[str, Any]:
+        """Embed every caption variant that says something."""
+        return {self.column: [self._item(variant, text) for variant, text in _texts(track["caption"] or {})]}
+
+    def _item(self, variant: str, text: str) -> dict[str, Any]:
+        states = self._encode(text).astype("<f2")
+        tokens, dim = states.shape
+        return {"variant": variant, "tokens": tokens, "dim": dim, "data": states.tobytes(), "model": self.model}
+
+
+def _texts(caption: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The variants that say something, each as one text."""
+    for variant in _VARIANTS:
+        value = caption.get(variant)
+        text = _rendered(value) if isinstance(value, Mapping) else value or ""
+        if text.strip():
+            yield variant, text.strip()
+
+
+def _rendered(analysis: Mapping[str, Any]) -> str:
+    parts = {name: ", ".join(value) if isinstance(value, list) else value for name, value in analysis.items()}
+    return "; ".join(f"{name}: {value}" for name, value in parts.items() if value)

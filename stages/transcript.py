@@ -1,0 +1,114 @@
+"""What is sung: Whisper on the separated vocals, with times, and without what Whisper only imagines."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from faster_whisper.transcribe import Segment
+
+from schemas import columns
+from stages import base, pcm
+from stages.hallucination import Guards
+from stages.lyric_text import INSTRUMENTAL
+from stages.nets.whisper import RATE_HZ, Whisper
+
+
+class Params(Guards):
+    """Which Whisper, how it listens, and when a segment counts as made up (see `Guards`).
+
+    Attributes:
+        model: entry of the model store, a CTranslate2 Whisper.
+        device: where it runs.
+        compute_type: CTranslate2's arithmetic; "int8" is the fastest on a CPU, "float16" on a GPU.
+        beam_size: hypotheses kept while decoding.
+        voice_threshold: probability from which on Silero VAD believes in a voice. It learnt speech: at the 0.5 usual
+            for it half of the sung lines of a loud song are lost.
+        min_avg_logprob: average log probability per token of a 30 s window, max_no_speech_prob: its probability of no
+            speech. A window with less of the one and more of the other is skipped.
+        language_windows: windows of 30 s to hear before a doubtful language is decided by their majority.
+    """
+
+    model: str = "whisper-base"
+    device: Literal["cpu", "cuda"] = "cpu"
+    compute_type: str = "int8"
+    beam_size: int = 5
+    voice_threshold: float = 0.2
+    min_avg_logprob: float = -1.0
+    max_no_speech_prob: float = 0.6
+    language_windows: int = 4
+
+
+class Transcript(base.Stage):
+    """Whisper (faster-whisper) on the voiced parts of the vocal stem.
+
+    `language` is the declared one where Whisper knows it, else the one heard; null where nothing was. `text` has a line
+    a segment; it is "[inst]" for a track without vocals and empty where nothing in the vocals could be believed.
+    `avg_logprob` and `no_speech_prob` are means over the tokens of all segments, null without any.
+    """
+
+    name = "transcript"
+    type = columns.TRANSCRIPT
+    reads = {
+        "vocal_stem": pcm.PCM,
+        "vocals": pa.struct([columns.VOCALS.field("has_vocals")]),
+        "language": pa.string(),
+    }
+    Params = Params
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The Whisper to load."""
+        return (self.params.model,)
+
+    def setup(self, weights: Mapping[str, base.Weights]) -> None:
+        """Load Whisper."""
+        super().setup(weights)
+        folder = weights[self.params.model].path
+        self._whisper = Whisper.load(folder, self.params.device, self.params.compute_type)
+
+    def process(self, track: base.Track) -> dict[str, Any]:
+        """Transcribe the stem, unless nobody sings."""
+        if not track["vocals"]["has_vocals"]:
+            return self.own(text=INSTRUMENTAL, segments=[])
+        stem = pcm.mono(track["vocal_stem"], RATE_HZ)
+        heard, language = self._transcribe(stem, self._declared(track["language"]))
+        segments = [segment for segment in heard if not self.params.drop(segment, stem)]
+        return self.own(
+            text="\n".join(segment.text.strip() for segment in segments),
+            language=language if segments else None,
+            avg_logprob=_token_mean(segments, [segment.avg_logprob for segment in segments]),
+            no_speech_prob=_token_mean(segments, [segment.no_speech_prob for segment in segments]),
+            segments=[_row(segment) for segment in segments],
+        )
+
+    def _declared(self, language: str | None) -> str | None:
+        """The declared language, "pt" for "pt-BR", if the model knows it."""
+        code = (language or "").strip().lower().replace("_", "-").split("-")[0]
+        return code if code and self._whisper.speaks(code) else None
+
+    def _transcribe(self, stem: np.ndarray, language: str | None) -> tuple[list[Segment], str]:
+        segments, info = self._whisper.transcribe(
+            stem,
+            language=language,
+            language_detection_segments=self.params.language_windows,
+            beam_size=self.params.beam_size,
+            temperature=0.0,
+            condition_on_previous_text=False,  # a chorus in the prompt is an invitation to loop
+            compression_ratio_threshold=self.params.max_compression_ratio,
+            log_prob_threshold=self.params.min_avg_logprob,
+            no_speech_threshold=self.params.max_no_speech_prob,
+            word_timestamps=True,
+            vad_filter=True,
+            vad_parameters={"threshold": self.params.voice_threshold},
+        )
+        return list(segments), info.language
+
+
+def _token_mean(segments: Sequence[Segment], values: Sequence[float]) -> float | None:
+    return float(np.average(values, weights=[len(segment.tokens) for segment in segments])) if segments else None
+
+
+def _row(segment: Segment) -> dict[str, Any]:
+    words = [{"start_s": word.start, "end_s": word.end, "text": word.word.strip()} for word in segment.words or ()]
+    return {"start_s": segment.start, "end_s": segment.end, "text": segment.text.strip(), "words": words}

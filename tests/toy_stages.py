@@ -1,0 +1,120 @@
+"""Small stages that behave in ways no real one should; workers import them as `tests.toy_stages:Class`."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from schemas.columns import stage_struct
+from stages import pcm
+from stages.base import Params, Stage, Track, TrackError
+
+
+class Unlucky(TrackError):
+    """Raised for the title that the parameter names."""
+
+
+class LengthParams(Params):
+    """Parameters of `Length`."""
+
+    fails_on: str = ""
+    seconds: float = 0.0
+
+
+class Length(Stage):
+    """Length of the PCM; may dawdle, and fails on one title."""
+
+    name = "length"
+    type = stage_struct(pa.field("seconds", pa.float64()))
+    reads = {"pcm": pcm.PCM, "title": pa.string()}
+    Params = LengthParams
+
+    def process(self, track: Track) -> dict[str, Any]:
+        time.sleep(self.params.seconds)
+        if self.params.fails_on and track["title"] == self.params.fails_on:
+            raise Unlucky(f"{track['uri']}: as configured")
+        return self.own(seconds=pcm.duration_s(track["pcm"]))
+
+
+class KillerParams(Params):
+    """Parameters of `Killer`."""
+
+    always: str = ""
+    once: str = ""
+    memory: Path = Path("unset")
+
+
+class Killer(Stage):
+    """Kills its own process: on one title always, on another the first time, which it notes in a file."""
+
+    name = "killer"
+    type = stage_struct(pa.field("survived", pa.bool_()))
+    reads = {"title": pa.string()}
+    Params = KillerParams
+
+    def process(self, track: Track) -> dict[str, Any]:
+        kills = track["title"] == self.params.always
+        if track["title"] == self.params.once and not self.params.memory.exists():
+            self.params.memory.touch()
+            kills = True
+        if kills:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.own(survived=True)
+
+
+class Needy(Stage):
+    """Reads a column that nobody writes."""
+
+    name = "needy"
+    type = stage_struct(pa.field("x", pa.int32()))
+    reads = {"unobtainium": pa.int32()}
+
+    def process(self, track: Track) -> dict[str, Any]:
+        return self.own(x=track["unobtainium"])
+
+
+class Mistyped(Stage):
+    """Reads a field of `audio` as another type than it has."""
+
+    name = "mistyped"
+    type = stage_struct(pa.field("x", pa.int32()))
+    reads = {"audio": pa.struct([pa.field("codec", pa.int64())])}
+
+    def process(self, track: Track) -> dict[str, Any]:
+        return self.own(x=1)
+
+
+class Usurper(Stage):
+    """Owns a column that `decode` owns."""
+
+    name = "usurper"
+    column = "audio"
+    type = stage_struct(pa.field("x", pa.int32()))
+
+    def process(self, track: Track) -> dict[str, Any]:
+        return self.own(x=1)
+
+
+class Ping(Stage):
+    """Waits for `Pong`."""
+
+    name = "ping"
+    type = pa.int32()
+    reads = {"pong": pa.int32()}
+
+    def process(self, track: Track) -> dict[str, Any]:
+        return {"ping": 1}
+
+
+class Pong(Stage):
+    """Waits for `Ping`."""
+
+    name = "pong"
+    type = pa.int32()
+    reads = {"ping": pa.int32()}
+
+    def process(self, track: Track) -> dict[str, Any]:
+        return {"pong": 1}
