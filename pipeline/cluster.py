@@ -34,6 +34,7 @@ def cluster(resources: ResourceConfig) -> Iterator[None]:
     else:
         options |= {"num_cpus": _local_cores(), "object_store_memory": _OBJECT_STORE_BYTES}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave CUDA_VISIBLE_DEVICES to the user
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it calls the restart of a lost worker an error
 
     try:
         ray.init(**options)

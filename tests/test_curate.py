@@ -17,7 +17,7 @@ import pytest
 from datasets import load_dataset
 
 from pipeline.ledger import file_digest
-from tests.audio import clicks, silence, tone, write
+from tests.audio import noise, silence, tone, write
 from tests.command import ROOT, environment, inspected, queried, songmill, start
 from tests.tracks import load
 
@@ -239,11 +239,11 @@ def test_songs_that_come_later_are_added_and_a_later_copy_never_wins(clips, tmp_
     songmill(*command, **cluster)
     before = digests(out)
     shutil.copy(first, songs / "a better.flac")
-    write(songs / "c clicks.wav", clicks(120, 8))
+    write(songs / "c noise.wav", noise(8))
     songmill(*command, **cluster)
     assert before.items() <= digests(out).items()
     kept = queried(out, "select uri from tracks order by 1")
-    assert [Path(row["uri"]).name for row in kept] == ["b lossy.mp3", "c clicks.wav"]
+    assert [Path(row["uri"]).name for row in kept] == ["b lossy.mp3", "c noise.wav"]
 
 
 def test_a_second_writer_is_turned_away(clips, tmp_path):
