@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -31,11 +35,18 @@ def songmill(*arguments: object, code: int = 0, **env: str) -> tuple[str, str]:
     return out, err
 
 
+def asked(*arguments: object, code: int = 0) -> str:
+    """`songmill ARGUMENTS` in this process, for commands that start nothing; its stdout, or what it says on stderr."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, f"exit {result.exit_code}\n{result.output}\n{result.exception!r}"
+    return result.stderr or result.stdout
+
+
 def inspected(dataset: Path) -> dict[str, Any]:
     """What `songmill inspect --json` says of a dataset."""
-    return json.loads(songmill("inspect", dataset, "--json")[0])
+    return json.loads(asked("inspect", dataset, "--json"))
 
 
 def queried(dataset: Path, sql: str) -> list[dict[str, Any]]:
     """Rows of a query over `tracks` and `quarantine`."""
-    return json.loads(songmill("inspect", dataset, "--sql", sql, "--json")[0])
+    return json.loads(asked("inspect", dataset, "--sql", sql, "--json"))

@@ -9,6 +9,11 @@ from pipeline.models.store import ModelStore
 from stages.base import Weights
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first, so that two processes end at about the same time."""
+    items.sort(key=lambda item: item.path.stem not in ("test_curate", "test_small_profile"))
+
+
 @pytest.fixture(scope="session")
 def weights() -> Callable[..., Mapping[str, Weights]]:
     """`weights("whisper-base")` is what a stage's `setup` takes; missing entries are pulled."""

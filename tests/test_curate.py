@@ -18,7 +18,7 @@ from datasets import load_dataset
 
 from pipeline.ledger import file_digest
 from tests.audio import noise, silence, tone, write
-from tests.command import ROOT, environment, inspected, queried, songmill, start
+from tests.command import ROOT, asked, environment, inspected, queried, songmill, start
 from tests.tracks import load
 
 Audio = Callable[[str, str], Path]
@@ -52,17 +52,9 @@ def clips(audio: Audio, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def curate_clips(clips: Path, out: Path, *more: object) -> tuple[object, ...]:
-    return (
-        "curate",
-        clips,
-        "--out",
-        out,
-        "--set",
-        "resources.rows_per_shard=1",
-        "--set",
-        "audio.min_duration_s=2",
-        *more,
-    )
+    """The command: one song a shard, one worker, for clips of 6 s."""
+    settings = ("resources.rows_per_shard=1", "resources.replicas=1", "audio.min_duration_s=2")
+    return ("curate", clips, "--out", out, *(f"--set={setting}" for setting in settings), *more)
 
 
 def digests(dataset: Path) -> dict[str, tuple[str, int]]:
@@ -103,7 +95,7 @@ class TestAccounting:
         rows = inspected(dataset)["rows"]
         songs = [path for path in corpus.iterdir() if path.suffix != ".txt"]
         assert rows == {"kept": 3, "filtered": 4, "failed": 3, "total": len(songs)}
-        assert "as committed" in songmill("verify", dataset)[0]
+        assert "as committed" in asked("verify", dataset)
 
     def test_each_is_turned_away_by_the_right_stage_for_the_right_reason(self, dataset: Path):
         rows = queried(
@@ -134,7 +126,7 @@ class TestAccounting:
 
     def test_the_same_command_again_does_nothing(self, corpus: Path, dataset: Path):
         before = digests(dataset)
-        said, _ = songmill("curate", corpus, "--out", dataset, "--stages", SIGNAL_STAGES, "--license", "CC-BY-4.0")
+        said = asked("curate", corpus, "--out", dataset, "--stages", SIGNAL_STAGES, "--license", "CC-BY-4.0")
         assert "0 worked on now" in said
         assert digests(dataset) == before
 
@@ -175,7 +167,7 @@ class TestKilled:
             out, "select count(*) as n, count(distinct row_id) as ids, count(distinct uri) as uris from tracks"
         )
         assert rows == [{"n": 8, "ids": 8, "uris": 8}]
-        songmill("verify", out)
+        asked("verify", out)
 
     def test_a_worker_that_dies_is_replaced_and_the_song_that_kills_it_is_set_aside(self, clips, tmp_path, cluster):
         out = tmp_path / "dataset"
@@ -206,7 +198,7 @@ class TestPlanChanges:
         out, config = dataset
         before = digests(out)
         changed = ("--set", "length.fails_on=nobody", "--set", "quality.min_loudness_lufs=-10")
-        _, err = songmill(*curate_clips(clips, out, "--config", config, *changed), code=1)
+        err = asked(*curate_clips(clips, out, "--config", config, *changed), code=1)
         assert "column length: fails_on" in err
         assert "gate quality.min_loudness_lufs: -45.0 -> -10.0" in err
         assert digests(out) == before
@@ -227,7 +219,7 @@ class TestPlanChanges:
         assert inspected(out)["rows"] == {"kept": 7, "filtered": 0, "failed": 1, "total": 8}
         failed = queried(out, "select title, verdict.stage, verdict.reason, verdict.message from quarantine")[0]
         assert (failed["title"], failed["stage"], failed["reason"]) == ("happy_electronic_1 2", "length", "Unlucky")
-        songmill("verify", out)
+        asked("verify", out)
 
 
 def test_songs_that_come_later_are_added_and_a_later_copy_never_wins(clips, tmp_path, cluster):
@@ -235,7 +227,7 @@ def test_songs_that_come_later_are_added_and_a_later_copy_never_wins(clips, tmp_
     songs.mkdir()
     first = sorted(clips.iterdir())[0]
     write(songs / "b lossy.mp3", load(first), kbps=128)
-    command = ("curate", songs, "--out", out, "--stages", "decode,quality,fingerprint")
+    command = curate_clips(songs, out, "--stages", "decode,quality,fingerprint")
     songmill(*command, **cluster)
     before = digests(out)
     shutil.copy(first, songs / "a better.flac")
@@ -252,21 +244,21 @@ def test_a_second_writer_is_turned_away(clips, tmp_path):
     out = tmp_path / "dataset"
     (out / "_songmill").mkdir(parents=True)
     with FileLock(out / "_songmill" / "lock"):
-        _, err = songmill(*curate_clips(clips, out, "--stages", "decode"), code=1)
+        err = asked(*curate_clips(clips, out, "--stages", "decode"), code=1)
     assert "another songmill process" in err
 
 
 def test_an_unknown_column_is_refused_before_anything_starts(clips, tmp_path):
     config = tmp_path / "run.yaml"
     config.write_text("stages: {decode: {}, needy: {engine: 'tests.toy_stages:Needy'}}\n")
-    _, err = songmill(*curate_clips(clips, tmp_path / "dataset", "--config", config), code=2)
+    err = asked(*curate_clips(clips, tmp_path / "dataset", "--config", config), code=2)
     assert "'needy' reads column 'unobtainium', which no stage writes" in err
     assert not (tmp_path / "dataset").exists()
 
 
 def _slow_config(folder: Path) -> Path:
     config = folder / "slow.yaml"
-    config.write_text("stages: {decode: {}, quality: {}, length: {engine: 'tests.toy_stages:Length', seconds: 1.5}}\n")
+    config.write_text("stages: {decode: {}, quality: {}, length: {engine: 'tests.toy_stages:Length', seconds: 0.7}}\n")
     return config
 
 
