@@ -124,9 +124,11 @@ class _Run:
             with shown(title, rows.num_rows, tally, enabled=self.progress):
                 try:
                     work(rows, tally)
-                except ray.exceptions.RayError:
+                except ray.exceptions.RayError as error:
+                    if broken := ray.get(tally.broken.remote()):
+                        raise CurateError(broken) from error
                     if attempt == _ROUNDS - 1:
-                        raise
+                        raise CurateError(f"the cluster failed {_ROUNDS} times, at last with: {error}") from error
         if missing := left().num_rows:
             raise CurateError(f"{missing} rows are not committed after {_ROUNDS} rounds; run the same command again")
 

@@ -53,7 +53,7 @@ class Operator:
     def __init__(self, spec: OperatorSpec, tally: ActorHandle) -> None:
         self.spec = spec
         self.tally = tally
-        self.stages = [_ready(node) for node in spec.nodes]
+        self.stages = [self._ready(node) for node in spec.nodes]
         _limit_threads()
         for stage in self.stages:
             later = {c for s in self.stages for c in (*s.reads, *s.reads_if_present)} | set(spec.carried.names)
@@ -64,6 +64,16 @@ class Operator:
         """Measure and judge every row of a block; same rows, same order, all declared columns."""
         parts = (block.slice(start, self.batch_rows) for start in range(0, block.num_rows, self.batch_rows))
         return pa.concat_tables(self._batch(part) for part in parts)
+
+    def _ready(self, node: Node) -> Stage:
+        try:
+            stage = node.build()
+            stage.setup(node.weights)
+        except Exception as error:
+            # Ray buries what a constructor raises; the driver asks the tally for the message instead.
+            ray.get(self.tally.report_broken.remote(f"stage {node.name!r} cannot start: {_describe(error)}"))
+            raise
+        return stage
 
     def _batch(self, rows: pa.Table) -> pa.Table:
         rows = self._admit(rows)
@@ -143,12 +153,6 @@ def _limit_threads() -> None:
     if torch := sys.modules.get("torch"):  # only some stages need it, and importing it takes seconds
         torch.set_num_threads(1)
     threadpool_limits(1)
-
-
-def _ready(node: Node) -> Stage:
-    stage = node.build()
-    stage.setup(node.weights)
-    return stage
 
 
 def _run(stage: Stage, batch: pa.Table) -> tuple[dict[str, pa.Array], dict[int, Exception]]:

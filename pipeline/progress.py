@@ -46,6 +46,7 @@ class Tally:
         self._finished: dict[str, str] = {}
         self._audio_s = 0.0
         self._stage_s: defaultdict[str, float] = defaultdict(float)
+        self._broken: str | None = None
 
     def begun(self, row_ids: list[str], operator: str) -> dict[str, int]:
         """How often an operator has now begun each of these rows."""
@@ -61,6 +62,14 @@ class Tally:
             self._finished[row["row_id"]] = row["status"]
             for step in row["timing"]:
                 self._stage_s[step["stage"]] += step["seconds"]
+
+    def report_broken(self, message: str) -> None:
+        """A stage cannot start, which repeating will not mend."""
+        self._broken = message
+
+    def broken(self) -> str | None:
+        """Why the pass cannot go on, if so."""
+        return self._broken
 
     def snapshot(self) -> Snapshot:
         """The counts so far."""

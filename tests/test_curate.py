@@ -15,6 +15,7 @@ import duckdb
 import psutil
 import pytest
 from datasets import load_dataset
+from filelock import FileLock
 
 from pipeline.ledger import file_digest
 from tests.audio import noise, silence, tone, write
@@ -143,104 +144,115 @@ class TestAccounting:
         assert all("essentia" in model for _, model in found)
 
 
-class TestKilled:
-    """Killed at any point, the same command again finishes: no track twice, none missing, commits untouched."""
+class TestTheLifeOfADataset:
+    """Killed three times, finished, added to, refused another plan, judged anew, updated. The tests run in order."""
 
-    def test_sigkill_of_the_driver_in_the_scan_and_twice_in_the_curation(self, clips, tmp_path, cluster):
-        out = tmp_path / "dataset"
-        slow = ("--set", "resources.rows_per_scan_part=1", "--config", _slow_config(tmp_path))
-        command = curate_clips(clips, out, *slow)
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return tmp_path_factory.mktemp("life")
+
+    @pytest.fixture(scope="class")
+    def songs(self, clips: Path, folder: Path) -> Path:
+        """The clips, one of them only as an MP3 for now."""
+        songs = Path(shutil.copytree(clips, folder / "songs"))
+        (songs / "calm_acoustic_1 2.flac").unlink()
+        lossy = load(clips / "calm_acoustic_1 2.flac")
+        write(songs / "calm_acoustic_1 2.mp3", lossy, kbps=128, metadata={"title": "calm_acoustic_1 2"})
+        return songs
+
+    @pytest.fixture(scope="class")
+    def command(self, songs: Path, folder: Path) -> tuple[object, ...]:
+        config = folder / "run.yaml"
+        length = "{engine: 'tests.toy_stages:Length', seconds: 0.7}"  # time to be killed in
+        config.write_text(f"stages: {{decode: {{}}, quality: {{}}, fingerprint: {{}}, length: {length}}}\n")
+        return curate_clips(songs, folder / "dataset", "--set=resources.rows_per_scan_part=1", "--config", config)
+
+    @pytest.fixture(scope="class")
+    def dataset(self, folder: Path) -> Path:
+        return folder / "dataset"
+
+    def test_killed_in_the_scan_and_twice_in_the_curation_it_finishes(self, command, dataset, cluster):
         committed: dict[str, tuple[str, int]] = {}
-        for moment in (
-            "_songmill/scan/part-*.parquet",
-            "_songmill/commits/*.json",
-            "_songmill/commits/00000[3-9].json",
-        ):
-            _kill_when(lambda moment=moment: any(out.glob(moment)), *command, **cluster)
-            before, committed = committed, _committed_digests(out)
+        moments = ("scan/part-*.parquet", "commits/*.json", "commits/00000[3-9].json")
+        for moment in moments:
+            _kill_when(lambda moment=moment: any(dataset.glob(f"_songmill/{moment}")), *command, **cluster)
+            before, committed = committed, _committed_digests(dataset)
             assert before.items() <= committed.items()
         assert 0 < len(committed) < 8
         songmill(*command, **cluster)
-        assert committed.items() <= digests(out).items()
-        assert inspected(out)["rows"] == {"kept": 8, "filtered": 0, "failed": 0, "total": 8}
-        rows = queried(
-            out, "select count(*) as n, count(distinct row_id) as ids, count(distinct uri) as uris from tracks"
+        assert committed.items() <= digests(dataset).items()
+        assert inspected(dataset)["rows"] == {"kept": 8, "filtered": 0, "failed": 0, "total": 8}
+        counts = "select count(*) as n, count(distinct row_id) as ids, count(distinct uri) as uris from tracks"
+        assert queried(dataset, counts) == [{"n": 8, "ids": 8, "uris": 8}]
+        assert "as committed" in asked("verify", dataset)
+
+    def test_later_songs_are_added_and_a_later_copy_never_wins(self, clips, songs, command, dataset, cluster):
+        before = digests(dataset)
+        shutil.copy(clips / "calm_acoustic_1 2.flac", songs / "a better copy.flac")
+        write(songs / "noise.wav", noise(8), metadata={"title": "noise"})
+        songmill(*command, **cluster)
+        assert before.items() <= digests(dataset).items()
+        assert inspected(dataset)["rows"] == {"kept": 9, "filtered": 1, "failed": 0, "total": 10}
+        copy = queried(
+            dataset,
+            "select q.uri, t.uri as kept from quarantine q join tracks t on t.row_id = q.dedup.duplicate_of",
         )
-        assert rows == [{"n": 8, "ids": 8, "uris": 8}]
-        asked("verify", out)
+        assert [(Path(c["uri"]).name, Path(c["kept"]).name) for c in copy] == [
+            ("a better copy.flac", "calm_acoustic_1 2.mp3")
+        ]
 
-    def test_a_worker_that_dies_is_replaced_and_the_song_that_kills_it_is_set_aside(self, clips, tmp_path, cluster):
-        out = tmp_path / "dataset"
-        config = tmp_path / "run.yaml"
-        config.write_text(
-            "stages:\n  decode: {}\n  killer:\n    engine: tests.toy_stages:Killer\n    always: calm_acoustic_1 2\n"
-            f"    once: calm_acoustic_1 14\n    memory: {tmp_path / 'memory'}\n"
-        )
-        songmill(*curate_clips(clips, out, "--config", config, "--set", "resources.max_attempts=2"), **cluster)
-        assert (tmp_path / "memory").exists()
-        assert inspected(out)["rows"] == {"kept": 7, "filtered": 0, "failed": 1, "total": 8}
-        failed = queried(out, "select title, verdict.reason, verdict.attempts from quarantine")
-        assert failed == [{"title": "calm_acoustic_1 2", "reason": "WorkerDied", "attempts": 3}]
-
-
-class TestPlanChanges:
-    """Another plan on the same dataset is refused, or with --update makes anew what changed and nothing else."""
-
-    @pytest.fixture(scope="class")
-    def dataset(self, clips, cluster, tmp_path_factory) -> tuple[Path, Path]:
-        folder = tmp_path_factory.mktemp("plans")
-        config = folder / "run.yaml"
-        config.write_text("stages:\n  decode: {}\n  quality: {}\n  length: {engine: 'tests.toy_stages:Length'}\n")
-        songmill(*curate_clips(clips, folder / "dataset", "--config", config), **cluster)
-        return folder / "dataset", config
-
-    def test_another_plan_is_refused_with_a_diff(self, clips, dataset):
-        out, config = dataset
-        before = digests(out)
-        changed = ("--set", "length.fails_on=nobody", "--set", "quality.min_loudness_lufs=-10")
-        err = asked(*curate_clips(clips, out, "--config", config, *changed), code=1)
+    def test_another_plan_is_refused_with_a_diff(self, command, dataset):
+        before = digests(dataset)
+        err = asked(*command, "--set=length.fails_on=nobody", "--set=quality.min_loudness_lufs=-10", code=1)
         assert "column length: fails_on" in err
         assert "gate quality.min_loudness_lufs: -45.0 -> -10.0" in err
-        assert digests(out) == before
+        assert digests(dataset) == before
 
-    def test_update_judges_anew_and_makes_only_what_changed(self, clips, dataset, cluster):
-        out, config = dataset
-        quietest = queried(out, "select title, quality.loudness_lufs as l from tracks order by 2 limit 1")[0]
-        stages_before = {stage["stage"]: stage["rows"] for stage in inspected(out)["stages"]}
-        gate = ("--set", f"quality.min_loudness_lufs={quietest['l'] + 0.01}", "--update")
-        songmill(*curate_clips(clips, out, "--config", config, *gate), **cluster)
-        assert inspected(out)["rows"] == {"kept": 7, "filtered": 1, "failed": 0, "total": 8}
-        assert queried(out, "select title, length.seconds as s from quarantine")[0]["title"] == quietest["title"]
-        assert stages_before["length"] == 8
-        assert not {"decode", "length"} & {stage["stage"] for stage in inspected(out)["stages"]}  # nothing ran again
+    def test_update_judges_anew_without_running_a_stage(self, command, dataset, cluster):
+        quietest = queried(dataset, "select title, quality.loudness_lufs as l from tracks order by 2 limit 1")[0]
+        songmill(*command, f"--set=quality.min_loudness_lufs={quietest['l'] + 0.01}", "--update", **cluster)
+        assert inspected(dataset)["rows"] == {"kept": 8, "filtered": 2, "failed": 0, "total": 10}
+        turned_away = "select title, length.seconds as s from quarantine where verdict.reason = 'min_loudness_lufs'"
+        (row,) = queried(dataset, turned_away)
+        assert row["title"] == quietest["title"]
+        assert row["s"] > 5
+        assert not {"decode", "length"} & {stage["stage"] for stage in inspected(dataset)["stages"]}
 
-        failing = ("--set", "length.fails_on=happy_electronic_1 2", "--update")
-        songmill(*curate_clips(clips, out, "--config", config, *failing), **cluster)
-        assert inspected(out)["rows"] == {"kept": 7, "filtered": 0, "failed": 1, "total": 8}
-        failed = queried(out, "select title, verdict.stage, verdict.reason, verdict.message from quarantine")[0]
+    def test_update_makes_a_changed_column_anew_and_an_error_costs_one_row(self, command, dataset, cluster):
+        songmill(*command, "--set=length.fails_on=happy_electronic_1 2", "--update", **cluster)
+        assert inspected(dataset)["rows"] == {"kept": 8, "filtered": 1, "failed": 1, "total": 10}
+        (failed,) = queried(dataset, "select title, verdict.* from quarantine where verdict.status = 'failed'")
         assert (failed["title"], failed["stage"], failed["reason"]) == ("happy_electronic_1 2", "length", "Unlucky")
-        asked("verify", out)
+        assert "as configured" in failed["message"]
+        assert "as committed" in asked("verify", dataset)
+
+    def test_a_stage_that_cannot_start_ends_the_run_with_its_message(self, command, dataset, folder, cluster):
+        config = folder / "broken.yaml"
+        config.write_text(
+            "stages: {decode: {}, quality: {}, fingerprint: {}, broken: {engine: 'tests.toy_stages:Broken'}}"
+        )
+        before = digests(dataset)
+        _, err = songmill(*command, "--config", config, "--update", code=1, **cluster)
+        assert "error: stage 'broken' cannot start: no such library" in err
+        assert "Traceback" not in err
+        assert digests(dataset) == before
 
 
-def test_songs_that_come_later_are_added_and_a_later_copy_never_wins(clips, tmp_path, cluster):
-    songs, out = tmp_path / "songs", tmp_path / "dataset"
-    songs.mkdir()
-    first = sorted(clips.iterdir())[0]
-    write(songs / "b lossy.mp3", load(first), kbps=128)
-    command = curate_clips(songs, out, "--stages", "decode,quality,fingerprint")
-    songmill(*command, **cluster)
-    before = digests(out)
-    shutil.copy(first, songs / "a better.flac")
-    write(songs / "c noise.wav", noise(8))
-    songmill(*command, **cluster)
-    assert before.items() <= digests(out).items()
-    kept = queried(out, "select uri from tracks order by 1")
-    assert [Path(row["uri"]).name for row in kept] == ["b lossy.mp3", "c noise.wav"]
+def test_a_worker_that_dies_is_replaced_and_the_song_that_kills_it_is_set_aside(clips, tmp_path, cluster):
+    out = tmp_path / "dataset"
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        "stages:\n  decode: {}\n  killer:\n    engine: tests.toy_stages:Killer\n    always: calm_acoustic_1 2\n"
+        f"    once: calm_acoustic_1 14\n    memory: {tmp_path / 'memory'}\n"
+    )
+    songmill(*curate_clips(clips, out, "--config", config, "--set=resources.max_attempts=2"), **cluster)
+    assert (tmp_path / "memory").exists()
+    assert inspected(out)["rows"] == {"kept": 7, "filtered": 0, "failed": 1, "total": 8}
+    failed = queried(out, "select title, verdict.reason, verdict.attempts from quarantine")
+    assert failed == [{"title": "calm_acoustic_1 2", "reason": "WorkerDied", "attempts": 3}]
 
 
 def test_a_second_writer_is_turned_away(clips, tmp_path):
-    from filelock import FileLock
-
     out = tmp_path / "dataset"
     (out / "_songmill").mkdir(parents=True)
     with FileLock(out / "_songmill" / "lock"):
@@ -254,12 +266,6 @@ def test_an_unknown_column_is_refused_before_anything_starts(clips, tmp_path):
     err = asked(*curate_clips(clips, tmp_path / "dataset", "--config", config), code=2)
     assert "'needy' reads column 'unobtainium', which no stage writes" in err
     assert not (tmp_path / "dataset").exists()
-
-
-def _slow_config(folder: Path) -> Path:
-    config = folder / "slow.yaml"
-    config.write_text("stages: {decode: {}, quality: {}, length: {engine: 'tests.toy_stages:Length', seconds: 0.7}}\n")
-    return config
 
 
 def _committed_digests(dataset: Path) -> dict[str, tuple[str, int]]:

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 
 from schemas.columns import stage_struct
 from stages import pcm
-from stages.base import Params, Stage, Track, TrackError
+from stages.base import Params, Stage, Track, TrackError, Weights
 
 
 class Unlucky(TrackError):
@@ -63,6 +64,20 @@ class Killer(Stage):
         if kills:
             os.kill(os.getpid(), signal.SIGKILL)
         return self.own(survived=True)
+
+
+class Broken(Stage):
+    """Cannot load what it needs."""
+
+    name = "broken"
+    type = stage_struct(pa.field("x", pa.int32()))
+    reads = {"title": pa.string()}
+
+    def setup(self, weights: Mapping[str, Weights]) -> None:
+        raise RuntimeError("no such library")
+
+    def process(self, track: Track) -> dict[str, Any]:
+        return self.own(x=1)
 
 
 class Needy(Stage):
