@@ -57,10 +57,8 @@ def run_pass(
     """Stream rows through operators into a sink; yield the sink's results as they come.
 
     Raises:
-        ClusterError: the cluster lacks the GPUs or CPUs that an operator needs.
         ray.exceptions.RayError: the cluster itself failed.
     """
-    _check_placeable(operators)
     _quiet()
     pieces = [rows.slice(start, _ROWS_PER_OBJECT) for start in range(0, rows.num_rows, _ROWS_PER_OBJECT)]
     data = ray.data.from_arrow(pieces).repartition(target_num_rows_per_block=resources.rows_per_block)
@@ -108,7 +106,12 @@ def _share(replicas: int) -> float:
     return round(min(1.0, spare / replicas), 3)
 
 
-def _check_placeable(operators: Sequence[OperatorSpec]) -> None:
+def check_placeable(operators: Sequence[OperatorSpec]) -> None:
+    """Refuse operators that would wait for ever.
+
+    Raises:
+        ClusterError: the cluster has too few GPUs for a stage.
+    """
     have = ray.cluster_resources().get("GPU", 0)
     for spec in operators:
         if _gpus(spec) > have:

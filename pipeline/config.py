@@ -1,6 +1,7 @@
 """Build the configuration: profile, then file, then command line, each overriding the one before."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ def build_config(
     _apply_options(config, options)
     for override in overrides:
         _apply_override(config, override)
+    if unknown := sorted(set(given.get("gates") or {}) - set(_columns_of(config))):
+        raise ConfigError(f"gates: no stage of this run makes {', '.join(unknown)}; it makes {_columns_text(config)}")
     return _validate(config)
 
 
@@ -90,6 +93,8 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
 
 
 def _apply_options(config: dict[str, Any], options: Mapping[str, Any]) -> None:
+    if isinstance(config.get("input"), str):
+        config["input"] = {"path": config["input"]}
     source = config.setdefault("input", {})
     for option, key in (("input", "path"), ("license", "license"), ("source", "source")):
         if options.get(option) is not None:
@@ -106,12 +111,15 @@ def _apply_override(config: dict[str, Any], override: str) -> None:
     owner, dot, key = target.strip().partition(".")
     if not separator or not dot:
         raise ConfigError(f"--set {override}: expected stage.param=value, such as quality.min_bandwidth_hz=15000")
-    value = yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: {text!r} is no value: {error}") from error
     if owner in ("resources", "dedup", "input"):
         config[owner] = {**(config.get(owner) or {}), key: value}
     elif owner in config["stages"] and (key == "engine" or key in _params_of(config, owner)):
         config["stages"][owner][key] = value
-    elif key.startswith(("min_", "max_")):
+    elif key.startswith(("min_", "max_")) and owner in _columns_of(config):
         config.setdefault("gates", {}).setdefault(owner, {})[key] = value
     else:
         raise ConfigError(f"--set {override}: {_known(config, owner)}")
@@ -124,11 +132,26 @@ def _params_of(config: Mapping[str, Any], stage: str) -> Iterable[str]:
         raise ConfigError(error.args[0]) from error
 
 
+def _columns_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """Column -> the stage of this run that owns it."""
+    owned = {}
+    for name, stage in config["stages"].items():
+        with suppress(KeyError, ImportError, AttributeError, TypeError):  # the DAG tells what is wrong with those
+            owned[stage_class(name, stage.get("engine")).column] = name
+    return owned
+
+
+def _columns_text(config: Mapping[str, Any]) -> str:
+    return ", ".join(_columns_of(config))
+
+
 def _known(config: Mapping[str, Any], owner: str) -> str:
+    owned = _columns_of(config)
     if owner not in config["stages"]:
-        return f"no stage {owner!r} in this run; it has {', '.join(config['stages'])}"
+        return f"no stage or column {owner!r} in this run; it has {', '.join(sorted({*config['stages'], *owned}))}"
     params = ", ".join(_params_of(config, owner)) or "none"
-    return f"parameters of {owner}: {params}; thresholds of its gate start with min_ or max_"
+    column = next((column for column, stage in owned.items() if stage == owner), owner)
+    return f"parameters of {owner}: {params}; thresholds go by its column: {column}.min_FIELD or {column}.max_FIELD"
 
 
 def _validate(config: Mapping[str, Any]) -> CurateConfig:

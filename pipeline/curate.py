@@ -12,10 +12,10 @@ from filelock import FileLock, Timeout
 from ray.actor import ActorHandle
 
 from pipeline.card import write_card
-from pipeline.cluster import cluster, run_pass
+from pipeline.cluster import check_placeable, cluster, run_pass
 from pipeline.dag import Dag
 from pipeline.errors import DataProblem
-from pipeline.ledger import Commit, Ledger, write_durably
+from pipeline.ledger import Commit, Ledger, unit_files, write_durably
 from pipeline.manifest import fill_defaults, read_manifest
 from pipeline.models.store import ModelStore
 from pipeline.operator import OperatorSpec
@@ -24,6 +24,7 @@ from pipeline.progress import Tally, shown
 from pipeline.scan import read_scan, rows_to_scan, run_scan
 from pipeline.sink import ShardSink, SinkSpec
 from pipeline.stats import Stats, collect_stats
+from pipeline.stored import StoredColumns
 from pipeline.todo import judge_scan, todo_schema, units_to_do
 from schemas.config import CurateConfig
 from schemas.dataset import Layout
@@ -65,7 +66,7 @@ def curate(config: CurateConfig, store: ModelStore, *, update: bool = False, pro
     with _alone(layout):
         _accept_plan(layout, plan, update)
         ledger = Ledger(layout).open()
-        worked_on = _Run(config, dag, plan, layout, ledger, progress).bring_up_to_date(manifest)
+        worked_on = _Run(config, manifest, dag, plan, layout, ledger, progress).bring_up_to_date()
         stats = collect_stats(layout)
         write_durably(layout.stats, stats.model_dump_json(indent=2).encode())
         write_card(layout, plan, stats)
@@ -85,6 +86,11 @@ def _alone(layout: Layout) -> Iterator[None]:
 
 def _accept_plan(layout: Layout, plan: Plan, update: bool) -> None:
     """Refuse a plan other than the dataset's unless an update is asked for; remember the plan."""
+    if not layout.plan.exists() and any(unit_files(layout)):
+        raise CurateError(
+            f"{layout.root} holds shards that no _songmill/plan.json accounts for and that would be swept; "
+            "choose another --out"
+        )
     if layout.plan.exists():
         before = Plan.model_validate_json(layout.plan.read_bytes())
         if before.id != plan.id and not update:
@@ -96,28 +102,45 @@ def _accept_plan(layout: Layout, plan: Plan, update: bool) -> None:
     write_durably(layout.plan, plan.model_dump_json(indent=2).encode())
 
 
+def _broken(tally: ActorHandle) -> str | None:
+    """Why a stage could not start, if that is what ended the pass."""
+    try:
+        return ray.get(tally.broken.remote(), timeout=10)  # type: ignore[return-value]
+    except ray.exceptions.RayError:
+        return None  # the cluster itself is gone
+
+
 @dataclass(frozen=True)
 class _Run:
     config: CurateConfig
+    manifest: pa.Table
     dag: Dag
     plan: Plan
     layout: Layout
     ledger: Ledger
     progress: bool
 
-    def bring_up_to_date(self, manifest: pa.Table) -> int:
+    def bring_up_to_date(self) -> int:
         """Run both passes until nothing is left to do; the number of rows that were worked on."""
-        if not self._unscanned(manifest).num_rows and not self._todo(manifest).num_rows:
+        unscanned = self._unscanned()
+        todo = None if unscanned.num_rows else self._todo()
+        if todo is not None and not todo.num_rows:
             return 0  # nothing to do needs no cluster
         with cluster(self.config.resources):
-            self._rounds("scan", lambda: self._unscanned(manifest), self._scan)
-            worked_on = self._todo(manifest).num_rows
-            self._rounds("curate", lambda: self._todo(manifest), self._curate)
-        return worked_on
+            check_placeable(self._operators())
+            self._rounds("scan", unscanned, self._unscanned, self._scan)
+            todo = self._todo() if todo is None else todo
+            self._rounds("curate", todo, self._todo, self._curate)
+        return todo.num_rows
 
-    def _rounds(self, title: str, left: Callable[[], pa.Table], work: Callable[[pa.Table, ActorHandle], None]) -> None:
+    def _rounds(
+        self,
+        title: str,
+        rows: pa.Table,
+        still_left: Callable[[], pa.Table],
+        work: Callable[[pa.Table, ActorHandle], None],
+    ) -> None:
         for attempt in range(_ROUNDS):
-            rows = left()
             if not rows.num_rows:
                 return
             tally = Tally.remote()  # type: ignore[attr-defined]
@@ -125,23 +148,25 @@ class _Run:
                 try:
                     work(rows, tally)
                 except ray.exceptions.RayError as error:
-                    if broken := ray.get(tally.broken.remote()):
+                    if broken := _broken(tally):
                         raise CurateError(broken) from error
                     if attempt == _ROUNDS - 1:
                         raise CurateError(f"the cluster failed {_ROUNDS} times, at last with: {error}") from error
-        if missing := left().num_rows:
-            raise CurateError(f"{missing} rows are not committed after {_ROUNDS} rounds; run the same command again")
+            rows = still_left()
+        if rows.num_rows:
+            raise CurateError(f"{rows.num_rows} rows are not done after {_ROUNDS} rounds; run the same command again")
 
-    def _unscanned(self, manifest: pa.Table) -> pa.Table:
-        return rows_to_scan(manifest, read_scan(self.layout, self.dag))
+    def _unscanned(self) -> pa.Table:
+        scanned = read_scan(self.layout, self.dag)
+        return rows_to_scan(self.manifest, scanned, self.ledger.rows.keys(), self.layout, self.dag)
 
-    def _todo(self, manifest: pa.Table) -> pa.Table:
+    def _todo(self) -> pa.Table:
         scan = read_scan(self.layout, self.dag)
-        wanted = pa.array({*manifest["row_id"].to_pylist(), *self.ledger.rows}, pa.string())
+        wanted = pa.array({*self.manifest["row_id"].to_pylist(), *self.ledger.rows}, pa.string())
         scan = scan.filter(pc.is_in(scan["row_id"], wanted))
         scan = fill_defaults(scan, license=self.config.input.license, source=self.config.input.source)
         judged = judge_scan(scan, self.dag, self.plan, self.ledger)
-        return units_to_do(judged, self.dag, self.plan, self.ledger, self.layout, self.config.resources)
+        return units_to_do(judged, self.dag, self.plan, self.ledger, self.config.resources)
 
     def _scan(self, rows: pa.Table, tally: ActorHandle) -> None:
         run_scan(rows, self.dag, self.layout, self.config.resources, tally)
@@ -154,12 +179,14 @@ class _Run:
 
     def _operators(self) -> list[OperatorSpec]:
         groups = self.dag.operators
+        files = {commit.unit: list(commit.files) for commit in self.ledger.commits.values()}
+        stored = StoredColumns(self.layout.root, files, self.dag)
         return [
             OperatorSpec(
                 nodes=nodes,
                 gates=self.dag.gates,
                 carried=pa.schema([*todo_schema(self.dag), *self.dag.working_between(i)]),
-                prepare=None,
+                prepare=stored if i == 0 else None,
                 is_last=i == len(groups) - 1,
                 max_attempts=self.config.resources.max_attempts,
             )

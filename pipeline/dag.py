@@ -23,6 +23,8 @@ from stages.registry import ENGINES, stage_class
 
 # Audio at the file's own rate exists in the scan only; whoever reads it, and decode itself, runs there.
 NATIVE = "native"
+# Columns that the run itself keeps.
+RESERVED = ("dedup", "flags", "verdict", "timing", "size", "stamp", "unit", "place", "unit_rows", "supersedes")
 
 
 class DagError(UsageProblem):
@@ -161,7 +163,7 @@ def _instantiate(configs: Mapping[str, StageConfig]) -> tuple[dict[str, Stage], 
 
 
 def _ownership_problems(stages: Mapping[str, Stage]) -> list[str]:
-    owner = dict.fromkeys(columns.IDENTITY.names, "the manifest")
+    owner = dict.fromkeys(columns.IDENTITY.names, "the manifest") | dict.fromkeys(RESERVED, "songmill itself")
     problems = []
     for name, stage in stages.items():
         if stage.name != name:

@@ -49,11 +49,11 @@ def find_duplicates(scan: pa.Table, committed: Set[str], threshold: float = 0.4)
     """Name every copy among the scan's kept rows, with the row it is a copy of.
 
     Of several copies the one stays that is committed already, else the best (see `_merit`), else the smaller row_id.
-    A committed row is never a duplicate. The result does not depend on the order of the rows.
+    A committed row is a duplicate of a committed one only. The result does not depend on the order of the rows.
 
     Args:
-        scan: columns row_id, track_id, verdict, and, each may be null, audio, quality, fingerprint. Rows whose verdict
-            is not "kept" take no part.
+        scan: columns row_id, track_id, verdict and, null or absent where unknown, audio, quality, fingerprint. Rows
+            whose verdict is not "kept" take no part.
         committed: row_ids that an earlier run has committed as kept.
         threshold: similarity (see `containment`) from which a song is a copy. Measured on AI songs of one generator:
             copies (MP3 and Opus at 64 kbit/s, +6 dB clipped, cut by 4 s of 30 s, also all of it together) lie above
@@ -66,7 +66,7 @@ def find_duplicates(scan: pa.Table, committed: Set[str], threshold: float = 0.4)
     found: list[tuple[str, str, float]] = []
     for song in sorted(_songs(scan, committed), key=lambda song: song.rank):
         signature = _signature(song.sketch)
-        original = None if song.committed else index.original_of(song, signature)
+        original = index.original_of(song, signature)
         if original is None:
             index.keep(song, signature)
         else:
@@ -134,10 +134,13 @@ def _covered(sketch: np.ndarray) -> int:
 
 def _songs(scan: pa.Table, committed: Set[str]) -> Iterator[_Song]:
     kept = scan.filter(pc.equal(pc.struct_field(scan["verdict"], "status"), "kept"))
-    fingerprints = pc.struct_field(kept["fingerprint"], "hashes")
-    columns = (kept[name].to_pylist() for name in ("row_id", "track_id", "audio", "quality"))
+    fingerprints = pc.struct_field(kept["fingerprint"], "hashes") if "fingerprint" in kept.column_names else None
+    columns = (
+        kept[name].to_pylist() if name in kept.column_names else [None] * kept.num_rows
+        for name in ("row_id", "track_id", "audio", "quality")
+    )
     for i, (row_id, track_id, audio, quality) in enumerate(zip(*columns, strict=True)):
-        hashes = fingerprints[i].values
+        hashes = fingerprints[i].values if fingerprints else None
         yield _Song(
             row_id=row_id,
             track_id=track_id,

@@ -12,13 +12,16 @@ from pipeline.stats import Distribution, Stats, VerdictCount, connect
 from schemas.config import CurateConfig
 from schemas.dataset import Layout
 
+_LISTED = 12
+
 
 def show_stats(console: Console, name: str, stats: Stats) -> None:
     """Counts, hours, verdicts, distributions, throughput."""
     hours = stats.hours
+    rows = stats.rows
     console.print(
-        f"[bold]{name}[/]: {stats.rows['total']} rows = {stats.rows['kept']} kept + {stats.rows['filtered']} filtered "
-        f"+ {stats.rows['failed']} failed; {hours.get('kept', 0):.3f} h kept of {sum(hours.values()):.3f} h; "
+        f"[bold]{escape(name)}[/]: {rows['total']} rows = {rows['kept']} kept + {rows['filtered']} filtered + "
+        f"{rows['failed']} failed; {hours.get('kept', 0):.3f} h kept of {sum(hours.values()):.3f} h; "
         f"{stats.shards} shards"
     )
     if stats.verdicts:
@@ -87,7 +90,7 @@ def _node_cells(plan: Plan, column: str) -> list[str]:
 def _verdicts(verdicts: Iterable[VerdictCount]) -> Table:
     table = Table("verdict", "stage", "reason", "rows", "hours", title="Turned away", title_justify="left")
     for verdict in verdicts:
-        table.add_row(verdict.status, verdict.stage, verdict.reason, str(verdict.rows), f"{verdict.hours:.3f}")
+        table.add_row(verdict.status, verdict.stage, escape(verdict.reason), str(verdict.rows), f"{verdict.hours:.3f}")
     return table
 
 
@@ -104,8 +107,14 @@ def _counts(stats: Stats) -> Table:
     table = Table("column", "values", title="Most common", title_justify="left")
     for column, values in stats.counts.items():
         if values:
-            table.add_row(column, ", ".join(f"{value} ({count})" for value, count in values.items()))
+            table.add_row(column, escape(_shortened(values)))
     return table
+
+
+def _shortened(values: dict[str, int]) -> str:
+    listed = [f"{value} ({count})" for value, count in list(values.items())[:_LISTED]]
+    more = len(values) - len(listed)
+    return ", ".join(listed) + (f" and {more} more" if more else "")
 
 
 def _stages(stats: Stats) -> Table:

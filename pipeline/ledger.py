@@ -16,10 +16,11 @@ from schemas.dataset import FEATURES, Layout, unit_of
 
 
 class RowState(BaseModel):
-    """Where a row ended."""
+    """Where a row ended, and the digest of what that rests on (see `pipeline.identity.basis`)."""
 
     status: str
     track_id: str | None
+    basis: str
 
 
 class StageTime(BaseModel):
@@ -54,10 +55,8 @@ class Ledger:
         for folder in (layout.shards, layout.quarantine, layout.scan, layout.commits):
             folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(layout.temporary, ignore_errors=True)
-        layout.temporary.mkdir(parents=True)
+        layout.temporary.mkdir(parents=True, exist_ok=True)  # a worker that outlived its driver may be faster
         self.read()
-        for commit in list(self.commits.values()):
-            self._drop_superseded(commit)
         self._sweep()
         return self
 
@@ -65,6 +64,9 @@ class Ledger:
         """Read the records and change nothing on disk; of a unit and its successor only the successor counts."""
         records = (Commit.model_validate_json(p.read_bytes()) for p in sorted(self.layout.commits.glob("*.json")))
         self.commits = {commit.unit: commit for commit in records}
+        for commit in list(self.commits.values()):
+            if commit.supersedes is not None:
+                self.commits.pop(commit.supersedes, None)
         return self
 
     def add(self, commit: Commit, temporary: dict[str, Path]) -> None:
@@ -74,11 +76,15 @@ class Ledger:
             commit: its record.
             temporary: final path inside the dataset -> where the file lies now.
         """
+        if old := self.commits.get(-1 if commit.supersedes is None else commit.supersedes):
+            commit.timings = {**old.timings, **commit.timings}  # what did not run again took what it took
         for final, path in temporary.items():
             move_durably(path, self.layout.root / final)
         write_durably(self.layout.commit_file(commit.unit), commit.model_dump_json().encode())
         self.commits[commit.unit] = commit
-        self._drop_superseded(commit)
+        if old:
+            del self.commits[old.unit]
+            self._remove(old)
 
     @property
     def rows(self) -> dict[str, RowState]:
@@ -90,23 +96,29 @@ class Ledger:
         """A number no unit has had."""
         return max(self.commits, default=-1) + 1
 
-    def _drop_superseded(self, commit: Commit) -> None:
-        old = self.commits.pop(commit.supersedes, None) if commit.supersedes is not None else None
-        if old is None:
-            return
+    @property
+    def files(self) -> list[str]:
+        """Every committed file, by path inside the dataset."""
+        return [path for commit in self.commits.values() for path in commit.files]
+
+    def _remove(self, old: Commit) -> None:
         for path in old.files:
             (self.layout.root / path).unlink(missing_ok=True)
         self.layout.commit_file(old.unit).unlink(missing_ok=True)
 
     def _sweep(self) -> None:
-        """Delete unit files that no record names."""
-        known = {self.layout.root / path for commit in self.commits.values() for path in commit.files}
-        for path in _unit_files(self.layout):
+        """Delete unit files that no record names, and records of units that others have replaced."""
+        known = {self.layout.root / path for path in self.files}
+        for path in unit_files(self.layout):
             if path not in known:
+                path.unlink()
+        for path in self.layout.commits.glob("*.json"):
+            if int(path.stem) not in self.commits:
                 path.unlink()
 
 
-def _unit_files(layout: Layout) -> Iterator[Path]:
+def unit_files(layout: Layout) -> Iterator[Path]:
+    """Every file of a dataset that has the name of a unit's, committed or not."""
     for folder in (layout.shards, layout.quarantine, *(layout.features(name) for name in FEATURES)):
         yield from (path for path in folder.glob("*.parquet") if unit_of(path) is not None)
 

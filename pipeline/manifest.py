@@ -18,7 +18,7 @@ from fsspec import AbstractFileSystem
 
 from pipeline.errors import DataProblem
 from pipeline.licenses import normalize_license
-from pipeline.sidecars import read_sidecars
+from pipeline.sidecars import read_sidecars, sidecar_stamps
 from pipeline.tags import read_tags
 from schemas import columns
 
@@ -124,8 +124,6 @@ def _is_text(path: str) -> bool:
 
 
 def _row(uri: str, info: Mapping[str, Any] | None, given: Mapping[str, str | None] | None = None) -> dict[str, Any]:
-    stamps = (info[key] for key in _STAMPS if info.get(key)) if info else iter(())
-    stamp = next(stamps, None)
     identity = {column: (given or {}).get(field) for field, column in _FIELDS.items()}
     identity["license"] = normalize_license(identity["license"])
     return {
@@ -133,8 +131,15 @@ def _row(uri: str, info: Mapping[str, Any] | None, given: Mapping[str, str | Non
         "uri": uri,
         **identity,
         "size": info and info.get("size"),
-        "stamp": None if stamp is None else str(stamp),
+        "stamp": info and _stamp(uri, info, identity),
     }
+
+
+def _stamp(uri: str, info: Mapping[str, Any], identity: Mapping[str, str | None]) -> str:
+    """Changes when the song, what the manifest says of it, or (of a local song) a sidecar does."""
+    song = next((info[key] for key in _STAMPS if info.get(key)), None)
+    facts = [str(song), sorted((name, text) for name, text in identity.items() if text), sidecar_stamps(uri)]
+    return blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
 
 
 def _manifest_rows(fs: AbstractFileSystem, path: str) -> list[dict[str, str | None]]:
@@ -148,7 +153,7 @@ def _manifest_rows(fs: AbstractFileSystem, path: str) -> list[dict[str, str | No
         raise ManifestError(f"{name}: no uri in {_lines(empty)}")
     folder = _uri(fs, posixpath.dirname(path))
     for row in rows.values():
-        row["uri"] = _resolve(row["uri"], folder)
+        row["uri"] = _resolved(row["uri"], folder, name)
     counts = Counter(row["uri"] for row in rows.values())
     if twice := [line for line, row in rows.items() if counts[row["uri"]] > 1]:
         raise ManifestError(f"{name}: the same uri more than once in {_lines(twice)}")
@@ -203,7 +208,8 @@ def _texts(name: str, line: int, row: Mapping[str, Any]) -> dict[str, Any]:
         value = row.get(key)
         if not isinstance(value, str | int | float | None):
             raise ManifestError(f"{name}: line {line}: {key} is no text")
-        texts[key] = (str(value).strip() or None) if value is not None else None
+        # half a surrogate pair, as broken JSON yields it, fits into no table
+        texts[key] = (str(value).strip().encode("utf-8", "replace").decode() or None) if value is not None else None
     return texts
 
 
@@ -219,11 +225,18 @@ def _with_stat(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _stat(uri: str) -> Mapping[str, Any] | None:
-    fs, path = fsspec.url_to_fs(uri)
     try:
+        fs, path = fsspec.url_to_fs(uri)
         return fs.info(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no file system has such a name
         return None
+
+
+def _resolved(uri: str, folder: str, name: str) -> str:
+    try:
+        return _resolve(uri, folder)
+    except (ValueError, ImportError) as error:
+        raise ManifestError(f"{name}: uri {uri!r}: {error}") from error
 
 
 def _resolve(uri: str, folder: str) -> str:

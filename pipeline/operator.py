@@ -7,7 +7,7 @@ along (stored by an earlier run) are not measured again, and audio is only decod
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,7 @@ class Operator:
                 rows = self._measure(stage, rows)
             rows = self._judge(stage.column, rows)
         rows = _conform(rows, self.spec.carried)
+        self.tally.passed.remote(list(_ids(rows)), self.spec.nodes[0].name)
         if self.spec.is_last:
             self.tally.finished.remote(_summaries(rows))
         return rows
@@ -121,8 +122,9 @@ class Operator:
         started = time.perf_counter()
         measured, errors = _run(stage, rows if len(live) == rows.num_rows else rows.take(live))
         seconds = (time.perf_counter() - started) / len(live)
+        measured_at = {i: k for k, i in enumerate(live) if k not in errors}
         for name, values in measured.items():
-            rows = _with_column(rows, name, _scatter(values, live, rows.num_rows))
+            rows = _with_column(rows, name, _placed(rows, name, values, measured_at))
         rows = _fail(rows, stage, {live[i]: error for i, error in errors.items()})
         return _add_timing(rows, stage.name, live, seconds)
 
@@ -195,12 +197,13 @@ def _describe(error: Exception) -> str:
     return message[:_MESSAGE_LIMIT]
 
 
-def _scatter(values: pa.Array, live: list[int], count: int) -> pa.Array:
-    """Values of the live rows at their places, null elsewhere."""
-    if len(live) == count:
+def _placed(rows: pa.Table, name: str, values: pa.Array, measured_at: Mapping[int, int]) -> pa.Array:
+    """Row i gets `values[measured_at[i]]`; a row that was not measured keeps what it brought, or null."""
+    if len(measured_at) == rows.num_rows:
         return values
-    position = dict(zip(live, range(len(live)), strict=True))
-    return values.take(pa.array([position.get(i) for i in range(count)], pa.int64()))
+    brought = rows[name].combine_chunks() if name in rows.column_names else pa.nulls(rows.num_rows, values.type)
+    places = [measured_at.get(i, len(values) + i) for i in range(rows.num_rows)]
+    return pa.concat_arrays([values, brought.cast(values.type)]).take(pa.array(places, pa.int64()))
 
 
 def _add_timing(rows: pa.Table, stage: str, live: list[int], seconds: float) -> pa.Table:

@@ -85,7 +85,7 @@ def make_plan(config: CurateConfig, dag: Dag) -> Plan:
         profile=config.profile,
         columns={node.column: _stage_plan(node, dag) for node in dag.nodes},
         gates={column: bounds for column, bounds in config.gates.items() if column in dag.column_types},
-        dedup=config.dedup if "fingerprint" in dag.column_types else None,
+        dedup=config.dedup,
     )
 
 

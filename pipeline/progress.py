@@ -54,6 +54,11 @@ class Tally:
             self._begun[row_id, operator] += 1
         return {row_id: self._begun[row_id, operator] for row_id in row_ids}
 
+    def passed(self, row_ids: list[str], operator: str) -> None:
+        """An operator is through with these rows; if their block comes back, that is not their fault."""
+        for row_id in row_ids:
+            del self._begun[row_id, operator]
+
     def finished(self, rows: list[dict[str, Any]]) -> None:
         """Rows that have passed the last operator; a row that was repeated counts once."""
         for row in rows:
@@ -100,6 +105,8 @@ def _follow(display: "_Bar | _Lines", tally: ActorHandle, stop: threading.Event)
         try:
             snapshot: Snapshot = ray.get(tally.snapshot.remote(), timeout=5)  # type: ignore[assignment]
             display.update(snapshot)
+        except ray.exceptions.GetTimeoutError:
+            pass  # workers that load models leave the tally no time; the next answer comes
         except ray.exceptions.RayError:
             return  # the cluster is going down; the driver says why
         if finished:

@@ -4,19 +4,19 @@ The scan table is a set of Parquet parts, each its own record. A row counts as s
 and the scan stages' fingerprints are the ones it was scanned with.
 """
 
-import hashlib
 import json
+from collections.abc import Set
 from pathlib import Path
 
-import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from ray.actor import ActorHandle
 
 from pipeline.cluster import run_pass
 from pipeline.dag import Dag
+from pipeline.identity import identify
 from pipeline.ledger import move_durably
-from pipeline.manifest import describe
 from pipeline.operator import TIMING, OperatorSpec
 from pipeline.sink import UNIT, ScanSink, SinkSpec
 from schemas import columns
@@ -24,7 +24,6 @@ from schemas.config import ResourceConfig
 from schemas.dataset import FOOTER_FINGERPRINTS, Layout, unit_of
 
 _FILE_STATE = pa.schema([("size", pa.int64()), ("stamp", pa.string())])
-_READ_BYTES = 1 << 20
 
 
 def scan_schema(dag: Dag) -> pa.Schema:
@@ -38,24 +37,27 @@ def scan_schema(dag: Dag) -> pa.Schema:
 def read_scan(layout: Layout, dag: Dag) -> pa.Table:
     """The scan table as far as it exists and fits the DAG; of a row scanned twice the later one."""
     schema = scan_schema(dag)
-    parts = [pq.read_table(path, schema=schema) for path in _valid_parts(layout, dag)]
-    table = pa.concat_tables([schema.empty_table(), *parts])
-    latest = {row_id: i for i, row_id in enumerate(table["row_id"].to_pylist())}
-    return table.take(pa.array(latest.values(), pa.int64()))
+    return _latest([pq.read_table(path, schema=schema) for path in _valid_parts(layout, dag)], schema)
 
 
-def rows_to_scan(manifest: pa.Table, scanned: pa.Table) -> pa.Table:
-    """Manifest rows whose file is new or has changed since it was scanned."""
+def rows_to_scan(manifest: pa.Table, scanned: pa.Table, committed: Set[str], layout: Layout, dag: Dag) -> pa.Table:
+    """Rows whose file is new or has changed since it was scanned, and those committed ones that the scan lacks.
+
+    The latter are rows of an earlier input, last seen by a scan with other fingerprints.
+    """
     known = set(zip(*(scanned[name].to_pylist() for name in ("row_id", "size", "stamp")), strict=True))
     rows = zip(*(manifest[name].to_pylist() for name in ("row_id", "size", "stamp")), strict=True)
-    return manifest.take(pa.array([i for i, row in enumerate(rows) if row not in known], pa.int64()))
+    new = manifest.take(pa.array([i for i, row in enumerate(rows) if row not in known], pa.int64()))
+    lost = committed - set(scanned["row_id"].to_pylist()) - set(manifest["row_id"].to_pylist())
+    if not lost:
+        return new
+    earlier = _latest([pq.read_table(path, columns=new.column_names) for path in _stale_parts(layout, dag)], new.schema)
+    return pa.concat_tables([new, earlier.filter(pc.is_in(earlier["row_id"], pa.array(lost, pa.string())))])
 
 
 def run_scan(rows: pa.Table, dag: Dag, layout: Layout, resources: ResourceConfig, tally: ActorHandle) -> None:
     """Scan these manifest rows and add them to the scan table, part by part."""
     schema = scan_schema(dag)
-    for part in _stale_parts(layout, dag):
-        part.unlink()
     todo = _units(rows, _next_unit(layout), _rows_per_part(rows.num_rows, resources))
     operator = OperatorSpec(
         nodes=dag.scan,
@@ -68,41 +70,14 @@ def run_scan(rows: pa.Table, dag: Dag, layout: Layout, resources: ResourceConfig
     sink = SinkSpec(layout.root, plan="scan", fingerprints=_fingerprints(dag))
     for result in run_pass(todo, [operator], ScanSink, sink, resources, tally):
         move_durably(Path(result["path"]), layout.scan_file(result["unit"]))
+    for part in _stale_parts(layout, dag):
+        part.unlink()  # only now: it may be the last to know a row that is no longer in the input
 
 
-def identify(rows: pa.Table) -> pa.Table:
-    """Complete identity columns from sidecars and tags, and name the track by its bytes; null when unreadable."""
-    described = [
-        _identify(row) for row in rows.select([n for n in columns.IDENTITY.names if n != "track_id"]).to_pylist()
-    ]
-    for name in columns.IDENTITY.names:
-        values = pa.array([row[name] for row in described], columns.IDENTITY.field(name).type)
-        if name in rows.column_names:
-            rows = rows.set_column(rows.column_names.index(name), name, values)
-        else:
-            rows = rows.append_column(name, values)
-    return rows
-
-
-def _identify(row: dict[str, str | None]) -> dict[str, str | None]:
-    uri = str(row["uri"])
-    try:
-        return {**row, **describe(uri, row), "track_id": track_id(uri)}
-    except OSError:
-        return {**row, "track_id": None}  # decode says what is wrong with the file
-
-
-def track_id(uri: str) -> str:
-    """Content identity: blake2b of the file's bytes.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    with fsspec.open(uri, "rb") as file:
-        while chunk := file.read(_READ_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _latest(parts: list[pa.Table], schema: pa.Schema) -> pa.Table:
+    table = pa.concat_tables([schema.empty_table(), *(part.cast(schema) for part in parts)])
+    last = {row_id: i for i, row_id in enumerate(table["row_id"].to_pylist())}
+    return table.take(pa.array(last.values(), pa.int64()))
 
 
 def _units(rows: pa.Table, first: int, size: int) -> pa.Table:

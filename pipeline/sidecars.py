@@ -4,8 +4,10 @@ import codecs
 import json
 import logging
 import posixpath
+from pathlib import Path
 
-import fsspec
+from stages.base import TrackError
+from stages.decode import opened
 
 _LIMIT = 1 << 20  # bytes; what is longer is no song's lyrics
 _log = logging.getLogger("songmill.manifest")
@@ -24,6 +26,21 @@ def read_sidecars(uri: str) -> dict[str, str]:
     return fields
 
 
+def sidecar_stamps(uri: str) -> list[int]:
+    """Times of modification of a local song's sidecars, in ns, 0 for one that is not there; none for remote songs."""
+    if "://" in uri:
+        return []  # three more requests a song would be too many
+    stem = posixpath.splitext(uri)[0]
+    return [_modified_ns(Path(stem + extension)) for extension in (".json", ".txt", ".lrc")]
+
+
+def _modified_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
 def decode_text(data: bytes) -> str:
     """Text in UTF-8 or, with a byte order mark, UTF-16; any other bytes as Windows-1252, undefined ones replaced."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -40,7 +57,7 @@ def _facts(uri: str) -> dict[str, str]:
         return {}
     try:
         facts = json.loads(decode_text(data))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         _log.warning("%s: not used, it is no JSON: %s", uri, error)
         return {}
     if not isinstance(facts, dict):
@@ -51,7 +68,7 @@ def _facts(uri: str) -> dict[str, str]:
 
 def _bytes(uri: str) -> bytes:
     try:
-        with fsspec.open(uri, "rb") as file:
+        with opened(uri) as file:
             return file.read(_LIMIT)
-    except OSError:
+    except (OSError, TrackError):
         return b""

@@ -17,7 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.identity import basis
 from pipeline.ledger import Commit, RowState, StageTime, file_digest
+from schemas import columns
 from schemas.dataset import (
     FEATURES,
     FOOTER_FINGERPRINTS,
@@ -142,8 +144,11 @@ def _write(rows: pa.Table, path: Path, footer: Mapping[bytes, bytes]) -> None:
 
 
 def _row_states(rows: pa.Table) -> dict[str, RowState]:
-    identity = rows.select(["row_id", "track_id", "verdict"]).to_pylist()
-    return {row["row_id"]: RowState(status=row["verdict"]["status"], track_id=row["track_id"]) for row in identity}
+    known = rows.select([*columns.IDENTITY.names, "dedup", "verdict"]).to_pylist()
+    return {
+        row["row_id"]: RowState(status=row["verdict"]["status"], track_id=row["track_id"], basis=basis(row))
+        for row in known
+    }
 
 
 def _timings(rows: pa.Table) -> dict[str, StageTime]:

@@ -1,8 +1,8 @@
 """Figures of a dataset, read from its shards, quarantine and commits through DuckDB."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow.parquet as pq
@@ -87,9 +87,12 @@ _MOST_COMMON = 12
 def connect(layout: Layout) -> duckdb.DuckDBPyConnection:
     """DuckDB in memory with the views `tracks` and `quarantine`, either of which may be empty."""
     connection = duckdb.connect()
+    committed = [layout.root / name for name in Ledger(layout).read().files]
     for view, folder in (("tracks", layout.shards), ("quarantine", layout.quarantine)):
-        files = sorted(str(path) for path in folder.glob("*.parquet"))
-        _create_view(connection, view, files or _any_file(layout), empty=not files)
+        files = sorted(path for path in committed if path.parent == folder)
+        # Of an empty view the schema is still wanted; shards and quarantine share theirs.
+        others = [path for path in committed if path.parent in (layout.shards, layout.quarantine)]
+        _create_view(connection, view, files or others[:1], empty=not files)
     return connection
 
 
@@ -109,7 +112,7 @@ def collect_stats(layout: Layout) -> Stats:
     return Stats(
         rows=_totals(rows),
         hours=hours,
-        shards=len(list(layout.shards.glob("*.parquet"))),
+        shards=sum(name.startswith("shards/") for name in ledger.files),
         verdicts=_verdicts(connection),
         distributions=_distributions(connection),
         counts=_value_counts(connection),
@@ -117,18 +120,18 @@ def collect_stats(layout: Layout) -> Stats:
     )
 
 
-def _create_view(connection: duckdb.DuckDBPyConnection, view: str, files: list[str], *, empty: bool) -> None:
+def _create_view(connection: duckdb.DuckDBPyConnection, view: str, files: list[Path], *, empty: bool) -> None:
     if not files:
         connection.execute(f"create view {view} as select null as row_id where false")
         return
-    listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
     where = " where false" if empty else ""
-    connection.execute(f"create view {view} as select * from read_parquet([{listed}], union_by_name=true){where}")
+    source = f"read_parquet({_listed(files)}, union_by_name=true)"
+    connection.execute(f"create view {view} as select * from {source}{where}")
 
 
-def _any_file(layout: Layout) -> list[str]:
-    """Of an empty view the schema is still wanted; shards and quarantine share theirs."""
-    return [str(path) for folder in (layout.shards, layout.quarantine) for path in sorted(folder.glob("*.parquet"))][:1]
+def _listed(files: Iterable[Path]) -> str:
+    """Paths as a list in SQL."""
+    return "[" + ", ".join("'" + str(file).replace("'", "''") + "'" for file in files) + "]"
 
 
 def _by_status(connection: duckdb.DuckDBPyConnection) -> tuple[dict[str, int], dict[str, float]]:
@@ -175,7 +178,7 @@ def _value_counts(connection: duckdb.DuckDBPyConnection) -> dict[str, dict[str, 
         column: dict(
             connection.execute(
                 f"select v, count(*) from (select {expression} as v from tracks) where v is not null "
-                f"group by 1 order by 2 desc, 1 limit {_MOST_COMMON}"
+                f"group by 1 order by 2 desc, 1{_limit(column)}"
             ).fetchall()
         )
         for column, expression in _VALUES.items()
@@ -183,38 +186,36 @@ def _value_counts(connection: duckdb.DuckDBPyConnection) -> dict[str, dict[str, 
     }
 
 
+def _limit(column: str) -> str:
+    """The card names every licence and language; of the rest the most common will do."""
+    return "" if column in ("license", "transcript.language") else f" limit {_MOST_COMMON}"
+
+
 def _stage_times(layout: Layout, ledger: Ledger) -> list[Throughput]:
     totals: defaultdict[str, StageTime] = defaultdict(StageTime)
-    for stage, time in _scan_times(layout):
-        _add(totals[stage], time)
     for commit in ledger.commits.values():
         for stage, time in commit.timings.items():
-            _add(totals[stage], time)
-    return [Throughput(stage=stage, **time.model_dump()) for stage, time in totals.items()]
+            totals[stage].rows += time.rows
+            totals[stage].seconds += time.seconds
+            totals[stage].audio_s += time.audio_s
+    return _scan_times(layout) + [Throughput(stage=stage, **time.model_dump()) for stage, time in totals.items()]
 
 
-def _scan_times(layout: Layout) -> list[tuple[str, StageTime]]:
-    """The scan's decode is listed apart from the curation pass's, which decodes again."""
-    times = []
-    for path in sorted(layout.scan.glob("part-*.parquet")):
-        for row in _scan_rows(path):
-            seconds = (row["audio"] or {}).get("duration_s") or 0.0
-            for step in row["timing"] or []:
-                stage = "scan: " + step["stage"]
-                times.append((stage, StageTime(rows=1, seconds=step["seconds"], audio_s=seconds)))
-    return times
-
-
-def _scan_rows(path: Path) -> list[dict[str, Any]]:
-    names = pq.read_schema(path).names
-    rows = pq.read_table(path, columns=[n for n in ("audio", "timing") if n in names]).to_pylist()
-    return [{"audio": None, **row} for row in rows]
-
-
-def _add(total: StageTime, time: StageTime) -> None:
-    total.rows += time.rows
-    total.seconds += time.seconds
-    total.audio_s += time.audio_s
+def _scan_times(layout: Layout) -> list[Throughput]:
+    """The scan's stages; its decode is listed apart from the curation pass's, which decodes again."""
+    paths = sorted(layout.scan.glob("part-*.parquet"))
+    if not paths:
+        return []
+    duration = "audio.duration_s" if "audio" in pq.read_schema(paths[0]).names else "0"
+    steps = f"select unnest(timing) as step, {duration} as duration_s from read_parquet({_listed(paths)})"
+    found = duckdb.execute(
+        "select step.stage, count(*), sum(step.seconds), coalesce(sum(duration_s), 0) "
+        f"from ({steps}) group by 1 order by 1"
+    ).fetchall()
+    return [
+        Throughput(stage=f"scan: {stage}", rows=rows, seconds=seconds, audio_s=audio_s)
+        for stage, rows, seconds, audio_s in found
+    ]
 
 
 def _duration(connection: duckdb.DuckDBPyConnection) -> str:

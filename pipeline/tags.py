@@ -4,12 +4,12 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import fsspec
 import mutagen
 from mutagen.id3 import ID3
 from mutagen.mp4 import MP4Tags
 
 from pipeline.licenses import find_license
+from stages.decode import Unreadable, opened
 
 _log = logging.getLogger("songmill.manifest")
 
@@ -46,9 +46,9 @@ def read_tags(uri: str) -> dict[str, str]:
     `license` is only taken where it says one: an SPDX id or a URL. A missing or damaged file has no tags.
     """
     try:
-        with fsspec.open(uri, "rb") as file:
+        with opened(uri) as file:
             tags = getattr(mutagen.File(file), "tags", None)
-    except OSError:
+    except Unreadable:
         return {}
     except Exception as error:  # a parser of hostile bytes; whatever it trips over must not cost the song
         _log.warning("%s: tags cannot be read: %s", uri, error)

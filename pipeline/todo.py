@@ -1,24 +1,19 @@
 """Decide, on the whole scan table, what becomes of every row, and cut what is to do into units."""
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.dag import Dag
 from pipeline.duplicates import find_duplicates
+from pipeline.identity import basis
 from pipeline.ledger import Commit, Ledger
 from pipeline.operator import TIMING, judge
 from pipeline.plan import Plan
 from pipeline.sink import UNIT
 from schemas import columns
 from schemas.config import ResourceConfig
-from schemas.dataset import FOOTER_FINGERPRINTS, Layout
-
-_REJECTED_PER_UNIT = 1024  # rejected rows cost nothing; they need no small units
 
 
 def shard_schema(dag: Dag) -> pa.Schema:
@@ -51,9 +46,7 @@ def judge_scan(scan: pa.Table, dag: Dag, plan: Plan, ledger: Ledger) -> pa.Table
     """
     for node in dag.scan:
         scan = _judge_column(scan, node.column, dag)
-    if plan.dedup:
-        return _judge_duplicates(scan, plan, ledger)
-    return scan.append_column(pa.field("dedup", columns.DEDUP), pa.nulls(scan.num_rows, columns.DEDUP))
+    return _judge_duplicates(scan, plan, ledger)
 
 
 def _judge_column(scan: pa.Table, column: str, dag: Dag) -> pa.Table:
@@ -75,8 +68,14 @@ def _judge_column(scan: pa.Table, column: str, dag: Dag) -> pa.Table:
 
 
 def _judge_duplicates(scan: pa.Table, plan: Plan, ledger: Ledger) -> pa.Table:
-    assert plan.dedup is not None
-    committed = {row_id for row_id, state in ledger.rows.items() if state.status == "kept"}
+    if plan.dedup is None:
+        return scan.append_column(pa.field("dedup", columns.DEDUP), pa.nulls(scan.num_rows, columns.DEDUP))
+    tracks = dict(zip(scan["row_id"].to_pylist(), scan["track_id"].to_pylist(), strict=True))
+    committed = {
+        row_id
+        for row_id, state in ledger.rows.items()
+        if state.status == "kept" and state.track_id == tracks.get(row_id)
+    }
     found = find_duplicates(scan, committed, plan.dedup.threshold)
     duplicates = {row["row_id"]: row for row in found.to_pylist()}
     uris = dict(zip(scan["row_id"].to_pylist(), scan["uri"].to_pylist(), strict=True))
@@ -99,82 +98,43 @@ def _judge_duplicates(scan: pa.Table, plan: Plan, ledger: Ledger) -> pa.Table:
     return scan.append_column(pa.field("dedup", columns.DEDUP), pa.array(dedup, columns.DEDUP))
 
 
-def units_to_do(
-    judged: pa.Table, dag: Dag, plan: Plan, ledger: Ledger, layout: Layout, resources: ResourceConfig
-) -> pa.Table:
+def units_to_do(judged: pa.Table, dag: Dag, plan: Plan, ledger: Ledger, resources: ResourceConfig) -> pa.Table:
     """Every row that has to pass the curation pass, with the unit it will be committed in.
 
-    These are rows not committed yet, and whole units that were made under another plan or from files that have
-    changed since; of those, columns whose fingerprint is still the same are brought along.
+    These are rows not committed yet, and whole units that were made under another plan, or in which a file, its
+    identity or the song it is a copy of has changed since. What the latter have stored is filled in by the worker
+    (`pipeline.stored`).
     """
     schema = todo_schema(dag)
     place = {row_id: i for i, row_id in enumerate(judged["row_id"].to_pylist())}
     next_unit = iter(range(ledger.next_unit, 2**62))
     tables = [schema.empty_table()]
-    for commit in _stale(ledger, plan, judged, place):
-        ids = [row_id for row_id in commit.rows if row_id in place]
-        rows = _from_scan(judged.take([place[row_id] for row_id in ids]), schema)
-        rows = _bring_along(rows, _stored(commit, layout, dag), schema)
-        tables.append(_as_unit(rows, next(next_unit), commit.unit, schema))
+    for commit in _stale(judged, plan, ledger, place):
+        rows = judged.take(pa.array([place[row_id] for row_id in commit.rows], pa.int64()))
+        tables.append(_as_unit(_from_scan(rows, schema), next(next_unit), commit.unit, schema))
     done = ledger.rows
     new = [i for row_id, i in place.items() if row_id not in done]
     for indices in _cut(new, judged["verdict"].to_pylist(), resources.rows_per_shard):
-        tables.append(_as_unit(_from_scan(judged.take(indices), schema), next(next_unit), None, schema))
+        rows = judged.take(pa.array(indices, pa.int64()))
+        tables.append(_as_unit(_from_scan(rows, schema), next(next_unit), None, schema))
     return pa.concat_tables(tables)
 
 
-def _stale(ledger: Ledger, plan: Plan, judged: pa.Table, place: Mapping[str, int]) -> list[Commit]:
-    track_ids = judged["track_id"].to_pylist()
+def _stale(judged: pa.Table, plan: Plan, ledger: Ledger, place: Mapping[str, int]) -> list[Commit]:
+    bases = [basis(row) for row in judged.select([*columns.IDENTITY.names, "dedup"]).to_pylist()]
 
     def changed(commit: Commit) -> bool:
-        return any(track_ids[place[r]] != state.track_id for r, state in commit.rows.items() if r in place)
+        return commit.plan != plan.id or any(bases[place[row_id]] != row.basis for row_id, row in commit.rows.items())
 
-    return [c for c in ledger.commits.values() if c.plan != plan.id or changed(c)]
+    return [commit for commit in ledger.commits.values() if commit.rows.keys() <= place.keys() and changed(commit)]
 
 
 def _cut(indices: list[int], verdicts: list[dict[str, Any]], rows_per_shard: int) -> Iterator[list[int]]:
     """Rows still kept and rows already rejected go into units of their own, so that shards come out full."""
     kept = [i for i in indices if verdicts[i]["status"] == "kept"]
     rejected = [i for i in indices if verdicts[i]["status"] != "kept"]
-    for rows, size in ((rejected, _REJECTED_PER_UNIT), (kept, rows_per_shard)):
-        yield from (rows[start : start + size] for start in range(0, len(rows), size))
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """Rows of an earlier unit, and which of their columns may be used again."""
-
-    rows: Mapping[str, Mapping[str, Any]]
-    columns: frozenset[str]
-
-
-def _stored(commit: Commit, layout: Layout, dag: Dag) -> _Stored:
-    rows: dict[str, dict[str, Any]] = {}
-    fresh: frozenset[str] = frozenset(dag.fingerprints)
-    for path in commit.files:
-        table = pq.read_table(layout.root / path)
-        made_with = (table.schema.metadata or {}).get(FOOTER_FINGERPRINTS, b"{}")
-        fresh &= _same_fingerprints(made_with, dag)
-        for row in table.to_pylist():
-            rows.setdefault(row["row_id"], {}).update(row)
-    return _Stored(rows, fresh)
-
-
-def _same_fingerprints(footer: bytes, dag: Dag) -> frozenset[str]:
-    stored = json.loads(footer)
-    return frozenset(c for c, fingerprint in dag.fingerprints.items() if stored.get(c) == fingerprint)
-
-
-def _bring_along(rows: pa.Table, stored: _Stored, schema: pa.Schema) -> pa.Table:
-    track_ids = rows["track_id"].to_pylist()
-    old = [stored.rows.get(row_id, {}) for row_id in rows["row_id"].to_pylist()]
-    same = [row if row.get("track_id") == track else {} for row, track in zip(old, track_ids, strict=True)]
-    for name in stored.columns & set(schema.names):
-        if not rows[name].null_count:
-            continue  # the scan has just said it
-        values = [row.get(name) for row in same]
-        rows = _replace(rows, name, pa.array(values, schema.field(name).type))
-    return rows
+    for rows in (rejected, kept):
+        yield from (rows[start : start + rows_per_shard] for start in range(0, len(rows), rows_per_shard))
 
 
 def _from_scan(rows: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -65,6 +65,13 @@ class CurateConfig(Section):
     dedup: DedupConfig | None = DedupConfig()
     resources: ResourceConfig = ResourceConfig()
 
+    @field_validator("output")
+    @classmethod
+    def _is_local(cls, output: Path) -> Path:
+        if ":/" in str(output):
+            raise ValueError("a dataset is written to a local or mounted folder: commits are renames")
+        return output
+
     @field_validator("gates", mode="before")
     @classmethod
     def _without_switched_off_thresholds(cls, gates: Any) -> Any:

@@ -117,7 +117,7 @@ def decode_file(uri: str, wanted: Collection[str] = frozenset(WORKING), params: 
         EmptyFile, NotAudio, Unreadable, TruncatedAudio, DecodeError: the message names the file.
     """
     params = params or DecodeParams()
-    with _opened(uri) as file, _container(uri, file) as container:
+    with opened(uri) as file, _container(uri, file) as container:
         samples = _Samples(uri, container)
         sinks = _sinks(wanted, samples)
         claimed_s = (container.duration or 0) / av.time_base
@@ -281,8 +281,12 @@ def _require_whole(samples: _Samples, file: BinaryIO, params: DecodeParams) -> N
 
 
 @contextmanager
-def _opened(uri: str) -> Iterator[BinaryIO]:
-    """The file behind a path or URI; whatever its storage raises while it is open becomes `Unreadable`."""
+def opened(uri: str) -> Iterator[BinaryIO]:
+    """The file behind a path or URI. A local path may hold anything, even "::", which fsspec would take for a chain.
+
+    Raises:
+        Unreadable: whatever its storage raises while it is open.
+    """
     try:
         with fsspec.open(uri, "rb") if "://" in uri else Path(uri).open("rb") as file:
             yield file

@@ -135,13 +135,26 @@ class TestConfig:
         [
             ("limit_s=3", "expected stage.param=value"),
             ("decode.limt_s=3", "parameters of decode: limit_s"),
-            ("decod.limit_s=3", "no stage 'decod' in this run"),
+            ("decod.limit_s=3", "no stage or column 'decod' in this run"),
+            ("decode.min_duration_s=3", "thresholds go by its column: audio.min_FIELD"),
+            ("qualty.min_bandwidth_hz=3", "no stage or column 'qualty'"),
+            ("decode.limit_s=[", "is no value"),
             ("resources.rows_per_shard=none", "resources.rows_per_shard"),
         ],
     )
     def test_a_bad_override_says_what_there_is(self, override, message, tmp_path):
         with pytest.raises(ConfigError, match=message):
             build_config(input="x", output=tmp_path, overrides=[override])
+
+    def test_a_gate_on_a_column_that_the_run_does_not_make_is_an_error(self, tmp_path: Path):
+        file = tmp_path / "run.yaml"
+        file.write_text("gates: {qualty: {min_bandwidth_hz: 1}}\n")
+        with pytest.raises(ConfigError, match="no stage of this run makes qualty"):
+            build_config(file=file, input="x", output=tmp_path)
+
+    def test_a_dataset_cannot_be_written_to_a_uri(self):
+        with pytest.raises(ConfigError, match="local or mounted folder"):
+            build_config(input="x", output=Path("s3://bucket/dataset"))
 
     def test_unknown_keys_of_a_file_are_errors(self, tmp_path: Path):
         file = tmp_path / "run.yaml"

@@ -19,7 +19,7 @@ def commit(layout: Layout, unit: int, rows: list[str], supersedes: int | None = 
     final = str(layout.shard_file(unit).relative_to(layout.root))
     temporary = layout.temporary / f"{unit}.parquet"
     temporary.write_text(f"unit {unit}")
-    states = {row: RowState(status="kept", track_id=row) for row in rows}
+    states = {row: RowState(status="kept", track_id=row, basis=row) for row in rows}
     record = Commit(unit=unit, plan="p", files={final: "digest"}, rows=states, timings={}, supersedes=supersedes)
     return record, {final: temporary}
 

@@ -1,0 +1,191 @@
+"""What becomes of committed rows when files, thresholds or plans change, without a cluster.
+
+A run is played by hand: the scan table is written down, the worker only fills in stored columns.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.config import build_config
+from pipeline.dag import build_dag
+from pipeline.ledger import Commit, Ledger
+from pipeline.plan import make_plan
+from pipeline.scan import read_scan, rows_to_scan, scan_schema
+from pipeline.sink import ScanSink, ShardSink, SinkSpec
+from pipeline.stats import collect_stats, connect
+from pipeline.stored import StoredColumns
+from pipeline.todo import judge_scan, units_to_do
+from schemas.dataset import Layout
+
+STAGES = ("decode", "quality", "fingerprint", "key")
+KEY = {"tonic": "C", "mode": "major", "strength": 0.9, "model": "by hand"}
+
+
+def scanned(name: str, track: str, *, works: bool = True, loudness: float = -14.0, **identity: Any) -> dict[str, Any]:
+    """A row of the scan table; songs with different tracks do not resemble each other."""
+    status = {"status": "kept", "stage": None, "reason": None, "message": None, "attempts": 1}
+    if not works:
+        status |= {"status": "failed", "stage": "decode", "reason": "TruncatedAudio", "message": "cut"}
+    first = int.from_bytes(track.encode()) % 1_000_000 * 1000
+    return {
+        "row_id": name,
+        "track_id": track,
+        "uri": f"songs/{name}.flac",
+        **identity,
+        "audio": {"duration_s": 30.0, "sample_rate_hz": 44_100, "channels": 2, "codec": "flac"} if works else None,
+        "quality": {"loudness_lufs": loudness, "bandwidth_hz": 20_000.0, "clipped_ratio": 0.0} if works else None,
+        "fingerprint": {"hashes": list(range(first, first + 100))} if works else None,
+        "verdict": status,
+        "timing": [],
+    }
+
+
+class Dataset:
+    """A dataset whose models are played: every kept row without a key gets one, and is counted."""
+
+    def __init__(self, root: Path) -> None:
+        self.layout = Layout(root)
+        self.ledger = Ledger(self.layout).open()
+        self.measured: list[str] = []
+
+    def run(self, *rows: dict[str, Any], overrides: tuple[str, ...] = ()) -> "Dataset":
+        config = build_config(only=STAGES, overrides=overrides, input="songs", output=self.layout.root)
+        dag = build_dag(config, {}, {})
+        plan = make_plan(config, dag)
+        self.layout.plan.write_text(plan.model_dump_json())
+        scan = pa.Table.from_pylist(list(rows), scan_schema(dag))
+        todo = units_to_do(judge_scan(scan, dag, plan, self.ledger), dag, plan, self.ledger, config.resources)
+        files = {commit.unit: list(commit.files) for commit in self.ledger.commits.values()}
+        worked = StoredColumns(self.layout.root, files, dag)(todo) if todo.num_rows else todo
+        sink = ShardSink(SinkSpec(self.layout.root, plan.id, dag.fingerprints))
+        for result in sink(self._measure(worked))["result"].to_pylist():
+            told = json.loads(result)
+            temporary = {final: Path(path) for final, path in told["temporary"].items()}
+            self.ledger.add(Commit.model_validate(told["commit"]), temporary)
+        again = judge_scan(scan, dag, plan, self.ledger)
+        assert not units_to_do(again, dag, plan, self.ledger, config.resources).num_rows, "it does not come to rest"
+        return self
+
+    def _measure(self, rows: pa.Table) -> pa.Table:
+        keys = rows["key"].to_pylist()
+        for i, verdict in enumerate(rows["verdict"].to_pylist()):
+            if verdict["status"] == "kept" and keys[i] is None:
+                keys[i] = KEY
+                self.measured.append(rows["row_id"][i].as_py())
+        return rows.set_column(rows.column_names.index("key"), "key", pa.array(keys, rows.schema.field("key").type))
+
+    @property
+    def rows(self) -> dict[str, dict[str, Any]]:
+        paths = [*self.layout.shards.iterdir(), *self.layout.quarantine.iterdir()]
+        rows = [row for path in paths for row in pq.read_table(path).to_pylist()]
+        assert len(rows) == len({row["row_id"] for row in rows}) == len(self.ledger.rows)
+        return {row["row_id"]: row for row in rows}
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        return {name: row["verdict"]["reason"] or row["verdict"]["status"] for name, row in sorted(self.rows.items())}
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return Dataset(tmp_path / "dataset")
+
+
+def test_a_copy_comes_back_when_its_original_becomes_another_song(dataset):
+    dataset.run(scanned("a", "one"), scanned("b", "one"))
+    assert dataset.verdicts == {"a": "kept", "b": "exact_duplicate"}
+    dataset.run(scanned("a", "two"), scanned("b", "one"))
+    assert dataset.verdicts == {"a": "kept", "b": "kept"}
+    assert sorted(dataset.measured) == ["a", "a", "b"]
+
+
+def test_a_file_that_becomes_a_copy_of_a_committed_track_is_the_duplicate(dataset):
+    dataset.run(scanned("a", "one"), scanned("b", "two"))
+    dataset.run(scanned("a", "two"), scanned("b", "two"))
+    assert dataset.verdicts == {"a": "exact_duplicate", "b": "kept"}
+    assert dataset.rows["a"]["dedup"]["duplicate_of"] == "b"
+
+
+def test_a_repaired_file_keeps_what_the_scan_measured_though_its_neighbour_is_still_broken(dataset):
+    dataset.run(scanned("a", "one", works=False), scanned("b", "two", works=False))
+    dataset.run(scanned("a", "one", works=False), scanned("b", "three"))
+    assert dataset.verdicts == {"a": "TruncatedAudio", "b": "kept"}
+    assert dataset.rows["b"]["quality"]["loudness_lufs"] == -14
+
+
+def test_a_looser_threshold_accepts_rows_in_units_of_the_usual_size(dataset):
+    songs = [scanned(f"{i:03d}", f"track {i}", loudness=-50) for i in range(10)]
+    size = "resources.rows_per_shard=4"
+    dataset.run(*songs, overrides=(size,))
+    assert set(dataset.verdicts.values()) == {"min_loudness_lufs"}
+    dataset.run(*songs, overrides=(size, "quality.min_loudness_lufs=-60"))
+    assert set(dataset.verdicts.values()) == {"kept"}
+    assert sorted(pq.read_metadata(path).num_rows for path in dataset.layout.shards.iterdir()) == [2, 4, 4]
+
+
+def test_a_stricter_threshold_turns_rows_away_with_all_their_columns_and_measures_nothing(dataset):
+    songs = scanned("a", "one", loudness=-30), scanned("b", "two")
+    dataset.run(*songs)
+    dataset.run(*songs, overrides=("quality.min_loudness_lufs=-20",))
+    assert dataset.verdicts == {"a": "min_loudness_lufs", "b": "kept"}
+    assert dataset.rows["a"]["key"] == KEY | {"strength": pytest.approx(0.9)}
+    assert dataset.measured == ["a", "b"]
+
+
+def test_a_lower_duplicate_threshold_finds_copies_among_committed_songs(dataset):
+    a, b = scanned("a", "one"), scanned("b", "two")
+    b["fingerprint"]["hashes"] = sorted(a["fingerprint"]["hashes"][:60] + b["fingerprint"]["hashes"][60:])
+    dataset.run(a, b, overrides=("dedup.threshold=0.9",))
+    assert dataset.verdicts == {"a": "kept", "b": "kept"}
+    dataset.run(a, b)
+    assert dataset.verdicts == {"a": "kept", "b": "near_duplicate"}
+
+
+def test_an_edited_licence_reaches_the_shard_without_any_measurement(dataset):
+    dataset.run(scanned("a", "one"), scanned("b", "two"))
+    dataset.run(scanned("a", "one", license="CC0-1.0"), scanned("b", "two"))
+    assert dataset.rows["a"]["license"] == "CC0-1.0"
+    assert dataset.rows["a"]["flags"] == []
+    assert dataset.measured == ["a", "b"]
+
+
+def test_a_row_that_left_the_input_stays_and_is_scanned_again_for_another_plan(dataset):
+    def scan_pass(overrides: tuple[str, ...], *rows: dict[str, Any]):
+        config = build_config(only=STAGES, overrides=overrides, input="songs", output=dataset.layout.root)
+        dag = build_dag(config, {}, {})
+        fingerprints = {node.column: node.fingerprint for node in dag.scan}
+        sink = ScanSink(SinkSpec(dataset.layout.root, "scan", fingerprints))
+        table = pa.Table.from_pylist(list(rows), scan_schema(dag))
+        for column, values in {"unit": 7, "place": 0, "unit_rows": 1, "supersedes": None}.items():
+            table = table.append_column(column, pa.array([values], pa.int64()))
+        told = json.loads(sink(table)["result"][0].as_py())
+        Path(told["path"]).replace(dataset.layout.scan_file(told["unit"]))
+        return dag
+
+    row = scanned("a", "one", size=5, stamp="x")
+    dag = scan_pass((), row)
+    assert read_scan(dataset.layout, dag)["row_id"].to_pylist() == ["a"]
+    other = build_dag(
+        build_config(only=STAGES, overrides=["decode.missing_s=2"], input="songs", output=dataset.layout.root), {}, {}
+    )
+    names = ["row_id", "title", "artist", "album", "language", "given_lyrics", "license", "source", "uri"]
+    empty = pa.schema(
+        [*[(name, pa.string()) for name in names], ("size", pa.int64()), ("stamp", pa.string())]
+    ).empty_table()
+    assert not read_scan(dataset.layout, other).num_rows
+    found = rows_to_scan(empty, read_scan(dataset.layout, other), {"a"}, dataset.layout, other)
+    assert found["uri"].to_pylist() == ["songs/a.flac"]
+    assert not rows_to_scan(empty, read_scan(dataset.layout, dag), {"a"}, dataset.layout, dag).num_rows
+
+
+def test_figures_count_committed_files_only(dataset):
+    dataset.run(scanned("a", "one"), scanned("b", "one"))
+    (shard,) = dataset.layout.shards.iterdir()
+    dataset.layout.shard_file(99).write_bytes(shard.read_bytes())
+    assert collect_stats(dataset.layout).rows == {"kept": 1, "filtered": 1, "failed": 0, "total": 2}
+    assert connect(dataset.layout).execute("select count(*) from tracks").fetchone() == (1,)
