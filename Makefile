@@ -24,7 +24,7 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/songmill models pull small demo test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -54,17 +54,15 @@ class _File:
     content: bytes
     entry: Entry
     title: str
-    language: str | None = None
 
     @property
-    def row(self) -> dict[str, str | None]:
+    def row(self) -> dict[str, str]:
         return {
             "uri": f"songs/{self.name}",
             "title": self.title,
             "artist": _ARTIST,
             "license": self.entry.licence,
             "source": self.entry.homepage,
-            "language": self.language,
         }
 
 
@@ -105,7 +103,7 @@ def prepare(folder: Path, store: ModelStore) -> DemoInput:
 def _songs(folder: Path, entry: Entry) -> Iterator[_File]:
     for song in _SONGS:
         if song.length_s:
-            yield _File(f"{song.name}.mp3", _cut(folder / song.source, song.length_s), entry, song.title, song.language)
+            yield _File(f"{song.name}.mp3", _cut(folder / song.source, song.length_s), entry, song.title)
 
 
 def _instrumentals(folder: Path, entry: Entry) -> Iterator[_File]:
@@ -120,7 +118,7 @@ def _duplicates(folder: Path, entry: Entry) -> Iterator[_File]:
 
 
 def _broken(whole: _File) -> Iterator[_File]:
-    yield _File("truncated.mp3", whole.content[: len(whole.content) // 3], whole.entry, "Truncated", whole.language)
+    yield _File("truncated.mp3", whole.content[: len(whole.content) // 3], whole.entry, "Truncated")
     yield _File("notes.wav", b"This is a text file, whatever its name says.\n", whole.entry, "Notes")
 
 

@@ -43,7 +43,10 @@ def show_songs(console: Console, layout: Layout) -> None:
         console.print(f"  sections: {song['sections']}", highlight=False)
         if song["language"]:
             matched = f"{song['song_id']} (score {song['score']:.2f})" if song["song_id"] else "no song of the library"
-            console.print(f"  heard ({song['language']}): {escape(song['text'])}\n  lyrics: {matched}", highlight=False)
+            console.print(
+                f"  heard ({song['language']}): {escape(song['text'].replace(chr(10), ' / '))}\n  lyrics: {matched}",
+                highlight=False,
+            )
         console.print(f"  caption: {escape(song['caption'] or '')}", highlight=False)
 
 

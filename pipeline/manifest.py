@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -107,10 +108,22 @@ def row_id(uri: str) -> str:
 
 
 def _listed(fs: AbstractFileSystem, files: Mapping[str, Mapping[str, Any]], root: str) -> list[dict[str, Any]]:
-    songs = {path: info for path, info in files.items() if info["type"] == "file" and _is_song(path, root)}
+    listed = ((path, info) for path, info in files.items() if info["type"] != "directory" and _is_song(path, root))
+    songs = {path: _followed(info) for path, info in listed}
     if unnamed := [path for path in songs if not _is_text(path)]:
         _log.warning("left out, their names are not UTF-8: %s", ", ".join(map(ascii, unnamed)))
     return [_row(_uri(fs, path), info) for path, info in songs.items() if _is_text(path)]
+
+
+def _followed(info: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Size and time of what a local link points to; None where it points to nothing, as for any missing song."""
+    if not info.get("islink"):
+        return info
+    try:
+        target = Path(info["name"]).stat()
+    except OSError:
+        return None
+    return {"size": target.st_size, "mtime": target.st_mtime}
 
 
 def _is_song(path: str, root: str) -> bool:

@@ -48,9 +48,7 @@ def test_manifest_lists_every_file_once(prepared: demo.DemoInput) -> None:
         assert row["title"]
         assert row["artist"]
         assert row["source"].startswith("https://")
-    assert rows["static_in_the_air.mp3"]["language"] == "en"
-    assert rows["fuwafuwa.mp3"]["language"] == "ja"
-    assert rows["calm_acoustic_1.opus"]["language"] is None
+    assert not any("language" in row or "lyrics" in row for row in rows.values())  # they are to be heard
 
 
 def test_no_file_tells_how_it_was_made(prepared: demo.DemoInput, store: ModelStore) -> None:

@@ -64,6 +64,15 @@ class TestListing:
         assert table["row_id"].to_pylist() == [row_id(str(tmp_path / "a.wav"))]
         assert table["size"].to_pylist() == [5]
 
+    def test_links_are_followed_and_a_dangling_one_is_a_missing_song(self, tmp_path):
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "song").write_bytes(b"12345")
+        (tmp_path / "songs").mkdir()
+        (tmp_path / "songs" / "linked.mp3").symlink_to(tmp_path / "elsewhere" / "song")
+        (tmp_path / "songs" / "dangling.mp3").symlink_to(tmp_path / "nowhere")
+        rows = read_manifest(str(tmp_path / "songs"))
+        assert rows["size"].to_pylist() == [None, 5]
+
     def test_the_stamp_follows_the_file(self, tmp_path):
         touch(tmp_path / "a.wav")
         before = read_manifest(str(tmp_path))["stamp"]
