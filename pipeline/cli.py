@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import duckdb
 import typer
@@ -32,7 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 
-DATA_PROBLEM, USAGE_PROBLEM = 1, 2
+DATA_PROBLEM, USAGE_PROBLEM, INTERRUPTED = 1, 2, 130
 
 Source = Annotated[str | None, typer.Argument(help="Folder, glob or manifest (.jsonl .csv .parquet); local or a URI.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Dataset folder.")]
@@ -200,7 +200,10 @@ def demo_command(
 def _curate(settings: CurateConfig, store: ModelStore, **options: bool) -> "Outcome":
     from pipeline.curate import curate  # here, for Ray takes seconds to import and the other commands do without
 
-    return _guarded(curate, settings, store, **options)
+    try:
+        return _guarded(curate, settings, store, **options)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on from what is committed", INTERRUPTED)
 
 
 def _query(dataset: Path, sql: str, as_json: bool) -> None:
@@ -226,7 +229,7 @@ def _guarded(function: Any, *args: Any, **kwargs: Any) -> Any:
         _fail(str(error), DATA_PROBLEM)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     Console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {_escape(message)}", highlight=False)
     raise typer.Exit(code)
 

@@ -64,7 +64,7 @@ def curate(config: CurateConfig, store: ModelStore, *, update: bool = False, pro
     layout = Layout(config.output.resolve())
     manifest = read_manifest(config.input.path)
     with _alone(layout):
-        _accept_plan(layout, plan, update)
+        _check_plan(layout, plan, update)
         ledger = Ledger(layout).open()
         worked_on = _Run(config, manifest, dag, plan, layout, ledger, progress).bring_up_to_date()
         stats = collect_stats(layout)
@@ -84,8 +84,8 @@ def _alone(layout: Layout) -> Iterator[None]:
         raise CurateError(f"{layout.root}: another songmill process is writing this dataset; wait for it") from None
 
 
-def _accept_plan(layout: Layout, plan: Plan, update: bool) -> None:
-    """Refuse a plan other than the dataset's unless an update is asked for; remember the plan."""
+def _check_plan(layout: Layout, plan: Plan, update: bool) -> None:
+    """Refuse a plan other than the dataset's unless an update is asked for."""
     if not layout.plan.exists() and any(unit_files(layout)):
         raise CurateError(
             f"{layout.root} holds shards that no _songmill/plan.json accounts for and that would be swept; "
@@ -99,7 +99,13 @@ def _accept_plan(layout: Layout, plan: Plan, update: bool) -> None:
                 f"{layout.root} was made by another plan:\n{changes}\n"
                 "Give the same settings, another --out, or --update to make the changed columns anew."
             )
-    write_durably(layout.plan, plan.model_dump_json(indent=2).encode())
+
+
+def _remember_plan(layout: Layout, plan: Plan) -> None:
+    """Write the plan down, before its first commit: a run that cannot start leaves a dataset as it was."""
+    content = plan.model_dump_json(indent=2).encode()
+    if not layout.plan.exists() or layout.plan.read_bytes() != content:
+        write_durably(layout.plan, content)
 
 
 def _broken(tally: ActorHandle) -> str | None:
@@ -174,6 +180,7 @@ class _Run:
     def _curate(self, rows: pa.Table, tally: ActorHandle) -> None:
         sink = SinkSpec(self.layout.root, self.plan.id, self.dag.fingerprints)
         for result in run_pass(rows, self._operators(), ShardSink, sink, self.config.resources, tally):
+            _remember_plan(self.layout, self.plan)
             temporary = {final: Path(path) for final, path in result["temporary"].items()}
             self.ledger.add(Commit.model_validate(result["commit"]), temporary)
 

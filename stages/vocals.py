@@ -1,6 +1,7 @@
 """Is there singing, how much of the time, and the vocals on their own."""
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,11 @@ class Vocals(base.Stage):
     def models(self) -> tuple[str, ...]:
         """Spleeter with two stems."""
         return ("spleeter-2stems",)
+
+    @property
+    def model(self) -> str:
+        """The separator and the voice detector, which comes with faster-whisper."""
+        return f"{super().model}+silero-vad(faster-whisper {version('faster-whisper')})"
 
     def setup(self, weights: Mapping[str, base.Weights]) -> None:
         """Load the separator."""

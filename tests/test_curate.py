@@ -234,6 +234,8 @@ class TestTheLifeOfADataset:
         assert "error: stage 'broken' cannot start: no such library" in err
         assert "Traceback" not in err
         assert digests(dataset) == before
+        last = (*command, "--set=length.fails_on=happy_electronic_1 2")
+        assert "(0 worked on now)" in asked(*last)  # nor does another plan stand now
 
 
 def test_a_worker_that_dies_is_replaced_and_the_song_that_kills_it_is_set_aside(clips, tmp_path, cluster):

@@ -1,6 +1,7 @@
 """`songmill models`: what the model store has, fetch it, check it."""
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +47,7 @@ def list_entries(as_json: AsJson = False) -> None:
         size = decimal(entry["size_bytes"]) if entry["size_bytes"] else "?"
         groups = ", ".join(entry["groups"])
         table.add_row(entry["name"], groups, entry["task"], entry["licence"], size, entry["state"])
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
 @app.command(
