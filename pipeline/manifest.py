@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
 from pipeline.errors import DataProblem
+from pipeline.languages import normalize_language
 from pipeline.licenses import normalize_license
 from pipeline.sidecars import read_sidecars, sidecar_stamps
 from pipeline.tags import read_tags
@@ -68,18 +70,27 @@ def read_manifest(source: str) -> pa.Table:
     Raises:
         ManifestError: nothing found, not readable as a manifest, or rows whose uri is missing or not unique.
     """
-    fs, path = fsspec.url_to_fs(source)
+    fs, path = _file_system(source)
     if fs.isdir(path):
         rows = _listed(fs, fs.find(path, detail=True), path)
     elif _extension(path) in _READERS and fs.isfile(path):
         rows = _with_stat(_manifest_rows(fs, path))
+    elif fs.isfile(path):
+        rows = _listed(fs, {path: fs.info(path)}, posixpath.dirname(path))
     else:
-        rows = _listed(fs, fs.glob(path, detail=True), "")
+        rows = _listed(fs, fs.glob(path, detail=True), posixpath.dirname(re.split(r"[*?\[]", path)[0]))
     if not rows:
         raise ManifestError(
             f"{source}: no songs; expected a folder or glob of {' '.join(sorted(EXTENSIONS))} or a manifest"
         )
     return pa.Table.from_pylist(sorted(rows, key=lambda row: row["uri"]), MANIFEST)
+
+
+def _file_system(source: str) -> tuple[AbstractFileSystem, str]:
+    try:
+        return fsspec.url_to_fs(source)
+    except (ImportError, ValueError) as error:  # its driver is not installed, or there is no such protocol
+        raise ManifestError(f"{source}: {error}") from error
 
 
 def describe(uri: str, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,6 +100,7 @@ def describe(uri: str, row: Mapping[str, Any]) -> dict[str, Any]:
     for layer in (read_tags(uri), read_sidecars(uri), given):
         found |= {field: text for field, text in layer.items() if text}
     found["license"] = normalize_license(found.get("license"))
+    found["language"] = normalize_language(found.get("language"))
     return {**row, **{column: found.get(field) for field, column in _FIELDS.items()}}
 
 
@@ -139,6 +151,7 @@ def _is_text(path: str) -> bool:
 def _row(uri: str, info: Mapping[str, Any] | None, given: Mapping[str, str | None] | None = None) -> dict[str, Any]:
     identity = {column: (given or {}).get(field) for field, column in _FIELDS.items()}
     identity["license"] = normalize_license(identity["license"])
+    identity["language"] = normalize_language(identity["language"])
     return {
         "row_id": row_id(uri),
         "uri": uri,
@@ -239,6 +252,8 @@ def _with_stat(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _stat(uri: str) -> Mapping[str, Any] | None:
     try:
+        if "://" not in uri:
+            return _followed({"name": uri, "islink": True})
         fs, path = fsspec.url_to_fs(uri)
         return fs.info(path)
     except (OSError, ValueError):  # ValueError: no file system has such a name
@@ -256,6 +271,8 @@ def _resolve(uri: str, folder: str) -> str:
     """An absolute uri: as it is, or a local path, or relative to the manifest's folder."""
     if "://" not in uri and not uri.startswith("/"):
         uri = f"{folder.rstrip('/')}/{uri}"
+    if "://" not in uri:
+        return posixpath.normpath(uri)  # fsspec would take "::" in a name for a chain of file systems
     fs, path = fsspec.url_to_fs(uri)
     return _uri(fs, posixpath.normpath(path) if "file" in fs.protocol else path)
 

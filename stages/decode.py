@@ -18,7 +18,7 @@ from pydantic import Field
 
 from schemas import columns
 from stages import base, pcm
-from stages.truncation import ogg_is_complete, promised_s
+from stages.truncation import HEADERLESS, ogg_is_complete, promised_s
 
 NATIVE = pa.struct([("rate_hz", pa.int32()), ("channels", pa.int32()), ("samples", pa.large_binary())])
 WORKING = {"native": NATIVE, "pcm": pcm.PCM}
@@ -73,7 +73,7 @@ class Decoded:
 class DecodeParams(base.Params):
     """How much is decoded, and how much damage is put up with."""
 
-    limit_s: float = Field(default=3600.0, gt=0)  # guards the memory: of longer audio only the facts are told
+    limit_s: float = Field(default=1800.0, gt=0)  # guards the memory: of longer audio only the facts are told
     missing_s: float = Field(default=1.0, ge=0)  # what may be missing of the promised length
     lost_ratio: float = Field(default=0.02, ge=0, le=1)  # share of packets that may be lost; one always may
 
@@ -120,7 +120,7 @@ def decode_file(uri: str, wanted: Collection[str] = frozenset(WORKING), params: 
     with opened(uri) as file, _container(uri, file) as container:
         samples = _Samples(uri, container)
         sinks = _sinks(wanted, samples)
-        claimed_s = (container.duration or 0) / av.time_base
+        claimed_s = _claimed_s(file, container, samples.stream)
         within_limit = claimed_s <= params.limit_s and _fill(sinks, samples, params.limit_s)
         if within_limit:
             _require_whole(samples, file, params)
@@ -278,6 +278,19 @@ def _require_whole(samples: _Samples, file: BinaryIO, params: DecodeParams) -> N
         raise TruncatedAudio(f"{samples.uri}: {samples.duration_s:.1f} s of the {promised:.1f} s its headers promise")
     if samples.container.format.name == "ogg" and not ogg_is_complete(file):
         raise TruncatedAudio(f"{samples.uri}: the last page of its Ogg stream is missing")
+
+
+def _claimed_s(file: BinaryIO, container: InputContainer, stream: av.AudioStream) -> float:
+    """The length to judge a file by before it is decoded; 0 where FFmpeg only guesses it.
+
+    It does so from the bit rate of the first packets: a stream that opens with silence would seem to last for hours.
+    """
+    position = file.tell()  # the demuxer goes on from here
+    guessed = container.format.name in HEADERLESS or (
+        container.format.name == "mp3" and promised_s(file, container, stream) is None
+    )
+    file.seek(position)
+    return 0.0 if guessed else (container.duration or 0) / av.time_base
 
 
 @contextmanager

@@ -16,7 +16,7 @@ _STOCK_PHRASES = (
     "thanks( so much)? for (watching|listening)",
     "(please |like and |dont forget to )*subscribe( to (my|the|our) channel)?",
     "(see you|ill see you)( guys)?( in the)? next( time| video)",
-    "(bye )*bye",
+    "bye",  # the whole may repeat; a repetition inside it would make the search exponential
     "you",
     "subtitles( created)? by.*",
     "transcri(bed|ption) by.*",

@@ -1,10 +1,12 @@
 """Lyrics as people keep them, plain or LRC, as clean lines."""
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+_LONGEST_LINE = 160  # characters; lyrics that lost their line breaks are cut, or aligning them would take for ever
 INSTRUMENTAL = "[inst]"  # what a transcript and lyrics say where nobody sings
 
 _TIME = re.compile(r"\[(\d{1,3}):(\d{1,2}(?:[.:]\d{1,3})?)\]", re.ASCII)
@@ -49,4 +51,6 @@ def _lines(written: str, earlier_s: float) -> list[LyricLine]:
     text = " ".join(_WORD_TIME.sub("", written).split())
     if not text or _TAG.match(text):
         return []
-    return [LyricLine(text, max(0.0, time)) for time in times] or [LyricLine(text)]
+    if times:
+        return [LyricLine(text, max(0.0, time)) for time in times]
+    return [LyricLine(part) for part in textwrap.wrap(text, _LONGEST_LINE)]

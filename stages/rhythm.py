@@ -74,7 +74,8 @@ class Rhythm(Stage):
         if not len(audio) or np.abs(audio).max() < _SILENT_PEAK:
             return np.empty(0), 0.0
         _, beats_s, confidence, _, _ = self._extract(audio)
-        if len(beats_s) < 2 * MIN_BEATS:  # half of them must still give a tempo
+        # Half of the beats must still give a tempo; without any confidence it would be a guess stated as a fact.
+        if len(beats_s) < 2 * MIN_BEATS or confidence <= 0:
             return np.empty(0), 0.0
         return beats_s.astype(np.float64), min(float(confidence) / _CONFIDENCE_MAX, 1.0)
 

@@ -107,6 +107,7 @@ def _grid(beats_s: list[float], duration_s: float) -> list[float]:
 def _novelty(blocks: np.ndarray, half: int) -> np.ndarray:
     """Checkerboard correlation at the start of each block: `blocks` [n, features] to [n]."""
     count = len(blocks)
+    half = min(half, count)
     similarity = np.pad(blocks @ blocks.T, half)
     side = np.arange(-half, half) + 0.5
     taper = np.exp(-2 * (side / max(half, 1)) ** 2)

@@ -9,7 +9,7 @@ from av.container import InputContainer
 from mutagen.mp3 import MP3, BitrateMode
 
 # Streams without a header of their own: FFmpeg derives their length from size and bit rate, which promises nothing.
-_HEADERLESS = frozenset({"aac", "ac3", "eac3", "amr", "dts", "loas", "mpeg", "mpegts"})
+HEADERLESS = frozenset({"aac", "ac3", "eac3", "amr", "dts", "loas", "mpeg", "mpegts"})
 _UNKNOWN_SIZES = frozenset({0, 0xFFFFFFFF})  # what a writer that cannot seek back leaves in a RIFF header
 _OGG_END_OF_STREAM = 0x04
 _OGG_PAGE_MAX = 27 + 255 + 255 * 255
@@ -18,7 +18,7 @@ _OGG_PAGE_MAX = 27 + 255 + 255 * 255
 def promised_s(file: BinaryIO, container: InputContainer, stream: AudioStream) -> float | None:
     """Seconds of audio the headers promise; None when they tell nothing."""
     name = container.format.name
-    if name in _HEADERLESS:
+    if name in HEADERLESS:
         return None
     if name == "mp3":
         return _xing_s(file)

@@ -7,19 +7,22 @@ _RAP_WORDS_PER_S = 3.0  # rap moves at four to seven syllables a second, a sung 
 _RAP_TAG = "hip-hop"
 _TAGGED_RAP_WORDS_PER_S = 2.2  # enough where the tagger hears hip-hop as well
 _MIN_WORDS = 10
+_WITHOUT_SPACES = frozenset(["ja", "lo", "my", "th", "yue", "zh"])  # Whisper's "words" are pieces of words there
 
 
 def vocal_delivery(columns: Mapping[str, Any]) -> str | None:
     """One of "instrumental", "sung" and "rap", or None where it was not measured.
 
     Rap is 3 recognised words a second or more while words are heard, or 2.2 when "hip-hop" is among the tags. Fewer
-    than ten words say nothing about their pace.
+    than ten words say nothing about their pace, nor do those of languages written without spaces.
     """
     vocals = columns.get("vocals")
     if not vocals or vocals.get("has_vocals") is None:
         return None
     if not vocals["has_vocals"]:
         return "instrumental"
+    if (columns.get("transcript") or {}).get("language") in _WITHOUT_SPACES:
+        return None
     words_per_s = _words_per_s((columns.get("transcript") or {}).get("segments") or [])
     if words_per_s is None:
         return None

@@ -61,7 +61,7 @@ class Vocals(base.Stage):
         stem = b"".join(pcm.encode(piece) for piece in self._separator.separate(pcm.stereo(track["pcm"])))
         voice = pcm.mono(stem, RATE_HZ)
         spans = voiced_spans(voice, self.params.voice_threshold)
-        active_ratio = sum(span.stop - span.start for span in spans) / len(voice)
+        active_ratio = sum(span.stop - span.start for span in spans) / max(1, len(voice))
         audible = _level_db(voice, pcm.mono(track["pcm"], RATE_HZ), spans) >= self.params.min_level_db
         row = self.own(has_vocals=audible and active_ratio >= self.params.min_active_ratio, active_ratio=active_ratio)
         return row | {"vocal_stem": stem} if "vocal_stem" in self.wanted else row

@@ -14,6 +14,7 @@ CODECS = {
     ".wav": "pcm_s16le",
     ".aiff": "pcm_s16be",
     ".flac": "flac",
+    ".aac": "aac",
     ".mp3": "libmp3lame",
     ".m4a": "aac",
     ".ogg": "libopus",

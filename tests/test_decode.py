@@ -25,7 +25,7 @@ from stages.decode import (
     Unreadable,
     decode_file,
 )
-from tests.audio import clicks, mix, noise, tone, write
+from tests.audio import clicks, mix, noise, silence, tone, write
 
 SONG = mix(noise(3.0, 48_000, dbfs=-30), clicks(120, 2.9, 48_000))
 LOSSLESS = ("pcm_s16le", "pcm_s24le", "pcm_f32le", "pcm_s16be", "flac", "alac")
@@ -333,3 +333,10 @@ def test_stage_leaves_out_what_nobody_reads(tmp_path: Path) -> None:
     row = stage.run(pa.table({"uri": [str(path)]}))
 
     assert set(row) == {"audio", "pcm"}
+
+
+def test_an_adts_file_that_opens_with_silence_is_as_long_as_it_is(tmp_path):
+    song = np.concatenate([silence(20), noise(10)], axis=1)
+    decoded = decode_file(str(write(tmp_path / "song.aac", song)))
+    assert decoded.duration_s == pytest.approx(30, abs=0.2)
+    assert decoded.pcm is not None

@@ -73,6 +73,26 @@ class TestListing:
         rows = read_manifest(str(tmp_path / "songs"))
         assert rows["size"].to_pylist() == [None, 5]
 
+    def test_a_glob_below_a_hidden_folder_and_a_file_whose_name_looks_like_a_pattern(self, tmp_path):
+        folder = tmp_path / ".music"
+        folder.mkdir()
+        (folder / "a [live].mp3").write_bytes(b"1")
+        (folder / ".b.mp3").write_bytes(b"1")
+        assert read_manifest(f"{folder}/*.mp3").num_rows == 1
+        assert read_manifest(str(folder / "a [live].mp3")).num_rows == 1
+
+    def test_an_unknown_protocol_is_told(self):
+        with pytest.raises(ManifestError, match="foo"):
+            read_manifest("foo://bucket/songs")
+
+    def test_colons_in_a_name_are_no_chain(self, tmp_path):
+        (tmp_path / "a::b.mp3").write_bytes(b"123")
+        (tmp_path / "list.jsonl").write_text('{"uri": "a::b.mp3", "language": "jpn"}')
+        (row,) = read_manifest(str(tmp_path / "list.jsonl")).to_pylist()
+        assert row["uri"] == str(tmp_path / "a::b.mp3")
+        assert row["size"] == 3
+        assert row["language"] == "ja"
+
     def test_the_stamp_follows_the_file(self, tmp_path):
         touch(tmp_path / "a.wav")
         before = read_manifest(str(tmp_path))["stamp"]

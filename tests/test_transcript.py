@@ -189,3 +189,8 @@ def test_nothing_is_fetched(weights: Callable, tmp_path: Path, monkeypatch: pyte
     (tmp_path / "model.bin").touch()
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
         Whisper.load(tmp_path, "cpu", "int8")
+
+
+def test_many_farewells_do_not_make_the_search_exponential() -> None:
+    assert is_stock("bye " * 40 + "bye")
+    assert not is_stock("bye " * 40 + "baby")

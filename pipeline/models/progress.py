@@ -1,7 +1,7 @@
 """How far a pull has come: whoever serves the bytes, the growth of the staging folder tells."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import Protocol
@@ -41,9 +41,7 @@ def watched(folder: Path, total: int, report: Callable[[int, int], None]) -> Ite
 
 def _bytes_in(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        try:
+    with suppress(FileNotFoundError):  # pip has just moved a temporary file or folder; the next look counts the rest
+        for path in folder.rglob("*"):
             total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:  # a temporary file that has just been moved
-            continue
     return total
