@@ -1,0 +1,303 @@
+"""The diffusion transformer of ACE-Step v1 (technical report, arXiv 2506.00045): velocity of the latents at a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import BaseOutput
+from torch import Tensor, nn
+
+from training.model.attention import CrossAttention, LinearAttention
+from training.model.control import add_control
+from training.model.lyric_encoder import LyricEncoder
+from training.model.mix_ffn import MixFFN
+from training.model.patch import FinalLayer, PatchEmbed
+from training.model.repa import alignment_loss, projector
+from training.model.rotary import Rotary, rotary_table
+
+_TIME_CHANNELS = 256
+_EPS = 1e-6
+
+
+@dataclass
+class TransformerOutput(BaseOutput):
+    """What `decode` computes.
+
+    Attributes:
+        sample: velocity [B, channels, bins, T].
+        proj_losses: (name, scalar) of each REPA head, where targets were given.
+        projections: (name, [B, T, feature dim]) of each REPA head, where they were asked for.
+    """
+
+    sample: Tensor
+    proj_losses: Sequence[tuple[str, Tensor]] = ()
+    projections: Sequence[tuple[str, Tensor]] = ()
+
+
+@dataclass(frozen=True)
+class _Surroundings:
+    """What every block sees besides its hidden states. Masks are boolean."""
+
+    frame_mask: Tensor  # [B, T]
+    mixing_mask: Tensor | None  # [B, T]: the frames that convolutions and statistics see, None for all
+    rotary: Rotary
+    condition: Tensor  # [B, L, D]
+    condition_mask: Tensor  # [B, L]
+    condition_rotary: Rotary
+
+
+class TransformerBlock(nn.Module):
+    """Linear attention, cross-attention, Mix-FFN; AdaLN-single (PixArt-alpha, arXiv 2310.00426, section 2.3)."""
+
+    def __init__(self, dim: int, heads: int, mlp_hidden: int) -> None:
+        super().__init__()
+        self.norm1 = nn.RMSNorm(dim, eps=_EPS, elementwise_affine=False)
+        self.attn = LinearAttention(dim, heads)
+        self.cross_attn = CrossAttention(dim, heads)
+        self.norm2 = nn.RMSNorm(dim, eps=_EPS, elementwise_affine=False)
+        self.ff = MixFFN(dim, mlp_hidden)
+        self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
+
+    def forward(self, x: Tensor, modulation: Tensor, around: _Surroundings, query_scale: Tensor | None) -> Tensor:
+        """Frames [B, T, D] to [B, T, D]; `modulation` [B, 6, D] is the time, shared by all blocks."""
+        table = self.scale_shift_table + modulation
+        shift, scale, gate, ff_shift, ff_scale, ff_gate = table.chunk(6, 1)
+        attended = self.norm1(x) * (1 + scale) + shift
+        x = x + gate * self.attn(attended, around.frame_mask, around.rotary, query_scale)
+        x = x + self.cross_attn(
+            x,
+            around.frame_mask,
+            around.rotary,
+            around.condition,
+            around.condition_mask,
+            around.condition_rotary,
+            query_scale,
+        )
+        return x + ff_gate * self.ff(self.norm2(x) * (1 + ff_scale) + ff_shift, around.mixing_mask)
+
+
+class ACEStepTransformer2DModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """The linear diffusion transformer of ACE-Step v1, 3.3 B parameters in the released config.
+
+    `encode` turns the conditions into tokens once per song, `decode` computes the velocity at every step; `forward`
+    does both, as training needs it.
+
+    A padded batch gives each item what it gets alone: the patch embedding's group norm, the Mix-FFN's convolution,
+    the control input's statistics and the REPA heads leave padded frames out, and condition tokens count their
+    positions without the padding between text and lyrics. The reference does none of this, so there an item depends
+    on how far its batch is padded; `compat=True`, an argument and not a config key, since the weights are the same,
+    computes what the reference does. Without padding the two agree. Frames are padded at the end. What `sample`
+    holds on padded frames means nothing in either.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 8,
+        num_layers: int = 24,
+        inner_dim: int = 2560,
+        attention_head_dim: int = 128,
+        num_attention_heads: int = 20,
+        mlp_ratio: float = 2.5,
+        out_channels: int = 8,
+        max_position: int = 32768,  # noqa: ARG002  positions are computed, not looked up: nothing bounds them
+        rope_theta: float = 1_000_000.0,
+        speaker_embedding_dim: int = 512,
+        text_embedding_dim: int = 768,
+        ssl_encoder_depths: Sequence[int] = (8, 8),
+        ssl_names: Sequence[str] = ("mert", "m-hubert"),
+        ssl_latent_dims: Sequence[int] = (1024, 768),
+        patch_size: Sequence[int] = (16, 1),
+        max_height: int = 16,
+        max_width: int = 32768,  # noqa: ARG002
+        lyric_encoder_vocab_size: int = 6693,
+        lyric_hidden_size: int = 1024,
+    ) -> None:
+        """Of the released config's keys, `max_position` and `max_width` are kept but bound nothing.
+
+        Args:
+            in_channels: of the latents.
+            num_layers: blocks.
+            inner_dim: D, `num_attention_heads` times `attention_head_dim`.
+            attention_head_dim: channels of a head, even.
+            num_attention_heads: heads of both attentions.
+            mlp_ratio: of the Mix-FFN's gated width to D.
+            out_channels: of the velocity.
+            max_position: of the released rotary table.
+            rope_theta: base of the rotary frequencies.
+            speaker_embedding_dim: of `speaker_embeds`.
+            text_embedding_dim: of the text encoder's states.
+            ssl_encoder_depths: 0-based block after which each REPA head reads.
+            ssl_names: of the REPA heads.
+            ssl_latent_dims: of the REPA heads' targets.
+            patch_size: latent bins and frames of a patch, (`max_height`, 1).
+            max_height: bins of the latents.
+            max_width: frames of the released model's longest song.
+            lyric_encoder_vocab_size: lyric tokens.
+            lyric_hidden_size: of the lyric encoder.
+
+        Raises:
+            ValueError: these sizes do not belong together.
+        """
+        super().__init__()
+        if inner_dim != num_attention_heads * attention_head_dim:
+            raise ValueError(f"inner_dim is {inner_dim}, not {num_attention_heads} heads x {attention_head_dim}")
+        if tuple(patch_size) != (max_height, 1):
+            raise ValueError(f"a patch must be one frame of all {max_height} bins, not {tuple(patch_size)}")
+        if any(depth >= num_layers for depth in ssl_encoder_depths):
+            raise ValueError(f"a REPA head cannot read after block {max(ssl_encoder_depths)} of {num_layers}")
+        patch = (max_height, 1)
+        self.head_dim = attention_head_dim
+        self.rope_theta = rope_theta
+        self.ssl_names = ssl_names
+        self.ssl_depths = ssl_encoder_depths
+
+        self.speaker_embedder = nn.Linear(speaker_embedding_dim, inner_dim)
+        self.genre_embedder = nn.Linear(text_embedding_dim, inner_dim)
+        self.lyric_embs = nn.Embedding(lyric_encoder_vocab_size, lyric_hidden_size)
+        self.lyric_encoder = LyricEncoder(lyric_hidden_size)
+        self.lyric_proj = nn.Linear(lyric_hidden_size, inner_dim)
+
+        self.time_proj = Timesteps(_TIME_CHANNELS, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.timestep_embedder = TimestepEmbedding(_TIME_CHANNELS, inner_dim)
+        self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(inner_dim, 6 * inner_dim))
+
+        self.proj_in = PatchEmbed(in_channels, patch, inner_dim)
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(inner_dim, num_attention_heads, int(inner_dim * mlp_ratio)) for _ in range(num_layers)
+        )
+        self.projectors = nn.ModuleList(projector(inner_dim, dim) for dim in ssl_latent_dims)
+        self.final_layer = FinalLayer(inner_dim, patch, out_channels)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor,
+        encoder_text_hidden_states: Tensor,
+        text_attention_mask: Tensor,
+        speaker_embeds: Tensor,
+        lyric_token_idx: Tensor,
+        lyric_mask: Tensor,
+        timestep: Tensor,
+        ssl_hidden_states: Sequence[Sequence[Tensor]] | None = None,
+        *,
+        compat: bool = False,
+    ) -> TransformerOutput:
+        """`encode`, then `decode`: their arguments."""
+        states, mask = self.encode(
+            encoder_text_hidden_states, text_attention_mask, speaker_embeds, lyric_token_idx, lyric_mask
+        )
+        return self.decode(hidden_states, attention_mask, states, mask, timestep, ssl_hidden_states, compat=compat)
+
+    def encode(
+        self,
+        encoder_text_hidden_states: Tensor,
+        text_attention_mask: Tensor,
+        speaker_embeds: Tensor,
+        lyric_token_idx: Tensor,
+        lyric_mask: Tensor,
+        *,
+        lyric_query_scale: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The conditions as tokens: speaker, text, lyrics in this order.
+
+        Args:
+            encoder_text_hidden_states: the text encoder's states [B, Lt, text dim].
+            text_attention_mask: [B, Lt], 0 on padding.
+            speaker_embeds: [B, speaker dim], zeros for none.
+            lyric_token_idx: integers [B, Ll].
+            lyric_mask: [B, Ll], 0 on padding.
+            lyric_query_scale: [lyric layers, B], weakens the lyric encoder's queries (entropy-rectifying guidance).
+
+        Returns:
+            States [B, 1 + Lt + Ll, D] and their mask, in the text mask's dtype.
+        """
+        speaker = self.speaker_embedder(speaker_embeds)[:, None]
+        text = self.genre_embedder(encoder_text_hidden_states)
+        lyrics = self.lyric_encoder(self.lyric_embs(lyric_token_idx), lyric_mask.bool(), lyric_query_scale)
+        speaker_mask = text_attention_mask.new_ones(len(text_attention_mask), 1)
+        mask = torch.cat([speaker_mask, text_attention_mask, lyric_mask.to(speaker_mask.dtype)], 1)
+        return torch.cat([speaker, text, self.lyric_proj(lyrics)], 1), mask
+
+    def decode(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_hidden_mask: Tensor,
+        timestep: Tensor,
+        ssl_hidden_states: Sequence[Sequence[Tensor]] | None = None,
+        output_length: int = 0,
+        block_controlnet_hidden_states: Tensor | None = None,
+        controlnet_scale: float = 1.0,
+        *,
+        query_scale: Tensor | None = None,
+        return_projections: bool = False,
+        compat: bool = False,
+    ) -> TransformerOutput:
+        """The velocity of noisy latents.
+
+        Args:
+            hidden_states: latents [B, channels, bins, T].
+            attention_mask: [B, T], 0 on padding.
+            encoder_hidden_states: condition tokens [B, L, D] of `encode`.
+            encoder_hidden_mask: [B, L] of `encode`.
+            timestep: [B], from 0 (clean) to 1000 (noise).
+            ssl_hidden_states: per REPA head and item the target features [frames, feature dim].
+            output_length: frames of `sample`, cut or filled with zeros; 0 for T.
+            block_controlnet_hidden_states: control input [B, T, D].
+            controlnet_scale: of the control input.
+            query_scale: [num_layers, B], weakens both attentions' queries (entropy-rectifying guidance).
+            return_projections: whether to return the REPA heads' projections.
+            compat: let padding leak between frames, as the reference does.
+        """
+        frame_mask = attention_mask.bool()
+        mixing_mask = None if compat else frame_mask
+        x = self.proj_in(hidden_states, mixing_mask)
+        if block_controlnet_hidden_states is not None:
+            x = add_control(x, block_controlnet_hidden_states, controlnet_scale, mixing_mask)
+
+        time = self.timestep_embedder(self.time_proj(timestep).to(x.dtype))
+        modulation = self.t_block(time).unflatten(-1, (6, -1))
+        around = self._surroundings(frame_mask, mixing_mask, encoder_hidden_states, encoder_hidden_mask.bool())
+        reads = {}
+        for index, block in enumerate(self.transformer_blocks):
+            x = block(x, modulation, around, None if query_scale is None else query_scale[index])
+            if index in self.ssl_depths:
+                reads[index] = x
+
+        sample = self.final_layer(x, time)
+        if output_length:
+            sample = F.pad(sample, (0, output_length - sample.shape[-1]))
+        if ssl_hidden_states is None and not return_projections:
+            return TransformerOutput(sample)
+        heads = zip(self.ssl_names, self.projectors, self.ssl_depths, strict=True)
+        projections = [(name, head(reads[depth])) for name, head, depth in heads]
+        if ssl_hidden_states is None:
+            return TransformerOutput(sample, projections=projections)
+        losses = [
+            (name, alignment_loss(projected, targets, mixing_mask))
+            for (name, projected), targets in zip(projections, ssl_hidden_states, strict=True)
+        ]
+        return TransformerOutput(sample, losses, projections if return_projections else ())
+
+    def _surroundings(
+        self, frame_mask: Tensor, mixing_mask: Tensor | None, condition: Tensor, condition_mask: Tensor
+    ) -> _Surroundings:
+        frames = torch.arange(frame_mask.shape[1], device=frame_mask.device)[None]
+        if mixing_mask is None:
+            tokens = torch.arange(condition_mask.shape[1], device=condition_mask.device)[None]
+        else:
+            tokens = (condition_mask.cumsum(-1) - 1).clamp(min=0)
+        return _Surroundings(
+            frame_mask,
+            mixing_mask,
+            rotary_table(frames, self.head_dim, self.rope_theta),
+            condition,
+            condition_mask,
+            rotary_table(tokens, self.head_dim, self.rope_theta),
+        )
