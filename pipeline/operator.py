@@ -34,7 +34,7 @@ class OperatorSpec:
         nodes: its stages, in order.
         gates: thresholds, applied right after the column they judge.
         carried: columns it lets through or creates, persisted ones and those working ones that a later operator reads.
-        prepare: completes a block's identity columns before the first stage (the scan reads tags there).
+        prepare: completes a block before the first stage: the scan's identity columns, the curation's stored ones.
         is_last: whether finished rows count as done.
         max_attempts: times a row may be begun before it is taken for the killer of its worker.
     """

@@ -49,7 +49,11 @@ def load_vocabulary(path: Path = BUILT_IN) -> Tokenizer:
 
 
 class LyricTokens(base.Stage):
-    """Tokens of the lyrics that are sung: the aligned ones, else those that came with the song, else the transcript."""
+    """Tokens of the lyrics that are sung.
+
+    Those of the `lyrics` column (aligned lines, or the transcript where nothing matched); in a DAG without it those
+    that came with the song, else the transcript.
+    """
 
     name = "lyric_tokens"
     type = columns.LYRIC_TOKENS

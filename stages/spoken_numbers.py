@@ -12,7 +12,7 @@ _LONGEST = 15  # digits; longer numbers are read digit by digit
 _GROUPED = {
     language: re.compile(rf"\d{{1,3}}(?:{re.escape(sign)}\d{{3}})+(?!\d)", re.ASCII)
     for language, sign in {
-        "en": ",", "ko": ",", "ru": " ", "de": ".", "fr": ".", "es": ".", "it": ".", "pt": ".", "pl": ".", "tr": ".",
+        "en": ",", "ru": " ", "de": ".", "fr": ".", "es": ".", "it": ".", "pt": ".", "pl": ".", "tr": ".",
         "nl": ".", "hu": ".", "ar": ",",
     }.items()
 }  # fmt: skip
@@ -34,7 +34,6 @@ _ORDINALS = {
         "nl": r"(?:ste|de|e)(?!\w)",
         "tr": r"\.(?=\s|$)|'?(?:[iıuü]?nc[iıuü])(?!\w)",
         "hu": r"\.(?=\s|$)|(?:[aeoö]dik|ik)(?!\w)",
-        "ko": r"번째|째",
     }.items()
 }
 
@@ -43,12 +42,14 @@ _MONEY = re.compile(r"([$£€])\s?(\d+(?:[.,]\d{1,2})?)(?!\d)|(?<![\d.,])(\d+(?
 # What num2words puts between the units and the cents, which are dropped where there are none.
 _BEFORE_CENTS = {
     "es": " con ", "fr": " et ", "de": " und ", "pt": " e ", "it": " e ",
-    "en": ", ", "pl": ", ", "ru": ", ", "nl": ", ", "hu": ", ", "ko": " ",
+    "en": ", ", "pl": ", ", "ru": ", ", "nl": ", ", "hu": ", ",
 }  # fmt: skip
 
 
 def speak_numbers(text: str, language: str) -> str:
-    """Every number of a text as words. Czech numerals stay: the released lyrics were tokenised with them.
+    """Every number of a text as words; Korean and Chinese have modules of their own.
+
+    Czech numerals stay: the released lyrics were tokenised with them.
 
     Arabic and Turkish amounts of money are read as a number beside its sign (num2words knows no dollar there).
     """

@@ -4,9 +4,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from pipeline.models.store import ModelStore
 from stages.base import Weights
+
+# The first example pays for imports; how fast code is, benchmarks say.
+settings.register_profile("songmill", deadline=None)
+settings.load_profile("songmill")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
