@@ -40,8 +40,8 @@ lock: $(READY)
 	printf 'torchaudio ; sys_platform == "never"\n' > build-overrides.txt
 	$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --python-version 3.11 --override build-overrides.txt \
 	  --no-emit-index-url --no-header --no-annotate -o build-lock.txt
-	grep -vE '^(nvidia|cuda|triton)' build-lock.txt > requirements.lock
-	grep -E '^(nvidia|cuda|triton)' build-lock.txt > requirements-cuda.lock
+	grep -vE '^(nvidia|cuda)' build-lock.txt > requirements.lock
+	grep -E '^(nvidia|cuda)' build-lock.txt > requirements-cuda.lock
 	rm -f build-overrides.txt build-lock.txt
 
 bench: $(READY)

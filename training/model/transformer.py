@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
@@ -80,7 +81,7 @@ class TransformerBlock(nn.Module):
         return x + ff_gate * self.ff(self.norm2(x) * (1 + ff_scale) + ff_shift, around.mixing_mask)
 
 
-class ACEStepTransformer2DModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class ACEStepTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ignore[misc]
     """The linear diffusion transformer of ACE-Step v1, 3.3 B parameters in the released config.
 
     `encode` turns the conditions into tokens once per song, `decode` computes the velocity at every step; `forward`
