@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.golden_inputs import GOLDEN, fill, integers, mask, relative_error, tensor
 from training.model import ACEStepTransformer2DModel
-from training.model.attention import CrossAttention, LinearAttention, linear_attention
+from training.model.attention import CrossAttention, LinearAttention
+from training.model.linear_attention import linear_attention
 from training.model.rotary import rotary_table
 
 MANIFEST = json.loads((GOLDEN / "released_transformer_manifest.json").read_text())

@@ -1,26 +1,11 @@
 """The transformer's two attentions: linear over the frames, softmax over the condition."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.model.rotary import Rotary, rotate
-
-_EPS = 1e-15
-
-
-def linear_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """ReLU attention without softmax (Katharopoulos et al., arXiv 2006.16236; Sana, arXiv 2410.10629, section 2.2).
-
-    All [B, heads, T, d]; returns [B, heads, T, d] in the dtype of `query`. Every sum is accumulated in float32, under
-    autocast too. The keys meet the values in a state [d, d + 1] whose last column is the normaliser, so time is
-    O(T d^2) and memory beyond the inputs O(T d). A frame whose key is 0 is not seen; one whose query is 0 gets 0.
-    """
-    with torch.autocast(query.device.type, enabled=False):
-        q, k, v = F.relu(query).float(), F.relu(key).float(), value.float()
-        state = k.mT @ F.pad(v, (0, 1), value=1.0)
-        weighted, total = (q @ state).split([v.shape[-1], 1], -1)
-        return (weighted / (total + _EPS)).to(query.dtype)
+from training.model.context import Condition, Memory, Surroundings
+from training.model.linear_attention import attend
+from training.model.rotary import rotate
 
 
 class LinearAttention(nn.Module):
@@ -34,16 +19,16 @@ class LinearAttention(nn.Module):
         self.to_v = nn.Linear(dim, dim)
         self.to_out = nn.Sequential(nn.Linear(dim, dim))
 
-    def forward(self, x: Tensor, frame_mask: Tensor, rotary: Rotary, query_scale: Tensor | None = None) -> Tensor:
-        """Frames [B, T, D] with their mask, boolean [B, T], to [B, T, D]; `query_scale` [B] weakens an item's queries.
+    def forward(self, x: Tensor, around: Surroundings, query_scale: Tensor | None = None) -> Tensor:
+        """Frames [B, T, D] to [B, T, D]; `query_scale` [B] weakens an item's queries.
 
         Padded frames are neither seen nor see anything: 0 before `to_out`.
         """
-        inside = frame_mask[:, None, :, None]
-        query = rotate(_heads(_scaled(self.to_q(x), query_scale), self.heads), rotary) * inside
-        key = rotate(_heads(self.to_k(x), self.heads), rotary) * inside
-        mixed = linear_attention(query, key, _heads(self.to_v(x), self.heads))
-        return self.to_out(mixed.transpose(1, 2).flatten(2))
+        query, key, value = (
+            projected.unflatten(-1, (self.heads, -1))
+            for projected in (_scaled(self.to_q(x), query_scale), self.to_k(x), self.to_v(x))
+        )
+        return self.to_out(attend(query, key, value, around.rotary, around.frame_mask).flatten(2))
 
 
 class CrossAttention(nn.Module):
@@ -64,28 +49,23 @@ class CrossAttention(nn.Module):
         self.add_v_proj = nn.Linear(dim, dim).requires_grad_(False)
         self.to_add_out = nn.Linear(dim, dim).requires_grad_(False)
 
-    def forward(
-        self,
-        x: Tensor,
-        frame_mask: Tensor,
-        rotary: Rotary,
-        condition: Tensor,
-        condition_mask: Tensor,
-        condition_rotary: Rotary,
-        query_scale: Tensor | None = None,
-    ) -> Tensor:
-        """Frames [B, T, D] and condition [B, L, D] with their masks, boolean [B, T] and [B, L], to [B, T, D].
+    def remember(self, condition: Condition) -> Memory:
+        """Keys and values of the condition tokens."""
+        key = rotate(_heads(self.to_k(condition.states), self.heads), condition.rotary)
+        return Memory(key, _heads(self.to_v(condition.states), self.heads))
+
+    def forward(self, x: Tensor, memory: Memory, around: Surroundings, query_scale: Tensor | None = None) -> Tensor:
+        """Frames [B, T, D] to [B, T, D]; `query_scale` [B] weakens an item's queries.
 
         A padded frame, or one of an item without any condition, attends to nothing: 0 before `to_out`.
-        `query_scale` [B] weakens an item's queries.
         """
-        query = rotate(_heads(_scaled(self.to_q(x), query_scale), self.heads), rotary)
-        key = rotate(_heads(self.to_k(condition), self.heads), condition_rotary)
-        value = _heads(self.to_v(condition), self.heads)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=condition_mask[:, None, None, :])
-        # Filled here and not masked in the kernel: a row of -inf is 0 in some kernels and NaN in others.
-        attends = frame_mask & condition_mask.any(-1, keepdim=True)
-        mixed = mixed.transpose(1, 2).flatten(2).masked_fill(~attends[..., None], 0.0)
+        query = rotate(_heads(_scaled(self.to_q(x), query_scale), self.heads), around.rotary)
+        visible = None if around.condition_mask is None else around.condition_mask[:, None, None, :]
+        mixed = F.scaled_dot_product_attention(query, memory.key, memory.value, attn_mask=visible)
+        mixed = mixed.transpose(1, 2).flatten(2)
+        if around.attending is not None:
+            # Filled here and not masked in the kernel: a row of -inf is 0 in some kernels and NaN in others.
+            mixed = mixed.masked_fill(~around.attending[..., None], 0.0)
         return self.to_out(mixed)
 
 

@@ -1,6 +1,7 @@
 """From latents to the transformer's frames and back."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 _GROUPS = 32
@@ -15,7 +16,7 @@ class PatchEmbed(nn.Module):
         hidden = 256 * in_channels
         self.early_conv_layers = nn.ModuleList(
             [
-                nn.Conv2d(in_channels, hidden, patch, stride=patch),
+                _FrameConv(in_channels, hidden, patch, stride=patch),
                 _MaskedGroupNorm(_GROUPS, hidden, eps=_EPS),
                 nn.Conv2d(hidden, dim, 1),
             ]
@@ -28,6 +29,17 @@ class PatchEmbed(nn.Module):
         """
         patchify, norm, project = self.early_conv_layers
         return project(norm(patchify(latents), frame_mask)).flatten(2).mT
+
+
+class _FrameConv(nn.Conv2d):
+    """A convolution whose kernel is a whole frame, as the matrix product that it is.
+
+    oneDNN's bfloat16 convolution of this shape is plain wrong on CPUs with AMX where T is a multiple of 16.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Latents [B, channels, bins, T] to [B, hidden, 1, T]."""
+        return F.linear(x.flatten(1, 2).mT, self.weight.flatten(1), self.bias).mT[:, :, None]
 
 
 class _MaskedGroupNorm(nn.GroupNorm):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +14,13 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from training.model.attention import CrossAttention, LinearAttention
+from training.model.context import Condition, Context, Memory, Surroundings
 from training.model.control import add_control
 from training.model.lyric_encoder import LyricEncoder
 from training.model.mix_ffn import MixFFN
 from training.model.patch import FinalLayer, PatchEmbed
 from training.model.repa import alignment_loss, projector
-from training.model.rotary import Rotary, rotary_table
+from training.model.rotary import rotary_table
 
 _TIME_CHANNELS = 256
 _EPS = 1e-6
@@ -39,18 +41,6 @@ class TransformerOutput(BaseOutput):
     projections: Sequence[tuple[str, Tensor]] = ()
 
 
-@dataclass(frozen=True)
-class _Surroundings:
-    """What every block sees besides its hidden states. Masks are boolean."""
-
-    frame_mask: Tensor  # [B, T]
-    mixing_mask: Tensor | None  # [B, T]: the frames that convolutions and statistics see, None for all
-    rotary: Rotary
-    condition: Tensor  # [B, L, D]
-    condition_mask: Tensor  # [B, L]
-    condition_rotary: Rotary
-
-
 class TransformerBlock(nn.Module):
     """Linear attention, cross-attention, Mix-FFN; AdaLN-single (PixArt-alpha, arXiv 2310.00426, section 2.3)."""
 
@@ -63,29 +53,29 @@ class TransformerBlock(nn.Module):
         self.ff = MixFFN(dim, mlp_hidden)
         self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
 
-    def forward(self, x: Tensor, modulation: Tensor, around: _Surroundings, query_scale: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        condition: Condition | Memory,
+        around: Surroundings,
+        query_scale: Tensor | None = None,
+    ) -> Tensor:
         """Frames [B, T, D] to [B, T, D]; `modulation` [B, 6, D] is the time, shared by all blocks."""
         table = self.scale_shift_table + modulation
         shift, scale, gate, ff_shift, ff_scale, ff_gate = table.chunk(6, 1)
-        attended = self.norm1(x) * (1 + scale) + shift
-        x = x + gate * self.attn(attended, around.frame_mask, around.rotary, query_scale)
-        x = x + self.cross_attn(
-            x,
-            around.frame_mask,
-            around.rotary,
-            around.condition,
-            around.condition_mask,
-            around.condition_rotary,
-            query_scale,
-        )
+        x = x + gate * self.attn(self.norm1(x) * (1 + scale) + shift, around, query_scale)
+        memory = condition if isinstance(condition, Memory) else self.cross_attn.remember(condition)
+        x = x + self.cross_attn(x, memory, around, query_scale)
         return x + ff_gate * self.ff(self.norm2(x) * (1 + ff_scale) + ff_shift, around.mixing_mask)
 
 
 class ACEStepTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ignore[misc]
     """The linear diffusion transformer of ACE-Step v1, 3.3 B parameters in the released config.
 
-    `encode` turns the conditions into tokens once per song, `decode` computes the velocity at every step; `forward`
-    does both, as training needs it.
+    `encode` turns the conditions into tokens, `decode` computes the velocity of latents under them; `forward` does
+    both, as training needs it. A sampler asks for the velocity many times under the same condition: `prepare` once,
+    then `velocity` at every step.
 
     A padded batch gives each item what it gets alone: the patch embedding's group norm, the Mix-FFN's convolution,
     the control input's statistics and the REPA heads leave padded frames out, and condition tokens count their
@@ -256,21 +246,9 @@ class ACEStepTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # t
             return_projections: whether to return the REPA heads' projections.
             compat: let padding leak between frames, as the reference does.
         """
-        frame_mask = attention_mask.bool()
-        mixing_mask = None if compat else frame_mask
-        x = self.proj_in(hidden_states, mixing_mask)
-        if block_controlnet_hidden_states is not None:
-            x = add_control(x, block_controlnet_hidden_states, controlnet_scale, mixing_mask)
-
-        time = self.timestep_embedder(self.time_proj(timestep).to(x.dtype))
-        modulation = self.t_block(time).unflatten(-1, (6, -1))
-        around = self._surroundings(frame_mask, mixing_mask, encoder_hidden_states, encoder_hidden_mask.bool())
-        reads = {}
-        for index, block in enumerate(self.transformer_blocks):
-            x = block(x, modulation, around, None if query_scale is None else query_scale[index])
-            if index in self.ssl_depths:
-                reads[index] = x
-
+        around, condition = self._surround(attention_mask, encoder_hidden_states, encoder_hidden_mask, compat)
+        x = self._embed(hidden_states, around, block_controlnet_hidden_states, controlnet_scale)
+        x, time, reads = self._blocks(x, timestep, [condition] * len(self.transformer_blocks), around, query_scale)
         sample = self.final_layer(x, time)
         if output_length:
             sample = F.pad(sample, (0, output_length - sample.shape[-1]))
@@ -281,24 +259,68 @@ class ACEStepTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # t
         if ssl_hidden_states is None:
             return TransformerOutput(sample, projections=projections)
         losses = [
-            (name, alignment_loss(projected, targets, mixing_mask))
+            (name, alignment_loss(projected, targets, around.mixing_mask))
             for (name, projected), targets in zip(projections, ssl_hidden_states, strict=True)
         ]
         return TransformerOutput(sample, losses, projections if return_projections else ())
 
-    def _surroundings(
-        self, frame_mask: Tensor, mixing_mask: Tensor | None, condition: Tensor, condition_mask: Tensor
-    ) -> _Surroundings:
+    def prepare(
+        self,
+        attention_mask: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_hidden_mask: Tensor,
+        *,
+        compat: bool = False,
+    ) -> Context:
+        """All of a song that does not change from step to step, for `velocity`; the arguments are those of `decode`.
+
+        It holds the keys and values of these weights: prepare again after loading or scaling an adapter.
+        """
+        around, condition = self._surround(attention_mask, encoder_hidden_states, encoder_hidden_mask, compat)
+        memories = [cast(TransformerBlock, block).cross_attn.remember(condition) for block in self.transformer_blocks]
+        return Context(around.without_needless_masks(), memories)
+
+    def velocity(
+        self, hidden_states: Tensor, timestep: Tensor, context: Context, *, query_scale: Tensor | None = None
+    ) -> Tensor:
+        """The `sample` that `decode` computes of the same arguments, with the song's share of the work done before."""
+        x = self._embed(hidden_states, context.around)
+        x, time, _ = self._blocks(x, timestep, context.memories, context.around, query_scale)
+        return self.final_layer(x, time)
+
+    def _surround(
+        self, attention_mask: Tensor, condition: Tensor, encoder_hidden_mask: Tensor, compat: bool
+    ) -> tuple[Surroundings, Condition]:
+        frame_mask, condition_mask = attention_mask.bool(), encoder_hidden_mask.bool()
         frames = torch.arange(frame_mask.shape[1], device=frame_mask.device)[None]
-        if mixing_mask is None:
+        if compat:
             tokens = torch.arange(condition_mask.shape[1], device=condition_mask.device)[None]
         else:
             tokens = (condition_mask.cumsum(-1) - 1).clamp(min=0)
-        return _Surroundings(
-            frame_mask,
-            mixing_mask,
-            rotary_table(frames, self.head_dim, self.rope_theta),
-            condition,
-            condition_mask,
-            rotary_table(tokens, self.head_dim, self.rope_theta),
-        )
+        rotary, condition_rotary = (rotary_table(at, self.head_dim, self.rope_theta) for at in (frames, tokens))
+        around = Surroundings.of(frame_mask, condition_mask, rotary, compat=compat)
+        return around, Condition(condition, condition_rotary)
+
+    def _embed(
+        self, latents: Tensor, around: Surroundings, control: Tensor | None = None, control_scale: float = 1.0
+    ) -> Tensor:
+        x = self.proj_in(latents, around.mixing_mask)
+        return x if control is None else add_control(x, control, control_scale, around.mixing_mask)
+
+    def _blocks(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        conditions: Sequence[Condition | Memory],
+        around: Surroundings,
+        query_scale: Tensor | None,
+    ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+        """Frames after the last block [B, T, D], the time embedding [B, D], and frames where the REPA heads read."""
+        time = self.timestep_embedder(self.time_proj(timestep).to(x.dtype))
+        modulation = self.t_block(time).unflatten(-1, (6, -1))
+        reads = {}
+        for index, (block, condition) in enumerate(zip(self.transformer_blocks, conditions, strict=True)):
+            x = block(x, modulation, condition, around, None if query_scale is None else query_scale[index])
+            if index in self.ssl_depths:
+                reads[index] = x
+        return x, time, reads

@@ -1,6 +1,6 @@
 """What a batch of songs is generated from."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 
@@ -42,7 +42,7 @@ class Conditions:
         _require_shape("lyric_mask", self.lyric_mask, self.lyrics.shape, "lyrics")
         if self.text_null is not None:
             _require_shape("text_null", self.text_null, self.text.shape, "text")
-        for name, tensor in (("speaker", self.speaker), ("lyrics", self.lyrics)):
+        for name, tensor in (("speakers", self.speaker), ("lyrics", self.lyrics)):
             if len(tensor) != self.batch_size:
                 raise SamplingError(f"{len(tensor)} {name} for {self.batch_size} prompts: give one for each")
 
@@ -64,12 +64,13 @@ class Conditions:
 
     def repeat(self, count: int) -> "Conditions":
         """The batch `count` times over, one after another: item i of repeat r is at `r * batch_size + i`."""
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
         return Conditions(
-            **{
-                name: None if tensor is None else tensor.repeat(count, *[1] * (tensor.ndim - 1))
-                for name, tensor in tensors.items()
-            }
+            text=self.text.repeat(count, 1, 1),
+            text_mask=self.text_mask.repeat(count, 1),
+            speaker=self.speaker.repeat(count, 1),
+            lyrics=self.lyrics.repeat(count, 1),
+            lyric_mask=self.lyric_mask.repeat(count, 1),
+            text_null=None if self.text_null is None else self.text_null.repeat(count, 1, 1),
         )
 
 

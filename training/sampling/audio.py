@@ -1,0 +1,145 @@
+"""Audio files of the sampler: sources in, clips out. PyAV encodes; what reads a song is what the shards went through."""
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages import pcm
+from stages.base import TrackError
+from stages.decode import decode_file
+from training.sampling.errors import SamplingError
+
+MAX_SOURCE_S = 1800.0
+
+_FULL_SCALE = 1 << 23  # 24 bits
+_BLOCK = 1 << 16  # samples encoded at once
+_TAG_LENGTH = 2000  # characters; a WAV header is no place for more
+
+
+@dataclass(frozen=True)
+class _Format:
+    container: str
+    codec: str
+    sample_format: str
+    bit_rate: int | None = None
+
+
+# Opus goes into .ogg: FFmpeg's own Vorbis encoder, the only one that PyAV ships, counts as experimental.
+FORMATS = {
+    ".wav": _Format("wav", "pcm_s24le", "s32"),
+    ".flac": _Format("flac", "flac", "s32"),
+    ".ogg": _Format("ogg", "libopus", "flt", bit_rate=192_000),
+}
+
+
+def read_audio(path: Path) -> tuple[Tensor, int]:
+    """Any audio file as float32 [2, samples] in -1..1, and its rate, which is always 44.1 kHz.
+
+    Raises:
+        SamplingError: no audio, damaged, or longer than 30 minutes; the message names the file.
+    """
+    try:
+        decoded = decode_file(str(path), {"pcm"})
+    except TrackError as error:
+        raise SamplingError(str(error)) from error
+    if decoded.pcm is None:
+        raise SamplingError(f"{path}: {decoded.duration_s:.0f} s of audio, at most {MAX_SOURCE_S:.0f} s can be read")
+    return torch.from_numpy(pcm.stereo(decoded.pcm).copy()), pcm.RATE_HZ
+
+
+def write_audio(path: Path, waveform: Tensor, rate_hz: int = 48_000, tags: Mapping[str, str] | None = None) -> float:
+    """Write a clip in the format of its extension; the file appears whole or not at all, and replaces an older one.
+
+    `.wav` and `.flac` hold 24-bit samples, `.ogg` Opus at 192 kbit/s. A sample beyond full scale would be cut or, worse,
+    wrap around: a clip that has one is turned down as a whole until its peak fits. The same clip gives the same bytes.
+
+    Args:
+        path: where to; its folder is made.
+        waveform: float [2, samples] in -1..1.
+        rate_hz: of the waveform; Opus knows 48000, 24000, 16000, 12000 and 8000.
+        tags: metadata such as title and comment; long values are cut.
+
+    Returns:
+        What the waveform was multiplied by: 1.0, or less if it was too loud.
+
+    Raises:
+        SamplingError: unknown extension, another shape, no samples, values that are no numbers, or a path that cannot
+            be written.
+    """
+    form = audio_format(path)
+    samples = _checked(waveform)
+    gain = min(1.0, 1.0 / max(float(np.abs(samples).max()), 1e-9))
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _encode(unfinished, samples, gain, rate_hz, form, tags or {})
+        unfinished.replace(path)
+    except OSError as error:  # FFmpeg's errors among them
+        raise SamplingError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            unfinished.unlink()
+    return gain
+
+
+def audio_format(path: Path) -> _Format:
+    """How a file of this name is written.
+
+    Raises:
+        SamplingError: its extension is none of `FORMATS`.
+    """
+    try:
+        return FORMATS[path.suffix.lower()]
+    except KeyError:
+        raise SamplingError(
+            f"{path}: cannot write {path.suffix or 'a file without extension'}; use {_known()}"
+        ) from None
+
+
+def _known() -> str:
+    return ", ".join(FORMATS)
+
+
+def _checked(waveform: Tensor) -> np.ndarray:
+    samples = waveform.detach().to("cpu", torch.float32).numpy()
+    if samples.ndim != 2 or samples.shape[0] != pcm.CHANNELS or samples.shape[1] == 0:
+        raise SamplingError(f"a clip must be stereo, [2, samples], not {list(samples.shape)}")
+    if not np.isfinite(samples).all():
+        raise SamplingError("the clip holds values that are no numbers: check the weights, or sample in float32")
+    return samples
+
+
+def _encode(path: Path, samples: np.ndarray, gain: float, rate_hz: int, form: _Format, tags: Mapping[str, str]) -> None:
+    # Without "bitexact" FFmpeg writes its version and, into Ogg, a random serial number.
+    with av.open(str(path), "w", format=form.container, options={"fflags": "+bitexact"}) as container:
+        container.metadata.update({name: " ".join(value.split())[:_TAG_LENGTH] for name, value in tags.items()})
+        stream = container.add_stream(form.codec, rate=rate_hz, layout="stereo", options={"flags": "+bitexact"})
+        stream.format = form.sample_format
+        if form.bit_rate:
+            stream.bit_rate = form.bit_rate
+        for start in range(0, samples.shape[1], _BLOCK):
+            block = samples[:, start : start + _BLOCK] * np.float32(gain)
+            container.mux(stream.encode(_frame(block, start, rate_hz, form)))
+        container.mux(stream.encode(None))
+
+
+def _frame(block: np.ndarray, start: int, rate_hz: int, form: _Format) -> av.AudioFrame:
+    interleaved = np.ascontiguousarray(block.T)
+    if form.sample_format == "s32":
+        interleaved = _quantised(interleaved)
+    frame = av.AudioFrame.from_ndarray(interleaved.reshape(1, -1), format=form.sample_format, layout="stereo")
+    frame.sample_rate, frame.pts = rate_hz, start
+    return frame
+
+
+def _quantised(samples: np.ndarray) -> np.ndarray:
+    """The nearest 24-bit steps, in the upper bits of int32, as FFmpeg's 24-bit encoders take them."""
+    steps = np.rint(samples.astype(np.float64) * _FULL_SCALE)
+    return np.clip(steps, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int32) << 8

@@ -1,0 +1,59 @@
+"""Editing by the difference of two velocities (Kulikov et al., FlowEdit, arXiv 2412.08629)."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from training.sampling.conditions import Conditions
+from training.sampling.guidance import ProjectedGuidance
+from training.sampling.schedules import sigma_grid
+from training.sampling.song import Song
+from training.sampling.velocity import BranchedVelocity, Branches
+
+
+def edit(song: Song) -> Tensor:
+    """Latents float32 [B, C, bins, frames]: the source, moved from its own conditions to the target's.
+
+    Up to `n_max` the source moves by what the two velocities differ; from there on the result is sampled freely.
+    """
+    assert song.source is not None
+    assert song.target is not None
+    options, noise = song.options, song.retake_noise()
+    of_source = _Guided(song, song.conditions)
+    of_target = _Guided(song, song.target)
+    first, free = int(options.infer_steps * options.n_min), int(options.infer_steps * options.n_max)
+    source, x = song.source, song.source
+    source_momentum, target_momentum = ProjectedGuidance(), ProjectedGuidance()
+
+    levels = list(pairwise(sigma_grid(options.infer_steps).tolist()))
+    for index, (sigma, following) in enumerate(levels[first:], first):
+        if index < free:
+            velocity = torch.zeros_like(x)
+            for _ in range(options.n_avg):
+                noisy = (1 - sigma) * source + sigma * noise.draw(song.frames)
+                moved = of_target(x + noisy - source, sigma, ProjectedGuidance())
+                velocity = velocity + (moved - of_source(noisy, sigma, source_momentum)) / options.n_avg
+        else:
+            if index == free:
+                x = x + (1 - sigma) * source + sigma * noise.draw(song.frames) - source
+            velocity = of_target(x, sigma, target_momentum)
+        x = x + (following - sigma) * velocity
+        song.report(index - first + 1, len(levels) - first, x)
+    return x
+
+
+class _Guided:
+    """The velocity under conditions, guided against none at all in every step."""
+
+    def __init__(self, song: Song, conditions: Conditions) -> None:
+        self._scale = song.options.guidance_scale
+        encoded = Branches(song.transformer, conditions, song.options)
+        branches = [encoded.conditional(), encoded.empty()] if self._scale > 1 else [encoded.conditional()]
+        self._velocities = BranchedVelocity(song.transformer, branches, song.frames, song.compat)
+
+    def __call__(self, x: Tensor, sigma: float, guidance: ProjectedGuidance) -> Tensor:
+        if self._scale <= 1:
+            return self._velocities.first(x, sigma)
+        conditional, empty = self._velocities.all(x, sigma)
+        return guidance(conditional, empty, self._scale)

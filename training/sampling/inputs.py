@@ -1,0 +1,95 @@
+"""What the sampler is given, in the form that the tasks take; or what is wrong with it."""
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from training.sampling.conditions import Conditions
+from training.sampling.errors import SamplingError
+from training.sampling.options import SOURCED, SamplingOptions, Task
+from training.sampling.window import frames_of
+
+
+def asked_task(
+    options: Mapping[str, Any], source: Tensor | None, has_target: bool, add_retake_noise: bool, audio2audio: bool
+) -> Task:
+    """The task that the arguments of `generate_latents` imply."""
+    if has_target:
+        return "edit"
+    if source is None:
+        return "retake" if add_retake_noise else "text2music"
+    if audio2audio:
+        return "audio2audio"
+    beyond = frames_of(options.get("repaint_end") or 0) > source.shape[-1] or options.get("repaint_start", 0) < 0
+    return "extend" if beyond or "extend_left" in options or "extend_right" in options else "repaint"
+
+
+def require_inputs(options: SamplingOptions, source: Any, target: Any) -> None:
+    """Source and target must be given to the tasks that take them, and to no other.
+
+    Raises:
+        SamplingError: one is missing or too many.
+    """
+    if options.needs_source != (source is not None):
+        raise SamplingError(
+            f"task {options.task} starts from a song: name its file with source"
+            if options.needs_source
+            else f"task {options.task} takes no source: leave it out, or choose one of {', '.join(SOURCED)}"
+        )
+    if (options.task == "edit") != (target is not None):
+        raise SamplingError(
+            "task edit needs to know what to make of the source: give a target prompt"
+            if target is None
+            else f"task {options.task} takes no target: leave it out, or choose edit"
+        )
+
+
+def several(text: str | Sequence[str]) -> list[str]:
+    """One text or several."""
+    return [text] if isinstance(text, str) else list(text)
+
+
+def for_each(targets: list[str], prompts: Sequence[str]) -> list[str]:
+    """Target prompts, one a prompt.
+
+    Raises:
+        SamplingError: their numbers differ.
+    """
+    if len(targets) not in (1, len(prompts)):
+        raise SamplingError(f"{len(targets)} target prompts for {len(prompts)} prompts: give one, or one for each")
+    return targets * len(prompts) if len(targets) == 1 else targets
+
+
+def seeds_of(given: int | Sequence[int] | None, songs: int) -> list[int]:
+    """One seed a song: those given, consecutive ones from the one given, or random ones.
+
+    Raises:
+        SamplingError: their number differs from the songs'.
+    """
+    if given is None:
+        return [random.getrandbits(32) for _ in range(songs)]
+    if isinstance(given, int):
+        return [given + song for song in range(songs)]
+    if len(given) != songs:
+        raise SamplingError(f"{len(given)} seeds for {songs} prompts: give one for each, or the first alone")
+    return list(given)
+
+
+def require_fit(conditions: Conditions, transformer: Mapping[str, Any]) -> None:
+    """Conditions must have the sizes that a transformer of this config reads.
+
+    Raises:
+        SamplingError: one of them has another, or a lyric token is unknown.
+    """
+    sizes = (
+        ("text states", conditions.text, transformer["text_embedding_dim"]),
+        ("speaker embeddings", conditions.speaker, transformer["speaker_embedding_dim"]),
+    )
+    for name, tensor, dim in sizes:
+        if tensor.shape[-1] != dim:
+            raise SamplingError(f"{name} have {tensor.shape[-1]} numbers, and this transformer reads {dim}")
+    words = transformer["lyric_encoder_vocab_size"]
+    if int(conditions.lyrics.min()) < 0 or int(conditions.lyrics.max()) >= words:
+        raise SamplingError(f"lyric tokens must lie in 0..{words - 1}: they are of another vocabulary")

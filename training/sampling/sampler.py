@@ -1,0 +1,465 @@
+"""The sampler of ACE-Step models: from prompts and lyrics, or from a song, to songs."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from stages.lyric_tokens import load_vocabulary
+from training.checkpoints import load_checkpoint
+from training.lora import Lora, load_loras
+from training.model import ACEStepTransformer2DModel, MusicDCAE
+from training.model.codec import LATENT_HZ
+from training.sampling.audio import read_audio
+from training.sampling.conditions import Conditions
+from training.sampling.errors import SamplingError
+from training.sampling.flow_edit import edit
+from training.sampling.generation import audio2audio, retake, text2music
+from training.sampling.inputs import asked_task, for_each, require_fit, require_inputs, seeds_of, several
+from training.sampling.options import SamplingOptions, Task
+from training.sampling.prompts import TextEncoder, load_text_encoder, make_conditions
+from training.sampling.repaint import extend, repaint
+from training.sampling.song import Song, Step
+from training.sampling.window import frames_of
+
+SAMPLE_RATE_HZ = 48_000
+
+_TASKS: dict[Task, Callable[[Song], Tensor]] = {
+    "text2music": text2music,
+    "retake": retake,
+    "repaint": repaint,
+    "extend": extend,
+    "edit": edit,
+    "audio2audio": audio2audio,
+}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A finished song.
+
+    Attributes:
+        waveform: float32 [2, samples] at 48 kHz, on the CPU.
+        latents: float32 [C, bins, frames], on the CPU.
+        seed: of its noise.
+        retake_seed: of its second noise, which retake, repaint, extend and edit draw from.
+        seconds: what the whole batch took: `encode` (text, lyrics, source), `steps`, `decode`.
+    """
+
+    waveform: Tensor
+    latents: Tensor
+    seed: int
+    retake_seed: int
+    seconds: dict[str, float]
+
+
+class Sampler:
+    """A loaded model with all that it takes to sample from it.
+
+    Args:
+        transformer: the diffusion transformer, on the device to sample on and in the dtype to compute in.
+        codec: latents to waveforms and back; only `generate` needs it.
+        text_encoder: the one that the transformer was trained with; only `generate` needs it.
+        vocabulary: the transformer's lyric vocabulary; without it songs have no lyrics.
+        device: where to compute; by default where the transformer is.
+        offload: keep models in main memory while they are not at work.
+
+    Raises:
+        SamplingError: the text encoder or the vocabulary is not the transformer's.
+    """
+
+    def __init__(
+        self,
+        transformer: ACEStepTransformer2DModel,
+        codec: MusicDCAE | None = None,
+        text_encoder: TextEncoder | None = None,
+        vocabulary: Tokenizer | None = None,
+        *,
+        device: torch.device | str | None = None,
+        offload: bool = False,
+    ) -> None:
+        self.transformer = transformer.eval()
+        self.codec = None if codec is None else codec.eval()
+        self.text_encoder = text_encoder
+        self.vocabulary = vocabulary
+        self.device = torch.device(device or transformer.device)
+        self._offload = offload
+        self._require_fit()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: Path | str,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        text_encoder: Path | None = None,
+        vocabulary: Path | None = None,
+        loras: Sequence[Lora] = (),
+        compile: bool = False,
+        int8: bool = False,
+        offload: bool = False,
+    ) -> "Sampler":
+        """The sampler of a checkpoint in the released folder layout.
+
+        Args:
+            folder: see `training.checkpoints`.
+            device: where to compute.
+            dtype: of the transformer; bfloat16 is for GPUs.
+            text_encoder: folder of the text encoder, where the checkpoint holds none.
+            vocabulary: file of the lyric vocabulary, where the checkpoint holds none.
+            loras: adapters to load on top.
+            compile: compile the transformer's blocks; `warm_up` pays for it before the first song.
+            int8: keep the transformer's weights in 8 bits.
+            offload: keep models in main memory while they are not at work, for small cards.
+
+        Raises:
+            CheckpointProblem: the checkpoint or an adapter is damaged or does not fit.
+            SamplingError: there is no text encoder, or these options exclude each other.
+        """
+        if int8 and loras:
+            raise SamplingError("int8 weights take no LoRA: leave one of the two out")
+        checkpoint = load_checkpoint(Path(folder), dtype=dtype, device="cpu" if offload else device)
+        encoder = text_encoder or checkpoint.text_encoder
+        if encoder is None:
+            raise SamplingError(f"{folder} holds no text encoder (umt5-base/): name its folder with text_encoder")
+        if torch.device(device).type == "cpu":
+            checkpoint.codec.float()  # its convolutions in bfloat16 are slow on CPUs, and on some of them wrong
+        load_loras(checkpoint.transformer, loras)
+        if int8:
+            from training.int8 import quantize
+
+            quantize(checkpoint.transformer)
+        if compile:
+            checkpoint.transformer.compile_repeated_blocks(fullgraph=True)
+        words = vocabulary or checkpoint.vocabulary
+        return cls(
+            checkpoint.transformer,
+            checkpoint.codec,
+            load_text_encoder(encoder),
+            _vocabulary(words) if words else None,
+            device=device,
+            offload=offload,
+        )
+
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        lyrics: str | Sequence[str] = "",
+        language: str | None = None,
+        seeds: int | Sequence[int] | None = None,
+        retake_seeds: int | Sequence[int] | None = None,
+        speaker: Tensor | None = None,
+        source: Path | str | None = None,
+        target_prompt: str | Sequence[str] | None = None,
+        target_lyrics: str | Sequence[str] | None = None,
+        on_step: Callable[[Step], None] | None = None,
+        **options: Any,
+    ) -> list[Clip]:
+        """Songs as waveforms, one a prompt, all sampled in one batch; each is what it would be alone.
+
+        Args:
+            prompt: what to make; of an edit, what the source is.
+            lyrics: one text a prompt or one for all; empty leaves them open, `[inst]` asks for an instrumental.
+            language: of lyric lines whose own language is unsure.
+            seeds: one a prompt, or the first of consecutive ones; random if None, and reported in the clips.
+            retake_seeds: the same for the second noise.
+            speaker: embedding [speaker dim] or [prompts, speaker dim] of the voice.
+            source: audio file of the tasks that start from one.
+            target_prompt: of an edit, what to make of the source.
+            target_lyrics: of an edit; those of the source if None.
+            on_step: called after every step.
+            **options: `SamplingOptions`.
+
+        Raises:
+            SamplingError: something that cannot be sampled; pydantic's ValidationError for options out of range.
+        """
+        chosen = SamplingOptions(**options)
+        prompts, texts = several(prompt), several(lyrics)
+        targets = None if target_prompt is None else several(target_prompt)
+        require_inputs(chosen, source, targets)
+        if self.codec is None or self.text_encoder is None:
+            raise SamplingError("this sampler holds no codec or no text encoder: load it with Sampler.from_pretrained")
+        numbers = seeds_of(seeds, len(prompts)), seeds_of(retake_seeds, len(prompts))
+
+        clock = _Clock()
+        given = self._conditions(prompts, texts, language, speaker, weakened=chosen.guided and chosen.use_erg_tag)
+        target = None
+        if targets is not None:
+            wanted = texts if target_lyrics is None else several(target_lyrics)
+            target = self._conditions(for_each(targets, prompts), wanted, language, speaker)
+        waveform, latents = self._encode(source) if source else (None, None)
+        clock.lap("encode")
+
+        frames = math.ceil(chosen.duration * LATENT_HZ) if latents is None else latents.shape[-1]
+        sampled = self._sample(given, chosen, frames, *numbers, source=latents, target=target, on_step=on_step)
+        clock.lap("steps")
+
+        samples = round(chosen.duration * SAMPLE_RATE_HZ)
+        if waveform is not None:
+            new_s = (sampled.shape[-1] - frames) / LATENT_HZ
+            samples = round((waveform.shape[-1] / 44_100 + new_s) * SAMPLE_RATE_HZ)
+        waveforms = self._decode(sampled, samples)
+        clock.lap("decode")
+        return [
+            Clip(audio, item.cpu(), seed, retake_seed, clock.seconds)
+            for audio, item, seed, retake_seed in zip(waveforms, sampled, *numbers, strict=True)
+        ]
+
+    def generate_latents(
+        self,
+        *,
+        text: Tensor,
+        lyrics: Tensor,
+        text_mask: Tensor | None = None,
+        text_null: Tensor | None = None,
+        speaker: Tensor | None = None,
+        lyric_mask: Tensor | None = None,
+        target_text: Tensor | None = None,
+        target_text_mask: Tensor | None = None,
+        target_speaker: Tensor | None = None,
+        target_lyrics: Tensor | None = None,
+        target_lyric_mask: Tensor | None = None,
+        task: Task | None = None,
+        seeds: Sequence[int] | None = None,
+        retake_seeds: Sequence[int] | None = None,
+        seed: int = 1,
+        generator_seed: int = 100,
+        B: int | None = None,  # noqa: N803  its name in the reference's parameters
+        src_latents: Tensor | None = None,
+        ref_latents: Tensor | None = None,
+        add_retake_noise: bool = False,
+        audio2audio_enable: bool = False,
+        compat: bool = False,
+        on_step: Callable[[Step], None] | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Latents from conditions that are encoded already.
+
+        Args:
+            text: states of the text encoder [B, L, text dim].
+            lyrics: int64 tokens [B, Ll].
+            text_mask: [B, L], 0 on padding; nothing is padded if None.
+            text_null: states [B, L, text dim] of the weakened text encoder, for `use_erg_tag`; without them the
+                unconditional branch has no text.
+            speaker: embeddings [B, speaker dim]; zeros if None.
+            lyric_mask: [B, Ll], 0 on padding; nothing is padded if None.
+            target_text: of an edit, like `text`; the same for the other `target_*`, which default to the source's.
+            target_text_mask: see `target_text`.
+            target_speaker: see `target_text`.
+            target_lyrics: see `target_text`.
+            target_lyric_mask: see `target_text`.
+            task: by default what the other arguments ask for.
+            seeds: one an item; `seed` and those after it if None.
+            retake_seeds: one an item; `generator_seed` and those after it if None.
+            seed: see `seeds`.
+            generator_seed: see `retake_seeds`.
+            B: sample this many songs of conditions for one.
+            src_latents: the source [1 or B, C, bins, frames] of repaint, extend and edit.
+            ref_latents: the source of audio2audio.
+            add_retake_noise: whether a run without source is a retake, where `task` leaves it open.
+            audio2audio_enable: whether a run with source is audio2audio, where `task` leaves it open.
+            compat: compute as the reference does where it couples the items of a batch (the damped mean, pingpong's
+                noise, padding) or miscounts an extension to both sides.
+            on_step: called after every step.
+            **options: `SamplingOptions`.
+
+        Returns:
+            Float32 [B, C, bins, frames].
+
+        Raises:
+            SamplingError: what does not fit together; pydantic's ValidationError for options out of range.
+        """
+        source = ref_latents if src_latents is None else src_latents
+        chosen = SamplingOptions(
+            task=task or asked_task(options, source, target_text is not None, add_retake_noise, audio2audio_enable),
+            **options,
+        )
+        require_inputs(chosen, source, target_text)
+        given = self._encoded(text, text_mask, speaker, lyrics, lyric_mask, text_null)
+        target = None
+        if target_text is not None:
+            other_lyrics = lyrics if target_lyrics is None else target_lyrics
+            other_mask = lyric_mask if target_lyrics is None else target_lyric_mask
+            other_speaker = speaker if target_speaker is None else target_speaker
+            target = self._encoded(target_text, target_text_mask, other_speaker, other_lyrics, other_mask)
+        if B is not None and given.batch_size != B:
+            if given.batch_size != 1:
+                raise SamplingError(f"B is {B}, but the conditions are for {given.batch_size} songs")
+            given, target = given.repeat(B), target and target.repeat(B)
+        items = range(given.batch_size)
+        return self._sample(
+            given,
+            chosen,
+            frames_of(chosen.duration) if source is None else source.shape[-1],
+            [seed + item for item in items] if seeds is None else list(seeds),
+            [generator_seed + item for item in items] if retake_seeds is None else list(retake_seeds),
+            source=source,
+            target=target,
+            compat=compat,
+            on_step=on_step,
+        )
+
+    @torch.no_grad()
+    def _sample(
+        self,
+        conditions: Conditions,
+        options: SamplingOptions,
+        frames: int,
+        seeds: Sequence[int],
+        retake_seeds: Sequence[int],
+        *,
+        source: Tensor | None,
+        target: Conditions | None,
+        compat: bool = False,
+        on_step: Callable[[Step], None] | None,
+    ) -> Tensor:
+        items = conditions.batch_size
+        if not len(seeds) == len(retake_seeds) == items:
+            raise SamplingError(f"{len(seeds)} seeds and {len(retake_seeds)} retake seeds for {items} songs")
+        if target is not None and target.batch_size != items:
+            raise SamplingError(f"{target.batch_size} targets for {items} songs")
+        for checked in (conditions, target):
+            if checked is not None:
+                require_fit(checked, self.transformer.config)
+        if source is not None:
+            source = self._expanded(source, items)
+        dtype = self.transformer.dtype
+        with self._at_work(self.transformer):
+            song = Song(
+                transformer=self.transformer,
+                conditions=conditions.to(self.device, dtype),
+                options=options,
+                frames=frames,
+                seeds=seeds,
+                retake_seeds=retake_seeds,
+                source=source,
+                target=None if target is None else target.to(self.device, dtype),
+                compat=compat,
+                on_step=on_step,
+            )
+            return _TASKS[options.task](song)
+
+    def warm_up(self, duration: float = 30.0, songs: int = 1) -> None:
+        """Compile, or tune kernels, for songs of a duration in seconds, so that the first one does not wait for it."""
+        config = self.transformer.config
+        self.generate_latents(
+            text=torch.zeros(songs, 1, config["text_embedding_dim"]),
+            lyrics=torch.zeros(songs, 1, dtype=torch.int64),
+            duration=duration,
+            infer_steps=4,  # the middle ones guided, the others not: both batch sizes
+        )
+
+    def _conditions(
+        self,
+        prompts: Sequence[str],
+        lyrics: Sequence[str],
+        language: str | None,
+        speaker: Tensor | None,
+        weakened: bool = False,
+    ) -> Conditions:
+        assert self.text_encoder is not None
+        return make_conditions(
+            prompts,
+            lyrics,
+            text_encoder=self.text_encoder,
+            vocabulary=self.vocabulary,
+            speaker_dim=self.transformer.config["speaker_embedding_dim"],
+            language=language,
+            speaker=speaker,
+            weakened_text=weakened,
+        )
+
+    def _encoded(
+        self,
+        text: Tensor,
+        text_mask: Tensor | None,
+        speaker: Tensor | None,
+        lyrics: Tensor,
+        lyric_mask: Tensor | None,
+        text_null: Tensor | None = None,
+    ) -> Conditions:
+        dim = self.transformer.config["speaker_embedding_dim"]
+        return Conditions(
+            text=text,
+            text_mask=text.new_ones(text.shape[:2]) if text_mask is None else text_mask,
+            speaker=text.new_zeros(len(text), dim) if speaker is None else speaker,
+            lyrics=lyrics,
+            lyric_mask=text.new_ones(lyrics.shape) if lyric_mask is None else lyric_mask,
+            text_null=text_null,
+        )
+
+    def _expanded(self, source: Tensor, items: int) -> Tensor:
+        config = self.transformer.config
+        channels, bins = config["in_channels"], config["max_height"]
+        if source.ndim != 4 or tuple(source.shape[1:3]) != (channels, bins):
+            raise SamplingError(f"source latents are {list(source.shape)}, not [B, {channels}, {bins}, frames]")
+        if len(source) not in (1, items):
+            raise SamplingError(f"{len(source)} sources for {items} songs: give one, or one for each")
+        return source.to(self.device, torch.float32).expand(items, -1, -1, -1)
+
+    def _encode(self, source: Path | str) -> tuple[Tensor, Tensor]:
+        assert self.codec is not None
+        waveform, rate_hz = read_audio(Path(source))
+        with self._at_work(self.codec):
+            latents, _ = self.codec.encode(waveform[None].to(self.device), rate_hz)
+        return waveform, latents
+
+    def _decode(self, latents: Tensor, samples: int) -> list[Tensor]:
+        """One by one: the waveforms of a batch together would need memory that nothing else does."""
+        assert self.codec is not None
+        with self._at_work(self.codec):
+            return [self.codec.decode(item[None], SAMPLE_RATE_HZ)[0, :, :samples].cpu() for item in latents]
+
+    @contextmanager
+    def _at_work(self, model: nn.Module) -> Iterator[None]:
+        if not self._offload:
+            yield
+            return
+        model.to(self.device)
+        try:
+            yield
+        finally:
+            model.to("cpu")
+
+    def _require_fit(self) -> None:
+        config = self.transformer.config
+        dim = config["text_embedding_dim"]
+        if self.text_encoder is not None and self.text_encoder.dim != dim:
+            raise SamplingError(
+                f"the text encoder's states have {self.text_encoder.dim} numbers and the transformer reads "
+                f"{dim}: take the text encoder that it was trained with"
+            )
+        words = config["lyric_encoder_vocab_size"]
+        if self.vocabulary is not None and self.vocabulary.get_vocab_size() != words:
+            raise SamplingError(
+                f"the lyric vocabulary has {self.vocabulary.get_vocab_size()} entries and the transformer reads "
+                f"{words}: take the vocabulary that it was trained with"
+            )
+
+
+class _Clock:
+    """Seconds of the phases of a run."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[phase], self._last = now - self._last, now
+
+
+def _vocabulary(path: Path) -> Tokenizer:
+    try:
+        return load_vocabulary(path)
+    except Exception as error:  # tokenizers raises nothing narrower for a missing or damaged file
+        raise SamplingError(f"{path} is no lyric vocabulary: {error}") from error

@@ -1,0 +1,67 @@
+"""Seconds to latent frames: what a repaint covers and an extension adds."""
+
+from dataclasses import dataclass
+
+from training.model.codec import LATENT_HZ
+from training.sampling.errors import SamplingError
+from training.sampling.options import SamplingOptions
+
+_MOST_NEW_S = 120.0  # a side; more would leave the model little of the source to go on from
+
+
+def frames_of(seconds: float) -> int:
+    """Whole latent frames of a duration, towards zero."""
+    return int(seconds * LATENT_HZ)
+
+
+def repaint_window(options: SamplingOptions, frames: int) -> range:
+    """The frames to generate anew.
+
+    Raises:
+        SamplingError: it lies outside the source or covers no frame.
+    """
+    start, length = options.repaint_start, frames / LATENT_HZ
+    end = length if options.repaint_end is None else options.repaint_end
+    window = range(frames_of(start), frames if options.repaint_end is None else frames_of(end))
+    if start < 0 or window.stop > frames:
+        raise SamplingError(
+            f"the window {start:g}..{end:g} s lies outside the source, which is {length:.2f} s long: "
+            "choose one inside it, or use task extend to go beyond it"
+        )
+    if not window:
+        raise SamplingError(
+            f"the window {start:g}..{end:g} s holds no latent frame ({1000 / LATENT_HZ:.0f} ms) "
+            f"of the source, which is {length:.2f} s long: make it longer"
+        )
+    return window
+
+
+@dataclass(frozen=True)
+class Extension:
+    """Frames to add to a source.
+
+    Attributes:
+        left: before it.
+        right: after it.
+    """
+
+    left: int
+    right: int
+
+    @classmethod
+    def of(cls, options: SamplingOptions, frames: int, compat: bool) -> "Extension":
+        """What `extend_left` and `extend_right`, or a repaint window that leaves the source, ask for.
+
+        The reference counts the window's end from the extended beginning: `compat` loses the left frames on the right.
+
+        Raises:
+            SamplingError: nothing is asked for, or too much.
+        """
+        beyond = 0 if options.repaint_end is None else frames_of(options.repaint_end) - frames
+        left = max(frames_of(options.extend_left), -frames_of(options.repaint_start))
+        right = max(frames_of(options.extend_right), beyond - left if compat else beyond, 0)
+        if not left and not right:
+            raise SamplingError("nothing to extend: set extend_left or extend_right to the seconds to add")
+        if max(left, right) > frames_of(_MOST_NEW_S):
+            raise SamplingError(f"at most {_MOST_NEW_S:g} s fit on a side at once: extend less, then extend the result")
+        return cls(max(left, 0), right)
