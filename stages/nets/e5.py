@@ -6,24 +6,20 @@ Wang et al., "Multilingual E5 Text Embeddings: A Technical Report", 2024.
 import json
 from pathlib import Path
 
-import numpy as np
-import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
+from torch import nn
 from transformers import BertConfig, BertModel
 
-# What the model card asks for where the states are features and not the documents of a search.
-PREFIX = "query: "
+from stages.nets.token_encoder import TokenEncoder
 
 _VOCABULARY = "embeddings.word_embeddings.weight"
 
 
-class E5:
+class E5(TokenEncoder):
     """Token states of a text."""
 
-    def __init__(self, model: BertModel, tokenizer: Tokenizer) -> None:
-        self._model = model
-        self._tokenizer = tokenizer
+    prefix = "query: "  # what the model card asks for where the states are features and not the documents of a search
 
     @classmethod
     def load(cls, folder: Path, max_tokens: int) -> "E5":
@@ -34,12 +30,9 @@ class E5:
         model.load_state_dict(
             {name: tensor if name == _VOCABULARY else tensor.float() for name, tensor in weights.items()}, assign=True
         )
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        tokenizer.enable_truncation(max_tokens)
-        return cls(model.eval(), tokenizer)
+        return cls(model, Tokenizer.from_file(str(folder / "tokenizer.json")), max_tokens)
 
-    @torch.inference_mode()
-    def __call__(self, text: str) -> np.ndarray:
-        """Float32 states [tokens, 384] of the prefixed text, its opening and closing tokens included."""
-        ids = torch.tensor([self._tokenizer.encode(PREFIX + text).ids])
-        return self._model(ids).last_hidden_state[0].numpy()
+    @property
+    def queries(self) -> list[nn.Module]:
+        """Query projection of every layer."""
+        return [layer.attention.self.query for layer in self._model.encoder.layer]

@@ -1,4 +1,4 @@
-"""Audio files of the sampler: sources in, clips out. PyAV encodes; what reads a song is what the shards went through."""
+"""Audio files of the sampler: sources in, clips out. Sources are read by what the shards went through."""
 
 import os
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stages import pcm
 from stages.base import TrackError
-from stages.decode import decode_file
+from stages.decode import DecodeParams, decode_file
 from training.sampling.errors import SamplingError
 
 MAX_SOURCE_S = 1800.0
@@ -46,7 +46,7 @@ def read_audio(path: Path) -> tuple[Tensor, int]:
         SamplingError: no audio, damaged, or longer than 30 minutes; the message names the file.
     """
     try:
-        decoded = decode_file(str(path), {"pcm"})
+        decoded = decode_file(str(path), {"pcm"}, DecodeParams(limit_s=MAX_SOURCE_S))
     except TrackError as error:
         raise SamplingError(str(error)) from error
     if decoded.pcm is None:
@@ -57,8 +57,8 @@ def read_audio(path: Path) -> tuple[Tensor, int]:
 def write_audio(path: Path, waveform: Tensor, rate_hz: int = 48_000, tags: Mapping[str, str] | None = None) -> float:
     """Write a clip in the format of its extension; the file appears whole or not at all, and replaces an older one.
 
-    `.wav` and `.flac` hold 24-bit samples, `.ogg` Opus at 192 kbit/s. A sample beyond full scale would be cut or, worse,
-    wrap around: a clip that has one is turned down as a whole until its peak fits. The same clip gives the same bytes.
+    `.wav` and `.flac` hold 24-bit samples, `.ogg` Opus at 192 kbit/s. Samples beyond full scale would be cut off: a
+    clip that has any is turned down as a whole until its peak fits. The same clip gives the same bytes.
 
     Args:
         path: where to; its folder is made.
@@ -121,6 +121,7 @@ def _encode(path: Path, samples: np.ndarray, gain: float, rate_hz: int, form: _F
     with av.open(str(path), "w", format=form.container, options={"fflags": "+bitexact"}) as container:
         container.metadata.update({name: " ".join(value.split())[:_TAG_LENGTH] for name, value in tags.items()})
         stream = container.add_stream(form.codec, rate=rate_hz, layout="stereo", options={"flags": "+bitexact"})
+        assert isinstance(stream, av.AudioStream)
         stream.format = form.sample_format
         if form.bit_rate:
             stream.bit_rate = form.bit_rate

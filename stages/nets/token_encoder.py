@@ -1,0 +1,67 @@
+"""What pretrained text encoders have in common: texts in, one state a token out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+
+class TokenEncoder(ABC):
+    """A transformers encoder with its tokenizer; texts over a number of tokens are cut.
+
+    Attributes:
+        prefix: what stands before every text.
+        max_tokens: longest reading of a text, prefix and special tokens included.
+    """
+
+    prefix: ClassVar[str] = ""
+
+    def __init__(self, model: Any, tokenizer: Tokenizer, max_tokens: int) -> None:
+        """Model and tokenizer of one another.
+
+        Raises:
+            ValueError: the tokenizer knows more tokens than the model.
+        """
+        if (tokens := tokenizer.get_vocab_size()) > model.config.vocab_size:
+            raise ValueError(f"the tokenizer has {tokens} tokens, the model {model.config.vocab_size}")
+        self.max_tokens = max_tokens
+        self._model = model.eval()
+        self._tokenizer = tokenizer
+        tokenizer.enable_truncation(max_tokens)
+        tokenizer.enable_padding(pad_id=model.config.pad_token_id)
+
+    @property
+    def dim(self) -> int:
+        """Numbers in a state."""
+        return self._model.config.hidden_size
+
+    @property
+    @abstractmethod
+    def queries(self) -> list[nn.Module]:
+        """Query projection of every block, first to last."""
+
+    def __call__(self, text: str) -> np.ndarray:
+        """Float32 states [tokens, dim] of the prefixed text, its special tokens included."""
+        return self.encode([text])[0][0].numpy()
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """A batch of texts.
+
+        Returns:
+            Float32 states [B, L, dim], zeros on padding, and their mask, int64 [B, L], 0 on padding.
+        """
+        readings = self._tokenizer.encode_batch([self.prefix + text for text in texts])
+        ids = torch.tensor([reading.ids for reading in readings])
+        mask = torch.tensor([reading.attention_mask for reading in readings])
+        states = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return states.masked_fill(mask[..., None] == 0, 0.0), mask
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a whole text, prefix and special tokens included, however many are read."""
+        reading = self._tokenizer.encode(self.prefix + text)
+        return len(reading.ids) + sum(part.special_tokens_mask.count(0) for part in reading.overflowing)
