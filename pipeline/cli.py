@@ -16,7 +16,9 @@ from pipeline.inspection import show_plan, show_songs, show_stats
 from pipeline.models.cli import app as models_app
 from pipeline.models.store import ModelStore
 from pipeline.plan import make_dag, make_plan
+from pipeline.sample_cli import sample_command
 from pipeline.stats import collect_stats, connect
+from pipeline.ui.cli import ui_command
 from pipeline.verification import verify_dataset
 from schemas.config import CurateConfig
 from schemas.dataset import Layout
@@ -31,6 +33,8 @@ app = typer.Typer(
     help="The open-source refinery for music AI: raw songs in, training-ready Parquet shards out.",
 )
 app.add_typer(models_app, name="models")
+app.command("sample")(sample_command)
+app.command("ui")(ui_command)
 
 DATA_PROBLEM, USAGE_PROBLEM, INTERRUPTED = 1, 2, 130
 

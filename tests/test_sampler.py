@@ -121,7 +121,7 @@ def test_offloading_moves_a_model_to_work_and_back(checkpoint, monkeypatch):
 
 def test_int8_stays_near_the_full_weights(sampler, checkpoint):
     small = Sampler.from_pretrained(checkpoint, int8=True)
-    asked = {"duration": 1.0, "seeds": 1, **QUICK}
+    asked = {"duration": 1.0, "seeds": 1, "guidance_scale": 1.0, **QUICK}  # guidance multiplies rounding as well
     [near], [whole] = small.generate("pop", **asked), sampler.generate("pop", **asked)
     assert 0 < ((near.latents - whole.latents).norm() / whole.latents.norm()).item() < 0.05
 

@@ -126,21 +126,20 @@ def _encode(path: Path, samples: np.ndarray, gain: float, rate_hz: int, form: _F
         if form.bit_rate:
             stream.bit_rate = form.bit_rate
         for start in range(0, samples.shape[1], _BLOCK):
-            block = samples[:, start : start + _BLOCK] * np.float32(gain)
+            block = samples[:, start : start + _BLOCK].astype(np.float64) * gain
             container.mux(stream.encode(_frame(block, start, rate_hz, form)))
         container.mux(stream.encode(None))
 
 
 def _frame(block: np.ndarray, start: int, rate_hz: int, form: _Format) -> av.AudioFrame:
-    interleaved = np.ascontiguousarray(block.T)
-    if form.sample_format == "s32":
-        interleaved = _quantised(interleaved)
-    frame = av.AudioFrame.from_ndarray(interleaved.reshape(1, -1), format=form.sample_format, layout="stereo")
+    interleaved = block.T.reshape(1, -1)
+    converted = _quantised(interleaved) if form.sample_format == "s32" else interleaved.astype(np.float32)
+    frame = av.AudioFrame.from_ndarray(converted, format=form.sample_format, layout="stereo")
     frame.sample_rate, frame.pts = rate_hz, start
     return frame
 
 
 def _quantised(samples: np.ndarray) -> np.ndarray:
     """The nearest 24-bit steps, in the upper bits of int32, as FFmpeg's 24-bit encoders take them."""
-    steps = np.rint(samples.astype(np.float64) * _FULL_SCALE)
+    steps = np.rint(samples * _FULL_SCALE)
     return np.clip(steps, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int32) << 8
