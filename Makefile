@@ -3,9 +3,10 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+ROOT   := $(if $(filter 0,$(shell id -u)),,sudo -n)
 UV     := VIRTUAL_ENV=$(CURDIR)/$(VENV) UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv
 
-.PHONY: demo test lint format lock bench clean setup
+.PHONY: demo test chromium lint format lock bench clean setup
 setup: $(READY)
 
 $(READY): requirements.lock requirements-cuda.lock pyproject.toml
@@ -22,9 +23,15 @@ demo: $(READY)
 	$(BIN)/songmill models pull small demo
 	$(BIN)/songmill demo --out demo
 
-test: $(READY)
+test: $(READY) chromium
 	$(BIN)/songmill models pull small demo test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# The browser that the tests of the page drive; Debian's, for which playwright needs no download of its own.
+chromium:
+	@command -v chromium > /dev/null || { $(ROOT) apt-get update --quiet && \
+	  $(ROOT) apt-get install --quiet --yes --no-install-recommends chromium; } || \
+	  echo "make: no chromium, the tests of the page will be skipped; install it with: sudo apt-get install chromium" >&2
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -25,6 +26,7 @@ from schemas.dataset import Layout
 
 if TYPE_CHECKING:
     from pipeline.curate import Outcome
+    from pipeline.features import Addition
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -46,7 +48,9 @@ Lyrics = Annotated[
     Path | None, typer.Option("--lyrics", help="Lyric library: Parquet with id, title, artist, text ...")
 ]
 Only = Annotated[str, typer.Option("--stages", help="Comma-separated stages to run instead of the profile's.")]
-Add = Annotated[str, typer.Option("--add", help="Comma-separated stages to run besides, such as ssl,text_embedding.")]
+Add = Annotated[
+    str, typer.Option("--add", help="Comma-separated stages to run besides, such as latents,ssl,text_embedding.")
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="stage.param=value or column.min_field=value; may be repeated.")
 ]
@@ -72,6 +76,8 @@ def curate_command(
 ) -> None:
     """Turn songs into shards. The same command again does only what is left.
 
+    Given a dataset and --add alone, make these features of its rows, beside shards that stay as they are.
+
     [bold]Examples[/]
 
       songmill curate songs/ --out dataset
@@ -79,7 +85,14 @@ def curate_command(
       songmill curate manifest.jsonl --out dataset --lyrics library.parquet --set quality.min_bandwidth_hz=15000
 
       songmill curate --config run.yaml --update
+
+      songmill curate --add latents,ssl --set latents.codec=ACE-Step dataset
     """
+    if source and out is None and config is None and Layout(Path(source)).plan.is_file():
+        if stages or profile or lyrics or license or origin or update:
+            _fail(f"{source} is a dataset: to add features to it give --add and --set alone", USAGE_PROBLEM)
+        _add_features(Path(source), _names(add), overrides or [], progress=not quiet, as_json=as_json)
+        return
     settings = _guarded(
         build_config,
         file=config,
@@ -201,11 +214,32 @@ def demo_command(
     show_songs(_console(), Layout(dataset))
 
 
+def _add_features(dataset: Path, stages: list[str], overrides: list[str], *, progress: bool, as_json: bool) -> None:
+    from pipeline.features import add_features
+
+    if not stages:
+        _fail(f"{dataset} is a dataset: say what to make of it, such as --add latents,ssl", USAGE_PROBLEM)
+    done: Addition = _interruptible(add_features, dataset, stages, overrides, ModelStore(), progress=progress)
+    if as_json:
+        _print_json(asdict(done))
+        return
+    failed = sum(failure.rows for failure in done.failures)
+    typer.echo(
+        f"{dataset}: {', '.join(done.features)} of {done.rows} rows ({done.worked_on} worked on now, {failed} failed)"
+    )
+    for failure in done.failures:
+        typer.echo(f"  {failure.rows} {failure.stage} {failure.reason}: {failure.message}")
+
+
 def _curate(settings: CurateConfig, store: ModelStore, **options: bool) -> "Outcome":
     from pipeline.curate import curate  # here, for Ray takes seconds to import and the other commands do without
 
+    return _interruptible(curate, settings, store, **options)
+
+
+def _interruptible(run: Any, *args: Any, **kwargs: Any) -> Any:
     try:
-        return _guarded(curate, settings, store, **options)
+        return _guarded(run, *args, **kwargs)
     except KeyboardInterrupt:
         _fail("interrupted; the same command goes on from what is committed", INTERRUPTED)
 

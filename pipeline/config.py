@@ -62,6 +62,36 @@ def build_config(
     return _validate(config)
 
 
+def build_addition(
+    dataset: Path,
+    profile: str,
+    planned: Mapping[str, Mapping[str, Any]],
+    *,
+    add: Iterable[str],
+    overrides: Iterable[str] = (),
+) -> CurateConfig:
+    """The configuration of stages that are added to a dataset.
+
+    Args:
+        dataset: its folder.
+        profile: that it was made with; tells what `add` does not say.
+        planned: stages of the dataset's plan that have to run again, with their engines and parameters.
+        add: names of the stages to add.
+        overrides: `stage.param=value` or `resources.key=value`.
+
+    Raises:
+        ConfigError: as `build_config`.
+    """
+    known = _profile(profile)["stages"]
+    stages = {**planned, **{name: known.get(name) or {} for name in add}}
+    config: dict[str, Any] = {"input": {"path": str(dataset)}, "output": dataset, "profile": profile, "stages": stages}
+    for override in overrides:
+        _apply_override(config, override)
+    if config.get("gates"):
+        raise ConfigError("--set: thresholds judge rows, and added stages leave them as they are; use curate --update")
+    return _validate(config)
+
+
 def _profile(name: str) -> dict[str, Any]:
     return yaml.safe_load(resources.files("pipeline").joinpath("profiles", f"{name}.yaml").read_text("utf-8"))
 

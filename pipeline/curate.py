@@ -63,7 +63,7 @@ def curate(config: CurateConfig, store: ModelStore, *, update: bool = False, pro
     plan = make_plan(config, dag)
     layout = Layout(config.output.resolve())
     manifest = read_manifest(config.input.path)
-    with _alone(layout):
+    with alone(layout):
         _check_plan(layout, plan, update)
         ledger = Ledger(layout).open()
         worked_on = _Run(config, manifest, dag, plan, layout, ledger, progress).bring_up_to_date()
@@ -74,8 +74,12 @@ def curate(config: CurateConfig, store: ModelStore, *, update: bool = False, pro
 
 
 @contextmanager
-def _alone(layout: Layout) -> Iterator[None]:
-    """One process at a time writes a dataset; the lock goes with the process, however it ends."""
+def alone(layout: Layout) -> Iterator[None]:
+    """One process at a time writes a dataset; the lock goes with the process, however it ends.
+
+    Raises:
+        CurateError: another one does.
+    """
     layout.state.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(layout.state / "lock", timeout=0):
@@ -108,6 +112,36 @@ def _remember_plan(layout: Layout, plan: Plan) -> None:
         write_durably(layout.plan, content)
 
 
+def in_rounds(
+    title: str,
+    rows: pa.Table,
+    still_left: Callable[[], pa.Table],
+    work: Callable[[pa.Table, ActorHandle], None],
+    *,
+    progress: bool,
+) -> None:
+    """Work on rows, and again on those that a dying worker took with it.
+
+    Raises:
+        CurateError: a stage cannot start, the cluster fails every time, or rows are left after all rounds.
+    """
+    for attempt in range(_ROUNDS):
+        if not rows.num_rows:
+            return
+        tally = Tally.remote()  # type: ignore[attr-defined]
+        with shown(title, rows.num_rows, tally, enabled=progress):
+            try:
+                work(rows, tally)
+            except ray.exceptions.RayError as error:
+                if broken := _broken(tally):
+                    raise CurateError(broken) from error
+                if attempt == _ROUNDS - 1:
+                    raise CurateError(f"the cluster failed {_ROUNDS} times, at last with: {error}") from error
+        rows = still_left()
+    if rows.num_rows:
+        raise CurateError(f"{rows.num_rows} rows are not done after {_ROUNDS} rounds; run the same command again")
+
+
 def _broken(tally: ActorHandle) -> str | None:
     """Why a stage could not start, if that is what ended the pass."""
     try:
@@ -134,33 +168,10 @@ class _Run:
             return 0  # nothing to do needs no cluster
         with cluster(self.config.resources):
             check_placeable(self._operators())
-            self._rounds("scan", unscanned, self._unscanned, self._scan)
+            in_rounds("scan", unscanned, self._unscanned, self._scan, progress=self.progress)
             todo = self._todo() if todo is None else todo
-            self._rounds("curate", todo, self._todo, self._curate)
+            in_rounds("curate", todo, self._todo, self._curate, progress=self.progress)
         return todo.num_rows
-
-    def _rounds(
-        self,
-        title: str,
-        rows: pa.Table,
-        still_left: Callable[[], pa.Table],
-        work: Callable[[pa.Table, ActorHandle], None],
-    ) -> None:
-        for attempt in range(_ROUNDS):
-            if not rows.num_rows:
-                return
-            tally = Tally.remote()  # type: ignore[attr-defined]
-            with shown(title, rows.num_rows, tally, enabled=self.progress):
-                try:
-                    work(rows, tally)
-                except ray.exceptions.RayError as error:
-                    if broken := _broken(tally):
-                        raise CurateError(broken) from error
-                    if attempt == _ROUNDS - 1:
-                        raise CurateError(f"the cluster failed {_ROUNDS} times, at last with: {error}") from error
-            rows = still_left()
-        if rows.num_rows:
-            raise CurateError(f"{rows.num_rows} rows are not done after {_ROUNDS} rounds; run the same command again")
 
     def _unscanned(self) -> pa.Table:
         scanned = read_scan(self.layout, self.dag)

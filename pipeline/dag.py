@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from pipeline.errors import UsageProblem
 from pipeline.gates import Gate, GateError, build_gates
@@ -61,6 +63,14 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """A column that a dataset has already, for stages that are added later: its type and what made it."""
+
+    type: pa.DataType
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class Dag:
     """Checked and ordered stages, and the gates on their columns."""
 
@@ -106,13 +116,19 @@ class Dag:
         return {node.column: node.fingerprint for node in self.nodes}
 
 
-def build_dag(config: CurateConfig, models: Mapping[str, Weights], missing: Mapping[str, str]) -> Dag:
+def build_dag(
+    config: CurateConfig,
+    models: Mapping[str, Weights],
+    missing: Mapping[str, str],
+    stored: Mapping[str, Stored] = MappingProxyType({}),
+) -> Dag:
     """Order the configured stages and check them.
 
     Args:
         config: the run's configuration.
         models: verified entries of the model store, by name.
         missing: entries that some stage wants and the store lacks, each with what to do.
+        stored: columns that rows bring along, so that no stage need write them.
 
     Raises:
         DagError: a column is read that nobody writes, types differ, two stages own one column, stages wait for each
@@ -120,7 +136,7 @@ def build_dag(config: CurateConfig, models: Mapping[str, Weights], missing: Mapp
     """
     stages, problems = _instantiate(config.stages)
     problems += _ownership_problems(stages)
-    written = _written_types(stages)
+    written = {name: column.type for name, column in stored.items()} | _written_types(stages)
     for stage in stages.values():
         problems += _read_problems(stage, written)
         problems += [f"stage {stage.name!r}: {missing[m]}" for m in stage.models if m in missing]
@@ -131,7 +147,7 @@ def build_dag(config: CurateConfig, models: Mapping[str, Weights], missing: Mapp
     problems += cycle
     if problems:
         raise DagError(problems)
-    return Dag(_nodes(order, config.stages, models), gates)
+    return Dag(_nodes(order, config.stages, models, stored), gates)
 
 
 def wanted_models(config: CurateConfig) -> dict[str, list[str]]:
@@ -155,11 +171,19 @@ def _instantiate(configs: Mapping[str, StageConfig]) -> tuple[dict[str, Stage], 
             problems.append(f"stage {name!r}: {error.args[0] if error.args else error}")
         except ValidationError as error:
             problems += [
-                f"stage {name!r}: parameter {'.'.join(map(str, e['loc']))}: {e['msg']} "
+                f"stage {name!r}: parameter {_parameter(e)}: {e['msg']}{_remedy(name, e)} "
                 f"(it has {', '.join(kind.Params.model_fields) or 'none'})"
                 for e in error.errors()
             ]
     return stages, problems
+
+
+def _parameter(error: ErrorDetails) -> str:
+    return ".".join(map(str, error["loc"]))
+
+
+def _remedy(stage: str, error: ErrorDetails) -> str:
+    return f"; give --set {stage}.{_parameter(error)}=..." if error["type"] == "missing" else ""
 
 
 def _ownership_problems(stages: Mapping[str, Stage]) -> list[str]:
@@ -243,9 +267,12 @@ def _order(stages: Mapping[str, Stage]) -> tuple[list[Stage], list[str]]:
 
 
 def _nodes(
-    order: Iterable[Stage], configs: Mapping[str, StageConfig], models: Mapping[str, Weights]
+    order: Iterable[Stage],
+    configs: Mapping[str, StageConfig],
+    models: Mapping[str, Weights],
+    stored: Mapping[str, Stored],
 ) -> tuple[Node, ...]:
-    made: dict[str, str] = {}  # column -> fingerprint
+    made = {name: column.fingerprint for name, column in stored.items()}
     nodes = []
     for stage in order:
         weights = {name: models[name] for name in stage.models}
@@ -271,8 +298,8 @@ def _fingerprint(stage: Stage, weights: Mapping[str, Weights], upstream: Mapping
 
 
 def _is_file(value: Any, files: Iterable[Path]) -> bool:
-    """A file counts by its content, not by where it lies."""
-    return isinstance(value, str) and Path(value) in files
+    """A file counts by its content, not by where it or the folder around it lies."""
+    return isinstance(value, str) and any(Path(value) in (file, *file.parents) for file in files)
 
 
 def _digest(path: Path) -> str:

@@ -14,6 +14,8 @@ from pydantic import BaseModel
 
 from schemas.dataset import FEATURES, Layout, unit_of
 
+NO_PLAN = ""  # of a unit one of whose files is being replaced
+
 
 class RowState(BaseModel):
     """Where a row ended, and the digest of what that rests on (see `pipeline.identity.basis`)."""
@@ -80,11 +82,28 @@ class Ledger:
             commit.timings = {**old.timings, **commit.timings}  # what did not run again took what it took
         for final, path in temporary.items():
             move_durably(path, self.layout.root / final)
-        write_durably(self.layout.commit_file(commit.unit), commit.model_dump_json().encode())
-        self.commits[commit.unit] = commit
+        self._record(commit)
         if old:
             del self.commits[old.unit]
             self._remove(old)
+
+    def amend(self, commit: Commit, temporary: dict[str, Path]) -> None:
+        """Commit further files of a committed unit; its shard and quarantine stay as they are.
+
+        A file that is replaced leaves the record first: at no moment does a record name bytes that are not there. Until
+        the new record is written the unit belongs to no plan.
+
+        Args:
+            commit: the unit's new record.
+            temporary: final path inside the dataset -> where the file lies now.
+        """
+        old = self.commits[commit.unit]
+        if replaced := old.files.keys() & temporary.keys():
+            rest = {name: digest for name, digest in old.files.items() if name not in replaced}
+            self._record(old.model_copy(update={"files": rest, "plan": NO_PLAN}))
+        for final, path in temporary.items():
+            move_durably(path, self.layout.root / final)
+        self._record(commit)
 
     @property
     def rows(self) -> dict[str, RowState]:
@@ -100,6 +119,10 @@ class Ledger:
     def files(self) -> list[str]:
         """Every committed file, by path inside the dataset."""
         return [path for commit in self.commits.values() for path in commit.files]
+
+    def _record(self, commit: Commit) -> None:
+        write_durably(self.layout.commit_file(commit.unit), commit.model_dump_json().encode())
+        self.commits[commit.unit] = commit
 
     def _remove(self, old: Commit) -> None:
         for path in old.files:

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel
 
-from pipeline.dag import Dag, Node, build_dag, wanted_models
+from pipeline.dag import Dag, Node, Stored, build_dag, wanted_models
 from pipeline.models.errors import ModelMissing, UnknownModel, WrongBytes
 from pipeline.models.store import ModelStore
 from schemas.config import CurateConfig, DedupConfig, Thresholds
@@ -64,8 +66,8 @@ class Plan(BaseModel):
         return lines
 
 
-def make_dag(config: CurateConfig, store: ModelStore) -> Dag:
-    """The checked DAG of a configuration with the store's models.
+def make_dag(config: CurateConfig, store: ModelStore, stored: Mapping[str, Stored] = MappingProxyType({})) -> Dag:
+    """The checked DAG of a configuration with the store's models, over columns that are `stored` already.
 
     Raises:
         DagError: see `pipeline.dag.build_dag`.
@@ -76,22 +78,33 @@ def make_dag(config: CurateConfig, store: ModelStore) -> Dag:
             models[name] = store.resolve(name)
         except (ModelMissing, UnknownModel, WrongBytes) as error:
             missing[name] = str(error)
-    return build_dag(config, models, missing)
+    return build_dag(config, models, missing, stored)
 
 
 def make_plan(config: CurateConfig, dag: Dag) -> Plan:
     """The plan of a checked DAG."""
     return Plan(
         profile=config.profile,
-        columns={node.column: _stage_plan(node, dag) for node in dag.nodes},
+        columns={node.column: _stage_plan(node, _written(dag)) for node in dag.nodes},
         gates={column: bounds for column, bounds in config.gates.items() if column in dag.column_types},
         dedup=config.dedup,
     )
 
 
-def _stage_plan(node: Node, dag: Dag) -> StagePlan:
+def extended(plan: Plan, nodes: Collection[Node], dag: Dag) -> Plan:
+    """The plan with these nodes' columns added, or planned anew."""
+    written = _written(dag) | plan.columns.keys()
+    return plan.model_copy(
+        update={"columns": {**plan.columns, **{node.column: _stage_plan(node, written) for node in nodes}}}
+    )
+
+
+def _written(dag: Dag) -> set[str]:
+    return {column for node in dag.nodes for column in (node.column, *node.stage_type.working)}
+
+
+def _stage_plan(node: Node, written: Collection[str]) -> StagePlan:
     stage = node.stage_type
-    written = {c for other in dag.nodes for c in (other.column, *other.stage_type.working)}
     return StagePlan(
         name=node.name,
         engine=node.engine or default_engine(node.name),

@@ -56,7 +56,7 @@ def outputs(config: SampleConfig, overwrite: bool = False) -> dict[int, Path]:
     }
     if len(set(paths.values())) < len(paths):
         raise UsageProblem(f"--out {config.out}: songs with the same seed would have the same name; use {{n}}")
-    with _told():
+    with told():
         for path in paths.values():
             audio_format(path)
     existing = [str(file) for path in paths.values() for file in (path, sidecar_path(path)) if file.exists()]
@@ -109,11 +109,11 @@ def sample(config: SampleConfig, paths: Mapping[int, Path], made_with: Mapping[s
         UsageProblem: settings that the sampler refuses.
         DataProblem: a checkpoint or model that cannot be used.
     """
-    with _told():
+    with told():
         _compute_alike(config)
         watch("loading", 0, 0)
         started = time.perf_counter()
-        sampler = _load(config)
+        sampler = load(config)
         load_s = time.perf_counter() - started
         clips = _generate(sampler, config, watch)
         timing = _timing(load_s, clips)
@@ -122,7 +122,7 @@ def sample(config: SampleConfig, paths: Mapping[int, Path], made_with: Mapping[s
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def told() -> Iterator[None]:
     """Turn what a user can mend into the pipeline's own errors, in the command line's words."""
     try:
         yield
@@ -141,8 +141,9 @@ def _compute_alike(config: SampleConfig) -> None:
     torch.backends.cudnn.deterministic = True  # its transposed convolutions may add up in any order
 
 
-def _load(config: SampleConfig) -> Sampler:
-    return Sampler.from_pretrained(
+def load(config: SampleConfig) -> Sampler:
+    """The sampler that the settings name, compiled where they ask for it."""
+    sampler = Sampler.from_pretrained(
         config.checkpoint,
         device=config.device,
         dtype=getattr(torch, config.dtype),
@@ -153,6 +154,9 @@ def _load(config: SampleConfig) -> Sampler:
         int8=config.int8,
         offload=config.offload,
     )
+    if config.compile:
+        sampler.warm_up(max(1, len(config.prompt)))
+    return sampler
 
 
 def _text_encoder(name: str) -> Path:

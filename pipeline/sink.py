@@ -81,6 +81,21 @@ class Gatherer(ABC):
         """A path that no other process writes to."""
         return self.layout.temporary / f"{name}-{uuid.uuid4().hex}.parquet"
 
+    def inside(self, path: Path) -> str:
+        """A path as records name it."""
+        return str(path.relative_to(self.layout.root))
+
+    def write_features(self, unit: int, rows: pa.Table, shard_digest: str) -> dict[str, Path]:
+        """Write every feature that the rows have; final path inside the dataset -> where it lies now."""
+        footer = {**self.spec.footer, FOOTER_SHARD_DIGEST: shard_digest.encode()}
+        files = {}
+        for name in FEATURES:
+            if name in rows.column_names:
+                path = self.temporary(name)
+                _write(rows.select(["row_id", name]), path, footer)
+                files[self.inside(self.layout.feature_file(name, unit))] = path
+        return files
+
 
 class ScanSink(Gatherer):
     """Writes parts of the scan table; the file is its own record."""
@@ -106,7 +121,7 @@ class ShardSink(Gatherer):
         if (rejected := facts.filter(pc.invert(kept))).num_rows:
             path = self.temporary("quarantine")
             _write(_without_features(rejected), path, self.spec.footer)
-            files[self._inside(self.layout.quarantine_file(unit))] = path
+            files[self.inside(self.layout.quarantine_file(unit))] = path
         commit = Commit(
             unit=unit,
             plan=self.spec.plan,
@@ -121,17 +136,34 @@ class ShardSink(Gatherer):
     def _write_shard(self, unit: int, rows: pa.Table) -> dict[str, Path]:
         shard = self.temporary("train")
         _write(_without_features(rows), shard, self.spec.footer)
-        files = {self._inside(self.layout.shard_file(unit)): shard}
-        footer = {**self.spec.footer, FOOTER_SHARD_DIGEST: file_digest(shard).encode()}
-        for name in FEATURES:
-            if name in rows.column_names:
-                path = self.temporary(name)
-                _write(rows.select(["row_id", name]), path, footer)
-                files[self._inside(self.layout.feature_file(name, unit))] = path
-        return files
+        return {self.inside(self.layout.shard_file(unit)): shard, **self.write_features(unit, rows, file_digest(shard))}
 
-    def _inside(self, path: Path) -> str:
-        return str(path.relative_to(self.layout.root))
+
+@dataclass(frozen=True)
+class FeatureSpec(SinkSpec):
+    """What a sink of features needs to know besides: the digest of each unit's shard."""
+
+    shards: Mapping[int, str]
+
+
+class FeatureSink(Gatherer):
+    """Writes features beside a shard that is committed already."""
+
+    spec: FeatureSpec
+
+    def write(self, unit: int, rows: pa.Table) -> str:
+        """The features of one unit."""
+        files = self.write_features(unit, rows, self.spec.shards[unit])
+        verdicts = rows["verdict"].to_pylist()
+        return json.dumps(
+            {
+                "unit": unit,
+                "files": {final: file_digest(path) for final, path in files.items()},
+                "temporary": {final: str(path) for final, path in files.items()},
+                "timings": {stage: time.model_dump() for stage, time in _timings(rows).items()},
+                "failures": [(v["stage"], v["reason"], v["message"]) for v in verdicts if v["status"] == "failed"],
+            }
+        )
 
 
 def _without_features(rows: pa.Table) -> pa.Table:

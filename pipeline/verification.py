@@ -35,7 +35,7 @@ def _unit_problems(layout: Layout, commit: Commit) -> list[str]:
         else:
             problems += _footer_problems(name, path, commit, layout)
             if path.parent.parent.name != "features":
-                found += pq.read_table(path, columns=["row_id"])["row_id"].to_pylist()
+                found += _row_ids(path)
     if not problems and sorted(found) != sorted(commit.rows):
         problems.append(f"unit {commit.unit}: its files hold {len(found)} rows, its record names {len(commit.rows)}")
     return problems
@@ -46,9 +46,17 @@ def _footer_problems(name: str, path: Path, commit: Commit, layout: Layout) -> l
     if footer.get(FOOTER_SCHEMA_VERSION) != str(SCHEMA_VERSION).encode():
         return [f"{name}: schema version {footer.get(FOOTER_SCHEMA_VERSION)!r}, expected {SCHEMA_VERSION}"]
     shard = str(layout.shard_file(commit.unit).relative_to(layout.root))
-    if path.parent.name in FEATURES and footer.get(FOOTER_SHARD_DIGEST) != commit.files[shard].encode():
+    if path.parent.name not in FEATURES:
+        return []
+    if footer.get(FOOTER_SHARD_DIGEST) != commit.files[shard].encode():
         return [f"{name}: it belongs to another {shard}"]
+    if (layout.root / shard).exists() and _row_ids(path) != _row_ids(layout.root / shard):
+        return [f"{name}: its rows are not those of {shard}, or in another order"]
     return []
+
+
+def _row_ids(path: Path) -> list[str]:
+    return pq.read_table(path, columns=["row_id"])["row_id"].to_pylist()
 
 
 def _row_problems(ledger: Ledger) -> list[str]:

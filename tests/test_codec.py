@@ -111,6 +111,25 @@ def test_windows_give_the_whole(codec: MusicDCAE, frames: int) -> None:
         assert error(codec.decode(latents, sample_rate_hz=44_100, window=window), whole) < 1e-5
 
 
+def test_weights_are_multiplied_out_once_a_song(codec: MusicDCAE, monkeypatch: pytest.MonkeyPatch) -> None:
+    multiplied = []
+    weight_norm = torch._weight_norm
+    monkeypatch.setattr(torch, "_weight_norm", lambda *args: multiplied.append(args[0]) or weight_norm(*args))
+    codec.decode(noise(1, 8, 16, 30), window=7)
+    assert len(multiplied) == len({id(direction) for direction in multiplied}) > 0
+
+
+def test_folded_weights_follow_the_weights_after_them() -> None:
+    vocoder = filled_vocoder(**CONFIG["vocoder"])
+    mel = noise(1, 128, 3)
+    expected = vocoder.decode(mel)
+    with vocoder.folded_weights():
+        assert torch.equal(vocoder.decode(mel), expected)
+    assert vocoder.state_dict().keys() == filled_vocoder(**CONFIG["vocoder"]).state_dict().keys()
+    vocoder.head.conv_post.weight_g.zero_()
+    assert not torch.equal(vocoder.decode(mel), expected)
+
+
 def test_encoding_in_windows_gives_the_whole(codec: MusicDCAE) -> None:
     audio = 0.1 * noise(1, 2, 250_000)
     padded = nn.functional.pad(audio, (0, -250_000 % 4096))

@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.golden_inputs import GOLDEN, fill, integers, mask, relative_error, tensor
-from training.model import ACEStepTransformer2DModel
+from training.model import ACEStepTransformer2DModel, lyric_encoder
 from training.model.attention import CrossAttention, LinearAttention
+from training.model.context import Context
 from training.model.linear_attention import linear_attention
 from training.model.rotary import rotary_table
 
@@ -296,12 +300,151 @@ def test_weakened_lyric_queries_change_only_that_items_lyrics(model):
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("rows", [1, 4, 10])
+def test_lyrics_read_some_rows_at_a_time_are_the_references(model, golden, monkeypatch, rows):
+    monkeypatch.setattr(lyric_encoder, "_ROWS", rows)
+    states, _ = model.encode(**conditions())
+    assert relative_error(states, golden["encoded"]) <= TOLERANCE
+
+
+@torch.inference_mode()
+def test_memory_of_long_lyrics_follows_their_length():
+    """No operation makes a tensor of L x L for all heads, let alone one of L x (2 L - 1)."""
+    length, heads, dim = 1024, 16, 64
+    attention = lyric_encoder.RelativeAttention(dim, heads)
+    sizes = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            sizes.extend(leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+            return result
+
+    with Sizes():
+        attention(torch.ones(1, length, dim), torch.ones(2 * length - 1, dim), torch.ones(1, length, dtype=torch.bool))
+    assert max(sizes) <= heads * length * length / 4
+
+
+@torch.inference_mode()
 def test_output_length_cuts_and_fills(model):
     whole = decode(model).sample
     assert torch.equal(decode(model, output_length=33).sample, whole[..., :33])
     longer = decode(model, output_length=44).sample
     assert torch.equal(longer[..., :FRAMES], whole)
     assert torch.count_nonzero(longer[..., FRAMES:]) == 0
+
+
+def prepared(model: ACEStepTransformer2DModel, given: dict[str, Tensor], frame_mask: Tensor, **options) -> Context:
+    states, states_mask = model.encode(**given)
+    return model.prepare(frame_mask, states, states_mask, **options)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("compat", [False, True])
+def test_velocity_of_a_prepared_song_is_the_sample(model, compat):
+    noisy, scale = latents(), torch.full((CONFIG["num_layers"], BATCH), 0.3)
+    context = prepared(model, conditions(), noisy["attention_mask"], compat=compat)
+    for query_scale in (None, scale):
+        velocity = model.velocity(noisy["hidden_states"], noisy["timestep"], context, query_scale=query_scale)
+        sample = decode(model, query_scale=query_scale, compat=compat).sample
+        assert relative_error(velocity, sample) < 1e-6
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("compat", [False, True])
+def test_velocity_is_the_references(model, golden, compat):
+    """Of the default, item 0 only: the other one is padded."""
+    noisy = latents()
+    context = prepared(model, conditions(), noisy["attention_mask"], compat=compat)
+    velocity = model.velocity(noisy["hidden_states"], noisy["timestep"], context)
+    items = slice(0, BATCH if compat else 1)
+    assert relative_error(velocity[items], golden["sample"][items]) <= TOLERANCE
+
+
+@torch.inference_mode()
+def test_context_of_some_items_is_a_view(model):
+    noisy = latents()
+    context = prepared(model, conditions(), noisy["attention_mask"])
+    both = model.velocity(noisy["hidden_states"], noisy["timestep"], context)
+    for item in range(BATCH):
+        items = slice(item, item + 1)
+        chosen = context.select(items)
+        alone = model.velocity(noisy["hidden_states"][items], noisy["timestep"][items], chosen)
+        assert relative_error(alone, both[items]) < 1e-5
+        storages = {memory.key.untyped_storage().data_ptr() for memory in context.memories}
+        assert {memory.key.untyped_storage().data_ptr() for memory in chosen.memories} == storages
+
+
+@torch.inference_mode()
+def test_masks_without_padding_are_dropped(model):
+    given, noisy = alone(0)
+    sample = model(**given, **noisy).sample
+    context = prepared(model, given, noisy["attention_mask"])
+    around = context.around
+    masks = (around.frame_mask, around.mixing_mask, around.condition_mask, around.attending)
+    assert masks == (None, None, None, None)
+    assert relative_error(model.velocity(noisy["hidden_states"], noisy["timestep"], context), sample) < 1e-5
+
+    around = prepared(model, conditions(), noisy["attention_mask"].expand(BATCH, -1)).around
+    assert around.frame_mask is None
+    assert around.condition_mask is not None
+
+
+@torch.inference_mode()
+def test_what_is_prepared_is_not_computed_again(model):
+    def operations(function, *arguments) -> int:
+        with FlopCounterMode(display=False) as counter:
+            function(*arguments)
+        return counter.get_total_flops()
+
+    states, states_mask = model.encode(**conditions())
+    hidden_states, frame_mask, time = latents().values()
+    context = model.prepare(frame_mask, states, states_mask)
+    once = operations(model.prepare, frame_mask, states, states_mask)
+    step = operations(model.velocity, hidden_states, time, context)
+    assert once == 2 * 2 * states.numel() * CONFIG["inner_dim"] * CONFIG["num_layers"]
+    assert operations(model.decode, hidden_states, frame_mask, states, states_mask, time) == once + step
+
+
+@torch.inference_mode()
+def test_all_blocks_compile_to_one_graph_without_a_break(model):
+    compiled = copy.deepcopy(model)
+    counters.clear()
+    compiled.compile_repeated_blocks(fullgraph=True, backend="eager")
+    context = prepared(model, conditions(), latents()["attention_mask"]).select(slice(0, 1))
+    noisy = alone(0)[1]
+    expected = model.velocity(noisy["hidden_states"], noisy["timestep"], context)
+    assert relative_error(compiled.velocity(noisy["hidden_states"], noisy["timestep"], context), expected) < 1e-6
+    assert counters["stats"]["unique_graphs"] == 1
+    torch.compiler.reset()
+
+
+def test_compiled_blocks_train(model):
+    compiled = copy.deepcopy(model)
+    compiled.compile_repeated_blocks(fullgraph=True, backend="aot_eager")
+    gradients = []
+    for network in (model, compiled):
+        network(**conditions(), **latents()).sample.square().mean().backward()
+        gradients.append(torch.cat([value.grad.flatten() for value in network.parameters() if value.grad is not None]))
+    assert relative_error(gradients[1], gradients[0]) < 1e-5
+    model.zero_grad()
+    torch.compiler.reset()
+
+
+@torch.inference_mode()
+def test_weights_that_are_offloaded_come_back_for_each_layer(model, tmp_path):
+    """They are on disk; what stays in memory is spoilt, so that a layer which misses its weights is found out."""
+    noisy = latents()
+    expected = decode(model).sample
+    offloaded = copy.deepcopy(model)
+    offloaded.enable_group_offload(
+        torch.device("cpu"), torch.device("cpu"), offload_type="leaf_level", offload_to_disk_path=str(tmp_path)
+    )
+    for parameter in offloaded.parameters():
+        parameter.fill_(torch.nan)
+    context = prepared(offloaded, conditions(), noisy["attention_mask"])
+    velocity = offloaded.velocity(noisy["hidden_states"], noisy["timestep"], context)
+    assert relative_error(velocity, expected) < 1e-6
 
 
 def test_rotary_positions_past_bfloat16_stay_apart():

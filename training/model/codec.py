@@ -159,13 +159,14 @@ class MusicDCAE(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def _voice(self, scaled: Tensor, window: int) -> Tensor:
         """Scaled bands [B, 2, 128, frames] to waveforms [B, 2, frames * HOP] at 44.1 kHz."""
         mel = (scaled + 1) / 2 * (_MEL_HIGH - _MEL_LOW) + _MEL_LOW
-        audio = windowed(
-            self.vocoder.decode,
-            mel.flatten(0, 1).to(self.vocoder.dtype),
-            window=window * COMPRESSION,
-            reach=self.vocoder.reach,
-            fade=_FADE,
-        )
+        with self.vocoder.folded_weights():
+            audio = windowed(
+                self.vocoder.decode,
+                mel.flatten(0, 1).to(self.vocoder.dtype),
+                window=window * COMPRESSION,
+                reach=self.vocoder.reach,
+                fade=_FADE,
+            )
         return audio.float().unflatten(0, (-1, 2))
 
 

@@ -16,7 +16,7 @@ from training.model.linear_attention import EPS
 from training.model.rotary import Rotary
 
 _PROGRAMS = 132  # of the first kernel, at least: the multiprocessors of an H100
-_COLUMNS = 64  # of the state that the second kernel holds at once
+_BLOCK = 32  # frames at once: with more, registers spill at heads of 128 channels
 _SIZES = (16, 32, 64, 128)
 
 
@@ -35,49 +35,23 @@ def attend(query: Tensor, key: Tensor, value: Tensor, rotary: Rotary, frame_mask
 def _attend(query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Tensor, frame_mask: Tensor | None) -> Tensor:
     batch, frames, heads, size = query.shape
     query, key, value, cos, sin = (x.contiguous() for x in (query, key, value, cos, sin))
-    given = frame_mask is not None
-    mask = frame_mask.contiguous().view(torch.uint8) if frame_mask is not None else query
+    mask = query if frame_mask is None else frame_mask.contiguous().view(torch.uint8)  # a pointer it needs in any case
     options: dict[str, Any] = {
-        "masked": given,
+        "masked": frame_mask is not None,
         "size": size,
-        "block": 32 if query.dtype == torch.float32 else 64,
+        "block": _BLOCK,
+        "precision": "tf32x3" if query.dtype == torch.float32 else "tf32",  # TF32 holds halves without loss
         "num_warps": 8 if size == 128 else 4,
         "num_stages": 1,  # more do not fit into the shared memory of a small GPU
     }
-    blocks = triton.cdiv(frames, options["block"])
+    blocks = triton.cdiv(frames, _BLOCK)
     parts = min(triton.cdiv(_PROGRAMS, batch * heads), blocks)
     states = query.new_empty(parts, batch * heads, size, size, dtype=torch.float32)
     totals = query.new_empty(parts, batch * heads, size, dtype=torch.float32)
-    length = triton.cdiv(blocks, parts) * options["block"]
-    _sum_kernel[(parts, batch * heads)](
-        key,
-        value,
-        cos,
-        sin,
-        mask,
-        states,
-        totals,
-        frames,
-        heads,
-        length,
-        precision="tf32x3" if query.dtype == torch.float32 else "tf32",  # TF32 holds halves without loss
-        **options,
-    )
-    out = torch.empty_like(query)
-    _read_kernel[(blocks, batch * heads)](
-        query,
-        cos,
-        sin,
-        mask,
-        states.sum(0),
-        totals.sum(0),
-        out,
-        frames,
-        heads,
-        eps=EPS,
-        columns=min(size, _COLUMNS),
-        **options,
-    )
+    length = triton.cdiv(blocks, parts) * _BLOCK
+    _sum_kernel[(parts, batch * heads)](key, value, cos, sin, mask, states, totals, frames, heads, length, **options)
+    out, state, total = torch.empty_like(query), states.sum(0), totals.sum(0)
+    _read_kernel[(blocks, batch * heads)](query, cos, sin, mask, state, total, out, frames, heads, eps=EPS, **options)
     return out
 
 
@@ -153,10 +127,10 @@ def _read_kernel(  # type: ignore[no-untyped-def]
     frames,
     heads,
     eps: tl.constexpr,
-    columns: tl.constexpr,
     masked: tl.constexpr,
     size: tl.constexpr,
     block: tl.constexpr,
+    precision: tl.constexpr,
 ):
     """A block of frames of one head of one item."""
     row = tl.program_id(1)
@@ -167,11 +141,11 @@ def _read_kernel(  # type: ignore[no-untyped-def]
     at = ((item * frames + frame) * heads + head) * size
     q = _turned(query, at, cos, sin, frame, mask + item * frames + frame, inside, size, masked)
     weight = tl.sum(q * tl.load(total + row * size + channel)[None], 1) + eps
-    for start in tl.static_range(0, size, columns):
-        column = start + tl.arange(0, columns)
-        part = tl.load(state + (row * size + channel[:, None]) * size + column[None])
-        mean = tl.dot(q, part, input_precision="tf32x3") / weight[:, None]
-        tl.store(out + at[:, None] + column[None], mean.to(out.dtype.element_ty), mask=inside[:, None])
+    held = tl.load(state + (row * size + channel[:, None]) * size + channel[None])
+    if precision == "tf32":  # the hardware cuts the last 13 bits off: half of the last one kept makes that a rounding
+        held = (held.to(tl.uint32, bitcast=True) + 0x1000).to(tl.float32, bitcast=True)
+    mean = tl.dot(q, held, input_precision=precision) / weight[:, None]
+    tl.store(out + at[:, None] + channel[None], mean.to(out.dtype.element_ty), mask=inside[:, None])
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:

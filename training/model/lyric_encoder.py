@@ -10,6 +10,7 @@ _LAYERS = 6
 _HEADS = 16
 _FEED_FORWARD = 4096
 _DROPOUT = 0.1
+_ROWS = 128  # tokens whose scores are held at once
 
 
 class LyricEncoder(nn.Module):
@@ -66,7 +67,10 @@ class _FeedForward(nn.Module):
 
 
 class RelativeAttention(nn.Module):
-    """Self-attention that scores content and distance apart (Dai et al., "Transformer-XL", arXiv 1901.02860, 3.3)."""
+    """Self-attention that scores content and distance apart (Dai et al., "Transformer-XL", arXiv 1901.02860, 3.3).
+
+    Some rows at a time: of the scores by distance each needs a window only, and memory grows with L and not L^2.
+    """
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -91,14 +95,19 @@ class RelativeAttention(nn.Module):
             projected.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
             for projected in (self.linear_k(x), self.linear_v(x), self.linear_pos(positions))
         )
-        content = (query + self.pos_bias_u).transpose(1, 2) @ key.mT
-        position = _shift((query + self.pos_bias_v).transpose(1, 2) @ distance.mT)
-        scores = (content + position) / math.sqrt(key.shape[-1])
-        padded = ~mask[:, None, None, :]
-        # The smallest number and not -inf: an item without lyrics must not send NaN gradients back.
-        scores = scores.masked_fill(padded, torch.finfo(scores.dtype).min)
-        probabilities = scores.softmax(-1).masked_fill(padded, 0.0)
-        return self.linear_out((probabilities @ value).transpose(1, 2).flatten(2))
+        by_content = (query + self.pos_bias_u).transpose(1, 2)
+        by_position = (query + self.pos_bias_v).transpose(1, 2) / math.sqrt(key.shape[-1])
+        length = x.shape[1]
+        mixed = []
+        for start in range(0, length, _ROWS):
+            rows = slice(start, min(start + _ROWS, length))
+            window = distance[:, length - rows.stop : 2 * length - 1 - start]
+            bias = _shift(by_position[:, :, rows] @ window.mT)
+            # The smallest number and not -inf: an item without lyrics must not send NaN gradients back.
+            bias = bias.masked_fill(~mask[:, None, None, :], torch.finfo(bias.dtype).min)
+            mixed.append(F.scaled_dot_product_attention(by_content[:, :, rows], key, value, attn_mask=bias))
+        seen = torch.cat(mixed, 2).transpose(1, 2).flatten(2) * mask.any(-1)[:, None, None]
+        return self.linear_out(seen)
 
 
 def _relative_positions(length: int, dim: int, device: torch.device) -> Tensor:
@@ -110,7 +119,11 @@ def _relative_positions(length: int, dim: int, device: torch.device) -> Tensor:
 
 
 def _shift(scores: Tensor) -> Tensor:
-    """Scores by distance [B, heads, L, 2L-1] to scores by token [B, heads, L, L]: row i starts i columns earlier."""
-    batch, heads, length, distances = scores.shape
-    padded = F.pad(scores, (1, 0)).view(batch, heads, distances + 1, length)
-    return padded[:, :, 1:].view_as(scores)[..., :length]
+    """Scores by distance [B, heads, n, L + n - 1] to scores by token, a view [B, heads, n, L].
+
+    The first row starts at column n - 1, each further one a column earlier: rows that are a column shorter.
+    """
+    rows, distances = scores.shape[-2:]
+    if rows == 1:
+        return scores
+    return scores.flatten(-2)[..., rows - 1 : -1].unflatten(-1, (rows, distances - 1))[..., : distances - rows + 1]

@@ -28,7 +28,9 @@ class PatchEmbed(nn.Module):
         The group norm's statistics run over the frames of `frame_mask`, boolean [B, T]; without it over all of them.
         """
         patchify, norm, project = self.early_conv_layers
-        return project(norm(patchify(latents), frame_mask)).flatten(2).mT
+        frames = project(norm(patchify(latents), frame_mask)).flatten(2).mT
+        # What follows keeps the layout it is given, and reads rows of D channels.
+        return frames.clone(memory_format=torch.contiguous_format)
 
 
 class _FrameConv(nn.Conv2d):

@@ -83,7 +83,11 @@ class ACEStepTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # t
     on how far its batch is padded; `compat=True`, an argument and not a config key, since the weights are the same,
     computes what the reference does. Without padding the two agree. Frames are padded at the end. What `sample`
     holds on padded frames means nothing in either.
+
+    diffusers' group offloading works at its `leaf_level`; its `block_level` knows of `forward` only.
     """
+
+    _repeated_blocks = ["TransformerBlock"]  # for `compile_repeated_blocks`
 
     @register_to_config
     def __init__(

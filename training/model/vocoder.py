@@ -5,7 +5,8 @@ al., 2020). Every layer is a convolution over time, so that a window of frames g
 `ADaMoSHiFiGANV1.reach` frames of context lie on each side.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from math import ceil
 
@@ -83,11 +84,16 @@ def _normalise_weight(conv: nn.Conv1d | nn.ConvTranspose1d) -> None:
     conv.weight_v = nn.Parameter(weight)
 
 
+def _weight(conv: "_Conv | _Upsample") -> Tensor:
+    return torch._weight_norm(conv.weight_v, conv.weight_g, 0) if conv.folded is None else conv.folded
+
+
 class _Conv(nn.Conv1d):
     """Weight-normalised convolution that keeps the number of frames."""
 
     weight_g: Tensor
     weight_v: Tensor
+    folded: Tensor | None = None
 
     def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int = 1) -> None:
         super().__init__(inputs, outputs, kernel, dilation=dilation)
@@ -95,8 +101,7 @@ class _Conv(nn.Conv1d):
         _normalise_weight(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = torch._weight_norm(self.weight_v, self.weight_g, 0)
-        return F.conv1d(x, weight, self.bias, padding=self.margin, dilation=self.dilation)
+        return F.conv1d(x, _weight(self), self.bias, padding=self.margin, dilation=self.dilation)
 
 
 class _Upsample(nn.ConvTranspose1d):
@@ -104,6 +109,7 @@ class _Upsample(nn.ConvTranspose1d):
 
     weight_g: Tensor
     weight_v: Tensor
+    folded: Tensor | None = None
 
     def __init__(self, inputs: int, outputs: int, kernel: int, rate: int) -> None:
         super().__init__(inputs, outputs, kernel, stride=rate)
@@ -111,8 +117,7 @@ class _Upsample(nn.ConvTranspose1d):
         _normalise_weight(self)
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:  # noqa: ARG002
-        weight = torch._weight_norm(self.weight_v, self.weight_g, 0)
-        return F.conv_transpose1d(x, weight, self.bias, stride=self.stride, padding=self.margin)
+        return F.conv_transpose1d(x, _weight(self), self.bias, stride=self.stride, padding=self.margin)
 
 
 class _ResBlock(nn.Module):
@@ -229,6 +234,18 @@ class ADaMoSHiFiGANV1(ModelMixin, ConfigMixin):  # type: ignore[misc]
             rate *= step
             head += block / rate
         return backbone + ceil(head + config["post_conv_kernel_size"] // 2 / rate)
+
+    @contextmanager
+    def folded_weights(self) -> Iterator[None]:
+        """Inside, every weight is multiplied out once and not at every call: for many windows of the same song."""
+        convolutions = [module for module in self.modules() if isinstance(module, _Conv | _Upsample)]
+        for convolution in convolutions:
+            convolution.folded = _weight(convolution)
+        try:
+            yield
+        finally:
+            for convolution in convolutions:
+                convolution.folded = None
 
     def encode(self, waveform: Tensor) -> Tensor:
         """Mono waveforms [N, samples] to log-mel bands float32 [N, n_mels, samples // hop_length]."""

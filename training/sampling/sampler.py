@@ -138,7 +138,7 @@ class Sampler:
 
             quantize(checkpoint.transformer)
         if compile:
-            checkpoint.transformer.compile_repeated_blocks(fullgraph=True)
+            checkpoint.transformer.compile_repeated_blocks(dynamic=True)
         words = vocabulary or checkpoint.vocabulary
         return cls(
             checkpoint.transformer,
@@ -348,13 +348,13 @@ class Sampler:
             )
             return _TASKS[options.task](song)
 
-    def warm_up(self, duration: float = 30.0, songs: int = 1) -> None:
-        """Compile, or tune kernels, for songs of a duration in seconds, so that the first one does not wait for it."""
+    def warm_up(self, songs: int = 1) -> None:
+        """Compile, or tune kernels, so that the first batch of this many songs does not wait for it."""
         config = self.transformer.config
         self.generate_latents(
-            text=torch.zeros(songs, 1, config["text_embedding_dim"]),
-            lyrics=torch.zeros(songs, 1, dtype=torch.int64),
-            duration=duration,
+            text=torch.zeros(songs, 3, config["text_embedding_dim"]),
+            lyrics=torch.zeros(songs, 5, dtype=torch.int64),
+            duration=2.0,
             infer_steps=4,  # the middle ones guided, the others not: both batch sizes
         )
 

@@ -1,0 +1,340 @@
+"""Add features to a dataset: files beside its shards, which stay as they are, byte for byte.
+
+The rows' audio is decoded again. A unit's files and its new record are committed together, unit by unit; the plan
+follows once all units have them, so that a killed run leaves the dataset it found, some of it with more features.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from ray.actor import ActorHandle
+
+from pipeline.card import write_card
+from pipeline.cluster import check_placeable, cluster, run_pass
+from pipeline.config import build_addition
+from pipeline.curate import alone, in_rounds
+from pipeline.dag import Dag, Node, Stored
+from pipeline.errors import DataProblem, UsageProblem
+from pipeline.identity import track_id
+from pipeline.ledger import NO_PLAN, Commit, Ledger, StageTime, write_durably
+from pipeline.models.store import ModelStore
+from pipeline.operator import TIMING, OperatorSpec
+from pipeline.plan import Plan, StagePlan, extended, make_dag
+from pipeline.sink import UNIT, FeatureSink, FeatureSpec
+from pipeline.stats import collect_stats
+from schemas import columns
+from schemas.config import CurateConfig, ResourceConfig
+from schemas.dataset import FEATURES, FOOTER_FINGERPRINTS, FOOTER_SHARD_DIGEST, Layout
+from stages.base import Stage, TrackError
+from stages.registry import stage_class
+
+_IDENTITY = ("row_id", "track_id", "uri")
+
+
+class AdditionError(DataProblem):
+    """A dataset that features cannot be added to; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Rows that a run made no feature for, and what was wrong with the first of them."""
+
+    stage: str
+    reason: str
+    rows: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Addition:
+    """What a finished run leaves.
+
+    Attributes:
+        features: the columns that were asked for; every shard has them beside it now.
+        rows: of all shards.
+        worked_on: rows this run had to do.
+        failures: those of them whose features are null, by reason.
+    """
+
+    features: Sequence[str]
+    rows: int
+    worked_on: int
+    failures: Sequence[Failure]
+
+
+def add_features(
+    dataset: Path, stages: Sequence[str], overrides: Iterable[str], store: ModelStore, *, progress: bool = True
+) -> Addition:
+    """Make features of the kept rows of a dataset, for every unit that has not got them from these very stages.
+
+    The dataset's plan then has the stages too, as if its own `curate` had been given `--add`. A row whose file is gone,
+    has other bytes than were curated, or fails a stage has null features.
+
+    Args:
+        dataset: a folder that `curate` made.
+        stages: names of stages that own a feature.
+        overrides: `stage.param=value` or `resources.key=value`.
+        store: where the models lie.
+        progress: show live progress on stderr.
+
+    Raises:
+        UsageProblem: a stage whose column lies in the shards, or one that does not fit.
+        AdditionError: the dataset is unfinished, or its stages are not what they were.
+        CurateError: another process at work, a stage that cannot start, or rows left after all rounds.
+    """
+    layout = Layout(dataset.resolve())
+    with alone(layout):
+        run = _prepare(layout, stages, overrides, store, progress)
+        worked_on = run.bring_up_to_date()
+        stats = collect_stats(layout)
+        write_durably(layout.stats, stats.model_dump_json(indent=2).encode())
+        write_card(layout, run.plan, stats)
+    return Addition(run.features, stats.rows["kept"], worked_on, run.failures())
+
+
+def _prepare(
+    layout: Layout, names: Sequence[str], overrides: Iterable[str], store: ModelStore, progress: bool
+) -> "_Run":
+    before = Plan.model_validate_json(layout.plan.read_bytes())
+    ledger = Ledger(layout).read()
+    shards = [layout.root / name for name in ledger.files if (layout.root / name).parent == layout.shards]
+    if not shards:
+        raise AdditionError(f"{layout.root} has no kept rows to add features to")
+    shard = pq.read_schema(shards[0])
+
+    config = build_addition(layout.root, before.profile, {}, add=names, overrides=overrides)
+    added = [_feature_stage(name, config) for name in names]
+    planned = {stage.name: {"engine": stage.engine, **stage.params} for stage in _makers(added, before)}
+    config = build_addition(layout.root, before.profile, planned, add=names, overrides=overrides)
+    stored = {
+        column: Stored(shard.field(column).type, stage.fingerprint)
+        for column, stage in before.columns.items()
+        if column in shard.names
+    }
+    dag = make_dag(config, store, stored)
+    _check_unchanged(dag, before, planned.keys())
+    nodes = [node for node in dag.nodes if node.name in names]
+    plan = extended(before, nodes, dag)
+    return _Run(
+        config.resources, dag, tuple(node.column for node in nodes), shard, before, plan, ledger.open(), progress
+    )
+
+
+def _feature_stage(name: str, config: CurateConfig) -> type[Stage]:
+    try:
+        stage = stage_class(name, config.stages[name].engine)
+    except (KeyError, ImportError, AttributeError, TypeError) as error:
+        raise UsageProblem(f"stage {name!r}: {error.args[0] if error.args else error}") from error
+    if stage.column not in FEATURES:
+        raise UsageProblem(
+            f"column {stage.column!r} lies in the shards, which --add DATASET leaves as they are; it makes "
+            f"{', '.join(FEATURES)}. Give the command that made the dataset --add {name} --update instead"
+        )
+    return stage
+
+
+def _makers(added: Iterable[type[Stage]], plan: Plan) -> list[StagePlan]:
+    """Stages of the plan that make working columns, such as PCM, for the added ones and for each other."""
+    wanted = {column for stage in added for column in (*stage.reads, *stage.reads_if_present)}
+    makers: dict[str, StagePlan] = {}
+    while new := [s for s in plan.columns.values() if s.name not in makers and wanted & {*s.working}]:
+        makers |= {stage.name: stage for stage in new}
+        wanted |= {column for stage in new for column in stage.reads}
+    return list(makers.values())
+
+
+def _check_unchanged(dag: Dag, before: Plan, planned: Collection[str]) -> None:
+    for node in dag.nodes:
+        if node.name in planned and node.fingerprint != before.columns[node.column].fingerprint:
+            raise AdditionError(
+                f"stage {node.name!r} is not what it was when the dataset was made: its revision, parameters or models "
+                "have changed. Bring the dataset up to date with the command that made it and --update first"
+            )
+
+
+@dataclass(frozen=True)
+class _Run:
+    resources: ResourceConfig
+    dag: Dag  # the added stages, and those that make what they read
+    features: tuple[str, ...]  # columns of the added stages
+    shard: pa.Schema
+    before: Plan
+    plan: Plan
+    ledger: Ledger
+    progress: bool
+    _failed: Counter[tuple[str, str]] = field(default_factory=Counter)
+    _messages: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def bring_up_to_date(self) -> int:
+        """Make what is lacking, then let records and plan say so; the number of rows that were worked on."""
+        self._check_commits()
+        todo = self._todo()
+        if todo.num_rows:  # nothing to do needs no cluster
+            with cluster(self.resources):
+                check_placeable(self._operators(self.features))
+                in_rounds("features", todo, self._todo, self._work, progress=self.progress)
+        for commit in list(self.ledger.commits.values()):
+            if commit.plan != self.plan.id:
+                self.ledger.amend(commit.model_copy(update={"plan": self.plan.id}), {})
+        write_durably(self.ledger.layout.plan, self.plan.model_dump_json(indent=2).encode())
+        return todo.num_rows
+
+    def failures(self) -> list[Failure]:
+        """What went wrong, the most frequent first."""
+        return [Failure(*key, rows, self._messages[key]) for key, rows in self._failed.most_common()]
+
+    def _check_commits(self) -> None:
+        """Every unit is of the dataset's plan, and has, or is going to get, all features of the new one."""
+        commits = self.ledger.commits.values()
+        strange = sum(commit.plan not in (self.before.id, self.plan.id, NO_PLAN) for commit in commits)
+        if strange:
+            raise AdditionError(
+                f"{strange} units are not of the dataset's plan: a run was interrupted. Finish it, or run the command "
+                "that made the dataset, which makes these units anew"
+            )
+        if lacking := {name for commit in commits for name in self._lacking(commit)} - {*self.features}:
+            names = ",".join([*self.features, *sorted(lacking)])
+            raise AdditionError(f"the dataset also lacks {', '.join(sorted(lacking))} in places; give --add {names}")
+
+    def _lacking(self, commit: Commit) -> tuple[str, ...]:
+        """Features of the new plan that a unit has not, or from other stages, or of another shard."""
+        if self._shard_name(commit) not in commit.files:
+            return ()
+        planned = {name: stage.fingerprint for name, stage in self.plan.columns.items() if name in FEATURES}
+        return tuple(name for name, made_by in planned.items() if not self._has(commit, name, made_by))
+
+    def _has(self, commit: Commit, feature: str, fingerprint: str) -> bool:
+        path = self.ledger.layout.feature_file(feature, commit.unit)
+        if str(path.relative_to(self.ledger.layout.root)) not in commit.files or not path.exists():
+            return False
+        footer = pq.read_metadata(path).metadata or {}
+        made_by = json.loads(footer.get(FOOTER_FINGERPRINTS, b"{}")).get(feature)
+        shard = commit.files[self._shard_name(commit)]
+        return made_by == fingerprint and footer.get(FOOTER_SHARD_DIGEST) == shard.encode()
+
+    def _shard_name(self, commit: Commit) -> str:
+        layout = self.ledger.layout
+        return str(layout.shard_file(commit.unit).relative_to(layout.root))
+
+    def _todo(self) -> pa.Table:
+        """The kept rows of every unit that lacks a feature, as they travel."""
+        units = [commit for commit in self.ledger.commits.values() if self._lacking(commit)]
+        tables = (
+            _as_unit(pq.read_table(self.ledger.layout.root / self._shard_name(c), columns=self._brought), c.unit)
+            for c in units
+        )
+        return pa.concat_tables([self._travelling(()).empty_table(), *tables])
+
+    @property
+    def _brought(self) -> list[str]:
+        """Columns of the shard that travel: who a row is, how long it is, what the stages read of it."""
+        read = {c for node in self.dag.nodes for c in (*node.stage_type.reads, *node.stage_type.reads_if_present)}
+        return [name for name in self.shard.names if name in {*_IDENTITY, "audio", *read}]
+
+    def _travelling(self, features: Iterable[str]) -> pa.Schema:
+        return pa.schema(
+            [
+                *(self.shard.field(name) for name in self._brought),
+                *(pa.field(name, self.dag.column_types[name]) for name in features),
+                pa.field("verdict", columns.VERDICT),
+                pa.field("timing", TIMING),
+                *UNIT,
+            ]
+        )
+
+    def _work(self, rows: pa.Table, tally: ActorHandle) -> None:
+        """One pass for all units that lack the same features, which mostly is one for all."""
+        alike: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+        for unit in pc.unique(rows["unit"]).to_pylist():
+            alike[self._lacking(self.ledger.commits[unit])].append(unit)
+        for features, units in alike.items():
+            self._pass(features, rows.filter(pc.is_in(rows["unit"], pa.array(units, pa.int64()))), units, tally)
+
+    def _pass(self, features: tuple[str, ...], rows: pa.Table, units: Iterable[int], tally: ActorHandle) -> None:
+        fingerprints = {name: self.dag.fingerprints[name] for name in features}
+        commits = {unit: self.ledger.commits[unit] for unit in units}
+        shards = {unit: commit.files[self._shard_name(commit)] for unit, commit in commits.items()}
+        sink = FeatureSpec(self.ledger.layout.root, self.plan.id, fingerprints, shards)
+        for result in run_pass(rows, self._operators(features), FeatureSink, sink, self.resources, tally):
+            self._commit(commits[result["unit"]], result)
+
+    def _commit(self, old: Commit, result: Mapping[str, Any]) -> None:
+        added = {node.name for node in self.dag.nodes if node.column in self.features}
+        timings = {name: StageTime(**time) for name, time in result["timings"].items() if name in added}
+        new = {
+            "plan": self.plan.id,
+            "files": {**old.files, **result["files"]},
+            "timings": {**old.timings, **timings},
+        }
+        self.ledger.amend(
+            old.model_copy(update=new), {final: Path(path) for final, path in result["temporary"].items()}
+        )
+        for stage, reason, message in result["failures"]:
+            self._failed[stage, reason] += 1
+            self._messages.setdefault((stage, reason), message)
+
+    def _operators(self, features: Collection[str]) -> list[OperatorSpec]:
+        dag = Dag(_needed(self.dag.nodes, features), gates=())
+        reads_audio = any("uri" in node.stage_type.reads for node in dag.nodes)
+        return [
+            OperatorSpec(
+                nodes=nodes,
+                gates=(),
+                carried=pa.schema([*self._travelling(features), *dag.working_between(i)]),
+                prepare=require_same_bytes if reads_audio and i == 0 else None,
+                is_last=i == len(dag.operators) - 1,
+                max_attempts=self.resources.max_attempts,
+            )
+            for i, nodes in enumerate(dag.operators)
+        ]
+
+
+def require_same_bytes(rows: pa.Table) -> pa.Table:
+    """Fail rows whose file is gone or is not the one that was curated: their features would be another song's."""
+    verdicts = rows["verdict"].to_pylist()
+    for verdict, uri, known in zip(verdicts, rows["uri"].to_pylist(), rows["track_id"].to_pylist(), strict=True):
+        if verdict["status"] == "kept" and (problem := _identity_problem(uri, known)):
+            reason, message = problem
+            verdict |= {"status": "failed", "stage": "identity", "reason": reason, "message": message}
+    return rows.set_column(rows.column_names.index("verdict"), "verdict", pa.array(verdicts, columns.VERDICT))
+
+
+def _identity_problem(uri: str, known: str) -> tuple[str, str] | None:
+    try:
+        found = track_id(uri)
+    except TrackError as error:
+        return type(error).__name__, str(error)
+    return None if found == known else ("ChangedFile", f"{uri}: its bytes are not those that were curated")
+
+
+def _needed(nodes: Sequence[Node], features: Collection[str]) -> tuple[Node, ...]:
+    """Those nodes that make the features or what their makers read, in order."""
+    wanted = set(features)
+    needed: list[Node] = []
+    for node in reversed(nodes):
+        stage = node.stage_type
+        if wanted & {stage.column, *stage.working}:
+            needed.insert(0, node)
+            wanted |= {*stage.reads, *stage.reads_if_present}
+    return tuple(needed)
+
+
+def _as_unit(rows: pa.Table, unit: int) -> pa.Table:
+    count = rows.num_rows
+    verdict = {"status": "kept", "stage": None, "reason": None, "message": None, "attempts": 0}
+    values = {
+        "verdict": pa.array([verdict] * count, columns.VERDICT),
+        "timing": pa.nulls(count, TIMING),
+        "unit": pa.array([unit] * count, pa.int64()),
+        "place": pa.array(range(count), pa.int64()),
+        "unit_rows": pa.array([count] * count, pa.int64()),
+        "supersedes": pa.nulls(count, pa.int64()),
+    }
+    return pa.table({**{name: rows[name] for name in rows.column_names}, **values})

@@ -1,0 +1,107 @@
+"""`songmill ui`: the page of a checkpoint, served to this machine only."""
+
+import importlib.util
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from pipeline.errors import DataProblem, UsageProblem
+
+_DATA_PROBLEM, _USAGE_PROBLEM = 1, 2
+_SETTINGS = {
+    "checkpoint",
+    "text_encoder",
+    "vocabulary",
+    "lora",
+    "device",
+    "dtype",
+    "compile",
+    "int8",
+    "offload",
+    "threads",
+}
+_ASKED_ON_THE_PAGE = {"prompt": "", "out": "song.wav"}
+
+
+def ui_command(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, in the released layout.")],
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the first free one from 7860.")] = None,
+    browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    lora: Annotated[list[str] | None, typer.Option(help="PATH or PATH:SCALE; may be repeated.")] = None,
+    text_encoder: Annotated[str | None, typer.Option(help="Folder, or entry of the model store.")] = None,
+    vocabulary: Annotated[Path | None, typer.Option(help="Lyric vocabulary, tokenizers JSON.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the transformer.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit weights, for small cards.")] = False,
+    offload: Annotated[
+        bool, typer.Option("--offload", help="Keep idle models in main memory, for small cards.")
+    ] = False,
+) -> None:
+    """Make and change songs in the browser. The page is served on 127.0.0.1 and loads nothing from elsewhere.
+
+    [bold]Examples[/]
+
+      songmill ui CKPT --open
+
+      songmill ui CKPT --port 8000 --lora style.safetensors:0.8
+    """
+    given = {name: value for name, value in locals().items() if name in _SETTINGS and value is not None}
+    with _guarded():
+        if importlib.util.find_spec("gradio") is None:
+            raise UsageProblem("the page needs Gradio: pip install 'songmill[ui]'")
+        if port and not _is_free(port):
+            raise UsageProblem(f"--port {port} is taken; use another one, or none to have a free one chosen")
+        _serve(given, port, browser)
+
+
+def _serve(given: Mapping[str, Any], port: int | None, browser: bool) -> None:
+    # Here, for torch and Gradio take seconds to import and the other commands do without.
+    from pipeline.sample import load, told
+    from pipeline.sample_config import build_config, resolve
+    from pipeline.ui.page import Page, private_folder, serve
+
+    config = resolve(build_config({}, {**given, **_ASKED_ON_THE_PAGE}))
+    with told():
+        sampler = load(config)
+    with private_folder() as folder:
+        page = Page(sampler, config.model_dump(mode="json", include=_SETTINGS), folder)
+        with serve(page, port, browser=browser) as address:
+            typer.echo(f"{address} serves {config.checkpoint}; Ctrl+C ends it")
+            _wait_for_interrupt()
+
+
+def _is_free(port: int) -> bool:
+    """Asked before a checkpoint is loaded for nothing."""
+    try:
+        with socket.create_server(("127.0.0.1", port)):
+            return True
+    except OSError:
+        return False
+
+
+def _wait_for_interrupt() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the songs in the private folder go either way
+    with suppress(KeyboardInterrupt):
+        threading.Event().wait()
+
+
+@contextmanager
+def _guarded() -> Iterator[None]:
+    try:
+        yield
+    except UsageProblem as error:
+        _fail(str(error), _USAGE_PROBLEM)
+    except DataProblem as error:
+        _fail(str(error), _DATA_PROBLEM)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.secho(f"error: {message}", fg="red", err=True)
+    raise typer.Exit(code)

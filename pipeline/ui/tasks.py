@@ -1,0 +1,67 @@
+"""What the page says about each task, and which fields it shows for it."""
+
+from dataclasses import dataclass
+
+_GUIDANCE = frozenset({"guidance_scale"})
+_SOLVER = frozenset({"scheduler_type", "omega_scale", "oss_steps"})
+_SONG_GUIDANCE = _GUIDANCE | {
+    "cfg_type",
+    "guidance_interval",
+    "guidance_interval_decay",
+    "min_guidance_scale",
+    "guidance_scale_text",
+    "guidance_scale_lyric",
+    "use_erg_tag",
+    "use_erg_lyric",
+    "use_erg_diffusion",
+}
+_RETAKE = frozenset({"seed", "retake_seed", "retake_variance"})
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of the sampler as the page offers it.
+
+    Attributes:
+        label: on the button.
+        about: one sentence below it.
+        fields: names of the `SamplingOptions` and inputs that matter to it, besides prompt, lyrics and steps.
+    """
+
+    label: str
+    about: str
+    fields: frozenset[str]
+
+
+TASKS = {
+    "text2music": Task(
+        "Text to music",
+        "A new song from a prompt and lyrics.",
+        frozenset({"duration", "seed"}) | _SOLVER | _SONG_GUIDANCE,
+    ),
+    "retake": Task(
+        "Retake",
+        "A variation of an earlier take: keep its seed, prompt, lyrics and duration, and say how far to move away.",
+        frozenset({"duration"}) | _SOLVER | _SONG_GUIDANCE | _RETAKE,
+    ),
+    "repaint": Task(
+        "Repaint",
+        "Paint a window of the source anew and keep the rest.",
+        frozenset({"source", "repaint_start", "repaint_end"}) | _SOLVER | _SONG_GUIDANCE | _RETAKE,
+    ),
+    "extend": Task(
+        "Extend",
+        "Go on after the end of the source, or put something before its start.",
+        frozenset({"source", "extend_left", "extend_right"}) | _SOLVER | _SONG_GUIDANCE | _RETAKE,
+    ),
+    "edit": Task(
+        "Edit",
+        "Turn the source, described by prompt and lyrics, into what the target prompt and lyrics say.",
+        frozenset({"source", "target_prompt", "target_lyrics", "n_min", "n_max", "n_avg", "retake_seed"}) | _GUIDANCE,
+    ),
+    "audio2audio": Task(
+        "Audio to audio",
+        "A song from prompt and lyrics that keeps something of the source.",
+        frozenset({"source", "ref_audio_strength", "seed"}) | _SOLVER - {"oss_steps"} | _SONG_GUIDANCE,
+    ),
+}
