@@ -180,13 +180,23 @@ class ACEStepTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # t
         timestep: Tensor,
         ssl_hidden_states: Sequence[Sequence[Tensor]] | None = None,
         *,
+        return_projections: bool = False,
         compat: bool = False,
     ) -> TransformerOutput:
         """`encode`, then `decode`: their arguments."""
         states, mask = self.encode(
             encoder_text_hidden_states, text_attention_mask, speaker_embeds, lyric_token_idx, lyric_mask
         )
-        return self.decode(hidden_states, attention_mask, states, mask, timestep, ssl_hidden_states, compat=compat)
+        return self.decode(
+            hidden_states,
+            attention_mask,
+            states,
+            mask,
+            timestep,
+            ssl_hidden_states,
+            return_projections=return_projections,
+            compat=compat,
+        )
 
     def encode(
         self,
