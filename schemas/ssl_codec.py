@@ -56,8 +56,10 @@ def encode(vectors: np.ndarray) -> tuple[bytes, bytes]:
 
 def decode(scales: Any, data: Any, dim: int) -> np.ndarray:
     """What `encode` stored (any buffers) as float32 [frames, dim]."""
-    directions = normalize(np.frombuffer(data, np.int8).reshape(-1, dim))
-    return directions * np.frombuffer(scales, "<f2").astype(np.float32)[:, None]
+    vectors = np.frombuffer(data, np.int8).reshape(-1, dim).astype(np.float32)
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))  # 0 or at least 127, the largest component's
+    vectors *= (np.frombuffer(scales, "<f2").astype(np.float32) / np.maximum(lengths, 1))[:, None]
+    return vectors
 
 
 def _divide(values: np.ndarray, by: np.ndarray) -> np.ndarray:

@@ -89,6 +89,19 @@ def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32, device: to
     return checkpoint
 
 
+def load_transformer(folder: Path) -> ACEStepTransformer2DModel:
+    """Reads the transformer of a checkpoint alone, in float32 on the CPU.
+
+    Raises:
+        CheckpointProblem: it is missing, damaged or does not fit its config.
+    """
+    if not folder.is_dir():
+        raise CheckpointProblem(f"{folder} is no folder: give the one that holds {_TRANSFORMER}/")
+    transformer = _empty_model(ACEStepTransformer2DModel, folder / _TRANSFORMER)
+    _fill(transformer, folder / _TRANSFORMER, torch.float32, "cpu")
+    return transformer
+
+
 def save_checkpoint(
     folder: Path,
     *,

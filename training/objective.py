@@ -35,6 +35,8 @@ class ObjectiveConfig(BaseModel):
         speaker_dropout: share of songs without the singer's embedding; 1 for fine-tuning.
         condition_dropout: share of songs without any condition.
         ssl_weights: of the alignment with each encoder; those not named weigh 1.
+        late_ssl_weights: the same for the last `late_steps` steps of a run, over `ssl_weights`.
+        late_steps: see there.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,6 +49,14 @@ class ObjectiveConfig(BaseModel):
     speaker_dropout: float = Field(0.5, ge=0, le=1)
     condition_dropout: float = Field(0.15, ge=0, le=1)
     ssl_weights: dict[str, float] = Field(default_factory=dict)
+    late_ssl_weights: dict[str, float] = Field(default_factory=dict)
+    late_steps: int = Field(0, ge=0)
+
+    def ssl_weights_with(self, steps_left: int | None) -> dict[str, float]:
+        """The weights of a step with so many to go, itself included; None is early."""
+        if steps_left is None or steps_left > self.late_steps:
+            return self.ssl_weights
+        return self.ssl_weights | self.late_ssl_weights
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,11 @@ class Losses:
     per_song: Tensor
     sigmas: Tensor
 
+    def detached(self) -> "Losses":
+        """The same numbers without what their gradients need."""
+        alignment = {name: loss.detach() for name, loss in self.alignment.items()}
+        return replace(self, total=self.total.detach(), denoising=self.denoising.detach(), alignment=alignment)
+
 
 class Objective:
     """The loss of a transformer on batches.
@@ -80,18 +95,32 @@ class Objective:
         self.config = config or ObjectiveConfig()
         self._compat = compat
 
-    def __call__(self, transformer: ACEStepTransformer2DModel, batch: Batch, generator: torch.Generator) -> Losses:
+    def __call__(
+        self,
+        transformer: ACEStepTransformer2DModel,
+        batch: Batch,
+        generator: torch.Generator,
+        steps_left: int | None = None,
+    ) -> Losses:
         """Noise the songs, drop some of their conditions, and compare what the transformer makes of them.
 
-        All randomness is the generator's, a CPU one, so that a step can be repeated anywhere.
+        All randomness is the generator's, a CPU one, so that a step can be repeated anywhere. `steps_left` decides
+        which weights the alignments have.
         """
         songs = len(batch.latents)
         sigmas = draw_sigmas(songs, self.config.timesteps, generator)
         noise = torch.randn(batch.latents.shape, generator=generator)
         dropped = drop_conditions(batch, self.config, generator)
-        return self.at(transformer, dropped, sigmas, noise)
+        return self.at(transformer, dropped, sigmas, noise, steps_left)
 
-    def at(self, transformer: ACEStepTransformer2DModel, batch: Batch, sigmas: Tensor, noise: Tensor) -> Losses:
+    def at(
+        self,
+        transformer: ACEStepTransformer2DModel,
+        batch: Batch,
+        sigmas: Tensor,
+        noise: Tensor,
+        steps_left: int | None = None,
+    ) -> Losses:
         """The loss at given noise levels [B] and noise [B, C, bins, T]."""
         clean, device = batch.latents, batch.latents.device
         sigmas, noise = sigmas.to(device), noise.to(device)
@@ -115,7 +144,8 @@ class Objective:
         alignment = self._alignment(dict(output.projections), batch)
         total = denoising
         if alignment:
-            weighted = [loss * self.config.ssl_weights.get(name, 1.0) for name, loss in alignment.items()]
+            weights = self.config.ssl_weights_with(steps_left)
+            weighted = [loss * weights.get(name, 1.0) for name, loss in alignment.items()]
             total = total + torch.stack(weighted).mean()
         return Losses(total, denoising, alignment, per_song.detach(), sigmas)
 

@@ -12,6 +12,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from training.model.attention import CrossAttention, LinearAttention
 from training.model.context import Condition, Context, Memory, Surroundings
@@ -148,6 +149,7 @@ class ACEStepTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # t
         patch = (max_height, 1)
         self.head_dim = attention_head_dim
         self.rope_theta = rope_theta
+        self.gradient_checkpointing = False  # compute each block's activations again on the way back
         self.ssl_names = ssl_names
         self.ssl_depths = ssl_encoder_depths
 
@@ -334,7 +336,11 @@ class ACEStepTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # t
         modulation = self.t_block(time).unflatten(-1, (6, -1))
         reads = {}
         for index, (block, condition) in enumerate(zip(self.transformer_blocks, conditions, strict=True)):
-            x = block(x, modulation, condition, around, None if query_scale is None else query_scale[index])
+            weak = None if query_scale is None else query_scale[index]
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, modulation, condition, around, weak, use_reentrant=False)
+            else:
+                x = block(x, modulation, condition, around, weak)
             if index in self.ssl_depths:
                 reads[index] = x
         return x, time, reads

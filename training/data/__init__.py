@@ -1,0 +1,14 @@
+"""Songs for training: from the shards that `songmill curate` wrote to batches, in an order that can be resumed.
+
+`open_songs` reads which songs there are, `Epoch` cuts them into batches, `RowReader` reads their features, `collate`
+pads them, and `ShardStream` does all of it.
+"""
+
+from training.data.config import DataConfig
+from training.data.errors import DatasetProblem
+from training.data.hours import HoursSeen
+from training.data.plan import Epoch
+from training.data.songs import Songs, Widths, open_songs
+from training.data.stream import ShardStream
+
+__all__ = ["DataConfig", "DatasetProblem", "Epoch", "HoursSeen", "ShardStream", "Songs", "Widths", "open_songs"]

@@ -1,0 +1,23 @@
+"""How much of what a model has been trained on."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+KINDS = ("source", "language", "license")
+
+
+class HoursSeen:
+    """Hours of audio by source, language and licence, over all workers and epochs; repeats count again."""
+
+    def __init__(self, hours: Mapping[str, Mapping[str, float]] | None = None) -> None:
+        self._hours = {kind: Counter((hours or {}).get(kind, {})) for kind in KINDS}
+
+    def add(self, songs: Iterable[Mapping[str, str]], seconds: Iterable[float]) -> None:
+        """Count songs, each with a value of every kind, and how long a part of each was seen."""
+        for song, length in zip(songs, seconds, strict=True):
+            for kind, hours in self._hours.items():
+                hours[song[kind]] += length / 3600  # type: ignore[assignment]
+
+    def as_dict(self) -> dict[str, dict[str, float]]:
+        """Kind -> value -> hours."""
+        return {kind: dict(hours) for kind, hours in self._hours.items()}

@@ -1,0 +1,82 @@
+"""Reads single songs out of shards and features: the needed columns of the needed row groups, memory-mapped."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from training.data.errors import CorruptShard
+from training.data.songs import Songs
+
+# One song: column -> Arrow scalar, whose binaries are views of what was read.
+Row = Mapping[str, Any]
+
+_OPEN_FILES = 128  # of each worker process
+
+
+class RowReader:
+    """Reads rows of an index, in a worker process of its own or in the trainer's."""
+
+    def __init__(self, songs: Songs, ssl: Sequence[str]) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            songs: the index.
+            ssl: encoders whose states to read.
+        """
+        self._units = songs.units
+        self._unit, self._row = songs.column("unit"), songs.column("row")
+        self._columns = {
+            "latents": ["latents.data"],
+            "text_embedding": [f"text_embedding.list.element.{name}" for name in ("variant", "dim", "data")],
+            "ssl": [f"ssl.{encoder}.{name}" for encoder in ssl for name in ("scales", "data")],
+        }
+
+    def read(self, songs: Sequence[int]) -> Iterator[tuple[int, Row | CorruptShard]]:
+        """Songs in any order, each with its row or with what is wrong with its file.
+
+        A row group is decoded once for all songs in it.
+        """
+        units = self._unit[songs]
+        for unit in np.unique(units):
+            own = np.asarray(songs)[units == unit]
+            try:
+                rows: list[Row] = self._read_unit(unit, self._row[own])
+                yield from zip(own.tolist(), rows, strict=True)
+            except CorruptShard as problem:
+                yield from ((song, problem) for song in own.tolist())
+
+    def _read_unit(self, number: int, rows: np.ndarray) -> list[Row]:
+        unit = self._units[number]
+        columns = self._read_file(unit.shard, ["lyric_tokens.ids", "speaker.embedding"], rows)
+        for name, path in unit.features.items():
+            columns |= self._read_file(path, self._columns[name], rows)
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+    def _read_file(self, path: Path, columns: Sequence[str], rows: np.ndarray) -> dict[str, list[Any]]:
+        """Top-level column -> the rows' values."""
+        try:
+            file = self._opened(path)
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            starts = np.concatenate([[0], np.cumsum(sizes)])
+            group_of_row = np.searchsorted(starts, rows, side="right") - 1
+            values: dict[int, Mapping[str, Any]] = {}
+            for group in np.unique(group_of_row):
+                table = file.read_row_group(int(group), columns=list(columns), use_threads=False)
+                for row in rows[group_of_row == group]:
+                    values[row] = {name: table[name][int(row - starts[group])] for name in table.column_names}
+        except (OSError, pa.ArrowException) as problem:
+            raise CorruptShard(str(path), str(problem).partition("\n")[0].rstrip(".")) from problem
+        return {name: [values[row][name] for row in rows] for name in table.column_names}
+
+    @cached_property  # made in the process that reads
+    def _opened(self) -> Any:
+        return lru_cache(_OPEN_FILES)(_open)
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    return pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)

@@ -1,0 +1,213 @@
+"""The endless stream of batches that training takes its steps on, and where in it a run is."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from training.batch import Batch
+from training.data.collate import Part, Sample, collate, decode
+from training.data.config import ORDERING, DataConfig
+from training.data.errors import CorruptShard, DatasetProblem
+from training.data.hours import KINDS, HoursSeen
+from training.data.plan import Epoch
+from training.data.rows import Row, RowReader
+from training.data.songs import Songs, Split
+from training.model.codec import LATENT_HZ
+
+_PREFETCHED = 4  # batches of each worker process
+
+
+class ShardStream:
+    """Batches of one rank. What comes at which place depends on songs, configuration and world size alone.
+
+    So a place is two numbers, epoch and batch, and worker processes have no state. The training split never ends; the
+    validation split is one pass, the same each time.
+
+    Attributes:
+        epoch: of the next batch.
+        batch: its place in the epoch.
+        hours: what has been trained on, on all ranks.
+        skipped: file -> why it could not be read, of this rank and of the start.
+    """
+
+    def __init__(
+        self,
+        songs: Songs,
+        config: DataConfig,
+        *,
+        split: Split = "train",
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+    ) -> None:
+        """Plan the first epoch; nothing is read yet.
+
+        Args:
+            songs: from `open_songs`.
+            config: what to make of them.
+            split: `train` or `validation`, see `DataConfig.validation_share`.
+            rank: of this process among those that train together.
+            world_size: how many those are.
+            workers: processes that read ahead; they change nothing else.
+
+        Raises:
+            DatasetProblem: the split has fewer songs than ranks.
+        """
+        self.songs = songs.part(split, config.validation_share)
+        self.config = config
+        self.epoch, self.batch = 0, 0
+        self.hours = HoursSeen()
+        self.skipped = {problem.path: problem.error for problem in songs.corrupt}
+        self._endless = split == "train"
+        self._rank, self._world_size, self._workers = rank, world_size, workers
+        self._reader = _BatchReader(self.songs, config)
+        self._frames = self.songs.column("frames")
+        self._plans: dict[int, Epoch] = {}
+        if not len(self.songs):
+            raise DatasetProblem(f"no song falls into the {split} split: see validation_share")
+        self.plan(0)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches from where the stream is; leaving off and starting again goes on with the next one.
+
+        Raises:
+            CorruptShard: a file cannot be read, and `on_corrupt` is `stop`.
+            DatasetProblem: no song of a whole epoch can be read.
+        """
+        loader: Iterable[_Read] = DataLoader(
+            self._reader,
+            sampler=self._places(),
+            batch_size=None,
+            num_workers=self._workers,
+            prefetch_factor=_PREFETCHED if self._workers else None,
+            generator=torch.Generator(),  # else it draws from the global one, which the trainer's steps depend on
+        )
+        for read in loader:
+            self._note(read.problems)
+            batch = read.batch or self._next_readable(read.place)
+            if self._endless:
+                self.epoch, self.batch = read.place.epoch, read.place.step + 1
+                self._count(read)
+            yield batch
+
+    def plan(self, epoch: int) -> Epoch:
+        """The batches of an epoch, on all ranks."""
+        if epoch not in self._plans:
+            self._plans = {number: plan for number, plan in self._plans.items() if number >= self.epoch}
+            self._plans[epoch] = Epoch(self._frames, self.config, epoch, self._world_size)
+        return self._plans[epoch]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream is: epoch, next batch, hours seen, and what the place refers to. Plain values."""
+        return {"epoch": self.epoch, "batch": self.batch, "hours": self.hours.as_dict(), "order": self._order()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another stream over the same songs was.
+
+        Raises:
+            DatasetProblem: songs, configuration or world size differ, so that the place means something else here.
+        """
+        own = self._order()
+        changed = [
+            f"{name} ({state['order'].get(name)} -> {own[name]})"
+            for name in own
+            if own[name] != state["order"].get(name)
+        ]
+        if changed:
+            raise DatasetProblem(f"the data is not what the run was stopped with: {', '.join(changed)}")
+        self.epoch, self.batch = state["epoch"], state["batch"]
+        self.hours = HoursSeen(state["hours"])
+
+    def _order(self) -> dict[str, Any]:
+        settings = self.config.model_dump(mode="json", include=set(ORDERING))
+        return {**settings, "world_size": self._world_size, "songs": self.songs.fingerprint()}
+
+    def _places(self) -> Iterator["_Place"]:
+        epoch, first = (self.epoch, self.batch) if self._endless else (0, 0)
+        while True:
+            for step in range(first, len(self.plan(epoch))):
+                yield self._place(epoch, step)
+            if not self._endless:
+                return
+            epoch, first = epoch + 1, 0
+
+    def _place(self, epoch: int, step: int) -> "_Place":
+        return _Place(epoch, step, self.plan(epoch).steps[step][self._rank].tolist())
+
+    def _note(self, problems: Mapping[int, CorruptShard]) -> None:
+        for problem in problems.values():
+            if self.config.on_corrupt == "stop":
+                raise problem
+            self.skipped[problem.path] = problem.error
+
+    def _next_readable(self, place: "_Place") -> Batch:
+        """Instead of a batch of which no song can be read, the rank's next one: all ranks must take every step."""
+        reader = _BatchReader(self.songs, self.config)
+        steps = len(self.plan(place.epoch))
+        for offset in range(1, steps):
+            read = reader[self._place(place.epoch, (place.step + offset) % steps)]
+            self._note(read.problems)
+            if read.batch is not None:
+                return read.batch
+        raise DatasetProblem(
+            "no song can be read: " + "; ".join(f"{path}: {why}" for path, why in self.skipped.items())
+        )
+
+    def _count(self, read: "_Read") -> None:
+        """Every rank counts for all of them, so that any one's state tells the whole; songs that others skip too."""
+        step = self.plan(read.place.epoch).steps[read.place.step]
+        seen = [song for batch in step for song in batch.tolist() if song not in read.problems]
+        seconds = [min(self._frames[song], self.config.max_frames_per_song) / LATENT_HZ for song in seen]
+        self.hours.add(self.songs.table.select(KINDS).take(pa.array(seen, pa.int64())).to_pylist(), map(float, seconds))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A place in the stream and the songs that it wants."""
+
+    epoch: int
+    step: int
+    songs: Sequence[int]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A batch, or None where none of its songs can be read; and the songs that cannot."""
+
+    place: _Place
+    batch: Batch | None
+    problems: Mapping[int, CorruptShard] = field(default_factory=dict)
+
+
+class _BatchReader(Dataset[_Read]):
+    """Place -> batch, in a worker process or in the trainer's."""
+
+    def __init__(self, songs: Songs, config: DataConfig) -> None:
+        self._songs, self._config = songs, config
+        self._rows = RowReader(songs, config.ssl)
+        self._keys, self._frames = songs.column("key"), songs.column("frames")
+
+    def __getitem__(self, place: _Place) -> _Read:
+        samples: dict[int, Sample] = {}
+        problems: dict[int, CorruptShard] = {}
+        for song, row in self._rows.read(place.songs):
+            decoded = row if isinstance(row, CorruptShard) else self._decode(song, row, place.epoch)
+            if isinstance(decoded, CorruptShard):
+                problems[song] = decoded
+            else:
+                samples[song] = decoded
+        readable = [samples[song] for song in place.songs if song in samples]
+        return _Read(place, collate(readable, self._songs.widths) if readable else None, problems)
+
+    def _decode(self, song: int, row: Row, epoch: int) -> Sample | CorruptShard:
+        known = self._songs.table
+        part = Part.draw(int(self._keys[song]), int(self._frames[song]), epoch, self._config)
+        try:
+            return decode(row, known["track_id"][song].as_py(), part, self._songs.widths, self._config)
+        except ValueError as problem:
+            unit = self._songs.units[known["unit"][song].as_py()]
+            return CorruptShard(str(unit.features["latents"]), str(problem))

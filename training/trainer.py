@@ -1,0 +1,324 @@
+"""Training the diffusion transformer on shards: one process of a run, readable from top to bottom."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.nn.parallel import DistributedDataParallel
+
+from training.batch import Batch
+from training.checkpoints import load_transformer
+from training.data import ShardStream, Songs, Widths, open_songs
+from training.memory import PeakMemory
+from training.model import ACEStepTransformer2DModel
+from training.objective import Losses, Objective
+from training.run_folder import RunFolder, RunProblem
+from training.train_config import OptimizerConfig, TrainConfig
+from training.validation import validation_loss
+
+Figures = Mapping[str, float]
+
+# Frozen weights are the checkpoint's that the run started from: a LoRA run saves its adapter alone.
+_TRAINED_ONLY = StateDictOptions(ignore_frozen_params=True)
+
+
+class Trainer:
+    """One process of a run; several share it through `torch.distributed`, which the caller sets up.
+
+    A step depends on the config, the songs and its number alone: a run that is killed and started again takes the same
+    steps as one that is not.
+
+    Args:
+        config: what to do.
+        folder: of the run; one that holds a checkpoint goes on from it.
+        device: to compute on.
+        workers: processes that read songs ahead.
+        report: called with the figures of each logged step, on rank 0.
+
+    Raises:
+        RunProblem: the folder belongs to another run.
+        DatasetProblem: shards that do not fit together or to the config.
+        CheckpointProblem: the checkpoint to start from is damaged.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        *,
+        device: torch.device | str = "cpu",
+        workers: int = 0,
+        report: Callable[[Figures], None] | None = None,
+    ) -> None:
+        self.config = config
+        self.step = 0
+        self._stopping = False
+        self._memory = PeakMemory(device)
+        self._device = torch.device(device)
+        self._report = report
+        self._rank = distributed.get_rank() if distributed.is_initialized() else 0
+        self._ranks = distributed.get_world_size() if distributed.is_initialized() else 1
+        self.folder = RunFolder(folder)
+        if self._rank == 0:
+            self.folder.prepare(config.model_dump(mode="json"))
+        self.songs = open_songs(config.data)
+        self.stream = ShardStream(self.songs, config.data, rank=self._rank, world_size=self._ranks, workers=workers)
+        torch.manual_seed(config.seed)
+        self.transformer = build_transformer(config, self.songs).to(self._device).train()
+        self.model = self._distributed(self.transformer)
+        self.objective = Objective(config.objective)
+        trained = [weight for weight in self.transformer.parameters() if weight.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            trained,
+            lr=config.optimizer.lr,
+            betas=config.optimizer.betas,
+            weight_decay=config.optimizer.weight_decay,
+        )
+        self.average = WeightAverage(self.transformer, config.ema) if config.ema else None
+        self._resume()
+
+    def train(self) -> None:
+        """Take the steps that are left, or those before `stop` is called.
+
+        Raises:
+            RunProblem: the loss is not finite any more, or a checkpoint cannot be written.
+        """
+        batches = iter(self.stream)
+        while self.step < self.config.steps and not self._stopping:
+            figures = self._take_step(batches)
+            self.step += 1
+            if self._due(self.config.validate_every):
+                figures |= self._validated()
+            if self._due(self.config.log_every):
+                self._log(figures)
+            if self._due(self.config.save_every):
+                self.save()
+        if self._stopping and self.step not in self.folder.steps():
+            self.save()
+
+    def stop(self) -> None:
+        """End training after the step at hand, with a checkpoint; a signal handler may call it."""
+        self._stopping = True
+
+    def save(self) -> None:
+        """Write a checkpoint of this step."""
+        progress = {
+            "step": self.step,
+            "stream": self.stream.state_dict(),
+            "model": {name: value for name, value in self.transformer.config.items() if not name.startswith("_")},
+        }
+        self.folder.save(self.step, self._state(), progress, self.config.keep)
+
+    def _take_step(self, batches: Iterator[Batch]) -> dict[str, float]:
+        started, waited, songs, seconds = time.perf_counter(), 0.0, 0, 0.0
+        self._set_learning_rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        parts: list[Losses] = []
+        for part in range(self.config.accumulation):
+            asked = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - asked
+            losses = self._backward(batch.to(self._device), part)
+            self._require_finite(losses, batch)
+            parts.append(losses.detached())
+            songs, seconds = songs + len(batch.track_ids), seconds + batch.seconds
+        norm = nn.utils.clip_grad_norm_(self.transformer.parameters(), self.config.optimizer.clip)
+        self.optimizer.step()
+        if self.average:
+            self.average.update(self.transformer)
+        taken = time.perf_counter() - started
+        return {
+            **_mean_losses(parts),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "gradient_norm": float(norm),
+            "songs_per_s": songs * self._ranks / taken,
+            "audio_s_per_s": seconds * self._ranks / taken,
+            "data_wait_share": waited / taken,
+            "peak_memory_gb": self._memory.peak / 1e9,
+        }
+
+    def _backward(self, batch: Batch, part: int) -> Losses:
+        # Dropout draws from the global generators, noise from one of its own; both follow from the step.
+        seed = hash((self.config.seed, self.step, part, self._rank)) % 2**63
+        torch.manual_seed(seed)
+        last = part == self.config.accumulation - 1
+        synchronised = nullcontext() if last or self.model is self.transformer else self.model.no_sync()
+        with synchronised:
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+                steps_left = self.config.steps - self.step
+                losses = self.objective(self.model, batch, torch.Generator().manual_seed(seed), steps_left)
+            (losses.total / self.config.accumulation).backward()
+        return losses
+
+    def _set_learning_rate(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.config.steps, self.config.optimizer)
+
+    def _require_finite(self, losses: Losses, batch: Batch) -> None:
+        if torch.isfinite(losses.total):
+            return
+        tracks = "\n".join(batch.track_ids)
+        listed = self.folder.root / f"not_finite_step_{self.step:08d}_rank_{self._rank}.txt"
+        listed.write_text(f"{tracks}\n")
+        raise RunProblem(
+            f"the loss of step {self.step} is not finite; the tracks of its batch are in {listed}. Leave them out with "
+            "--where, or lower the learning rate, and start again from the last checkpoint"
+        )
+
+    def _validated(self) -> dict[str, float]:
+        if not self.config.data.validation_share:
+            return {}
+        split = ShardStream(self.songs, self.config.data, split="validation", rank=self._rank, world_size=self._ranks)
+        self.transformer.eval()
+        losses = validation_loss(self.transformer, split, self.objective, self._device, self.config.seed)
+        self.transformer.train()
+        return losses
+
+    def _log(self, figures: Mapping[str, float]) -> None:
+        if self._rank == 0:
+            figures = {"step": self.step, "epoch": self.stream.epoch, **figures}
+            self.folder.record(figures)
+            if self._report:
+                self._report(figures)
+
+    def _due(self, every: int) -> bool:
+        return bool(every) and (self.step % every == 0 or self.step == self.config.steps)
+
+    def _state(self) -> dict[str, Any]:
+        weights, optimizer = get_state_dict(self.model, self.optimizer, options=_TRAINED_ONLY)
+        average = {"average": self.average.weights} if self.average else {}
+        return {"model": weights, "optimizer": optimizer, **average}
+
+    def _resume(self) -> None:
+        steps = self.folder.steps()
+        if self._rank == 0:
+            self.folder.forget_figures_after(steps[-1] if steps else 0)
+        if not steps:
+            return
+        state = self._state()
+        progress = self.folder.load(steps[-1], state)
+        set_state_dict(
+            self.model,
+            self.optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+            options=StateDictOptions(ignore_frozen_params=True, strict=False),
+        )
+        self.stream.load_state_dict(progress["stream"])
+        self.step = progress["step"]
+
+    def _distributed(self, transformer: ACEStepTransformer2DModel) -> nn.Module:
+        if self._ranks == 1:
+            return transformer
+        return DistributedDataParallel(transformer, device_ids=None if self._device.type == "cpu" else [self._device])
+
+
+class WeightAverage:
+    """Exponential moving average of the trained weights, on their device.
+
+    Attributes:
+        weights: by name.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._decay = decay
+        self.weights = {name: weight.detach().clone() for name, weight in _trained(model)}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take in the weights after a step."""
+        for name, weight in _trained(model):
+            self.weights[name].lerp_(weight, 1 - self._decay)
+
+
+def build_transformer(config: TrainConfig, songs: Songs) -> ACEStepTransformer2DModel:
+    """The transformer to train: the checkpoint's, or a new one as wide as the songs' features.
+
+    Raises:
+        RunProblem: the checkpoint's sizes are not those of the features.
+    """
+    if config.checkpoint:
+        transformer = load_transformer(config.checkpoint)
+        _require_fit(transformer, songs)
+    else:
+        transformer = ACEStepTransformer2DModel(**model_sizes(config, songs.widths))
+    make_trainable(transformer, config)
+    if config.compile:
+        transformer.compile_repeated_blocks(dynamic=True)
+    return transformer
+
+
+def make_trainable(transformer: ACEStepTransformer2DModel, config: TrainConfig) -> None:
+    """Freeze what is not trained, and add what is trained in its place."""
+    for name, head in zip(transformer.ssl_names, transformer.projectors, strict=True):
+        head.requires_grad_(name in config.data.ssl)
+    if config.lora:
+        _adapt(transformer, config)
+    transformer.gradient_checkpointing = config.gradient_checkpointing
+
+
+def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
+    """Of a step, counted from 0: a straight rise over the warm-up, then constant or a cosine down to 0."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    if config.decay == "constant":
+        return config.lr
+    done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    return config.lr * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+
+
+def model_sizes(config: TrainConfig, widths: Widths) -> dict[str, Any]:
+    """The config of a new transformer: what is asked for, else as the features are, else as released."""
+    sizes = {
+        "text_embedding_dim": widths.text,
+        "speaker_embedding_dim": widths.speaker,
+        "ssl_names": list(widths.ssl),
+        "ssl_latent_dims": list(widths.ssl.values()),
+        **config.model,
+    }
+    # The released heads read after a third of the blocks.
+    depth = sizes.get("num_layers", 24) // 3
+    return {"ssl_encoder_depths": [depth] * len(sizes["ssl_names"]), **sizes}
+
+
+def _require_fit(transformer: ACEStepTransformer2DModel, songs: Songs) -> None:
+    config, widths = transformer.config, songs.widths
+    pairs = [
+        ("text states", widths.text, config["text_embedding_dim"]),
+        ("speaker embeddings", widths.speaker, config["speaker_embedding_dim"]),
+        *(
+            (f"{name} states", dim, dict(zip(config["ssl_names"], config["ssl_latent_dims"], strict=True)).get(name))
+            for name, dim in widths.ssl.items()
+        ),
+    ]
+    for what, have, wanted in pairs:
+        if have != wanted:
+            raise RunProblem(f"the shards' {what} have {have} numbers, the checkpoint reads {wanted or 'none of them'}")
+
+
+def _adapt(transformer: ACEStepTransformer2DModel, config: TrainConfig) -> None:
+    from peft import LoraConfig  # here, for it takes seconds to import
+
+    assert config.lora is not None
+    transformer.requires_grad_(False).to(getattr(torch, config.lora.frozen_precision))
+    targets = list(config.lora.targets)
+    transformer.add_adapter(LoraConfig(r=config.lora.rank, lora_alpha=config.lora.alpha, target_modules=targets))
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
+
+
+def _mean_losses(parts: list[Losses]) -> dict[str, float]:
+    named = [
+        {"loss": losses.total, "denoising": losses.denoising}
+        | {f"alignment/{name}": loss for name, loss in losses.alignment.items()}
+        for losses in parts
+    ]
+    return {name: sum(float(losses[name]) for losses in named) / len(named) for name in named[0]}
