@@ -105,7 +105,7 @@ def _check_plan(layout: Layout, plan: Plan, update: bool) -> None:
             )
 
 
-def _remember_plan(layout: Layout, plan: Plan) -> None:
+def remember_plan(layout: Layout, plan: Plan) -> None:
     """Write the plan down, before its first commit: a run that cannot start leaves a dataset as it was."""
     content = plan.model_dump_json(indent=2).encode()
     if not layout.plan.exists() or layout.plan.read_bytes() != content:
@@ -191,7 +191,7 @@ class _Run:
     def _curate(self, rows: pa.Table, tally: ActorHandle) -> None:
         sink = SinkSpec(self.layout.root, self.plan.id, self.dag.fingerprints)
         for result in run_pass(rows, self._operators(), ShardSink, sink, self.config.resources, tally):
-            _remember_plan(self.layout, self.plan)
+            remember_plan(self.layout, self.plan)
             temporary = {final: Path(path) for final, path in result["temporary"].items()}
             self.ledger.add(Commit.model_validate(result["commit"]), temporary)
 

@@ -19,10 +19,10 @@ from ray.actor import ActorHandle
 from pipeline.card import write_card
 from pipeline.cluster import check_placeable, cluster, run_pass
 from pipeline.config import build_addition
-from pipeline.curate import alone, in_rounds
+from pipeline.curate import alone, in_rounds, remember_plan
 from pipeline.dag import Dag, Node, Stored
 from pipeline.errors import DataProblem, UsageProblem
-from pipeline.identity import track_id
+from pipeline.identity import require_same_bytes
 from pipeline.ledger import NO_PLAN, Commit, Ledger, StageTime, write_durably
 from pipeline.models.store import ModelStore
 from pipeline.operator import TIMING, OperatorSpec
@@ -32,7 +32,7 @@ from pipeline.stats import collect_stats
 from schemas import columns
 from schemas.config import CurateConfig, ResourceConfig
 from schemas.dataset import FEATURES, FOOTER_FINGERPRINTS, FOOTER_SHARD_DIGEST, Layout
-from stages.base import Stage, TrackError
+from stages.base import Stage
 from stages.registry import stage_class
 
 _IDENTITY = ("row_id", "track_id", "uri")
@@ -183,7 +183,7 @@ class _Run:
         for commit in list(self.ledger.commits.values()):
             if commit.plan != self.plan.id:
                 self.ledger.amend(commit.model_copy(update={"plan": self.plan.id}), {})
-        write_durably(self.ledger.layout.plan, self.plan.model_dump_json(indent=2).encode())
+        remember_plan(self.ledger.layout, self.plan)
         return todo.num_rows
 
     def failures(self) -> list[Failure]:
@@ -294,24 +294,6 @@ class _Run:
             )
             for i, nodes in enumerate(dag.operators)
         ]
-
-
-def require_same_bytes(rows: pa.Table) -> pa.Table:
-    """Fail rows whose file is gone or is not the one that was curated: their features would be another song's."""
-    verdicts = rows["verdict"].to_pylist()
-    for verdict, uri, known in zip(verdicts, rows["uri"].to_pylist(), rows["track_id"].to_pylist(), strict=True):
-        if verdict["status"] == "kept" and (problem := _identity_problem(uri, known)):
-            reason, message = problem
-            verdict |= {"status": "failed", "stage": "identity", "reason": reason, "message": message}
-    return rows.set_column(rows.column_names.index("verdict"), "verdict", pa.array(verdicts, columns.VERDICT))
-
-
-def _identity_problem(uri: str, known: str) -> tuple[str, str] | None:
-    try:
-        found = track_id(uri)
-    except TrackError as error:
-        return type(error).__name__, str(error)
-    return None if found == known else ("ChangedFile", f"{uri}: its bytes are not those that were curated")
 
 
 def _needed(nodes: Sequence[Node], features: Collection[str]) -> tuple[Node, ...]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from pipeline.manifest import describe
 from schemas import columns
+from stages.base import TrackError
 from stages.decode import opened
 
 _READ_BYTES = 1 << 20
@@ -44,6 +45,16 @@ def identify(rows: pa.Table) -> pa.Table:
     return rows
 
 
+def require_same_bytes(rows: pa.Table) -> pa.Table:
+    """Fail rows whose file is gone or is not the one that was curated: their features would be another song's."""
+    verdicts = rows["verdict"].to_pylist()
+    for verdict, uri, known in zip(verdicts, rows["uri"].to_pylist(), rows["track_id"].to_pylist(), strict=True):
+        if verdict["status"] == "kept" and (problem := _identity_problem(uri, known)):
+            reason, message = problem
+            verdict |= {"status": "failed", "stage": "identity", "reason": reason, "message": message}
+    return rows.set_column(rows.column_names.index("verdict"), "verdict", pa.array(verdicts, columns.VERDICT))
+
+
 def basis(row: Mapping[str, Any]) -> str:
     """Digest of what a committed row's place rests on: identity columns, and which row it is a copy of."""
     facts = {name: row.get(name) for name in columns.IDENTITY.names}
@@ -57,6 +68,14 @@ def _identified(row: dict[str, Any]) -> dict[str, Any]:
         return {**describe(uri, row), "track_id": track_id(uri)}
     except Exception:  # hostile bytes or failing storage; decode opens the same file and says what is wrong with it
         return {**row, "track_id": None}
+
+
+def _identity_problem(uri: str, known: str) -> tuple[str, str] | None:
+    try:
+        found = track_id(uri)
+    except TrackError as error:
+        return type(error).__name__, str(error)
+    return None if found == known else ("ChangedFile", f"{uri}: its bytes are not those that were curated")
 
 
 def _encodable(text: str | None) -> str | None:

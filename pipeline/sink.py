@@ -33,6 +33,7 @@ from schemas.dataset import (
 # How a unit travels: which unit a row belongs to, its place in it, how many rows the unit has, what it replaces.
 UNIT = pa.schema([("unit", pa.int64()), ("place", pa.int64()), ("unit_rows", pa.int64()), ("supersedes", pa.int64())])
 _ROW_GROUP = 64  # small groups, so that a reader who wants one column of few rows reads little
+_FEATURE_ROW_GROUP = 4  # training reads songs one by one, and a whole group for each
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Gatherer(ABC):
         for name in FEATURES:
             if name in rows.column_names:
                 path = self.temporary(name)
-                _write(rows.select(["row_id", name]), path, footer)
+                _write(rows.select(["row_id", name]), path, footer, _FEATURE_ROW_GROUP)
                 files[self.inside(self.layout.feature_file(name, unit))] = path
         return files
 
@@ -170,9 +171,9 @@ def _without_features(rows: pa.Table) -> pa.Table:
     return rows.drop_columns([name for name in FEATURES if name in rows.column_names])
 
 
-def _write(rows: pa.Table, path: Path, footer: Mapping[bytes, bytes]) -> None:
+def _write(rows: pa.Table, path: Path, footer: Mapping[bytes, bytes], row_group: int = _ROW_GROUP) -> None:
     schema = rows.schema.with_metadata({**(rows.schema.metadata or {}), **footer})
-    pq.write_table(rows.cast(schema), path, compression="zstd", row_group_size=_ROW_GROUP)
+    pq.write_table(rows.cast(schema), path, compression="zstd", row_group_size=row_group, write_page_checksum=True)
 
 
 def _row_states(rows: pa.Table) -> dict[str, RowState]:

@@ -23,6 +23,7 @@ ENGINES: dict[str, dict[str, str]] = {
     "lyric_tokens": {"bpe": "stages.lyric_tokens:LyricTokens"},
     "speaker": {"resemblyzer": "stages.speaker:Speaker"},
     "text_embedding": {"e5": "stages.text_embedding:TextEmbedding"},
+    "latents": {"dcae": "stages.latents:Latents"},
     "ssl": {"whisper-encoder": "stages.ssl:Ssl"},
 }
 

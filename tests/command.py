@@ -2,11 +2,18 @@
 
 import json
 import os
+import re
+import secrets
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 from typer.testing import CliRunner
 
 from pipeline.cli import app
@@ -33,6 +40,36 @@ def songmill(*arguments: object, code: int = 0, **env: str) -> tuple[str, str]:
     out, err = process.communicate(timeout=230)
     assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
     return out, err
+
+
+@contextmanager
+def ray_cluster() -> Iterator[dict[str, str]]:
+    """A Ray cluster of two CPUs on this machine; what to set in the environment to use it."""
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    ray = Path(sys.executable).with_name("ray")
+    options = ["--head", "--port=0", "--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats"]
+    command = [ray, "start", *options]
+    told = subprocess.run(command, env=environment(**token), capture_output=True, text=True, cwd=ROOT)
+    found = re.search(r"--address='([^']+)'", told.stdout + told.stderr)
+    assert found, told.stderr
+    yield {"RAY_ADDRESS": found.group(1), **token}
+    subprocess.run([ray, "stop", "--force"], env=environment(**token), capture_output=True)
+
+
+def kill_when(ready: Callable[[], bool], *arguments: object, **env: str) -> None:
+    """Run `songmill ARGUMENTS` and kill it and its children as soon as `ready` says so."""
+    process = start(*arguments, **env)
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert process.poll() is None, f"it ended before it could be killed: {process.communicate()}"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    for child in children:
+        if child.is_running():
+            child.kill()
 
 
 def asked(*arguments: object, code: int = 0) -> str:

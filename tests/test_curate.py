@@ -1,25 +1,17 @@
 """The guarantees of `songmill curate`, through the real command on real audio."""
 
-import os
-import re
-import secrets
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import duckdb
-import psutil
 import pytest
 from datasets import load_dataset
 from filelock import FileLock
 
 from pipeline.ledger import file_digest
 from tests.audio import noise, silence, tone, write
-from tests.command import ROOT, asked, environment, inspected, queried, songmill, start
+from tests.command import asked, inspected, kill_when, queried, ray_cluster, songmill
 from tests.tracks import load
 
 Audio = Callable[[str, str], Path]
@@ -29,15 +21,8 @@ SIGNAL_STAGES = "decode,quality,fingerprint,key"
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """What to set to use one cluster for runs with few songs; starting one takes longer than they do."""
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    ray = Path(sys.executable).with_name("ray")
-    options = ["--head", "--port=0", "--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats"]
-    command = [ray, "start", *options]
-    told = subprocess.run(command, env=environment(**token), capture_output=True, text=True, cwd=ROOT)
-    found = re.search(r"--address='([^']+)'", told.stdout + told.stderr)
-    assert found, told.stderr
-    yield {"RAY_ADDRESS": found.group(1), **token}
-    subprocess.run([ray, "stop", "--force"], env=environment(**token), capture_output=True)
+    with ray_cluster() as settings:
+        yield settings
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +160,7 @@ class TestTheLifeOfADataset:
         committed: dict[str, tuple[str, int]] = {}
         moments = ("scan/part-*.parquet", "commits/*.json", "commits/00000[3-9].json")
         for moment in moments:
-            _kill_when(lambda moment=moment: any(dataset.glob(f"_songmill/{moment}")), *command, **cluster)
+            kill_when(lambda moment=moment: any(dataset.glob(f"_songmill/{moment}")), *command, **cluster)
             before, committed = committed, _committed_digests(dataset)
             assert before.items() <= committed.items()
         assert 0 < len(committed) < 8
@@ -272,18 +257,3 @@ def _committed_digests(dataset: Path) -> dict[str, tuple[str, int]]:
     """Digests of files that have a record; a kill may leave others, which do not count."""
     units = {path.stem for path in dataset.glob("_songmill/commits/*.json")}
     return {path: digest for path, digest in digests(dataset).items() if Path(path).stem.partition("-")[2] in units}
-
-
-def _kill_when(ready: Callable[[], bool], *command: object, **env: str) -> None:
-    process = start(*command, **env)
-    deadline = time.monotonic() + 120
-    while not ready():
-        assert process.poll() is None, f"it ended before it could be killed: {process.communicate()}"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    children = psutil.Process(process.pid).children(recursive=True)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    for child in children:
-        if child.is_running():
-            child.kill()

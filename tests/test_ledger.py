@@ -98,3 +98,39 @@ def _kill_before_change(patch: pytest.MonkeyPatch, step: int) -> None:
     for name in ("replace", "unlink", "write_bytes"):
         patch.setattr(Path, name, dying(getattr(Path, name)))
     patch.setattr(pipeline.ledger.os, "fsync", dying(pipeline.ledger.os.fsync))
+
+
+def feature(layout: Layout, ledger: Ledger, unit: int, content: str) -> tuple[Commit, dict[str, Path]]:
+    final = str(layout.feature_file("ssl", unit).relative_to(layout.root))
+    temporary = layout.temporary / f"ssl-{content}.parquet"
+    temporary.write_text(content)
+    old = ledger.commits[unit]
+    return old.model_copy(update={"plan": content, "files": {**old.files, final: content}}), {final: temporary}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(killed_at=st.integers(0, 12), replaces=st.booleans())
+def test_killed_at_any_step_of_adding_a_feature_the_shard_stands_and_records_tell_the_truth(
+    tmp_path_factory, killed_at, replaces
+):
+    layout = Layout(tmp_path_factory.mktemp("dataset"))
+    ledger = Ledger(layout).open()
+    ledger.add(*commit(layout, 0, ["a", "b"]))
+    if replaces:
+        ledger.amend(*feature(layout, ledger, 0, "old"))
+    changed = feature(layout, ledger, 0, "new")
+    with pytest.MonkeyPatch.context() as patch:
+        _kill_before_change(patch, killed_at)
+        try:
+            ledger.amend(*changed)
+            finished = True
+        except Killed:
+            finished = False
+    after = Ledger(layout).open()
+    shard, path = layout.shard_file(0), layout.feature_file("ssl", 0)
+    assert shard.read_text() == "unit 0"
+    assert sorted(after.rows) == ["a", "b"]
+    named = after.commits[0].files.get(str(path.relative_to(layout.root)))
+    assert named == (path.read_text() if path.exists() else None)
+    assert after.commits[0].plan == (named or ("" if replaces else "p"))
+    assert named == "new" or not finished

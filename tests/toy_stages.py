@@ -40,6 +40,27 @@ class Length(Stage):
         return self.own(seconds=pcm.duration_s(track["pcm"]))
 
 
+class PreviewParams(LengthParams):
+    """Parameters of `Preview`."""
+
+    text: str = "heard"
+
+
+class Preview(Stage):
+    """A feature that says how much was heard; may dawdle, and fails on one title."""
+
+    name = "preview"
+    type = stage_struct(pa.field("heard", pa.string()))
+    reads = {"pcm": pcm.PCM, "title": pa.string()}
+    Params = PreviewParams
+
+    def process(self, track: Track) -> dict[str, Any]:
+        time.sleep(self.params.seconds)
+        if self.params.fails_on and track["title"] == self.params.fails_on:
+            raise Unlucky(f"{track['uri']}: as configured")
+        return self.own(heard=f"{self.params.text} {pcm.duration_s(track['pcm']):.1f} s of {track['title']}")
+
+
 class KillerParams(Params):
     """Parameters of `Killer`."""
 

@@ -1,0 +1,64 @@
+"""Music to latents: the analysis side of the music codec, which needs no weight of the vocoder."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import init_empty_weights
+from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
+
+from training.model import ADaMoSHiFiGANV1, MusicDCAE
+from training.model.codec import CODEC_HZ, COMPRESSION, latent_length
+
+CHANNELS, BINS = 8, 16  # of a latent frame, as shards have it
+
+
+class LatentEncoder:
+    """Waveforms to whole latent frames."""
+
+    def __init__(self, codec: MusicDCAE) -> None:
+        self._codec = codec
+
+    @classmethod
+    def load(cls, autoencoder: Path, vocoder: Path) -> "LatentEncoder":
+        """Load the autoencoder of a folder; the vocoder's config tells the mel scale, by default the released one's.
+
+        Raises:
+            ValueError: config and weights do not fit together, weights are not finite, or the latents are not of 8
+                channels and 16 bins.
+            OSError: no config, or no safetensors weights.
+        """
+        codec = MusicDCAE.from_parts(_autoencoder(autoencoder), _vocoder(vocoder)).eval()
+        frame = (codec.autoencoder.config["latent_channels"], codec.vocoder.config["n_mels"] // COMPRESSION)
+        if frame != (CHANNELS, BINS):
+            raise ValueError(f"{autoencoder}: latents of {frame[0]} channels and {frame[1]} bins, expected 8 and 16")
+        return cls(codec)
+
+    def __call__(self, audio: np.ndarray) -> np.ndarray:
+        """float32 [2, samples] at 44.1 kHz to float16 [T, 8, 16]: a frame for every full 4096 samples."""
+        frames = latent_length(audio.shape[1], CODEC_HZ)
+        if not frames:
+            return np.zeros((0, CHANNELS, BINS), np.float16)
+        latents, _ = self._codec.encode(torch.from_numpy(np.ascontiguousarray(audio))[None], CODEC_HZ)
+        return latents[0, :, :, :frames].permute(2, 0, 1).half().numpy()
+
+
+def _autoencoder(folder: Path) -> AutoencoderDC:
+    model, found = AutoencoderDC.from_pretrained(
+        folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+    )
+    # diffusers only warns of these, and leaves random numbers where a weight is missing.
+    if wrong := [f"{kind.replace('_', ' ')} {keys[0]}" for kind, keys in found.items() if keys]:
+        raise ValueError(f"{folder}: config and weights do not fit together: {', '.join(wrong)}")
+    if not all(weight.isfinite().all() for weight in model.state_dict().values()):
+        raise ValueError(f"{folder}: weights hold NaN or infinity")
+    return model
+
+
+def _vocoder(folder: Path) -> ADaMoSHiFiGANV1:
+    """A vocoder that can only listen: its mel scale is computed, its weights take no memory."""
+    config = {}
+    if (folder / "config.json").is_file():
+        config = ADaMoSHiFiGANV1.load_config(folder, local_files_only=True)
+    with init_empty_weights(include_buffers=False):
+        return ADaMoSHiFiGANV1(**{name: value for name, value in config.items() if not name.startswith("_")})
