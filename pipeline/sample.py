@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,8 @@ def outputs(config: SampleConfig, overwrite: bool = False) -> dict[int, Path]:
     Several songs without `{n}` or `{seed}` in their name get their numbers at its end.
 
     Raises:
-        UsageProblem: an unknown audio format, two songs of one name, or, unless `overwrite`, a file in the way.
+        UsageProblem: an unknown audio format, two songs of one name, a place where none can be written, one that would
+            replace the source, or, unless `overwrite`, a file in the way.
     """
     items = range(config.songs) if config.item is None else [config.item]
     pattern = str(config.out)
@@ -59,9 +61,13 @@ def outputs(config: SampleConfig, overwrite: bool = False) -> dict[int, Path]:
     with told():
         for path in paths.values():
             audio_format(path)
+    for path in paths.values():
+        _require_writable(path)
     existing = [str(file) for path in paths.values() for file in (path, sidecar_path(path)) if file.exists()]
     if existing and not overwrite:
         raise UsageProblem(f"{', '.join(existing)} would be replaced; use another --out, or --overwrite")
+    if config.source and config.source.resolve() in map(Path.resolve, paths.values()):
+        raise UsageProblem(f"--out would replace the --source {config.source}")
     return paths
 
 
@@ -133,6 +139,18 @@ def told() -> Iterator[None]:
     except torch.cuda.OutOfMemoryError as error:
         advice = "try --offload, --int8, a shorter --duration or fewer songs at once"
         raise UsageProblem(f"the GPU's memory is too small: {advice}") from error
+
+
+def _require_writable(audio: Path) -> None:
+    """Asked before a song is computed for nothing."""
+    for path in (audio, sidecar_path(audio)):
+        try:
+            if path.is_dir():
+                raise UsageProblem(f"--out: {path} is a folder")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.").close()
+        except OSError as error:
+            raise UsageProblem(f"--out {path}: {error.filename}: {error.strerror}") from error
 
 
 def _compute_alike(config: SampleConfig) -> None:

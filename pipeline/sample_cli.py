@@ -1,19 +1,18 @@
 """`songmill sample`: songs from a checkpoint. What a flag means, `SampleConfig` and `SamplingOptions` say in full."""
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.errors import DataProblem, UsageProblem
+from pipeline.exits import INTERRUPTED, fail, guarded
 
 if TYPE_CHECKING:
     from pipeline.sample import Take
 
-_DATA_PROBLEM, _USAGE_PROBLEM, _INTERRUPTED = 1, 2, 130
 _COMMAND_ONLY = ("config", "overwrite", "as_json", "quiet")
 
 
@@ -69,7 +68,9 @@ def sample_command(
     oss_steps: Annotated[
         str | None, _sampling("--oss-steps", "Optimal-step schedule: indices into the grid, such as 1,3,4,9.")
     ] = None,
-    omega_scale: Annotated[float | None, _sampling("--omega-scale", "How far a step's mean is damped.", "10")] = None,
+    omega_scale: Annotated[
+        float | None, _sampling("--omega-scale", "Above 0: larger steps, below: smaller ones.", "10")
+    ] = None,
     cfg_type: Annotated[str | None, _guidance("--guidance", "apg, cfg or cfg_star.", "apg")] = None,
     guidance_scale: Annotated[
         float | None, _guidance("--guidance-scale", "How closely prompt and lyrics are followed; 1 is off.", "15")
@@ -185,8 +186,11 @@ def sample_command(
       songmill sample --from song.json --out again.wav
     """
     given = {name: value for name, value in locals().items() if value is not None and name not in _COMMAND_ONLY}
-    with _guarded():
-        takes = _sample(config, given, overwrite=overwrite, quiet=quiet)
+    try:
+        with guarded():
+            takes = _sample(config, given, overwrite=overwrite, quiet=quiet)
+    except KeyboardInterrupt:
+        fail("interrupted; songs that were complete are written", INTERRUPTED)
     if as_json:
         typer.echo(json.dumps([take.sidecar for take in takes], indent=2, ensure_ascii=False))
     else:
@@ -202,31 +206,19 @@ def _sample(file: Path | None, given: Mapping[str, Any], *, overwrite: bool, qui
     settings, recorded = read_settings(file) if file else ({}, {})
     config = resolve(build_config(settings, given))
     paths = outputs(config, overwrite)
-    with shown(enabled=not quiet) as watch:
+    with shown(enabled=not quiet) as watch, warnings.catch_warnings():
+        warnings.showwarning = _warn
         made_with = provenance(config)
         for difference in differences(recorded, made_with):
             typer.secho(f"not as for {file}: {difference}", fg="yellow", err=True)
         return sample(config, paths, made_with, watch)
 
 
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    typer.secho(f"warning: {message}", fg="yellow", err=True)
+
+
 def _line(take: "Take") -> str:
     clip, speed = take.sidecar["clip"], take.sidecar["timing"]["real_time_factor"]
     turned_down = "" if clip["gain"] == 1 else f", turned down to {clip['gain']:.2f}"
     return f"{take.path}: {clip['duration_s']:.1f} s, seed {clip['seed']}, {speed:.2f}x real time{turned_down}"
-
-
-@contextmanager
-def _guarded() -> Iterator[None]:
-    try:
-        yield
-    except UsageProblem as error:
-        _fail(str(error), _USAGE_PROBLEM)
-    except DataProblem as error:
-        _fail(str(error), _DATA_PROBLEM)
-    except KeyboardInterrupt:
-        _fail("interrupted; songs that were complete are written", _INTERRUPTED)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    typer.secho(f"error: {message}", fg="red", err=True)
-    raise typer.Exit(code)

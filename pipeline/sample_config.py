@@ -6,6 +6,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -15,14 +16,14 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 
 from pipeline.errors import UsageProblem
 from pipeline.sidecars import decode_text
-from training.sampling.inputs import require_inputs
+from training.sampling.inputs import MAX_SEED, require_inputs
 from training.sampling.options import SamplingOptions
 
 T = TypeVar("T")
 Several = Annotated[
     tuple[T, ...], BeforeValidator(lambda value: value if isinstance(value, list | tuple) else (value,))
 ]
-Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 # Flags that are shorter than the fields they set.
 SHORT = {
@@ -101,6 +102,15 @@ class SampleConfig(SamplingOptions):
     def _split(cls, steps: Any) -> Any:
         return [step for step in steps.split(",") if step.strip()] if isinstance(steps, str) else steps
 
+    @field_validator("*")
+    @classmethod
+    def _require_unicode(cls, value: Any) -> Any:
+        """Neither a tokenizer nor a sidecar takes what the shell passes on of bytes that are no UTF-8."""
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, str | Path) and any("\ud800" <= character <= "\udfff" for character in str(part)):
+                raise ValueError("must be UTF-8")
+        return value
+
     @model_validator(mode="after")
     def _check_files(self) -> "SampleConfig":
         for field in ("lyrics", "target_lyrics"):
@@ -111,8 +121,6 @@ class SampleConfig(SamplingOptions):
             path = getattr(self, field)
             if path is not None and not path.exists():
                 raise ValueError(f"{flag(field)}: {path} does not exist")
-        if self.source is not None and self.source.resolve() == self.out.resolve():
-            raise ValueError("--out would replace the --source")
         return self
 
     @property
@@ -135,6 +143,7 @@ def in_flags(message: str) -> str:
     """A message of the sampler with its fields called by their flags; names in paths stay."""
     fields = "|".join(sorted((field for field in SampleConfig.model_fields if "_" in field), key=len, reverse=True))
     message = re.sub(r"\buse_(erg_\w+)=False", lambda match: f"--no-{match[1].replace('_', '-')}", message)
+    message = re.sub(r"`(\w+)`", lambda match: flag(match[1]), message)
     return re.sub(rf"(?<![\w/.-])({fields})(?![\w/]|\.\w)", lambda match: flag(match[1]), message)
 
 
@@ -227,6 +236,8 @@ def path_and_scale(lora: str) -> tuple[Path, float]:
     if before and not path.exists():
         with suppress(ValueError):
             path, scale = Path(before), float(after)
+    if not isfinite(scale):
+        raise UsageProblem(f"--lora {lora}: a scale must be a finite number, such as 0.8")
     if not path.exists():
         raise UsageProblem(f"--lora {lora}: {path} does not exist; expected PATH or PATH:SCALE")
     return path, scale
@@ -265,6 +276,8 @@ def _device(asked: str) -> str:
         return "cuda" if available else "cpu"
     if asked != "cpu" and not available:
         raise UsageProblem(f"--device {asked}: torch finds no CUDA device here; use --device cpu")
+    if asked.startswith("cuda:") and int(asked.removeprefix("cuda:")) >= (found := torch.cuda.device_count()):
+        raise UsageProblem(f"--device {asked}: there are {found}, counted from 0")
     return asked
 
 
@@ -277,11 +290,13 @@ def _read_text(path: Path) -> str:
 
 def _all_seeds(seeds: Sequence[int], songs: int) -> tuple[int, ...]:
     if len(seeds) == 1:
-        return tuple(range(seeds[0], seeds[0] + songs))
+        return tuple((seeds[0] + song) % (MAX_SEED + 1) for song in range(songs))
     return tuple(seeds) or tuple(secrets.randbelow(1 << 32) for _ in range(songs))
 
 
 def _each(field: str, values: Sequence[Any], songs: int) -> tuple[Any, ...]:
     if len(values) not in (0, 1, songs):
-        raise UsageProblem(f"{flag(field)}: {len(values)} for {songs} songs; give one for all or one for each")
+        raise UsageProblem(
+            f"{flag(field.removesuffix('_text'))}: {len(values)} for {songs} songs; give one for all or one for each"
+        )
     return tuple(values) * songs if len(values) == 1 else tuple(values)

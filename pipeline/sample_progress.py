@@ -39,10 +39,10 @@ def _bar(console: Console) -> Iterator[Watch]:
         phase_shown = "loading"
 
         def watch(phase: str, done: int, total: int) -> None:
-            nonlocal phase_shown
+            nonlocal task, phase_shown
             if phase != phase_shown:
-                progress.reset(task, total=total or None, description=phase)
-                phase_shown = phase
+                progress.remove_task(task)  # to reset it would keep its total
+                task, phase_shown = progress.add_task(phase, total=total or None), phase
             progress.update(task, completed=done)
 
         yield watch

@@ -20,12 +20,9 @@ from typer.testing import CliRunner
 from pipeline import sample_progress
 from pipeline.cli import app
 from pipeline.sample_config import SampleConfig, flag, in_flags
-from tests import tiny_checkpoint
 from tests.audio import tone, write
 from tests.command import ROOT, asked
-from tests.golden_inputs import fill
-from tests.tiny_checkpoint import build
-from training.checkpoints import save_checkpoint
+from tests.tiny_checkpoint import build, build_audible
 from training.model.codec import LATENT_HZ
 from training.sampling import SamplingOptions, audio
 from training.sampling.audio import read_audio
@@ -36,17 +33,7 @@ FRAMES_S = 2 / LATENT_HZ  # an extension has whole frames on either side
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One whose codec can be heard: with fresh weights it gives the same waveform for all latents."""
-    models = tmp_path_factory.mktemp("models")
-    plain = build(models / "plain")
-    save_checkpoint(
-        models / "tiny",
-        transformer=fill(tiny_checkpoint.transformer()),
-        codec=fill(tiny_checkpoint.codec()),
-        text_encoder=plain / "umt5-base",
-        vocabulary=plain / "lyric_vocabulary.json",
-    )
-    return models / "tiny"
+    return build_audible(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +178,7 @@ def test_other_weights_than_those_of_a_sidecar_are_told(checkpoint: Path, tmp_pa
         (("--oss-steps", "3,x"), "--oss-steps"),
         (("--task", "repaint"), "source"),
         (("--task", "retake", "--source", __file__), "takes no source"),
-        (("--task", "edit", "--source", __file__), "give a target prompt"),
+        (("--task", "edit", "--source", __file__), "say it with --target-prompt"),
         (("--task", "audio2audio", "--source", "missing.wav"), "--source: missing.wav does not exist"),
         (("--task", "repaint", "--repaint-start", 4, "--repaint-end", 3), "--repaint-end (3 s) must lie after"),
         (("--lyrics", "missing.txt"), "missing.txt: No such file"),

@@ -138,7 +138,7 @@ def test_int8_weights_are_near_the_full_ones(tmp_path):
     [
         ({"task": "repaint"}, "source"),
         ({"source": "song"}, "takes no source"),
-        ({"task": "edit", "source": "song"}, "target prompt"),
+        ({"task": "edit", "source": "song"}, "target_prompt"),
         ({"target_prompt": "metal"}, "choose edit"),
         ({"task": "edit", "source": "song", "target_prompt": ["a", "b", "c"]}, "3 target prompts for 1"),
         ({"task": "repaint", "source": "song", "repaint_start": 2.0, "repaint_end": 60.0}, "2..60 s lies outside"),

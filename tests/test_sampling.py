@@ -263,7 +263,7 @@ def test_options_out_of_range_are_named(asked, said):
     [
         ({"task": "repaint"}, "takes|starts from a song"),
         ({"task": "text2music", "src_latents": True}, "takes no source"),
-        ({"task": "edit", "src_latents": True}, "target prompt"),
+        ({"task": "edit", "src_latents": True}, "target_prompt"),
         (
             {"task": "repaint", "src_latents": True, "repaint_start": 3.0, "repaint_end": 9.0},
             "3..9 s lies outside.*3.7",

@@ -13,6 +13,7 @@ from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
 from stages.lyric_bpe import BUILT_IN
 from stages.lyric_tokens import load_vocabulary
+from tests.golden_inputs import fill
 from training.checkpoints import save_checkpoint
 from training.model import ACEStepTransformer2DModel, ADaMoSHiFiGANV1, MusicDCAE
 
@@ -31,6 +32,19 @@ def build(folder: Path) -> Path:
         encoder = _text_encoder(Path(parts) / "umt5-base")
         save_checkpoint(folder, transformer=transformer(), codec=codec(), text_encoder=encoder, vocabulary=BUILT_IN)
     return folder
+
+
+def build_audible(folder: Path) -> Path:
+    """As `build`, but it can be heard: a codec of fresh weights gives the same waveform for all latents."""
+    plain = build(folder / "plain")
+    save_checkpoint(
+        folder / "tiny",
+        transformer=fill(transformer()),
+        codec=fill(codec()),
+        text_encoder=plain / "umt5-base",
+        vocabulary=plain / "lyric_vocabulary.json",
+    )
+    return folder / "tiny"
 
 
 def transformer(**changes: Any) -> ACEStepTransformer2DModel:

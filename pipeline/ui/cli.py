@@ -4,16 +4,16 @@ import importlib.util
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
-from pipeline.errors import DataProblem, UsageProblem
+from pipeline.errors import UsageProblem
+from pipeline.exits import guarded
 
-_DATA_PROBLEM, _USAGE_PROBLEM = 1, 2
 _SETTINGS = {
     "checkpoint",
     "text_encoder",
@@ -53,7 +53,7 @@ def ui_command(
       songmill ui CKPT --port 8000 --lora style.safetensors:0.8
     """
     given = {name: value for name, value in locals().items() if name in _SETTINGS and value is not None}
-    with _guarded():
+    with guarded():
         if importlib.util.find_spec("gradio") is None:
             raise UsageProblem("the page needs Gradio: pip install 'songmill[ui]'")
         if port and not _is_free(port):
@@ -90,18 +90,3 @@ def _wait_for_interrupt() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the songs in the private folder go either way
     with suppress(KeyboardInterrupt):
         threading.Event().wait()
-
-
-@contextmanager
-def _guarded() -> Iterator[None]:
-    try:
-        yield
-    except UsageProblem as error:
-        _fail(str(error), _USAGE_PROBLEM)
-    except DataProblem as error:
-        _fail(str(error), _DATA_PROBLEM)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    typer.secho(f"error: {message}", fg="red", err=True)
-    raise typer.Exit(code)

@@ -82,7 +82,7 @@ class Form:
         else:
             message = str(error)
         options = "|".join(name for name in labels if "_" in name)
-        return re.sub(rf"\b({options})\b(=False)?", lambda named: labels[named[1]], message)
+        return re.sub(rf"`?\b({options})\b(=False)?`?", lambda named: labels[named[1]], message)
 
     def _choose_task(self) -> None:
         choices = [(task.label, name) for name, task in TASKS.items()]
@@ -151,7 +151,7 @@ class Form:
         with self._group(gr.Row()):
             self._slide("guidance_scale_text", "Scale of the text", 0, 30, 0.5, info="Above 1, both: guided apart.")
             self._slide("guidance_scale_lyric", "Scale of the lyrics", 0, 30, 0.5)
-            self._slide("omega_scale", "Omega", -50, 50, 0.5, info="Damps the mean of a step.")
+            self._slide("omega_scale", "Omega", -50, 50, 0.5, info="Above 0: larger steps.")
         with self._group(gr.Row()):
             for part, label in (("tag", "prompt"), ("lyric", "lyrics"), ("diffusion", "transformer")):
                 option = f"use_erg_{part}"

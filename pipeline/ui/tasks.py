@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 _GUIDANCE = frozenset({"guidance_scale"})
-_SOLVER = frozenset({"scheduler_type", "omega_scale", "oss_steps"})
+_STEPS = frozenset({"oss_steps"})
+_SOLVER = frozenset({"scheduler_type", "omega_scale"})
 _SONG_GUIDANCE = _GUIDANCE | {
     "cfg_type",
     "guidance_interval",
@@ -37,22 +38,22 @@ TASKS = {
     "text2music": Task(
         "Text to music",
         "A new song from a prompt and lyrics.",
-        frozenset({"duration", "seed"}) | _SOLVER | _SONG_GUIDANCE,
+        frozenset({"duration", "seed"}) | _STEPS | _SOLVER | _SONG_GUIDANCE,
     ),
     "retake": Task(
         "Retake",
         "A variation of an earlier take: keep its seed, prompt, lyrics and duration, and say how far to move away.",
-        frozenset({"duration"}) | _SOLVER | _SONG_GUIDANCE | _RETAKE,
+        frozenset({"duration"}) | _STEPS | _SOLVER | _SONG_GUIDANCE | _RETAKE,
     ),
     "repaint": Task(
         "Repaint",
         "Paint a window of the source anew and keep the rest.",
-        frozenset({"source", "repaint_start", "repaint_end"}) | _SOLVER | _SONG_GUIDANCE | _RETAKE,
+        frozenset({"source", "repaint_start", "repaint_end"}) | _STEPS | _SONG_GUIDANCE | _RETAKE,
     ),
     "extend": Task(
         "Extend",
         "Go on after the end of the source, or put something before its start.",
-        frozenset({"source", "extend_left", "extend_right"}) | _SOLVER | _SONG_GUIDANCE | _RETAKE,
+        frozenset({"source", "extend_left", "extend_right"}) | _STEPS | _SONG_GUIDANCE | _RETAKE,
     ),
     "edit": Task(
         "Edit",
@@ -62,6 +63,6 @@ TASKS = {
     "audio2audio": Task(
         "Audio to audio",
         "A song from prompt and lyrics that keeps something of the source.",
-        frozenset({"source", "ref_audio_strength", "seed"}) | _SOLVER - {"oss_steps"} | _SONG_GUIDANCE,
+        frozenset({"source", "ref_audio_strength", "seed"}) | _SOLVER | _SONG_GUIDANCE,
     ),
 }

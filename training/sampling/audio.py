@@ -117,8 +117,10 @@ def _checked(waveform: Tensor) -> np.ndarray:
 
 
 def _encode(path: Path, samples: np.ndarray, gain: float, rate_hz: int, form: _Format, tags: Mapping[str, str]) -> None:
-    # Without "bitexact" FFmpeg writes its version and, into Ogg, a random serial number.
-    with av.open(str(path), "w", format=form.container, options={"fflags": "+bitexact"}) as container:
+    # Without "bitexact" FFmpeg writes its version and, into Ogg, a random serial number. It gets an open file, for it
+    # would take "a:b.wav" for a protocol.
+    bitexact = {"fflags": "+bitexact"}
+    with path.open("wb") as file, av.open(file, "w", format=form.container, options=bitexact) as container:
         container.metadata.update({name: " ".join(value.split())[:_TAG_LENGTH] for name, value in tags.items()})
         stream = container.add_stream(form.codec, rate=rate_hz, layout="stereo", options={"flags": "+bitexact"})
         assert isinstance(stream, av.AudioStream)

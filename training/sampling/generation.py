@@ -11,24 +11,23 @@ from training.sampling.song import Song
 def text2music(song: Song) -> Tensor:
     """Latents float32 [B, C, bins, frames] from noise."""
     noise = song.noise()
-    return _solve(song, noise.draw(song.frames), _sigmas(song), song.options.infer_steps, noise)
+    return _solve(song, noise.draw(song.frames), _sigmas(song), noise)
 
 
 def retake(song: Song) -> Tensor:
     """The song of the first seed again, its noise turned towards the second seed's by `retake_variance`."""
     noise = song.noise()
     turned = mixture(noise.draw(song.frames), song.retake_noise().draw(song.frames), song.options.retake_variance)
-    return _solve(song, turned, _sigmas(song), song.options.infer_steps, noise)
+    return _solve(song, turned, _sigmas(song), noise)
 
 
 def audio2audio(song: Song) -> Tensor:
     """A song after the source: `ref_audio_strength` of the way to the source's latents is not taken."""
     assert song.source is not None
     start = 1 - song.options.ref_audio_strength
-    steps = int(start * song.options.infer_steps)
     noise, level = song.noise(), float(shifted(start))
     noisy = song.source * (1 - level) + noise.draw(song.frames) * level
-    return _solve(song, noisy, sigma_grid(steps, start).tolist(), steps, noise)
+    return _solve(song, noisy, sigma_grid(song.options.steps, start).tolist(), noise)
 
 
 def _sigmas(song: Song) -> list[float]:
@@ -36,11 +35,12 @@ def _sigmas(song: Song) -> list[float]:
     return (chosen_grid(options.oss_steps) if options.oss_steps else sigma_grid(options.infer_steps)).tolist()
 
 
-def _solve(song: Song, x: Tensor, sigmas: list[float], requested_steps: int, noise: SeededNoise) -> Tensor:
-    velocity = song.velocity(requested_steps, song.frames)
+def _solve(song: Song, x: Tensor, sigmas: list[float], noise: SeededNoise) -> Tensor:
+    steps = len(sigmas) - 1
+    velocity = song.velocity(steps, song.frames)
     latents = x
     for index, latents in enumerate(_solver(song, noise)(x, sigmas, velocity), 1):
-        song.report(index, len(sigmas) - 1, latents)
+        song.report(index, steps, latents)
     return latents
 
 

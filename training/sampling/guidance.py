@@ -33,7 +33,7 @@ class Interval:
 
     @classmethod
     def of(cls, options: SamplingOptions, steps: int) -> "Interval":
-        """The middle share of `steps` that the options ask for."""
+        """The middle share of a run of `steps`; each evaluation of heun counts as one."""
         start = int(steps * (1 - options.guidance_interval) / 2)
         stop = int(steps * (options.guidance_interval / 2 + 0.5))
         fall = (options.guidance_scale - options.min_guidance_scale) * options.guidance_interval_decay

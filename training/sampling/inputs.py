@@ -11,6 +11,8 @@ from training.sampling.errors import SamplingError
 from training.sampling.options import SOURCED, SamplingOptions, Task
 from training.sampling.window import frames_of
 
+MAX_SEED = 2**63 - 1
+
 
 def asked_task(
     options: Mapping[str, Any], source: Tensor | None, has_target: bool, add_retake_noise: bool, audio2audio: bool
@@ -34,13 +36,13 @@ def require_inputs(options: SamplingOptions, source: Any, target: Any) -> None:
     """
     if options.needs_source != (source is not None):
         raise SamplingError(
-            f"task {options.task} starts from a song: name its file with source"
+            f"task {options.task} starts from a song: name its file with `source`"
             if options.needs_source
             else f"task {options.task} takes no source: leave it out, or choose one of {', '.join(SOURCED)}"
         )
     if (options.task == "edit") != (target is not None):
         raise SamplingError(
-            "task edit needs to know what to make of the source: give a target prompt"
+            "task edit needs to know what to make of the source: say it with `target_prompt`"
             if target is None
             else f"task {options.task} takes no target: leave it out, or choose edit"
         )
@@ -66,15 +68,16 @@ def seeds_of(given: int | Sequence[int] | None, songs: int) -> list[int]:
     """One seed a song: those given, consecutive ones from the one given, or random ones.
 
     Raises:
-        SamplingError: their number differs from the songs'.
+        SamplingError: their number differs from the songs', or no generator takes one of them.
     """
     if given is None:
         return [random.getrandbits(32) for _ in range(songs)]
-    if isinstance(given, int):
-        return [given + song for song in range(songs)]
-    if len(given) != songs:
-        raise SamplingError(f"{len(given)} seeds for {songs} prompts: give one for each, or the first alone")
-    return list(given)
+    seeds = [given + song for song in range(songs)] if isinstance(given, int) else list(given)
+    if len(seeds) != songs:
+        raise SamplingError(f"{len(seeds)} seeds for {songs} songs: give one for each, or the first alone")
+    if unfit := [seed for seed in seeds if not 0 <= seed <= MAX_SEED]:
+        raise SamplingError(f"the seed {unfit[0]} lies outside 0..{MAX_SEED}")
+    return seeds
 
 
 def require_fit(conditions: Conditions, transformer: Mapping[str, Any]) -> None:

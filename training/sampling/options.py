@@ -23,8 +23,8 @@ class SamplingOptions(BaseModel):
         duration: seconds of audio; tasks with a source take its length.
         infer_steps: steps from noise to latents. Heun evaluates the model twice in all but the last.
         guidance_scale: of the text, lyrics and speaker against nothing; 1 or less switches guidance off.
-        omega_scale: how strongly the mean of a step is damped; 0 leaves steps as they are.
-        scheduler_type: solver of the flow.
+        omega_scale: above 0, steps of euler and heun are up to a tenth larger about their mean, below it smaller.
+        scheduler_type: solver of text2music, retake and audio2audio; the other tasks take plain Euler steps.
         cfg_type: how the two velocities are combined: adaptive projected guidance (arXiv 2410.02416), classifier-free
             guidance (arXiv 2207.12598) or CFG-Zero* (arXiv 2503.18886).
         guidance_interval: middle share of the steps that are guided (arXiv 2404.07724).
@@ -95,12 +95,24 @@ class SamplingOptions(BaseModel):
             raise ValueError(f"repaint_end ({self.repaint_end:g} s) must lie after repaint_start")
         if self.n_min > self.n_max:
             raise ValueError(f"n_min ({self.n_min:g}) must not be above n_max ({self.n_max:g})")
-        if self.task == "audio2audio" and int((1 - self.ref_audio_strength) * self.infer_steps) == 0:
+        if self.steps == 0:
             raise ValueError(
                 f"a strength of {self.ref_audio_strength:g} leaves none of {self.infer_steps} steps: "
                 "lower ref_audio_strength or raise infer_steps"
             )
+        if self._never_moves:
+            raise ValueError(
+                f"cfg_star stands still in the first two steps, and {self.steps} would be all: raise infer_steps, "
+                "or lower guidance_interval"
+            )
         return self
+
+    @property
+    def steps(self) -> int:
+        """Steps of a whole run; tasks that start halfway skip some of them."""
+        if self.task == "audio2audio":
+            return int((1 - self.ref_audio_strength) * self.infer_steps)
+        return len(self.oss_steps) or self.infer_steps
 
     @property
     def needs_source(self) -> bool:
@@ -116,3 +128,8 @@ class SamplingOptions(BaseModel):
     def doubly_guided(self) -> bool:
         """Whether text and lyrics are guided apart."""
         return self.guidance_scale_text > 1 and self.guidance_scale_lyric > 1
+
+    @property
+    def _never_moves(self) -> bool:
+        zeroed = self.cfg_type == "cfg_star" and self.task != "edit" and self.guided and not self.doubly_guided
+        return zeroed and self.guidance_interval == 1 and self.steps <= 2

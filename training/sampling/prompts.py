@@ -117,4 +117,6 @@ def _speakers(speaker: Tensor | None, songs: int, dim: int) -> Tensor:
             f"a speaker embedding of this model has {dim} numbers, one for all songs or one for each of {songs}:"
             f" [{dim}] or [{songs}, {dim}], not {list(speaker.shape)}"
         )
+    if not speaker.isfinite().all():
+        raise SamplingError("the speaker embedding holds NaN or infinity: compute it anew")
     return speaker.float().expand(songs, dim)

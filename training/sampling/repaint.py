@@ -47,14 +47,14 @@ def extend(song: Song) -> Tensor:
         sides = [Extension(extension.left, 0), Extension(0, extension.right)]
     noise, new = song.noise(), song.retake_noise()
     extended = song.source
-    for side in sides:
+    for part, side in enumerate(sides):
         # The reference takes the new frames' noise from as many as the source has.
         fresh = new.draw(song.frames if song.compat else side.left + side.right)
-        extended = _extend(song, extended, noise.draw(extended.shape[-1]), fresh, side)
+        extended = _extend(song, extended, noise.draw(extended.shape[-1]), fresh, side, (part, len(sides)))
     return extended
 
 
-def _extend(song: Song, source: Tensor, noise: Tensor, fresh: Tensor, side: Extension) -> Tensor:
+def _extend(song: Song, source: Tensor, noise: Tensor, fresh: Tensor, side: Extension, part: tuple[int, int]) -> Tensor:
     cut = max(0, source.shape[-1] + side.left + side.right - _LONGEST)
     seen = slice(cut, None) if side.right else slice(0, source.shape[-1] - cut)
     before, after = (source[..., :cut], source[..., :0]) if side.right else (source[..., :0], source[..., seen.stop :])
@@ -62,22 +62,25 @@ def _extend(song: Song, source: Tensor, noise: Tensor, fresh: Tensor, side: Exte
 
     mixed = torch.cat([fresh[..., : side.left], noise, fresh[..., fresh.shape[-1] - side.right :]], -1)
     kept = _mask(range(side.left, side.left + source.shape[-1]), mixed)
-    generated = _regenerate(song, F.pad(source, (side.left, side.right)), mixed, ~kept)
+    generated = _regenerate(song, F.pad(source, (side.left, side.right)), mixed, ~kept, part)
     return torch.cat([before, generated, after], -1)
 
 
-def _regenerate(song: Song, source: Tensor, noise: Tensor, inside: Tensor) -> Tensor:
-    """Solve from the noised source; after every step the frames outside go back to the source at that noise level."""
+def _regenerate(song: Song, source: Tensor, noise: Tensor, inside: Tensor, part: tuple[int, int] = (0, 1)) -> Tensor:
+    """Solve from the noised source; after every step the frames outside go back to the source at that noise level.
+
+    Of a task in several parts, `part` is this one's number, from 0, and how many there are.
+    """
     options = song.options
     sigmas = (chosen_grid(options.oss_steps) if options.oss_steps else sigma_grid(options.infer_steps)).tolist()
     steps = len(sigmas) - 1
     first = int(steps * (1 - options.retake_variance))
-    velocity = song.velocity(options.infer_steps, source.shape[-1])
+    velocity = song.velocity(steps, source.shape[-1])
     x = _noised(source, noise, sigmas[first])
     for index, (sigma, following) in enumerate(list(pairwise(sigmas))[first:], first):
         x = x + (following - sigma) * velocity(x, index, sigma)
         x = torch.where(inside, x, _noised(source, noise, following))
-        song.report(index - first + 1, steps - first, x)
+        song.report(part[0] * (steps - first) + index - first + 1, part[1] * (steps - first), x)
     return x
 
 

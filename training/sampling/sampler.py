@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ from stages.lyric_tokens import load_vocabulary
 from training.checkpoints import load_checkpoint
 from training.lora import Lora, load_loras
 from training.model import ACEStepTransformer2DModel, MusicDCAE
-from training.model.codec import LATENT_HZ
+from training.model.codec import CODEC_HZ, LATENT_HZ, SAMPLES_PER_FRAME
 from training.sampling.audio import read_audio
 from training.sampling.conditions import Conditions
 from training.sampling.errors import SamplingError
@@ -196,18 +197,17 @@ class Sampler:
         if targets is not None:
             wanted = texts if target_lyrics is None else several(target_lyrics)
             target = self._conditions(for_each(targets, prompts), wanted, language, speaker)
-        waveform, latents = self._encode(source) if source else (None, None)
+        waveform, latents = (None, None) if source is None else self._encode(source)
         clock.lap("encode")
 
         frames = math.ceil(chosen.duration * LATENT_HZ) if latents is None else latents.shape[-1]
         sampled = self._sample(given, chosen, frames, *numbers, source=latents, target=target, on_step=on_step)
         clock.lap("steps")
 
-        samples = round(chosen.duration * SAMPLE_RATE_HZ)
+        duration_s = chosen.duration
         if waveform is not None:
-            new_s = (sampled.shape[-1] - frames) / LATENT_HZ
-            samples = round((waveform.shape[-1] / 44_100 + new_s) * SAMPLE_RATE_HZ)
-        waveforms = self._decode(sampled, samples)
+            duration_s = waveform.shape[-1] / CODEC_HZ + (sampled.shape[-1] - frames) / LATENT_HZ
+        waveforms = self._decode(sampled, round(duration_s * SAMPLE_RATE_HZ))
         clock.lap("decode")
         return [
             Clip(audio, item.cpu(), seed, retake_seed, clock.seconds)
@@ -267,7 +267,7 @@ class Sampler:
             ref_latents: the source of audio2audio.
             add_retake_noise: whether a run without source is a retake, where `task` leaves it open.
             audio2audio_enable: whether a run with source is audio2audio, where `task` leaves it open.
-            compat: compute as the reference does where it couples the items of a batch (the damped mean, pingpong's
+            compat: compute as the reference does where it couples the items of a batch (the mean of a step, pingpong's
                 noise, padding) or miscounts an extension to both sides.
             on_step: called after every step.
             **options: `SamplingOptions`.
@@ -295,13 +295,13 @@ class Sampler:
             if given.batch_size != 1:
                 raise SamplingError(f"B is {B}, but the conditions are for {given.batch_size} songs")
             given, target = given.repeat(B), target and target.repeat(B)
-        items = range(given.batch_size)
+        items = given.batch_size
         return self._sample(
             given,
             chosen,
             frames_of(chosen.duration) if source is None else source.shape[-1],
-            [seed + item for item in items] if seeds is None else list(seeds),
-            [generator_seed + item for item in items] if retake_seeds is None else list(retake_seeds),
+            seeds_of(seed if seeds is None else seeds, items),
+            seeds_of(generator_seed if retake_seeds is None else retake_seeds, items),
             source=source,
             target=target,
             compat=compat,
@@ -323,8 +323,6 @@ class Sampler:
         on_step: Callable[[Step], None] | None,
     ) -> Tensor:
         items = conditions.batch_size
-        if not len(seeds) == len(retake_seeds) == items:
-            raise SamplingError(f"{len(seeds)} seeds and {len(retake_seeds)} retake seeds for {items} songs")
         if target is not None and target.batch_size != items:
             raise SamplingError(f"{target.batch_size} targets for {items} songs")
         for checked in (conditions, target):
@@ -410,7 +408,7 @@ class Sampler:
         assert self.codec is not None
         waveform, rate_hz = read_audio(Path(source))
         with self._at_work(self.codec):
-            latents, _ = self.codec.encode(waveform[None].to(self.device), rate_hz)
+            latents, _ = self.codec.encode(_in_whole_frames(waveform)[None].to(self.device), rate_hz)
         return waveform, latents
 
     def _decode(self, latents: Tensor, samples: int) -> list[Tensor]:
@@ -456,6 +454,15 @@ class _Clock:
     def lap(self, phase: str) -> None:
         now = time.perf_counter()
         self.seconds[phase], self._last = now - self._last, now
+
+
+def _in_whole_frames(waveform: Tensor) -> Tensor:
+    """A source [2, samples] at the codec's rate, its end mirrored to fill the last frame.
+
+    The codec would fill it with silence, and a song that is extended would have a gap of up to 93 ms there.
+    """
+    missing = -waveform.shape[-1] % SAMPLES_PER_FRAME
+    return F.pad(waveform, (0, missing), mode="reflect") if missing < waveform.shape[-1] else waveform
 
 
 def _vocabulary(path: Path) -> Tokenizer:

@@ -20,15 +20,15 @@ class Solver(Protocol):
 
 
 class Euler:
-    """A straight line a step, its mean damped: see `_Damping` for the arguments."""
+    """A straight line a step: see `_Scaled` for the arguments."""
 
     def __init__(self, omega: float, coupled: bool = False) -> None:
-        self._damped = _Damping(omega, coupled)
+        self._scaled = _Scaled(omega, coupled)
 
     def __call__(self, x: Tensor, sigmas: Sequence[float], velocity: Velocity) -> Iterator[Tensor]:
         """See `Solver`."""
         for index, (sigma, following) in enumerate(pairwise(sigmas)):
-            x = x + self._damped((following - sigma) * velocity(x, index, sigma))
+            x = x + self._scaled((following - sigma) * velocity(x, index, sigma))
             yield x
 
 
@@ -36,7 +36,7 @@ class Heun:
     """A predictor and the mean of the velocities at both ends; the last step is plain."""
 
     def __init__(self, omega: float, coupled: bool = False) -> None:
-        self._damped = _Damping(omega, coupled)
+        self._scaled = _Scaled(omega, coupled)
 
     def __call__(self, x: Tensor, sigmas: Sequence[float], velocity: Velocity) -> Iterator[Tensor]:
         """See `Solver`."""
@@ -44,9 +44,9 @@ class Heun:
         for sigma, following in pairwise(sigmas):
             slope = velocity(x, index, sigma)
             if following > 0:
-                predicted = x + self._damped((following - sigma) * slope)
+                predicted = x + self._scaled((following - sigma) * slope)
                 slope = (slope + velocity(predicted, index + 1, following)) / 2
-            x = x + self._damped((following - sigma) * slope)
+            x = x + self._scaled((following - sigma) * slope)
             index += 2
             yield x
 
@@ -65,14 +65,14 @@ class Pingpong:
             yield x
 
 
-class _Damping:
-    """A step whose mean is kept as it is while the rest is scaled by a factor about 1, which follows `omega`.
+class _Scaled:
+    """A step whose mean is kept while the rest is scaled: by 0.9 to 1.1, 1 at an `omega` of 0.
 
     `coupled` takes the mean over the whole batch, so that an item depends on its neighbours, as the reference does.
     """
 
     def __init__(self, omega: float, coupled: bool) -> None:
-        self._factor = 0.9 + 0.2 / (1 + math.exp(-0.1 * omega))
+        self._factor = 1 + 0.1 * math.tanh(omega / 20)
         self._dims = (0, 1, 2, 3) if coupled else (1, 2, 3)
 
     def __call__(self, step: Tensor) -> Tensor:

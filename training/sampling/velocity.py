@@ -155,7 +155,7 @@ class GuidedVelocity:
         transformer: the model.
         conditions: of the songs, on the model's device and in its dtype.
         options: guidance and its interval.
-        steps: requested steps, which the interval is a share of.
+        steps: of the run, which the interval is a share of.
         frames: of the latents.
         compat: see `generate_latents`.
     """

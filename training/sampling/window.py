@@ -15,22 +15,22 @@ def frames_of(seconds: float) -> int:
 
 
 def repaint_window(options: SamplingOptions, frames: int) -> range:
-    """The frames to generate anew.
+    """The frames to generate anew; an end within the last frame, which no song quite fills, takes all of it.
 
     Raises:
         SamplingError: it lies outside the source or covers no frame.
     """
     start, length = options.repaint_start, frames / LATENT_HZ
     end = length if options.repaint_end is None else options.repaint_end
-    window = range(frames_of(start), frames if options.repaint_end is None else frames_of(end))
-    if start < 0 or window.stop > frames:
+    window = range(frames_of(start), frames if length - 1 / LATENT_HZ < end <= length else frames_of(end))
+    if start < 0 or start >= length or end > length:
         raise SamplingError(
-            f"the window {start:g}..{end:g} s lies outside the source, which is {length:.2f} s long: "
+            f"the window {start:g}..{round(end, 2):g} s lies outside the source, which is {length:.2f} s long: "
             "choose one inside it, or use task extend to go beyond it"
         )
     if not window:
         raise SamplingError(
-            f"the window {start:g}..{end:g} s holds no latent frame ({1000 / LATENT_HZ:.0f} ms) "
+            f"the window {start:g}..{round(end, 2):g} s holds no latent frame ({1000 / LATENT_HZ:.0f} ms) "
             f"of the source, which is {length:.2f} s long: make it longer"
         )
     return window
@@ -64,4 +64,4 @@ class Extension:
             raise SamplingError("nothing to extend: set extend_left or extend_right to the seconds to add")
         if max(left, right) > frames_of(_MOST_NEW_S):
             raise SamplingError(f"at most {_MOST_NEW_S:g} s fit on a side at once: extend less, then extend the result")
-        return cls(max(left, 0), right)
+        return cls(left, right)
