@@ -19,6 +19,7 @@ from pipeline.models.store import ModelStore
 from pipeline.plan import make_dag, make_plan
 from pipeline.sample_cli import sample_command
 from pipeline.stats import collect_stats, connect
+from pipeline.train_cli import app as train_app
 from pipeline.ui.cli import ui_command
 from pipeline.verification import verify_dataset
 from schemas.config import CurateConfig
@@ -35,6 +36,7 @@ app = typer.Typer(
     help="The open-source refinery for music AI: raw songs in, training-ready Parquet shards out.",
 )
 app.add_typer(models_app, name="models")
+app.add_typer(train_app, name="train")
 app.command("sample")(sample_command)
 app.command("ui")(ui_command)
 

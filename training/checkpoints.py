@@ -34,7 +34,17 @@ from training.weight_files import (
     read_json,
 )
 
-__all__ = ["Checkpoint", "CheckpointProblem", "fingerprint", "load_checkpoint", "save_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointProblem",
+    "companions",
+    "empty_transformer",
+    "fingerprint",
+    "load_checkpoint",
+    "load_codec",
+    "load_transformer",
+    "save_checkpoint",
+]
 
 _TRANSFORMER = "ace_step_transformer"
 _AUTOENCODER = "music_dcae_f8c8"
@@ -100,6 +110,36 @@ def load_transformer(folder: Path) -> ACEStepTransformer2DModel:
     transformer = _empty_model(ACEStepTransformer2DModel, folder / _TRANSFORMER)
     _fill(transformer, folder / _TRANSFORMER, torch.float32, "cpu")
     return transformer
+
+
+def empty_transformer(folder: Path) -> ACEStepTransformer2DModel:
+    """The transformer of a checkpoint without its weights, on the meta device.
+
+    Raises:
+        CheckpointProblem: as `load_transformer`, as far as headers tell.
+    """
+    return _empty_model(ACEStepTransformer2DModel, folder / _TRANSFORMER)
+
+
+def load_codec(folder: Path) -> MusicDCAE:
+    """Reads the codec of a checkpoint alone, in float32 on the CPU.
+
+    Raises:
+        CheckpointProblem: a part is missing or damaged, or the two do not fit together.
+    """
+    codec = _empty_codec(folder)
+    _fill(codec.autoencoder, folder / _AUTOENCODER, torch.float32, "cpu")
+    _fill(codec.vocoder, folder / _VOCODER, torch.float32, "cpu")
+    return codec
+
+
+def companions(folder: Path, transformer: ACEStepTransformer2DModel) -> tuple[Path | None, Path | None]:
+    """The text encoder's folder and the lyric vocabulary that lie beside a transformer; None where they do not.
+
+    Raises:
+        CheckpointProblem: one of them does not fit it.
+    """
+    return _text_encoder(folder, transformer), _vocabulary(folder, transformer)
 
 
 def save_checkpoint(

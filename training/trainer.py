@@ -70,7 +70,8 @@ class Trainer:
         self.songs = open_songs(config.data)
         self.stream = ShardStream(self.songs, config.data, rank=self._rank, world_size=self._ranks, workers=workers)
         torch.manual_seed(config.seed)
-        self.transformer = build_transformer(config, self.songs).to(self._device).train()
+        self.transformer = build_transformer(config, self.songs)
+        self.transformer.to(self._device).train()  # type: ignore[arg-type]  # diffusers' wrapper of `to` loses `self`
         self.model = self._distributed(self.transformer)
         self.objective = Objective(config.objective)
         trained = [weight for weight in self.transformer.parameters() if weight.requires_grad]
@@ -148,11 +149,13 @@ class Trainer:
         seed = hash((self.config.seed, self.step, part, self._rank)) % 2**63
         torch.manual_seed(seed)
         last = part == self.config.accumulation - 1
-        synchronised = nullcontext() if last or self.model is self.transformer else self.model.no_sync()
+        waits = isinstance(self.model, DistributedDataParallel) and not last
+        synchronised = self.model.no_sync() if waits else nullcontext()  # type: ignore[operator]
         with synchronised:
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
                 steps_left = self.config.steps - self.step
-                losses = self.objective(self.model, batch, torch.Generator().manual_seed(seed), steps_left)
+                noise = torch.Generator().manual_seed(seed)
+                losses = self.objective(self.model, batch, noise, steps_left)  # type: ignore[arg-type]  # DDP's is it too
             (losses.total / self.config.accumulation).backward()
         return losses
 
@@ -261,6 +264,7 @@ def make_trainable(transformer: ACEStepTransformer2DModel, config: TrainConfig) 
     if config.lora:
         _adapt(transformer, config)
     transformer.gradient_checkpointing = config.gradient_checkpointing
+    transformer.lyric_encoder.gradient_checkpointing = config.gradient_checkpointing
 
 
 def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
@@ -306,9 +310,12 @@ def _adapt(transformer: ACEStepTransformer2DModel, config: TrainConfig) -> None:
     from peft import LoraConfig  # here, for it takes seconds to import
 
     assert config.lora is not None
-    transformer.requires_grad_(False).to(getattr(torch, config.lora.frozen_precision))
+    for weight in transformer.parameters():
+        weight.requires_grad_(False)
+        weight.data = weight.data.to(getattr(torch, config.lora.frozen_precision))
     targets = list(config.lora.targets)
-    transformer.add_adapter(LoraConfig(r=config.lora.rank, lora_alpha=config.lora.alpha, target_modules=targets))
+    alpha: Any = config.lora.alpha  # peft says int and takes both
+    transformer.add_adapter(LoraConfig(r=config.lora.rank, lora_alpha=alpha, target_modules=targets))
 
 
 def _trained(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -5,6 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 _LAYERS = 6
 _HEADS = 16
@@ -18,6 +19,7 @@ class LyricEncoder(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
+        self.gradient_checkpointing = False  # compute each layer's activations again on the way back
         self.embed = _Embed(dim)
         self.encoders = nn.ModuleList(_Layer(dim) for _ in range(_LAYERS))
         self.after_norm = nn.LayerNorm(dim, eps=1e-5)
@@ -30,7 +32,11 @@ class LyricEncoder(nn.Module):
         x = self.embed(x)
         positions = _relative_positions(x.shape[1], x.shape[2], x.device).to(x.dtype)
         for index, layer in enumerate(self.encoders):
-            x = layer(x, positions, mask, None if query_scale is None else query_scale[index])
+            weak = None if query_scale is None else query_scale[index]
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, positions, mask, weak, use_reentrant=False)
+            else:
+                x = layer(x, positions, mask, weak)
         return self.after_norm(x)
 
 

@@ -1,0 +1,168 @@
+"""A training run as a user sees it: what it will need, its steps, and a card that says what came of it."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+
+from pipeline.errors import DataProblem, UsageProblem
+from pipeline.train_card import write_card
+from pipeline.train_progress import shown
+from training.checkpoints import CheckpointProblem, empty_transformer
+from training.data import DatasetProblem, Songs, open_songs
+from training.events import TensorBoard
+from training.memory import MemoryEstimate, estimate
+from training.model import ACEStepTransformer2DModel
+from training.presets import next_smaller
+from training.run_folder import RunFolder, RunProblem
+from training.train_config import TrainConfig
+from training.trainer import Trainer, make_trainable, model_sizes
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that can start.
+
+    Attributes:
+        config: what to do.
+        folder: where.
+        songs: to train on.
+        device: type, `cpu` or `cuda`, or one device.
+        workers: processes that train together.
+        readers: processes of each that read songs ahead.
+    """
+
+    config: TrainConfig
+    folder: RunFolder
+    songs: Songs
+    device: str
+    workers: int
+    readers: int
+
+    @property
+    def step(self) -> int:
+        """Of the last checkpoint; 0 before the first."""
+        return max(self.folder.steps(), default=0)
+
+
+def prepare(
+    config: TrainConfig, out: Path, *, device: str = "auto", workers: int = 1, readers: int | None = None
+) -> Run:
+    """Check that a run fits its folder and its songs, and find a device.
+
+    Raises:
+        DataProblem: the songs cannot be trained on, or the folder holds another run.
+        UsageProblem: the device is not there.
+    """
+    found = _device(device)
+    with problems_told():
+        folder = RunFolder(out)
+        folder.prepare(config.model_dump(mode="json"))
+        songs = open_songs(config.data)
+    return Run(config, folder, songs, found, workers, readers if readers is not None else 4 * (found != "cpu"))
+
+
+def reckon(run: Run) -> MemoryEstimate:
+    """The memory that the largest batch will take.
+
+    Raises:
+        DataProblem: the checkpoint to start from cannot be read.
+    """
+    with problems_told(), init_empty_weights():
+        if run.config.checkpoint:
+            transformer = empty_transformer(run.config.checkpoint)
+        else:
+            transformer = ACEStepTransformer2DModel(**model_sizes(run.config, run.songs.widths))
+        make_trainable(transformer, run.config)
+    return estimate(run.config, transformer, run.songs.widths, int(run.songs.column("frames").max()))
+
+
+def train(run: Run, *, presets: list[str], reckoned: MemoryEstimate | None, progress: bool = True) -> bool:
+    """Take the steps that are left and write the card; whether all are taken, or the user stopped before.
+
+    Raises:
+        DataProblem: it cannot go on; the message says what to do.
+        KeyboardInterrupt: stopped before the step at hand was through, or on several workers.
+    """
+    folder, steps = run.folder, run.config.steps
+    with problems_told(presets), shown(folder.metrics, run.step, steps, enabled=progress):
+        if run.step < steps:
+            if run.workers > 1:
+                _train_together(run)
+            else:
+                _train_here(run)
+    write_card(folder, run.config, run.songs, run.workers, reckoned)
+    return run.step >= steps
+
+
+def _train_together(run: Run) -> None:
+    from pipeline.cluster import cluster  # here, for Ray takes seconds to import and one process does without
+    from schemas.config import ResourceConfig
+    from training.distributed import train_on_ray
+
+    with cluster(ResourceConfig()):
+        train_on_ray(run.config, run.folder.root, run.workers, gpu=run.device != "cpu", readers=run.readers)
+
+
+def _train_here(run: Run) -> None:
+    with closing(TensorBoard(run.folder)) as board:
+        trainer = Trainer(run.config, run.folder.root, device=run.device, workers=run.readers, report=board)
+        with _stopped_gently(trainer):
+            trainer.train()
+
+
+@contextmanager
+def _stopped_gently(trainer: Trainer) -> Iterator[None]:
+    """The first Ctrl-C, or a scheduler's SIGTERM, lets the step end and saves; the second Ctrl-C does not wait."""
+    plain = signal.getsignal(signal.SIGINT)
+
+    def stop(*_: Any) -> None:
+        signal.signal(signal.SIGINT, plain)
+        trainer.stop()
+
+    terminate = signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, plain)
+        signal.signal(signal.SIGTERM, terminate)
+
+
+@contextmanager
+def problems_told(presets: list[str] | None = None) -> Iterator[None]:
+    """Turns what can go wrong with the run into what a user can mend."""
+    try:
+        yield
+    except (DatasetProblem, RunProblem, CheckpointProblem) as problem:
+        raise DataProblem(str(problem)) from problem
+    except (torch.OutOfMemoryError, MemoryError) as problem:
+        raise DataProblem(out_of_memory(presets or [])) from problem
+    except RuntimeError as problem:
+        if "can't allocate memory" not in str(problem):  # what PyTorch says of main memory
+            raise
+        raise DataProblem(out_of_memory(presets or [])) from problem
+
+
+def out_of_memory(presets: list[str]) -> str:
+    """What to do when memory was not enough."""
+    smaller = next_smaller(presets)
+    if smaller is None:
+        return (
+            "out of memory, with the smallest preset: lower --set data.max_frames_per_song=, or "
+            "--set data.max_lyric_ids= in another --out"
+        )
+    return f"out of memory: take --preset {','.join(smaller)}, or a smaller --batch-size, in another --out"
+
+
+def _device(asked: str) -> str:
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if asked != "cpu" and not torch.cuda.is_available():
+        raise UsageProblem(f"--device {asked}: there is no GPU that PyTorch can use here")
+    return asked

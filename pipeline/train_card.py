@@ -1,0 +1,56 @@
+"""The card of a run: what it was trained on and how, and what came of it."""
+
+from importlib import resources
+
+import jinja2
+import yaml
+
+from pipeline.ledger import write_durably
+from training.data import Epoch, Songs
+from training.memory import MemoryEstimate
+from training.run_folder import RunFolder
+from training.train_config import TrainConfig
+
+_LOSSES_SHOWN = 12
+
+
+def write_card(
+    folder: RunFolder, config: TrainConfig, songs: Songs, workers: int, reckoned: MemoryEstimate | None
+) -> None:
+    """Write README.md of a run that has a checkpoint.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        songs: that it was trained on.
+        workers: that trained together.
+        reckoned: memory, where it was; a run that was complete already keeps the card it has.
+    """
+    steps, figures = folder.steps(), folder.figures()
+    if not steps or not figures or (reckoned is None and (folder.root / "README.md").exists()):
+        return
+    progress = folder.progress(steps[-1])
+    trained_on = songs.part("train", config.data.validation_share)
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True)  # noqa: S701
+    environment.filters["cell"] = lambda text: text.replace("|", "\\|").replace("\n", " ")
+    template = resources.files("pipeline").joinpath("train_card.md.txt").read_text("utf-8")
+    text = environment.from_string(template).render(
+        name=folder.root.resolve().name,
+        step=steps[-1],
+        config=config,
+        losses=_some(figures),
+        songs=trained_on,
+        padding=Epoch(trained_on.column("frames"), config.data, progress["stream"]["epoch"], workers).padding,
+        hours=progress["stream"]["hours"],
+        reckoned=reckoned,
+        peak_gb=max(step["peak_memory_gb"] for step in figures),
+        settings=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+    )
+    write_durably(folder.root / "README.md", text.encode())
+
+
+def _some(figures: list[dict[str, float]]) -> list[dict[str, float]]:
+    """A few, evenly spread, the first and the last among them."""
+    last = len(figures) - 1
+    places = {round(last * place / (_LOSSES_SHOWN - 1)) for place in range(_LOSSES_SHOWN)}
+    return [figures[place] for place in sorted(places)]

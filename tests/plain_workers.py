@@ -1,0 +1,28 @@
+"""Workers that train together without Ray: what its workers are compared with."""
+
+import multiprocessing
+from pathlib import Path
+
+from torch import distributed
+
+from training.train_config import TrainConfig
+from training.trainer import Trainer
+
+
+def train(config: TrainConfig, folder: Path, workers: int) -> None:
+    """Run `workers` processes to the end, over Gloo."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([__name__])
+    started = [processes.Process(target=_work, args=(config, folder, rank, workers)) for rank in range(workers)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+        assert process.exitcode == 0
+
+
+def _work(config: TrainConfig, folder: Path, rank: int, workers: int) -> None:
+    rendezvous = folder.with_suffix(".rendezvous")
+    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=workers)
+    Trainer(config, folder).train()
+    distributed.destroy_process_group()

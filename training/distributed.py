@@ -1,0 +1,78 @@
+"""Many processes train together. Ray Train starts them, and again from the last checkpoint when one dies."""
+
+import logging
+import shutil
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from training.events import TensorBoard
+from training.run_folder import RunFolder, RunProblem
+
+if TYPE_CHECKING:
+    from training.train_config import TrainConfig
+
+_RESTARTS = 3
+_STATE = ".ray"  # what Ray Train notes while it runs
+
+
+def train_on_ray(config: "TrainConfig", folder: Path, workers: int, *, gpu: bool, readers: int = 0) -> None:
+    """Take the steps that are left on the connected Ray cluster, the gradients averaged over the workers.
+
+    Args:
+        config: of each worker; batches are so many times larger.
+        folder: of the run, which all workers see.
+        workers: processes, each with a GPU or with its share of the CPUs.
+        gpu: train on GPUs, over NCCL, else on CPUs, over Gloo.
+        readers: processes of each worker that read songs ahead.
+
+    Raises:
+        RunProblem: the cluster is too small, or workers died more often than they are started again.
+    """
+    resources = ray.cluster_resources()
+    if gpu and resources.get("GPU", 0) < workers:
+        raise RunProblem(f"{workers} workers need a GPU each; the cluster has {resources.get('GPU', 0):g}")
+    share = min(1.0, resources.get("CPU", 1.0) / workers)
+    logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # its failures come back as an error
+    trainer = TorchTrainer(
+        _train,
+        train_loop_config={"config": config.model_dump_json(), "folder": str(folder.resolve()), "readers": readers},
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": share, **({"GPU": 1} if gpu else {})}
+        ),
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        run_config=RunConfig(
+            name=_STATE, storage_path=str(folder.resolve()), failure_config=FailureConfig(max_failures=_RESTARTS)
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise RunProblem(f"workers failed {_RESTARTS + 1} times: {_cause(error)}") from error
+    finally:
+        shutil.rmtree(folder / _STATE, ignore_errors=True)
+
+
+def _train(settings: dict[str, Any]) -> None:
+    """One worker."""
+    # Here, for Ray's controller imports this file and does without.
+    from training.train_config import TrainConfig
+    from training.trainer import Trainer
+
+    folder = Path(settings["folder"])
+    first = ray.train.get_context().get_world_rank() == 0
+    config = TrainConfig.model_validate_json(settings["config"])
+    with closing(TensorBoard(RunFolder(folder))) if first else nullcontext() as board:
+        Trainer(config, folder, device=get_device(), workers=settings["readers"], report=board).train()
+
+
+def _cause(error: Exception) -> str:
+    """What a worker said."""
+    failures = getattr(error, "worker_failures", None) or {}
+    return "; ".join(dict.fromkeys(str(failure).strip().splitlines()[-1] for failure in failures.values())) or str(
+        error
+    )

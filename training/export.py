@@ -1,0 +1,128 @@
+"""From a run to files that others load: the released layout, or a LoRA as diffusers stores it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SAFE
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from training.checkpoints import companions, load_codec, load_transformer, save_checkpoint
+from training.model import ACEStepTransformer2DModel
+from training.run_folder import RunFolder, RunProblem
+from training.train_config import TrainConfig
+
+
+def export_run(
+    run: Path,
+    out: Path,
+    *,
+    codec: Path | None = None,
+    step: int | None = None,
+    average: bool = False,
+    text_encoder: Path | None = None,
+    vocabulary: Path | None = None,
+    own_vocabulary: Path | None = None,
+) -> Path:
+    """Write a checkpoint in the released layout, or the adapter of a LoRA run. The dataset need not be there.
+
+    Args:
+        run: its folder.
+        out: new folder, or empty.
+        codec: folder with `music_dcae_f8c8/` and `music_vocoder/`; None takes those of the checkpoint that the run
+            started from. So it is with the next two, which a checkpoint may lack.
+        step: of the run's checkpoint; None is the last.
+        average: take the moving average of the weights.
+        text_encoder: folder to copy.
+        vocabulary: file to copy.
+        own_vocabulary: taken for a model that began from random weights, where nothing else is given.
+
+    Returns:
+        What was written: the folder, or the adapter's file.
+
+    Raises:
+        RunProblem: no run, no such step, no average, or no codec.
+        CheckpointProblem: a file to copy does not fit, or the folder is not empty.
+    """
+    folder = RunFolder(run)
+    config = _config(folder)
+    step = _step(folder, step)
+    trained = _trained(folder, step, "average" if average else "model")
+    if config.lora:
+        return _save_lora(trained, config, out)
+    transformer = _begun(config, folder.progress(step)["model"])
+    transformer.load_state_dict(trained, strict=False)  # what was frozen is not in the run
+    source = config.checkpoint
+    if codec is None and source is None:
+        raise RunProblem("the run began without a checkpoint: say with --codec where its latents' codec lies")
+    beside = companions(source, transformer) if source else (None, _if_it_fits(own_vocabulary, transformer))
+    save_checkpoint(
+        out,
+        transformer=transformer,
+        codec=load_codec(codec or source),  # type: ignore[arg-type]  # one of them is there
+        text_encoder=text_encoder or beside[0],
+        vocabulary=vocabulary or beside[1],
+    )
+    companions(out, transformer)
+    return out
+
+
+def _config(folder: RunFolder) -> TrainConfig:
+    stored = folder.root / "config.json"
+    if not stored.is_file():
+        raise RunProblem(f"{folder.root} is no run: it has no config.json")
+    return TrainConfig.model_validate_json(stored.read_text())
+
+
+def _step(folder: RunFolder, step: int | None) -> int:
+    steps = folder.steps()
+    if not steps or (step is not None and step not in steps):
+        asked = "no checkpoint yet" if not steps else f"none of step {step}, only of {', '.join(map(str, steps))}"
+        raise RunProblem(f"{folder.root} has {asked}")
+    return steps[-1] if step is None else step
+
+
+def _trained(folder: RunFolder, step: int, part: str) -> dict[str, Tensor]:
+    """The tensors of one part of a run's checkpoint, by their names in the model."""
+    stored = FileSystemReader(folder.path(step)).read_metadata().state_dict_metadata
+    tensors: dict[str, Any] = {
+        key.removeprefix(f"{part}."): torch.empty(entry.size, dtype=entry.properties.dtype)
+        for key, entry in stored.items()
+        if key.startswith(f"{part}.") and isinstance(entry, TensorStorageMetadata)
+    }
+    if not tensors:
+        raise RunProblem(f"{folder.root} keeps no {part} of its weights: see the setting ema")
+    folder.load(step, {part: tensors})
+    return tensors
+
+
+def _begun(config: TrainConfig, sizes: dict[str, Any]) -> ACEStepTransformer2DModel:
+    """What the run began with: what it froze is still so."""
+    if config.checkpoint:
+        return load_transformer(config.checkpoint)
+    torch.manual_seed(config.seed)
+    return ACEStepTransformer2DModel(**sizes)
+
+
+def _if_it_fits(vocabulary: Path | None, transformer: ACEStepTransformer2DModel) -> Path | None:
+    known = vocabulary and Tokenizer.from_file(str(vocabulary)).get_vocab_size()
+    return vocabulary if known == transformer.config["lyric_encoder_vocab_size"] else None
+
+
+def _save_lora(trained: dict[str, Tensor], config: TrainConfig, out: Path) -> Path:
+    assert config.lora is not None
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / LORA_WEIGHT_NAME_SAFE
+    settings = {"r": config.lora.rank, "lora_alpha": config.lora.alpha, "target_modules": list(config.lora.targets)}
+    told = {f"transformer.{name}": value for name, value in settings.items()}
+    metadata = {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(told)}
+    draft = file.with_suffix(".partial")
+    weights = {f"transformer.{name.replace('.default.', '.')}": weight for name, weight in trained.items()}
+    save_file(weights, draft, metadata)
+    draft.replace(file)
+    return file

@@ -1,0 +1,167 @@
+"""How much memory a training step takes: reckoned before a run, measured during it.
+
+The step is taken with tensors that have a shape and no content, so a run of billions of weights is reckoned in seconds
+on a machine that could not hold it.
+"""
+
+import resource
+import sys
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from training.data import Widths
+from training.model import ACEStepTransformer2DModel
+from training.train_config import TrainConfig
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes at the step's fullest moment, on each device. What the process and its libraries take comes besides.
+
+    Attributes:
+        parameters: how many the model has, its adapters included.
+        trained: how many of them are trained.
+        weights: of the model, and their moving average.
+        gradients: of the trained weights.
+        optimizer: AdamW's two moments.
+        activations: what the way back needs of the way there, and what comes and goes.
+    """
+
+    parameters: int
+    trained: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+class PeakMemory:
+    """The most that training has taken so far: of a GPU's memory, or of main memory over what the process had before.
+
+    Args:
+        device: that is trained on.
+    """
+
+    def __init__(self, device: torch.device | str) -> None:
+        self._device = torch.device(device)
+        self._before = 0
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        else:
+            self._before = psutil.Process().memory_info().rss
+
+    @property
+    def peak(self) -> int:
+        """In bytes."""
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        unit = 1 if sys.platform == "darwin" else 1024
+        return max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - self._before)
+
+
+def estimate(
+    config: TrainConfig, transformer: ACEStepTransformer2DModel, widths: Widths, frames: int
+) -> MemoryEstimate:
+    """Reckon a step on the largest batch.
+
+    Args:
+        config: of the run.
+        transformer: what it trains, on the meta device; its weights are replaced.
+        widths: of the songs' features.
+        frames: of the longest song.
+    """
+    with FakeTensorMode():
+        _leave_meta(transformer)
+        parameters = list(transformer.parameters())
+        trained = [weight for weight in parameters if weight.requires_grad]
+        inputs = _largest_batch(config, widths, frames)
+        with _Allocations(excluding=[*parameters, *inputs]) as allocations:
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
+                output = transformer.train()(*inputs, return_projections=bool(config.data.ssl))
+                heads = sum(projected.float().square().mean() for _, projected in output.projections)
+                loss = output.sample.float().square().mean() + heads
+            loss.backward()
+    gradients = _bytes(trained)
+    return MemoryEstimate(
+        parameters=sum(weight.numel() for weight in parameters),
+        trained=sum(weight.numel() for weight in trained),
+        weights=_bytes(parameters) + (gradients if config.ema else 0),
+        gradients=gradients,
+        optimizer=2 * gradients,
+        activations=max(0, allocations.peak - gradients),
+    )
+
+
+class _Allocations(TorchDispatchMode):
+    """Counts the bytes of all tensors that operations make while it is active, and the most there were at a time."""
+
+    def __init__(self, excluding: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.peak = 0
+        self._now = 0
+        self._known = {tensor.untyped_storage()._cdata for tensor in excluding}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(result):
+            if isinstance(tensor, Tensor):
+                self._note(tensor.untyped_storage())
+        return result
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata in self._known:
+            return
+        self._known.add(storage._cdata)
+        self._now += storage.nbytes()
+        self.peak = max(self.peak, self._now)
+        weakref.finalize(storage, self._free, storage._cdata, storage.nbytes())
+
+    def _free(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._now -= size
+
+
+def _leave_meta(model: nn.Module) -> None:
+    """Weights without content that autocast takes for those of a real device."""
+    for module in model.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                empty = torch.empty(weight.shape, dtype=weight.dtype)
+                module._parameters[name] = nn.Parameter(empty, requires_grad=weight.requires_grad)
+
+
+def _largest_batch(config: TrainConfig, widths: Widths, frames: int) -> tuple[Tensor, ...]:
+    """What the transformer is called with, as `ShardStream` would bound it."""
+    data = config.data
+    length = min(frames, data.max_frames_per_song)
+    songs = min(data.batch_size, data.max_frames // length) if data.max_frames else data.batch_size
+    return (
+        torch.empty(songs, 8, 16, length),
+        torch.ones(songs, length, dtype=torch.bool),
+        torch.empty(songs, data.max_text_tokens, widths.text),
+        torch.ones(songs, data.max_text_tokens, dtype=torch.bool),
+        torch.empty(songs, widths.speaker),
+        torch.zeros(songs, data.max_lyric_ids, dtype=torch.long),
+        torch.ones(songs, data.max_lyric_ids, dtype=torch.bool),
+        torch.empty(songs),
+    )
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

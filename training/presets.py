@@ -1,0 +1,106 @@
+"""Settings that go together: the paper's two stages, a run that shows something at once, and what fits common cards.
+
+A preset is a part of a `TrainConfig`; several are laid over each other in the order given, as in `finetune,24gb`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+SIZES: Mapping[str, Mapping[str, Any]] = {
+    "tiny": {
+        "num_layers": 4,
+        "inner_dim": 128,
+        "attention_head_dim": 32,
+        "num_attention_heads": 4,
+        "lyric_hidden_size": 64,
+    },
+    "small": {
+        "num_layers": 12,
+        "inner_dim": 512,
+        "attention_head_dim": 64,
+        "num_attention_heads": 8,
+        "lyric_hidden_size": 256,
+    },
+    "released": {},
+}
+
+# ACE-Step, arXiv 2506.00045, table 4. The batch of 120 songs is made of whatever a card holds: see the cards.
+_STAGES: Mapping[str, Mapping[str, Any]] = {
+    "pretrain": {
+        "steps": 460_000,
+        "optimizer": {"lr": 1e-4, "betas": (0.8, 0.9), "weight_decay": 1e-2, "warmup_steps": 4000, "clip": 0.5},
+        "objective": {"speaker_dropout": 0.5},
+    },
+    "finetune": {
+        "steps": 240_000,
+        "optimizer": {"lr": 1e-4, "betas": (0.8, 0.9), "weight_decay": 1e-2, "warmup_steps": 4000, "clip": 0.5},
+        "objective": {
+            "speaker_dropout": 1.0,
+            "late_ssl_weights": {"m-hubert": 0.01},
+            "late_steps": 100_000,
+        },
+    },
+    "tiny": {
+        "steps": 300,
+        "optimizer": {"lr": 2e-3, "warmup_steps": 20, "decay": "cosine"},
+        "data": {"batch_size": 4},
+        "model": SIZES["tiny"],
+        "log_every": 5,
+        "validate_every": 100,
+        "save_every": 50,
+    },
+}
+
+# From the largest to the smallest, for the released size; `songmill train` prints what it reckons a run will need.
+CARDS: Mapping[str, Mapping[str, Any]] = {
+    "80gb": {
+        "precision": "bfloat16",
+        "gradient_checkpointing": True,
+        "data": {"batch_size": 8},
+        "accumulation": 15,
+    },
+    "24gb": {
+        "precision": "bfloat16",
+        "gradient_checkpointing": True,
+        "lora": {"rank": 256, "alpha": 256, "frozen_precision": "bfloat16"},
+        "data": {"batch_size": 4},
+        "accumulation": 4,
+    },
+    "12gb": {
+        "precision": "bfloat16",
+        "gradient_checkpointing": True,
+        "lora": {"rank": 64, "alpha": 64, "frozen_precision": "bfloat16"},
+        "data": {"batch_size": 1},
+        "accumulation": 16,
+    },
+    "8gb": {
+        "precision": "bfloat16",
+        "gradient_checkpointing": True,
+        "lora": {"rank": 16, "alpha": 16, "frozen_precision": "bfloat16"},
+        "data": {"batch_size": 1, "max_frames_per_song": 1292, "max_lyric_ids": 1024},
+        "accumulation": 16,
+    },
+}
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {**_STAGES, **CARDS}
+
+
+def laid_over(*settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings, later ones over earlier ones."""
+    merged: dict[str, Any] = {}
+    for layer in settings:
+        for name, value in layer.items():
+            below = merged.get(name)
+            both = isinstance(below, Mapping) and isinstance(value, Mapping)
+            merged[name] = laid_over(below, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def next_smaller(presets: Sequence[str]) -> Sequence[str] | None:
+    """The presets with the card's next smaller one; None where there is none. Without a card, the largest."""
+    cards = list(CARDS)
+    card = next((name for name in reversed(presets) if name in CARDS), None)
+    place = cards.index(card) + 1 if card else 0
+    if place == len(cards):
+        return None
+    return [*(name for name in presets if name not in CARDS), cards[place]]
