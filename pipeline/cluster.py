@@ -32,7 +32,8 @@ def cluster(resources: ResourceConfig) -> Iterator[None]:
     if address:
         options = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
     else:
-        options |= {"num_cpus": _local_cores(), "object_store_memory": _OBJECT_STORE_BYTES}
+        # "local", or Ray joins whatever cluster happens to run on this machine.
+        options |= {"address": "local", "num_cpus": _local_cores(), "object_store_memory": _OBJECT_STORE_BYTES}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave CUDA_VISIBLE_DEVICES to the user
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it calls the restart of a lost worker an error
 

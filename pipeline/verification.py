@@ -24,8 +24,7 @@ def verify_dataset(layout: Layout) -> list[str]:
 
 
 def _unit_problems(layout: Layout, commit: Commit) -> list[str]:
-    problems = []
-    found: list[str] = []
+    problems, sound = [], {}
     for name, digest in commit.files.items():
         path = layout.root / name
         if not path.exists():
@@ -33,24 +32,32 @@ def _unit_problems(layout: Layout, commit: Commit) -> list[str]:
         elif file_digest(path) != digest:
             problems.append(f"{name}: its bytes are not the committed ones")
         else:
-            problems += _footer_problems(name, path, commit, layout)
-            if path.parent.parent.name != "features":
-                found += _row_ids(path)
+            sound[name] = path
+    found: list[str] = []
+    for name, path in sound.items():
+        if path.parent.name in FEATURES:
+            shard = str(layout.shard_file(commit.unit).relative_to(layout.root))
+            problems += _feature_problems(name, path, shard, commit.files[shard], sound.get(shard))
+        else:
+            found += _row_ids(path)
+        problems += _schema_problems(name, path)
     if not problems and sorted(found) != sorted(commit.rows):
         problems.append(f"unit {commit.unit}: its files hold {len(found)} rows, its record names {len(commit.rows)}")
     return problems
 
 
-def _footer_problems(name: str, path: Path, commit: Commit, layout: Layout) -> list[str]:
-    footer = pq.read_metadata(path).metadata or {}
-    if footer.get(FOOTER_SCHEMA_VERSION) != str(SCHEMA_VERSION).encode():
-        return [f"{name}: schema version {footer.get(FOOTER_SCHEMA_VERSION)!r}, expected {SCHEMA_VERSION}"]
-    shard = str(layout.shard_file(commit.unit).relative_to(layout.root))
-    if path.parent.name not in FEATURES:
+def _schema_problems(name: str, path: Path) -> list[str]:
+    version = (pq.read_metadata(path).metadata or {}).get(FOOTER_SCHEMA_VERSION)
+    if version == str(SCHEMA_VERSION).encode():
         return []
-    if footer.get(FOOTER_SHARD_DIGEST) != commit.files[shard].encode():
+    return [f"{name}: schema version {version!r}, expected {SCHEMA_VERSION}"]
+
+
+def _feature_problems(name: str, path: Path, shard: str, digest: str, sound_shard: Path | None) -> list[str]:
+    """A feature file must be of its shard; the rows of a damaged shard may not even be readable."""
+    if (pq.read_metadata(path).metadata or {}).get(FOOTER_SHARD_DIGEST) != digest.encode():
         return [f"{name}: it belongs to another {shard}"]
-    if (layout.root / shard).exists() and _row_ids(path) != _row_ids(layout.root / shard):
+    if sound_shard and _row_ids(path) != _row_ids(sound_shard):
         return [f"{name}: its rows are not those of {shard}, or in another order"]
     return []
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +47,35 @@ def ray_cluster() -> Iterator[dict[str, str]]:
     """A Ray cluster of two CPUs on this machine; what to set in the environment to use it."""
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     ray = Path(sys.executable).with_name("ray")
-    options = ["--head", "--port=0", "--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats"]
-    command = [ray, "start", *options]
-    told = subprocess.run(command, env=environment(**token), capture_output=True, text=True, cwd=ROOT)
-    found = re.search(r"--address='([^']+)'", told.stdout + told.stderr)
-    assert found, told.stderr
-    yield {"RAY_ADDRESS": found.group(1), **token}
-    subprocess.run([ray, "stop", "--force"], env=environment(**token), capture_output=True)
+    options = ["--head", "--block", "--port=0", "--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats"]
+    process = subprocess.Popen(
+        [ray, "start", *options],
+        env=environment(PYTHONUNBUFFERED="1", **token),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+    )
+    try:
+        yield {"RAY_ADDRESS": _address(process), **token}
+    finally:
+        # Not `ray stop`, which ends every cluster on the machine, those of other tests as well.
+        members = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+        for member in members:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+        process.communicate()
+
+
+def _address(process: subprocess.Popen[str]) -> str:
+    """Where the cluster listens, as it says itself."""
+    assert process.stdout
+    said = ""
+    for line in process.stdout:
+        said += line
+        if found := re.search(r"--address='([^']+)'", line):
+            return found.group(1)
+    raise AssertionError(said)
 
 
 def kill_when(ready: Callable[[], bool], *arguments: object, **env: str) -> None:
