@@ -3,6 +3,7 @@
 import multiprocessing
 from pathlib import Path
 
+import torch
 from torch import distributed
 
 from training.train_config import TrainConfig
@@ -22,6 +23,7 @@ def train(config: TrainConfig, folder: Path, workers: int) -> None:
 
 
 def _work(config: TrainConfig, folder: Path, rank: int, workers: int) -> None:
+    torch.set_num_threads(1)  # as Ray's workers on a CPU each: another number rounds otherwise
     rendezvous = folder.with_suffix(".rendezvous")
     distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=workers)
     Trainer(config, folder).train()
