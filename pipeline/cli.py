@@ -19,7 +19,7 @@ from pipeline.models.store import ModelStore
 from pipeline.plan import make_dag, make_plan
 from pipeline.sample_cli import sample_command
 from pipeline.stats import collect_stats, connect
-from pipeline.train_cli import app as train_app
+from pipeline.train.cli import app as train_app
 from pipeline.ui.cli import ui_command
 from pipeline.verification import verify_dataset
 from schemas.config import CurateConfig

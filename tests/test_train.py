@@ -15,9 +15,9 @@ import torch
 from accelerate import init_empty_weights
 from tensorboardX.proto.event_pb2 import Event
 
-from pipeline import train as train_module
 from pipeline.cluster import cluster
-from pipeline.train_config import FLAGS, build_config
+from pipeline.train import dit as train_module
+from pipeline.train.dit_config import FLAGS, build_config
 from schemas.config import ResourceConfig
 from stages.lyric_tokens import load_vocabulary
 from tests import plain_workers, tiny_checkpoint

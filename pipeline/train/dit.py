@@ -11,8 +11,8 @@ import torch
 from accelerate import init_empty_weights
 
 from pipeline.errors import DataProblem, UsageProblem
-from pipeline.train_card import write_card
-from pipeline.train_progress import shown
+from pipeline.train.card import write_card
+from pipeline.train.progress import shown
 from training.checkpoints import CheckpointProblem, empty_transformer
 from training.data import DatasetProblem, Songs, open_songs
 from training.events import TensorBoard

@@ -12,7 +12,7 @@ from rich.console import Console
 from pipeline.errors import DataProblem, UsageProblem
 
 if TYPE_CHECKING:
-    from pipeline.train import Run
+    from pipeline.train.dit import Run
     from training.memory import MemoryEstimate
 
 app = typer.Typer(no_args_is_help=True, help="Train models on shards, and turn runs into checkpoints.")
@@ -103,8 +103,8 @@ def dit_command(
     presets = _names(preset)
     with _guarded("interrupted; the same command goes on from the last checkpoint"):
         # Here, for torch takes seconds to import and the other commands do without.
-        from pipeline.train import prepare, reckon, train
-        from pipeline.train_config import build_config
+        from pipeline.train.dit import prepare, reckon, train
+        from pipeline.train.dit_config import build_config
 
         if out is None:
             raise UsageProblem("--out is missing: say where the run goes")
@@ -149,7 +149,7 @@ def export_command(
       songmill train export lora-run --out lora && songmill sample ACE-Step --lora lora --prompt folk --out a.wav
     """
     with _guarded("interrupted; nothing is written"):
-        from pipeline.train import problems_told
+        from pipeline.train.dit import problems_told
         from stages.lyric_bpe import BUILT_IN
         from training.export import export_run
 

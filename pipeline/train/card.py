@@ -33,7 +33,7 @@ def write_card(
     trained_on = songs.part("train", config.data.validation_share)
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True)  # noqa: S701
     environment.filters["cell"] = lambda text: text.replace("|", "\\|").replace("\n", " ")
-    template = resources.files("pipeline").joinpath("train_card.md.txt").read_text("utf-8")
+    template = resources.files("pipeline.train").joinpath("card.md.txt").read_text("utf-8")
     text = environment.from_string(template).render(
         name=folder.root.resolve().name,
         step=steps[-1],

@@ -1,0 +1,1 @@
+"""`songmill train`: what a user sees of training."""
