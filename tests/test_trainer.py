@@ -14,9 +14,10 @@ import torch
 from tests.command import ROOT, environment
 from tests.toy_dataset import VOCABULARY_SIZE, write_dataset
 from training.data import DataConfig
+from training.optimizer import OptimizerConfig, learning_rate
 from training.run_folder import RunFolder, RunProblem
-from training.train_config import LoraConfig, OptimizerConfig, TrainConfig
-from training.trainer import Trainer, learning_rate
+from training.train_config import LoraConfig, TrainConfig
+from training.trainer import Trainer
 
 MODEL = {
     "num_layers": 2,

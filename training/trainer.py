@@ -1,38 +1,34 @@
 """Training the diffusion transformer on shards: one process of a run, readable from top to bottom."""
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.nn.parallel import DistributedDataParallel
 
 from training.batch import Batch
 from training.checkpoints import load_transformer
 from training.data import ShardStream, Songs, Widths, open_songs
+from training.loop import Figures, Loop
 from training.memory import PeakMemory
 from training.model import ACEStepTransformer2DModel
 from training.objective import Losses, Objective
-from training.run_folder import RunFolder, RunProblem
-from training.train_config import OptimizerConfig, TrainConfig
+from training.optimizer import build_optimizer, set_learning_rate
+from training.run_folder import RunProblem
+from training.train_config import TrainConfig
 from training.validation import validation_loss
-
-Figures = Mapping[str, float]
 
 # Frozen weights are the checkpoint's that the run started from: a LoRA run saves its adapter alone.
 _TRAINED_ONLY = StateDictOptions(ignore_frozen_params=True)
 
 
-class Trainer:
-    """One process of a run; several share it through `torch.distributed`, which the caller sets up.
-
-    A step depends on the config, the songs and its number alone: a run that is killed and started again takes the same
-    steps as one that is not.
+class Trainer(Loop):
+    """One process of a run: `Loop` with the flow-matching objective on songs from shards.
 
     Args:
         config: what to do.
@@ -56,77 +52,34 @@ class Trainer:
         workers: int = 0,
         report: Callable[[Figures], None] | None = None,
     ) -> None:
+        super().__init__(config, folder, report)
         self.config = config
-        self.step = 0
-        self._stopping = False
         self._memory = PeakMemory(device)
         self._device = torch.device(device)
-        self._report = report
-        self._rank = distributed.get_rank() if distributed.is_initialized() else 0
-        self._ranks = distributed.get_world_size() if distributed.is_initialized() else 1
-        self.folder = RunFolder(folder)
-        if self._rank == 0:
-            self.folder.prepare(config.model_dump(mode="json"))
         self.songs = open_songs(config.data)
-        self.stream = ShardStream(self.songs, config.data, rank=self._rank, world_size=self._ranks, workers=workers)
+        self.stream = ShardStream(self.songs, config.data, rank=self.rank, world_size=self.ranks, workers=workers)
         torch.manual_seed(config.seed)
         self.transformer = build_transformer(config, self.songs)
         self.transformer.to(self._device).train()  # type: ignore[arg-type]  # diffusers' wrapper of `to` loses `self`
         self.model = self._distributed(self.transformer)
         self.objective = Objective(config.objective)
-        trained = [weight for weight in self.transformer.parameters() if weight.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            trained,
-            lr=config.optimizer.lr,
-            betas=config.optimizer.betas,
-            weight_decay=config.optimizer.weight_decay,
-        )
+        self.optimizer = build_optimizer(self.transformer.parameters(), config.optimizer)
         self.average = WeightAverage(self.transformer, config.ema) if config.ema else None
-        self._resume()
+        self.resume()
+        self._batches = iter(self.stream)
 
-    def train(self) -> None:
-        """Take the steps that are left, or those before `stop` is called.
-
-        Raises:
-            RunProblem: the loss is not finite any more, or a checkpoint cannot be written.
-        """
-        batches = iter(self.stream)
-        while self.step < self.config.steps and not self._stopping:
-            figures = self._take_step(batches)
-            self.step += 1
-            if self._due(self.config.validate_every):
-                figures |= self._validated()
-            if self._due(self.config.log_every):
-                self._log(figures)
-            if self._due(self.config.save_every):
-                self.save()
-        if self._stopping and self.step not in self.folder.steps():
-            self.save()
-
-    def stop(self) -> None:
-        """End training after the step at hand, with a checkpoint; a signal handler may call it."""
-        self._stopping = True
-
-    def save(self) -> None:
-        """Write a checkpoint of this step."""
-        progress = {
-            "step": self.step,
-            "stream": self.stream.state_dict(),
-            "model": {name: value for name, value in self.transformer.config.items() if not name.startswith("_")},
-        }
-        self.folder.save(self.step, self._state(), progress, self.config.keep)
-
-    def _take_step(self, batches: Iterator[Batch]) -> dict[str, float]:
+    def take_step(self) -> dict[str, float]:
+        """One optimizer step on `accumulation` batches."""
         started, waited, songs, seconds = time.perf_counter(), 0.0, 0, 0.0
-        self._set_learning_rate()
+        set_learning_rate(self.optimizer, self.step, self.config.steps, self.config.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
         parts: list[Losses] = []
         for part in range(self.config.accumulation):
             asked = time.perf_counter()
-            batch = next(batches)
+            batch = next(self._batches)
             waited += time.perf_counter() - asked
             losses = self._backward(batch.to(self._device), part)
-            self._require_finite(losses, batch)
+            self.require_finite(losses.total, batch.track_ids)
             parts.append(losses.detached())
             songs, seconds = songs + len(batch.track_ids), seconds + batch.seconds
         norm = nn.utils.clip_grad_norm_(self.transformer.parameters(), self.config.optimizer.clip)
@@ -135,18 +88,54 @@ class Trainer:
             self.average.update(self.transformer)
         taken = time.perf_counter() - started
         return {
+            "epoch": self.stream.epoch,
             **_mean_losses(parts),
             "lr": self.optimizer.param_groups[0]["lr"],
             "gradient_norm": float(norm),
-            "songs_per_s": songs * self._ranks / taken,
-            "audio_s_per_s": seconds * self._ranks / taken,
+            "songs_per_s": songs * self.ranks / taken,
+            "audio_s_per_s": seconds * self.ranks / taken,
             "data_wait_share": waited / taken,
             "peak_memory_gb": self._memory.peak / 1e9,
         }
 
+    def validated(self) -> dict[str, float]:
+        """Losses on the held-out songs."""
+        if not self.config.data.validation_share:
+            return {}
+        split = ShardStream(self.songs, self.config.data, split="validation", rank=self.rank, world_size=self.ranks)
+        self.transformer.eval()
+        losses = validation_loss(self.transformer, split, self.objective, self._device, self.config.seed)
+        self.transformer.train()
+        return losses
+
+    def state(self) -> dict[str, Any]:
+        """Trained weights, the optimizer's moments and the moving average."""
+        weights, optimizer = get_state_dict(self.model, self.optimizer, options=_TRAINED_ONLY)
+        average = {"average": self.average.weights} if self.average else {}
+        return {"model": weights, "optimizer": optimizer, **average}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take them over; the average is read in place."""
+        set_state_dict(
+            self.model,
+            self.optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+            options=StateDictOptions(ignore_frozen_params=True, strict=False),
+        )
+
+    def progress(self) -> dict[str, Any]:
+        """The place in the stream, and the config of the model."""
+        model = {name: value for name, value in self.transformer.config.items() if not name.startswith("_")}
+        return {"stream": self.stream.state_dict(), "model": model}
+
+    def load_progress(self, progress: dict[str, Any]) -> None:
+        """Go on in the stream."""
+        self.stream.load_state_dict(progress["stream"])
+
     def _backward(self, batch: Batch, part: int) -> Losses:
         # Dropout draws from the global generators, noise from one of its own; both follow from the step.
-        seed = hash((self.config.seed, self.step, part, self._rank)) % 2**63
+        seed = hash((self.config.seed, self.step, part, self.rank)) % 2**63
         torch.manual_seed(seed)
         last = part == self.config.accumulation - 1
         waits = isinstance(self.model, DistributedDataParallel) and not last
@@ -159,65 +148,8 @@ class Trainer:
             (losses.total / self.config.accumulation).backward()
         return losses
 
-    def _set_learning_rate(self) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.config.steps, self.config.optimizer)
-
-    def _require_finite(self, losses: Losses, batch: Batch) -> None:
-        if torch.isfinite(losses.total):
-            return
-        tracks = "\n".join(batch.track_ids)
-        listed = self.folder.root / f"not_finite_step_{self.step:08d}_rank_{self._rank}.txt"
-        listed.write_text(f"{tracks}\n")
-        raise RunProblem(
-            f"the loss of step {self.step} is not finite; the tracks of its batch are in {listed}. Leave them out with "
-            "--where, or lower the learning rate, and start again from the last checkpoint"
-        )
-
-    def _validated(self) -> dict[str, float]:
-        if not self.config.data.validation_share:
-            return {}
-        split = ShardStream(self.songs, self.config.data, split="validation", rank=self._rank, world_size=self._ranks)
-        self.transformer.eval()
-        losses = validation_loss(self.transformer, split, self.objective, self._device, self.config.seed)
-        self.transformer.train()
-        return losses
-
-    def _log(self, figures: Mapping[str, float]) -> None:
-        if self._rank == 0:
-            figures = {"step": self.step, "epoch": self.stream.epoch, **figures}
-            self.folder.record(figures)
-            if self._report:
-                self._report(figures)
-
-    def _due(self, every: int) -> bool:
-        return bool(every) and (self.step % every == 0 or self.step == self.config.steps)
-
-    def _state(self) -> dict[str, Any]:
-        weights, optimizer = get_state_dict(self.model, self.optimizer, options=_TRAINED_ONLY)
-        average = {"average": self.average.weights} if self.average else {}
-        return {"model": weights, "optimizer": optimizer, **average}
-
-    def _resume(self) -> None:
-        steps = self.folder.steps()
-        if self._rank == 0:
-            self.folder.forget_figures_after(steps[-1] if steps else 0)
-        if not steps:
-            return
-        state = self._state()
-        progress = self.folder.load(steps[-1], state)
-        set_state_dict(
-            self.model,
-            self.optimizer,
-            model_state_dict=state["model"],
-            optim_state_dict=state["optimizer"],
-            options=StateDictOptions(ignore_frozen_params=True, strict=False),
-        )
-        self.stream.load_state_dict(progress["stream"])
-        self.step = progress["step"]
-
     def _distributed(self, transformer: ACEStepTransformer2DModel) -> nn.Module:
-        if self._ranks == 1:
+        if self.ranks == 1:
             return transformer
         return DistributedDataParallel(transformer, device_ids=None if self._device.type == "cpu" else [self._device])
 
@@ -265,16 +197,6 @@ def make_trainable(transformer: ACEStepTransformer2DModel, config: TrainConfig) 
         _adapt(transformer, config)
     transformer.gradient_checkpointing = config.gradient_checkpointing
     transformer.lyric_encoder.gradient_checkpointing = config.gradient_checkpointing
-
-
-def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
-    """Of a step, counted from 0: a straight rise over the warm-up, then constant or a cosine down to 0."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    if config.decay == "constant":
-        return config.lr
-    done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
-    return config.lr * (1 + math.cos(math.pi * min(done, 1.0))) / 2
 
 
 def model_sizes(config: TrainConfig, widths: Widths) -> dict[str, Any]:
