@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 ROOT   := $(if $(filter 0,$(shell id -u)),,sudo -n)
 UV     := VIRTUAL_ENV=$(CURDIR)/$(VENV) UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv
 
-.PHONY: demo test chromium lint format lock bench bench-sampler clean setup
+.PHONY: demo test chromium lint format lock bench bench-sampler bench-trainer clean setup
 setup: $(READY)
 
 $(READY): requirements.lock requirements-cuda.lock pyproject.toml
@@ -56,6 +56,10 @@ bench: $(READY)
 
 bench-sampler: $(READY)
 	$(BIN)/python -m benchmarks.sampler --markdown
+
+# Needs the dataset of `make demo`.
+bench-trainer: $(READY)
+	$(BIN)/python -m benchmarks.trainer
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

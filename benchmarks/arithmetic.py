@@ -1,59 +1,7 @@
-"""Arithmetic of the transformer, of the machine it runs on, and of how time grows."""
+"""How time grows."""
 
 import math
-import time
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import torch
-
-_TIME_CHANNELS = 256
-_PATCH_CHANNELS = 256  # a latent channel
-_KERNEL = 3  # frames that the Mix-FFN's convolution sees
-
-# Dense bf16 TFLOP/s with float32 accumulation of NVIDIA's data sheets, by the name that CUDA gives.
-CARD_PEAKS = {
-    "NVIDIA H200": 989,
-    "NVIDIA H200 NVL": 835,
-    "NVIDIA H100 80GB HBM3": 989,
-    "NVIDIA H100 NVL": 835,
-    "NVIDIA H100 PCIe": 756,
-    "NVIDIA A100-SXM4-80GB": 312,
-    "NVIDIA A100-SXM4-40GB": 312,
-    "NVIDIA A100 80GB PCIe": 312,
-    "NVIDIA A100-PCIE-40GB": 312,
-    "NVIDIA GeForce RTX 4090": 165,
-}
-
-
-def velocity_flops(config: Mapping[str, Any], frames: int, condition_tokens: int) -> int:
-    """FLOPs of the transformer's `velocity` for one item: two a multiply-add of every product of matrices.
-
-    Norms, activations, rotations and gates are left out, as in every such count: they are bound by memory. What
-    `prepare` does once a song is left out too.
-    """
-    dim, head_dim = config["inner_dim"], config["attention_head_dim"]
-    bins, hidden = config["max_height"], int(dim * config["mlp_ratio"])
-    patch = _PATCH_CHANNELS * config["in_channels"]
-    embedding = frames * (config["in_channels"] * bins * patch + patch * dim)
-    modulation = _TIME_CHANNELS * dim + dim * dim + dim * 6 * dim
-    linear_attention = frames * (4 * dim * dim + 2 * dim * (head_dim + 1))  # the state [d, d + 1]: written, then read
-    cross_attention = frames * (2 * dim * dim + 2 * condition_tokens * dim)
-    mix_ffn = frames * (dim * 2 * hidden + _KERNEL * 2 * hidden + hidden * dim)
-    blocks = config["num_layers"] * (linear_attention + cross_attention + mix_ffn)
-    return 2 * (embedding + modulation + blocks + frames * dim * bins * config["out_channels"])
-
-
-def card_peak(name: str) -> float | None:
-    """Dense bf16 FLOP/s of a card, None for one that is not in the table."""
-    return CARD_PEAKS[name] * 1e12 if name in CARD_PEAKS else None
-
-
-def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of the machine's own product of square matrices, the best of several."""
-    size, repetitions = (8192, 50) if device.type == "cuda" else (2048, 20)
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    return 2 * size**3 / min(_seconds(a, b) for _ in range(repetitions))
+from collections.abc import Sequence
 
 
 def exponent(durations: Sequence[float], seconds: Sequence[float]) -> float | None:
@@ -64,17 +12,3 @@ def exponent(durations: Sequence[float], seconds: Sequence[float]) -> float | No
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
     rise = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
     return rise / sum((a - mean_x) ** 2 for a in x)
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was asked to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _seconds(a: torch.Tensor, b: torch.Tensor) -> float:
-    synchronize(a.device)
-    started = time.perf_counter()
-    a @ b
-    synchronize(a.device)
-    return time.perf_counter() - started

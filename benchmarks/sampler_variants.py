@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from benchmarks import random_model
-from benchmarks.arithmetic import synchronize
 from benchmarks.sampler_case import Case
+from training.arithmetic import synchronize
 from training.model import ACEStepTransformer2DModel
 from training.sampling import SamplingOptions
 from training.sampling.velocity import Branch, BranchedVelocity, Branches

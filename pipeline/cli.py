@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -11,15 +12,17 @@ import typer
 from rich.console import Console
 
 from pipeline.config import build_config
-from pipeline.demo import prepare
+from pipeline.demo.input import prepare
 from pipeline.errors import DataProblem, UsageProblem
-from pipeline.inspection import show_plan, show_songs, show_stats
+from pipeline.inspection import show_plan, show_stats
 from pipeline.models.cli import app as models_app
 from pipeline.models.store import ModelStore
 from pipeline.plan import make_dag, make_plan
 from pipeline.sample_cli import sample_command
 from pipeline.stats import collect_stats, connect
+from pipeline.train.autoencoder_cli import autoencoder_command
 from pipeline.train.cli import app as train_app
+from pipeline.train.speaker_cli import speaker_command
 from pipeline.ui.cli import ui_command
 from pipeline.verification import verify_dataset
 from schemas.config import CurateConfig
@@ -36,6 +39,8 @@ app = typer.Typer(
     help="The open-source refinery for music AI: raw songs in, training-ready Parquet shards out.",
 )
 app.add_typer(models_app, name="models")
+train_app.command("autoencoder")(autoencoder_command)
+train_app.command("speaker")(speaker_command)
 app.add_typer(train_app, name="train")
 app.command("sample")(sample_command)
 app.command("ui")(ui_command)
@@ -198,22 +203,24 @@ def verify_command(dataset: Dataset, as_json: AsJson = False) -> None:
 
 @app.command("demo")
 def demo_command(
-    out: Annotated[Path, typer.Option("--out", help="Folder for the songs and the dataset.")] = Path("demo"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for everything it makes.")] = Path("demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Train for a few steps only: all of it runs.")] = False,
 ) -> None:
-    """Curate a few real songs, some of them broken or copies, with the small profile, and show what came out.
+    """From a few real songs, some of them broken or copies, to a new one: curate, train, sample. Six minutes.
+
+    Shows every command before it runs it. The same command again goes on where it stopped.
 
     [bold]Example[/]
 
       songmill models pull small demo && songmill demo --out demo
     """
-    store = ModelStore()
-    demo = _guarded(prepare, out / "input", store)
-    overrides = ["resources.rows_per_shard=2"]  # so few songs would fill one shard only, and one worker write it
-    dataset = out / "dataset"
-    settings = _guarded(build_config, input=str(demo.songs), output=dataset, lyrics=demo.library, overrides=overrides)
-    outcome = _curate(settings, store)
-    show_stats(_console(), str(dataset), outcome.stats)
-    show_songs(_console(), Layout(dataset))
+    from pipeline.demo.story import QUICK, Demo, Pace  # here, for torch takes seconds to import
+
+    def songmill(arguments: Sequence[str]) -> int:
+        return int(app(arguments, standalone_mode=False) or 0)
+
+    given = _guarded(prepare, out / "input", ModelStore())
+    raise typer.Exit(Demo(out, given, QUICK if quick else Pace()).tell(songmill, _console()))
 
 
 def _add_features(dataset: Path, stages: list[str], overrides: list[str], *, progress: bool, as_json: bool) -> None:

@@ -18,28 +18,21 @@ from ray.actor import ActorHandle
 
 from pipeline.card import write_card
 from pipeline.cluster import check_placeable, cluster, run_pass
-from pipeline.config import build_addition
 from pipeline.curate import alone, in_rounds, remember_plan
-from pipeline.dag import Dag, Node, Stored
-from pipeline.errors import DataProblem, UsageProblem
+from pipeline.dag import Dag, Node
+from pipeline.feature_dag import AdditionError, build_feature_dag
 from pipeline.identity import require_same_bytes
 from pipeline.ledger import NO_PLAN, Commit, Ledger, StageTime, write_durably
 from pipeline.models.store import ModelStore
 from pipeline.operator import TIMING, OperatorSpec
-from pipeline.plan import Plan, StagePlan, extended, make_dag
+from pipeline.plan import Plan, extended
 from pipeline.sink import UNIT, FeatureSink, FeatureSpec
 from pipeline.stats import collect_stats
 from schemas import columns
-from schemas.config import CurateConfig, ResourceConfig
+from schemas.config import ResourceConfig
 from schemas.dataset import FEATURES, FOOTER_FINGERPRINTS, FOOTER_SHARD_DIGEST, Layout
-from stages.base import Stage
-from stages.registry import stage_class
 
 _IDENTITY = ("row_id", "track_id", "uri")
-
-
-class AdditionError(DataProblem):
-    """A dataset that features cannot be added to; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -108,55 +101,11 @@ def _prepare(
     if not shards:
         raise AdditionError(f"{layout.root} has no kept rows to add features to")
     shard = pq.read_schema(shards[0])
-
-    config = build_addition(layout.root, before.profile, {}, add=names, overrides=overrides)
-    added = [_feature_stage(name, config) for name in names]
-    planned = {stage.name: {"engine": stage.engine, **stage.params} for stage in _makers(added, before)}
-    config = build_addition(layout.root, before.profile, planned, add=names, overrides=overrides)
-    stored = {
-        column: Stored(shard.field(column).type, stage.fingerprint)
-        for column, stage in before.columns.items()
-        if column in shard.names
-    }
-    dag = make_dag(config, store, stored)
-    _check_unchanged(dag, before, planned.keys())
-    nodes = [node for node in dag.nodes if node.name in names]
-    plan = extended(before, nodes, dag)
-    return _Run(
-        config.resources, dag, tuple(node.column for node in nodes), shard, before, plan, ledger.open(), progress
-    )
-
-
-def _feature_stage(name: str, config: CurateConfig) -> type[Stage]:
-    try:
-        stage = stage_class(name, config.stages[name].engine)
-    except (KeyError, ImportError, AttributeError, TypeError) as error:
-        raise UsageProblem(f"stage {name!r}: {error.args[0] if error.args else error}") from error
-    if stage.column not in FEATURES:
-        raise UsageProblem(
-            f"column {stage.column!r} lies in the shards, which --add DATASET leaves as they are; it makes "
-            f"{', '.join(FEATURES)}. Give the command that made the dataset --add {name} --update instead"
-        )
-    return stage
-
-
-def _makers(added: Iterable[type[Stage]], plan: Plan) -> list[StagePlan]:
-    """Stages of the plan that make working columns, such as PCM, for the added ones and for each other."""
-    wanted = {column for stage in added for column in (*stage.reads, *stage.reads_if_present)}
-    makers: dict[str, StagePlan] = {}
-    while new := [s for s in plan.columns.values() if s.name not in makers and wanted & {*s.working}]:
-        makers |= {stage.name: stage for stage in new}
-        wanted |= {column for stage in new for column in stage.reads}
-    return list(makers.values())
-
-
-def _check_unchanged(dag: Dag, before: Plan, planned: Collection[str]) -> None:
-    for node in dag.nodes:
-        if node.name in planned and node.fingerprint != before.columns[node.column].fingerprint:
-            raise AdditionError(
-                f"stage {node.name!r} is not what it was when the dataset was made: its revision, parameters or models "
-                "have changed. Bring the dataset up to date with the command that made it and --update first"
-            )
+    made = build_feature_dag(layout.root, before, shard, names, overrides, store)
+    nodes = [node for node in made.dag.nodes if node.name in names]
+    plan = extended(before, nodes, made.dag)
+    features = tuple(node.column for node in nodes)
+    return _Run(made.resources, made.dag, features, shard, before, plan, ledger.open(), progress)
 
 
 @dataclass(frozen=True)

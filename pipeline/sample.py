@@ -81,7 +81,7 @@ def provenance(config: SampleConfig) -> dict[str, Any]:
     return {
         "checkpoint": fingerprint(config.checkpoint),
         **{name: _digest(path) for name, path in given.items() if path},
-        **({"text_encoder": _digest(_text_encoder(config.text_encoder))} if config.text_encoder else {}),
+        **({"text_encoder": _digest(text_encoder_folder(config.text_encoder))} if config.text_encoder else {}),
         **({"loras": [_digest(lora.path) for lora in _loras(config)]} if config.lora else {}),
         **{package: version(package) for package in ("songmill", "torch", "diffusers")},
         "device": _device_name(config.device),
@@ -165,7 +165,7 @@ def load(config: SampleConfig) -> Sampler:
         config.checkpoint,
         device=config.device,
         dtype=getattr(torch, config.dtype),
-        text_encoder=_text_encoder(config.text_encoder) if config.text_encoder else None,
+        text_encoder=text_encoder_folder(config.text_encoder) if config.text_encoder else None,
         vocabulary=config.vocabulary,
         loras=_loras(config),
         compile=config.compile,
@@ -177,7 +177,13 @@ def load(config: SampleConfig) -> Sampler:
     return sampler
 
 
-def _text_encoder(name: str) -> Path:
+def text_encoder_folder(name: str) -> Path:
+    """A folder as it is, or that of an entry of the model store.
+
+    Raises:
+        UsageProblem: a path that is no folder, or no entry of this name.
+        DataProblem: the entry is not in the store yet.
+    """
     if Path(name).is_dir():
         return Path(name)
     if os.sep in name:

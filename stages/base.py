@@ -4,6 +4,7 @@ A stage measures; it never judges (gates do) and never catches its own errors (t
 into the row's verdict). Subclass `Stage`, fill in the class attributes, write `process`. See CONTRIBUTING.md.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -107,6 +108,15 @@ class Stage(ABC):
     def files(self) -> tuple[Path, ...]:
         """Files of the user's (a lyric library, a vocabulary) whose content is part of the fingerprint."""
         return ()
+
+    @property
+    def files_digest(self) -> str:
+        """SHA-256 of the contents of `files`."""
+        digest = hashlib.sha256()
+        for path in self.files:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
 
     @property
     def model(self) -> str:

@@ -3,7 +3,6 @@
 Gong et al., "ACE-Step" (arXiv 2506.00045): 8 channels of 16 bins, 10.77 frames a second; see `training.model.codec`.
 """
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,17 +55,9 @@ class Latents(base.Stage):
         from stages.nets.dcae import LatentEncoder  # here, for diffusers takes seconds to import
 
         self._encoder = LatentEncoder.load(self.params.codec / _AUTOENCODER, self.params.codec / _VOCODER)
-        self._model = f"{_AUTOENCODER}@{_digest(self.files)[:8]}"
+        self._model = f"{_AUTOENCODER}@{self.files_digest[:8]}"
 
     def process(self, track: base.Track) -> dict[str, Any]:
         """Encode the mix."""
         latents = self._encoder(pcm.stereo(track["pcm"]))
         return self.own(frames=len(latents), data=latents.astype("<f2").tobytes())
-
-
-def _digest(files: tuple[Path, ...]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()

@@ -21,7 +21,7 @@ ENGINES: dict[str, dict[str, str]] = {
     "sections": {"self-similarity": "stages.sections:Sections"},
     "caption": {"template": "stages.caption:Caption"},
     "lyric_tokens": {"bpe": "stages.lyric_tokens:LyricTokens"},
-    "speaker": {"resemblyzer": "stages.speaker:Speaker"},
+    "speaker": {"resemblyzer": "stages.speaker:Speaker", "songmill": "stages.speaker_songmill:SpeakerSongmill"},
     "text_embedding": {"e5": "stages.text_embedding:TextEmbedding"},
     "latents": {"dcae": "stages.latents:Latents"},
     "ssl": {"whisper-encoder": "stages.ssl:Ssl"},

@@ -9,10 +9,7 @@ import pyarrow as pa
 from schemas import columns
 from stages import base, pcm
 from stages.nets.resemblyzer import DIM, RATE_HZ, SpeakerEncoder
-from stages.voice import voiced_spans
-
-_SEGMENT = 10 * RATE_HZ
-_MIN_SEGMENT = 2 * RATE_HZ  # a shorter rest says little; it counts only when it is all there is
+from stages.voice import voiced_segments
 
 
 class Speaker(base.Stage):
@@ -38,16 +35,8 @@ class Speaker(base.Stage):
 
     def process(self, track: base.Track) -> dict[str, Any]:
         """Measure the `vocal_stem` column."""
-        segments = _voiced_segments(track["vocal_stem"]) if track["vocals"]["has_vocals"] else []
+        segments = voiced_segments(track["vocal_stem"], RATE_HZ) if track["vocals"]["has_vocals"] else []
         if not segments:
             return self.own(embedding=[0.0] * DIM)
         mean = np.mean([self._encoder.embed(segment) for segment in segments], axis=0)
         return self.own(embedding=(mean / np.linalg.norm(mean)).tolist())
-
-
-def _voiced_segments(stem: Any) -> list[np.ndarray]:
-    """The voiced parts of canonical PCM, joined and cut into 10 s pieces of mono audio at RATE_HZ."""
-    audio = pcm.mono(stem, RATE_HZ)
-    voiced = np.concatenate([audio[:0], *(audio[span] for span in voiced_spans(audio))])
-    pieces = [voiced[start : start + _SEGMENT] for start in range(0, len(voiced), _SEGMENT)]
-    return [piece for piece in pieces if len(piece) >= _MIN_SEGMENT] or pieces

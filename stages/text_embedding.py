@@ -49,7 +49,7 @@ class TextEmbedding(base.Stage):
 
     def process(self, track: base.Track) -> dict[str, Any]:
         """Embed every caption variant that says something."""
-        return {self.column: [self._item(variant, text) for variant, text in _texts(track["caption"] or {})]}
+        return {self.column: [self._item(variant, text) for variant, text in texts(track["caption"] or {})]}
 
     def _item(self, variant: str, text: str) -> dict[str, Any]:
         states = self._encode(text).astype("<f2")
@@ -57,8 +57,8 @@ class TextEmbedding(base.Stage):
         return {"variant": variant, "tokens": tokens, "dim": dim, "data": states.tobytes(), "model": self.model}
 
 
-def _texts(caption: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The variants that say something, each as one text."""
+def texts(caption: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The variants of a caption that say something, each as one text: those that get an embedding."""
     for variant in _VARIANTS:
         value = caption.get(variant)
         text = _rendered(value) if isinstance(value, Mapping) else value or ""

@@ -12,6 +12,7 @@ from training.trainer import Trainer
 
 def train(config: TrainConfig, folder: Path, workers: int) -> None:
     """Run `workers` processes to the end, over Gloo."""
+    _rendezvous(folder).unlink(missing_ok=True)
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload([__name__])
     started = [processes.Process(target=_work, args=(config, folder, rank, workers)) for rank in range(workers)]
@@ -24,7 +25,10 @@ def train(config: TrainConfig, folder: Path, workers: int) -> None:
 
 def _work(config: TrainConfig, folder: Path, rank: int, workers: int) -> None:
     torch.set_num_threads(1)  # as Ray's workers on a CPU each: another number rounds otherwise
-    rendezvous = folder.with_suffix(".rendezvous")
-    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=workers)
+    distributed.init_process_group("gloo", init_method=f"file://{_rendezvous(folder)}", rank=rank, world_size=workers)
     Trainer(config, folder).train()
     distributed.destroy_process_group()
+
+
+def _rendezvous(folder: Path) -> Path:
+    return folder.with_suffix(".rendezvous")

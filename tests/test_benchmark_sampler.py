@@ -13,9 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from benchmarks import random_model, sampler, sampler_case
-from benchmarks.arithmetic import card_peak, exponent, velocity_flops
+from benchmarks.arithmetic import exponent
 from benchmarks.sampler_case import Case, Measurement, Run, guided_steps, in_fresh_process, measure
 from benchmarks.sampler_report import Report, growth, markdown
+from training.arithmetic import card_peak, velocity_flops
 from training.sampling.velocity import Branch, BranchedVelocity
 
 _CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import demo
+from pipeline.demo import input as demo
 from pipeline.models.store import ModelStore
 
 

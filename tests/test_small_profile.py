@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
-from pipeline.demo import prepare
+from pipeline.demo.input import prepare
 from pipeline.models.store import ModelStore
 from schemas import columns
 from schemas.dataset import FOOTER_SHARD_DIGEST, Layout

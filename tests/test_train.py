@@ -32,6 +32,7 @@ from training.model import ACEStepTransformer2DModel
 from training.objective import Objective
 from training.presets import PRESETS, laid_over, next_smaller
 from training.run_folder import RunFolder
+from training.sampling.audio import read_audio
 from training.train_config import TrainConfig
 from training.trainer import Trainer, make_trainable, model_sizes
 
@@ -191,6 +192,21 @@ def test_an_exported_run_of_random_weights_is_sampled(dataset, settings, checkpo
     out = tmp_path / "song.wav"
     asked("sample", tmp_path / "last", "--prompt", "folk", "--steps", 2, "--duration", 1, "--out", out, "--quiet")
     assert out.stat().st_size > 48_000
+
+
+def test_songs_of_a_random_checkpoint_are_heard_on_the_way_and_change_no_step(dataset, settings, checkpoint, tmp_path):
+    """By prompts given on the command line."""
+    sampling = "{duration: 1, infer_steps: 2}"
+    new = ("--set", f"samples.codec={checkpoint}", "--set", f"samples.text_encoder={checkpoint / 'umt5-base'}")
+    heard = ("--sample-prompt", "calm piano", "--sample-prompt", "folk", "--set", "samples.every=4", *new)
+    _trained(dataset, settings, tmp_path / "heard", *heard, "--set", f"samples.options={sampling}", "--quiet")
+    _trained(dataset, settings, tmp_path / "plain", "--quiet")
+    assert _losses(tmp_path / "heard") == _losses(tmp_path / "plain")
+    songs = {path.name: read_audio(path) for path in (tmp_path / "heard/samples").iterdir()}
+    assert sorted(songs) == [f"step-{step:08d}-{number}.flac" for step in (4, 6) for number in (1, 2)]
+    assert all(0.9 < song.shape[1] / rate_hz < 1.1 for song, rate_hz in songs.values())
+    told = _trained(dataset, settings, tmp_path / "mute", "--sample-prompt", "folk", "--quiet", code=1)
+    assert "takes a folder as --set samples.codec=" in " ".join(told.split())
 
 
 def test_an_exported_lora_changes_a_random_checkpoint_as_training_did(dataset, checkpoint, tmp_path):

@@ -6,14 +6,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+from tests import plain_workers
 from tests.command import ROOT, environment
 from tests.toy_dataset import VOCABULARY_SIZE, write_dataset
+from training.arithmetic import training_flops
 from training.data import DataConfig
+from training.export import trained_weights
 from training.optimizer import OptimizerConfig, learning_rate
 from training.run_folder import RunFolder, RunProblem
 from training.train_config import LoraConfig, TrainConfig
@@ -192,3 +198,35 @@ def test_the_learning_rate_rises_and_falls():
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[100] == pytest.approx(0, abs=1e-6)
     assert learning_rate(50, 100, OptimizerConfig(lr=1.0, warmup_steps=10)) == 1.0
+
+
+def test_parts_of_a_model_are_trained_as_copies_are(dataset, tmp_path):
+    """Two workers with FSDP2, stopped and started again half-way, against two with DDP."""
+    config = _config(dataset, steps=4, accumulation=2, ema=0.9, validate_every=4)
+    plain_workers.train(config, tmp_path / "copies", 2)
+    plain_workers.train(config.model_copy(update={"steps": 2, "sharing": "shards"}), tmp_path / "shards", 2)
+    plain_workers.train(config.model_copy(update={"sharing": "shards"}), tmp_path / "shards", 2)
+    copies, shards = (_figures(tmp_path / name) for name in ("copies", "shards"))
+    for name in ("loss", "gradient_norm"):
+        assert [step[name] for step in shards] == pytest.approx([step[name] for step in copies], rel=1e-5)
+    assert shards[-1]["validation/loss"] == pytest.approx(copies[-1]["validation/loss"], rel=1e-5)
+    for part in ("model", "average"):
+        both = [trained_weights(RunFolder(tmp_path / name), 4, part) for name in ("copies", "shards")]
+        assert both[0].keys() == both[1].keys()
+        assert all(torch.allclose(both[0][name], both[1][name], atol=1e-5) for name in both[0])
+
+
+@torch.no_grad()
+def test_the_arithmetic_of_a_step_is_what_pytorch_counts(dataset, tmp_path):
+    """On the way there, but for what is said to be left out."""
+    trainer = Trainer(_config(dataset), tmp_path)
+    batch = next(iter(trainer.stream))
+    masks = ("frame_mask", "text_mask", "lyric_mask")
+    full = replace(batch, ssl={}, **{name: torch.ones_like(getattr(batch, name)) for name in masks})
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        trainer.objective(trainer.model, full, torch.Generator().manual_seed(0))
+    model = "ACEStepTransformer2DModel"
+    aside = ("lyric_encoder", "lyric_embs", "lyric_proj", "genre_embedder", "speaker_embedder")
+    left_out = sum(sum(counter.flop_counts[f"{model}.{part}"].values()) for part in aside)
+    assert training_flops(trainer.transformer.config, full) == 3 * (counter.get_total_flops() - left_out)
+    assert training_flops(trainer.transformer.config, batch) < training_flops(trainer.transformer.config, full)

@@ -91,7 +91,7 @@ def write_dataset(
     made = {name: f"{name:0<32.32}" for name in schema.names} | dict(fingerprints or {})
     size = -(-songs // shards)
     for unit, start in enumerate(range(0, songs, size)):
-        _write_unit(layout, unit, table.slice(start, size), made, row_group, committed)
+        write_unit(layout, unit, table.slice(start, size), made, row_group, committed)
     return root
 
 
@@ -170,9 +170,10 @@ class _Song:
         return items
 
 
-def _write_unit(
+def write_unit(
     layout: Layout, unit: int, rows: pa.Table, fingerprints: Mapping[str, str], row_group: int, committed: bool
 ) -> None:
+    """Write rows as a shard and the features beside it."""
     footer = {
         FOOTER_SCHEMA_VERSION: str(SCHEMA_VERSION).encode(),
         FOOTER_PLAN: b"toy",

@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from schemas import columns, ssl_codec
 from schemas.columns import stage_struct
 from stages import pcm
 from stages.base import Params, Stage, Track, TrackError, Weights
+from stages.lyric_bpe import START_ID
+from stages.lyric_tokens import LyricTokens, encode
 
 
 class Unlucky(TrackError):
@@ -154,3 +158,43 @@ class Pong(Stage):
 
     def process(self, track: Track) -> dict[str, Any]:
         return {"pong": 1}
+
+
+class Words(LyricTokens):
+    """Titles as lyrics, for those who need some and cannot wait for a transcript."""
+
+    reads = {"title": pa.string()}
+    reads_if_present = {}
+
+    def process(self, track: Track) -> dict[str, Any]:
+        ids = encode(track["title"], self._vocabulary, "en")
+        return self.own(ids=[START_ID, *ids], text=track["title"], vocabulary=self._vocabulary_name)
+
+
+class Voice(Stage):
+    """A speaker embedding that no speaker was needed for: the loudness of sixteen parts of the song."""
+
+    name = "speaker"
+    type = columns.SPEAKER
+    reads = {"pcm": pcm.PCM}
+
+    def process(self, track: Track) -> dict[str, Any]:
+        parts = np.array_split(pcm.mono(track["pcm"]), 16)
+        loudness = np.array([np.sqrt(np.square(part).mean()) for part in parts])
+        return self.own(embedding=(loudness / np.linalg.norm(loudness)).tolist())
+
+
+class Loudness(Stage):
+    """SSL states that no encoder was needed for: the loudness of eight parts of each latent frame."""
+
+    name = "ssl"
+    type = columns.ssl_struct("loudness")
+    reads = {"pcm": pcm.PCM}
+
+    def process(self, track: Track) -> dict[str, Any]:
+        audio = pcm.mono(track["pcm"])
+        parts = audio[: len(audio) // 4096 * 4096].reshape(-1, 8, 512)
+        scales, data = ssl_codec.encode(np.sqrt(np.square(parts).mean(axis=-1)) + 1e-3)
+        rate_hz = pcm.RATE_HZ / 4096
+        states = {"frames": len(parts), "dim": 8, "rate_hz": rate_hz, "scales": scales, "data": data}
+        return self.own(loudness=states)

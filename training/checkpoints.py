@@ -2,7 +2,8 @@
 
 `ace_step_transformer/`, `music_dcae_f8c8/` and `music_vocoder/` hold a diffusers config and safetensors weights, in one
 file or sharded; `umt5-base/` (or `text_encoder/`, for another one) is a transformers folder. songmill adds
-`lyric_vocabulary.json`. Whatever does not fit is an error, where diffusers would warn, and nothing is unpickled.
+`lyric_vocabulary.json`, and a vocoder without weights, of which there is the config alone. Whatever does not fit is an
+error, where diffusers would warn, and nothing is unpickled.
 """
 
 import hashlib
@@ -22,8 +23,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFETENSORS_WEIGHTS_NAME
 from tokenizers import Tokenizer
 
-from training.model import ACEStepTransformer2DModel, ADaMoSHiFiGANV1, MusicDCAE
-from training.model.codec import COMPRESSION
+from training.model import ACEStepTransformer2DModel, MusicDCAE
+from training.model.codec import COMPRESSION, VOCODERS, Vocoder
 from training.weight_files import (
     PICKLES,
     CheckpointProblem,
@@ -40,10 +41,13 @@ __all__ = [
     "companions",
     "empty_transformer",
     "fingerprint",
+    "load_autoencoder",
     "load_checkpoint",
     "load_codec",
     "load_transformer",
+    "load_vocoder",
     "save_checkpoint",
+    "save_codec",
 ]
 
 _TRANSFORMER = "ace_step_transformer"
@@ -87,7 +91,7 @@ def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32, device: to
     """
     if not folder.is_dir():
         raise CheckpointProblem(f"{folder} is no folder: give the one that holds {_TRANSFORMER}/")
-    transformer = _empty_model(ACEStepTransformer2DModel, folder / _TRANSFORMER)
+    transformer = _empty_model(folder / _TRANSFORMER, ACEStepTransformer2DModel)
     codec = _empty_codec(folder)
     _check_latents(transformer, codec, folder)
     checkpoint = Checkpoint(
@@ -107,7 +111,7 @@ def load_transformer(folder: Path) -> ACEStepTransformer2DModel:
     """
     if not folder.is_dir():
         raise CheckpointProblem(f"{folder} is no folder: give the one that holds {_TRANSFORMER}/")
-    transformer = _empty_model(ACEStepTransformer2DModel, folder / _TRANSFORMER)
+    transformer = _empty_model(folder / _TRANSFORMER, ACEStepTransformer2DModel)
     _fill(transformer, folder / _TRANSFORMER, torch.float32, "cpu")
     return transformer
 
@@ -118,7 +122,7 @@ def empty_transformer(folder: Path) -> ACEStepTransformer2DModel:
     Raises:
         CheckpointProblem: as `load_transformer`, as far as headers tell.
     """
-    return _empty_model(ACEStepTransformer2DModel, folder / _TRANSFORMER)
+    return _empty_model(folder / _TRANSFORMER, ACEStepTransformer2DModel)
 
 
 def load_codec(folder: Path) -> MusicDCAE:
@@ -131,6 +135,28 @@ def load_codec(folder: Path) -> MusicDCAE:
     _fill(codec.autoencoder, folder / _AUTOENCODER, torch.float32, "cpu")
     _fill(codec.vocoder, folder / _VOCODER, torch.float32, "cpu")
     return codec
+
+
+def load_autoencoder(folder: Path) -> AutoencoderDC:
+    """Reads the autoencoder of a checkpoint alone, in float32 on the CPU.
+
+    Raises:
+        CheckpointProblem: it is missing, damaged or does not fit its config.
+    """
+    autoencoder = _empty_model(folder / _AUTOENCODER, AutoencoderDC)
+    _fill(autoencoder, folder / _AUTOENCODER, torch.float32, "cpu")
+    return autoencoder
+
+
+def load_vocoder(folder: Path) -> Vocoder:
+    """Reads the vocoder of a checkpoint alone, in float32 on the CPU.
+
+    Raises:
+        CheckpointProblem: it is missing, damaged or does not fit its config.
+    """
+    vocoder = _empty_model(folder / _VOCODER, *VOCODERS.values())
+    _fill(vocoder, folder / _VOCODER, torch.float32, "cpu")
+    return vocoder
 
 
 def companions(folder: Path, transformer: ACEStepTransformer2DModel) -> tuple[Path | None, Path | None]:
@@ -169,14 +195,23 @@ def save_checkpoint(
         raise ValueError("the transformer has LoRAs loaded: unload them before saving it")
     with _written_whole(folder) as draft:
         transformer.save_pretrained(draft / _TRANSFORMER, max_shard_size=max_shard_size)
-        codec.autoencoder.save_pretrained(draft / _AUTOENCODER, max_shard_size=max_shard_size)
-        codec.vocoder.save_pretrained(draft / _VOCODER, max_shard_size=max_shard_size)
+        _save_codec(codec, draft, max_shard_size)
         if text_encoder:
             name = text_encoder.name if text_encoder.name in _TEXT_ENCODERS else "text_encoder"
             no_pickles = shutil.ignore_patterns(*(f"*{suffix}" for suffix in PICKLES))
             shutil.copytree(text_encoder, draft / name, ignore=no_pickles)
         if vocabulary:
             shutil.copyfile(vocabulary, draft / _VOCABULARY)
+
+
+def save_codec(folder: Path, codec: MusicDCAE) -> None:
+    """Writes a codec alone, to a folder that appears under its name only once it is complete.
+
+    Raises:
+        CheckpointProblem: the folder exists and is not empty.
+    """
+    with _written_whole(folder) as draft:
+        _save_codec(codec, draft)
 
 
 def fingerprint(folder: Path) -> str:
@@ -194,14 +229,16 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _empty_model(cls: type[_Model], folder: Path) -> _Model:
-    """The model that a folder describes, in evaluation mode, its parameters on the meta device."""
+def _empty_model(folder: Path, *classes: type[_Model]) -> _Model:
+    """The model of one of these classes that a folder describes, in evaluation mode, its parameters on no device."""
     if not folder.is_dir():
         raise CheckpointProblem(f"{folder} is missing: copy it from the release")
     path = folder / _CONFIG
     config = read_json(path)
-    if config.get("_class_name") != cls.__name__:
-        raise CheckpointProblem(f"{path}: _class_name is {config.get('_class_name')}: copy a {cls.__name__} there")
+    cls = next((cls for cls in classes if cls.__name__ == config.get("_class_name")), None)
+    if cls is None:
+        wanted = " or ".join(cls.__name__ for cls in classes)
+        raise CheckpointProblem(f"{path}: _class_name is {config.get('_class_name')}: copy a {wanted} there")
     arguments = {name: value for name, value in config.items() if not name.startswith("_")}
     if unknown := sorted(arguments.keys() - inspect.signature(cls.__init__).parameters.keys()):
         raise CheckpointProblem(f"{path}: {cls.__name__} has no {first_few(unknown)}: copy the file from the release")
@@ -214,9 +251,17 @@ def _empty_model(cls: type[_Model], folder: Path) -> _Model:
     return model.eval()
 
 
+def _save_codec(codec: MusicDCAE, folder: Path, max_shard_size: str = "5GB") -> None:
+    codec.autoencoder.save_pretrained(folder / _AUTOENCODER, max_shard_size=max_shard_size)
+    if codec.vocoder.state_dict():
+        codec.vocoder.save_pretrained(folder / _VOCODER, max_shard_size=max_shard_size)
+    else:
+        codec.vocoder.save_config(folder / _VOCODER)
+
+
 def _empty_codec(folder: Path) -> MusicDCAE:
-    autoencoder = _empty_model(AutoencoderDC, folder / _AUTOENCODER)
-    vocoder = _empty_model(ADaMoSHiFiGANV1, folder / _VOCODER)
+    autoencoder = _empty_model(folder / _AUTOENCODER, AutoencoderDC)
+    vocoder = _empty_model(folder / _VOCODER, *VOCODERS.values())
     try:
         return MusicDCAE.from_parts(autoencoder, vocoder)
     except ValueError as problem:
@@ -230,7 +275,7 @@ def _check_parameters(model: ModelMixin, folder: Path) -> None:
     """The names and shapes in the files' headers are the model's."""
     expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     stored: dict[str, list[int]] = {}
-    for file in _weight_files(folder):
+    for file in _weight_files(model, folder):
         with open_weights(file) as weights:
             stored |= {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118 - no dict
     wrong = [
@@ -245,8 +290,10 @@ def _check_parameters(model: ModelMixin, folder: Path) -> None:
             raise CheckpointProblem(f"{folder} {problem} {first_few(names)}: take config and weights from one release")
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model: those of the index, or the only one."""
+def _weight_files(model: ModelMixin, folder: Path) -> list[Path]:
+    """The safetensors files of a model: those of the index, or the only one; `GriffinLim` needs none."""
+    if not model.state_dict():
+        return []
     index = folder / SAFE_WEIGHTS_INDEX_NAME
     if not index.exists():
         if (folder / SAFETENSORS_WEIGHTS_NAME).is_file():
@@ -311,7 +358,7 @@ def _vocabulary(folder: Path, transformer: ACEStepTransformer2DModel) -> Path | 
 def _fill(model: ModelMixin, folder: Path, dtype: torch.dtype, device: torch.device | str) -> None:
     """Gives an empty model its weights: diffusers' `from_pretrained`, with a search for NaN in the same pass."""
     state = {}
-    for file in _weight_files(folder):
+    for file in _weight_files(model, folder):
         with open_weights(file) as weights:
             for name in weights.keys():  # noqa: SIM118 - no dict
                 state[name] = weights.get_tensor(name).to(device, dtype)

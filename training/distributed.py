@@ -14,13 +14,22 @@ from training.events import TensorBoard
 from training.run_folder import RunFolder, RunProblem
 
 if TYPE_CHECKING:
+    from training.data import FeatureMaker
     from training.train_config import TrainConfig
 
 _RESTARTS = 3
 _STATE = ".ray"  # what Ray Train notes while it runs
 
 
-def train_on_ray(config: "TrainConfig", folder: Path, workers: int, *, gpu: bool, readers: int = 0) -> None:
+def train_on_ray(
+    config: "TrainConfig",
+    folder: Path,
+    workers: int,
+    *,
+    gpu: bool,
+    readers: int = 0,
+    maker: "FeatureMaker | None" = None,
+) -> None:
     """Take the steps that are left on the connected Ray cluster, the gradients averaged over the workers.
 
     Args:
@@ -29,6 +38,7 @@ def train_on_ray(config: "TrainConfig", folder: Path, workers: int, *, gpu: bool
         workers: processes, each with a GPU or with its share of the CPUs.
         gpu: train on GPUs, over NCCL, else on CPUs, over Gloo.
         readers: processes of each worker that read songs ahead.
+        maker: makes the songs' features; without it they lie beside the shards.
 
     Raises:
         RunProblem: the cluster is too small, or workers died more often than they are started again.
@@ -38,9 +48,15 @@ def train_on_ray(config: "TrainConfig", folder: Path, workers: int, *, gpu: bool
         raise RunProblem(f"{workers} workers need a GPU each; the cluster has {resources.get('GPU', 0):g}")
     share = min(1.0, resources.get("CPU", 1.0) / workers)
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # its failures come back as an error
+    of_workers = {
+        "config": config.model_dump_json(),
+        "folder": str(folder.resolve()),
+        "readers": readers,
+        "maker": maker,
+    }
     trainer = TorchTrainer(
         _train,
-        train_loop_config={"config": config.model_dump_json(), "folder": str(folder.resolve()), "readers": readers},
+        train_loop_config=of_workers,
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": share, **({"GPU": 1} if gpu else {})}
         ),
@@ -67,7 +83,9 @@ def _train(settings: dict[str, Any]) -> None:
     first = ray.train.get_context().get_world_rank() == 0
     config = TrainConfig.model_validate_json(settings["config"])
     with closing(TensorBoard(RunFolder(folder))) if first else nullcontext() as board:
-        Trainer(config, folder, device=get_device(), workers=settings["readers"], report=board).train()
+        Trainer(
+            config, folder, device=get_device(), workers=settings["readers"], maker=settings["maker"], report=board
+        ).train()
 
 
 def _cause(error: Exception) -> str:

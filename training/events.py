@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from training.run_folder import RunFolder
 
 _AXES = ("step", "epoch")
@@ -24,6 +26,12 @@ class TensorBoard:
         for name, value in figures.items():
             if name not in _AXES:
                 self._writer.add_scalar(name, value, int(figures["step"]))
+        self._writer.flush()
+
+    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Add pictures of a step: by name, uint8 [height, width]."""
+        for name, picture in pictures.items():
+            self._writer.add_image(name, picture, step, dataformats="HW")
         self._writer.flush()
 
     def close(self) -> None:

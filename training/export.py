@@ -51,8 +51,8 @@ def export_run(
     """
     folder = RunFolder(run)
     config = _config(folder)
-    step = _step(folder, step)
-    trained = _trained(folder, step, "average" if average else "model")
+    step = folder.chosen(step)
+    trained = trained_weights(folder, step, "average" if average else "model")
     if config.lora:
         return _save_lora(trained, config, out)
     transformer = _begun(config, folder.progress(step)["model"])
@@ -79,15 +79,7 @@ def _config(folder: RunFolder) -> TrainConfig:
     return TrainConfig.model_validate_json(stored.read_text())
 
 
-def _step(folder: RunFolder, step: int | None) -> int:
-    steps = folder.steps()
-    if not steps or (step is not None and step not in steps):
-        asked = "no checkpoint yet" if not steps else f"none of step {step}, only of {', '.join(map(str, steps))}"
-        raise RunProblem(f"{folder.root} has {asked}")
-    return steps[-1] if step is None else step
-
-
-def _trained(folder: RunFolder, step: int, part: str) -> dict[str, Tensor]:
+def trained_weights(folder: RunFolder, step: int, part: str) -> dict[str, Tensor]:
     """The tensors of one part of a run's checkpoint, by their names in the model."""
     stored = FileSystemReader(folder.path(step)).read_metadata().state_dict_metadata
     tensors: dict[str, Any] = {

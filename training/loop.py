@@ -90,6 +90,9 @@ class Loop(ABC):
         """Figures on what is held out."""
         return {}
 
+    def after_step(self) -> None:  # noqa: B027 - most do nothing
+        """Do what else is due once a step is taken and logged."""
+
     def train(self) -> None:
         """Take the steps that are left, or those before `stop` is called.
 
@@ -99,14 +102,19 @@ class Loop(ABC):
         while self.step < self._settings.steps and not self._stopping:
             figures = self.take_step()
             self.step += 1
-            if self._due(self._settings.validate_every):
+            if self.due(self._settings.validate_every):
                 figures |= self.validated()
-            if self._due(self._settings.log_every):
+            if self.due(self._settings.log_every):
                 self._log(figures)
-            if self._due(self._settings.save_every):
+            self.after_step()
+            if self.due(self._settings.save_every):
                 self.save()
         if self._stopping and self.step not in self.folder.steps():
             self.save()
+
+    def due(self, every: int) -> bool:
+        """Whether something is that is done every so many steps, 0 being never, and at the end."""
+        return bool(every) and (self.step % every == 0 or self.step == self._settings.steps)
 
     def stop(self) -> None:
         """End training after the step at hand, with a checkpoint; a signal handler may call it."""
@@ -150,6 +158,3 @@ class Loop(ABC):
             self.folder.record(figures)
             if self._report:
                 self._report(figures)
-
-    def _due(self, every: int) -> bool:
-        return bool(every) and (self.step % every == 0 or self.step == self._settings.steps)

@@ -21,7 +21,7 @@ class RunProblem(Exception):  # noqa: N818 - it says what kind of problem
 
 
 class RunFolder:
-    """Checkpoints `checkpoints/step-N` and figures `metrics.jsonl` of one run.
+    """Checkpoints `checkpoints/step-N` and figures `metrics.jsonl` of one run, and what was sampled on the way.
 
     A checkpoint is written under another name, flushed to the disk and renamed: whatever happens meanwhile, the one
     before it stays valid.
@@ -31,6 +31,7 @@ class RunFolder:
         self.root = root
         self.checkpoints = root / "checkpoints"
         self.metrics = root / "metrics.jsonl"
+        self.samples = root / "samples"
 
     def prepare(self, config: dict[str, Any]) -> None:
         """Make the folder, or check that it belongs to the same run. Before its first checkpoint all may change.
@@ -50,10 +51,34 @@ class RunFolder:
                 )
         stored.write_text(json.dumps(config, indent=2))
 
+    @property
+    def kind(self) -> str:
+        """What is trained: `dit`, or what the run's config says.
+
+        Raises:
+            RunProblem: the folder is no run.
+        """
+        stored = self.root / "config.json"
+        if not stored.is_file():
+            raise RunProblem(f"{self.root} is no run: it has no config.json")
+        return str(json.loads(stored.read_text()).get("kind", "dit"))
+
     def steps(self) -> list[int]:
         """Steps whose checkpoints are complete, rising."""
         found = (path.parent.name for path in self.checkpoints.glob(f"step-*/{_PROGRESS}"))
         return sorted(int(name.removeprefix("step-")) for name in found)
+
+    def chosen(self, step: int | None) -> int:
+        """The step whose checkpoint is asked for; None is the last.
+
+        Raises:
+            RunProblem: there is none of it.
+        """
+        steps = self.steps()
+        if not steps or (step is not None and step not in steps):
+            asked = "no checkpoint yet" if not steps else f"none of step {step}, only of {', '.join(map(str, steps))}"
+            raise RunProblem(f"{self.root} has {asked}")
+        return steps[-1] if step is None else step
 
     def path(self, step: int) -> Path:
         """The checkpoint of a step."""
@@ -124,7 +149,8 @@ class RunFolder:
             os.close(descriptor)
 
 
-_FREE = {"steps", "log_every", "validate_every", "save_every", "keep"}  # what a run may change its mind about
+# What a run may change its mind about.
+_FREE = {"steps", "log_every", "validate_every", "save_every", "keep", "samples"}
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,6 +9,8 @@ from training.data import DataConfig
 from training.loop import LoopConfig
 from training.objective import ObjectiveConfig
 from training.optimizer import OptimizerConfig
+from training.parallel import Sharing
+from training.samples import SamplesConfig
 
 
 class LoraConfig(BaseModel):
@@ -43,7 +45,9 @@ class TrainConfig(LoopConfig):
         precision: of the forward pass; the trained weights stay in float32.
         gradient_checkpointing: compute activations twice to keep fewer.
         compile: compile the transformer's blocks.
+        sharing: among several workers: `copies` of the model (DDP), or `shards` of it (FSDP2) for one too large.
         ema: decay of the averaged weights; None keeps none.
+        samples: songs to hear on the way; None is none.
     """
 
     data: DataConfig
@@ -57,4 +61,6 @@ class TrainConfig(LoopConfig):
     precision: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
     compile: bool = False
+    sharing: Sharing = "copies"
     ema: float | None = Field(None, gt=0, lt=1)
+    samples: SamplesConfig | None = None

@@ -2,24 +2,26 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
-from torch.nn.parallel import DistributedDataParallel
 
+from training.arithmetic import peak_flops, training_flops
 from training.batch import Batch
 from training.checkpoints import load_transformer
-from training.data import ShardStream, Songs, Widths, open_songs
+from training.data import FeatureMaker, ShardStream, Songs, Widths, open_songs
 from training.loop import Figures, Loop
 from training.memory import PeakMemory
 from training.model import ACEStepTransformer2DModel
 from training.objective import Losses, Objective
 from training.optimizer import build_optimizer, set_learning_rate
+from training.parallel import gradients_shared, share, whole
 from training.run_folder import RunProblem
+from training.samples import Samples
+from training.sampling.audio import write_audio
 from training.train_config import TrainConfig
 from training.validation import validation_loss
 
@@ -35,6 +37,7 @@ class Trainer(Loop):
         folder: of the run; one that holds a checkpoint goes on from it.
         device: to compute on.
         workers: processes that read songs ahead.
+        maker: makes the songs' features; without it they lie beside the shards.
         report: called with the figures of each logged step, on rank 0.
 
     Raises:
@@ -50,18 +53,25 @@ class Trainer(Loop):
         *,
         device: torch.device | str = "cpu",
         workers: int = 0,
+        maker: FeatureMaker | None = None,
         report: Callable[[Figures], None] | None = None,
     ) -> None:
         super().__init__(config, folder, report)
         self.config = config
         self._memory = PeakMemory(device)
         self._device = torch.device(device)
-        self.songs = open_songs(config.data)
+        self._peak_flops = peak_flops(self._device, getattr(torch, config.precision))
+        self.songs = open_songs(config.data, maker=maker)
         self.stream = ShardStream(self.songs, config.data, rank=self.rank, world_size=self.ranks, workers=workers)
         torch.manual_seed(config.seed)
         self.transformer = build_transformer(config, self.songs)
+        self._samples = (
+            Samples(config.samples, self.transformer, config.checkpoint, self._device) if config.samples else None
+        )
         self.transformer.to(self._device).train()  # type: ignore[arg-type]  # diffusers' wrapper of `to` loses `self`
-        self.model = self._distributed(self.transformer)
+        self.model = share(
+            self.transformer, self._blocks(), config.sharing, self._device, methods=("prepare", "velocity")
+        )
         self.objective = Objective(config.objective)
         self.optimizer = build_optimizer(self.transformer.parameters(), config.optimizer)
         self.average = WeightAverage(self.transformer, config.ema) if config.ema else None
@@ -70,7 +80,7 @@ class Trainer(Loop):
 
     def take_step(self) -> dict[str, float]:
         """One optimizer step on `accumulation` batches."""
-        started, waited, songs, seconds = time.perf_counter(), 0.0, 0, 0.0
+        started, waited, songs, seconds, flops = time.perf_counter(), 0.0, 0, 0.0, 0
         set_learning_rate(self.optimizer, self.step, self.config.steps, self.config.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
         parts: list[Losses] = []
@@ -82,18 +92,21 @@ class Trainer(Loop):
             self.require_finite(losses.total, batch.track_ids)
             parts.append(losses.detached())
             songs, seconds = songs + len(batch.track_ids), seconds + batch.seconds
+            flops += training_flops(self.transformer.config, batch)
         norm = nn.utils.clip_grad_norm_(self.transformer.parameters(), self.config.optimizer.clip)
         self.optimizer.step()
         if self.average:
             self.average.update(self.transformer)
+        # Numbers before the clock: a GPU has taken the step when they are there.
+        losses_and_norm = {**_mean_losses(parts), "gradient_norm": float(whole(norm))}
         taken = time.perf_counter() - started
         return {
             "epoch": self.stream.epoch,
-            **_mean_losses(parts),
+            **losses_and_norm,
             "lr": self.optimizer.param_groups[0]["lr"],
-            "gradient_norm": float(norm),
             "songs_per_s": songs * self.ranks / taken,
             "audio_s_per_s": seconds * self.ranks / taken,
+            "mfu": flops / taken / self._peak_flops,
             "data_wait_share": waited / taken,
             "peak_memory_gb": self._memory.peak / 1e9,
         }
@@ -107,6 +120,12 @@ class Trainer(Loop):
         losses = validation_loss(self.transformer, split, self.objective, self._device, self.config.seed)
         self.transformer.train()
         return losses
+
+    def after_step(self) -> None:
+        """Sample the songs that are to be heard on the way."""
+        # The parts of a shared model work together only; of copies one is enough.
+        if self.config.samples and self.due(self.config.samples.every) and (self.rank == 0 or self._in_parts):
+            self._sample()
 
     def state(self) -> dict[str, Any]:
         """Trained weights, the optimizer's moments and the moving average."""
@@ -137,10 +156,7 @@ class Trainer(Loop):
         # Dropout draws from the global generators, noise from one of its own; both follow from the step.
         seed = hash((self.config.seed, self.step, part, self.rank)) % 2**63
         torch.manual_seed(seed)
-        last = part == self.config.accumulation - 1
-        waits = isinstance(self.model, DistributedDataParallel) and not last
-        synchronised = self.model.no_sync() if waits else nullcontext()  # type: ignore[operator]
-        with synchronised:
+        with gradients_shared(self.model, last=part == self.config.accumulation - 1):
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
                 steps_left = self.config.steps - self.step
                 noise = torch.Generator().manual_seed(seed)
@@ -148,10 +164,23 @@ class Trainer(Loop):
             (losses.total / self.config.accumulation).backward()
         return losses
 
-    def _distributed(self, transformer: ACEStepTransformer2DModel) -> nn.Module:
-        if self.ranks == 1:
-            return transformer
-        return DistributedDataParallel(transformer, device_ids=None if self._device.type == "cpu" else [self._device])
+    def _sample(self) -> None:
+        assert self._samples is not None
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            songs = self._samples()
+        if self.rank == 0:
+            for number, song in enumerate(songs, 1):
+                path = self.folder.samples / f"step-{self.step:08d}-{number}.flac"
+                path.parent.mkdir(exist_ok=True)
+                write_audio(path, song)
+
+    @property
+    def _in_parts(self) -> bool:
+        return self.ranks > 1 and self.config.sharing == "shards"
+
+    def _blocks(self) -> list[nn.Module]:
+        model = self.transformer
+        return [*model.transformer_blocks, *model.projectors, *model.lyric_encoder.encoders]
 
 
 class WeightAverage:

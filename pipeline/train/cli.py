@@ -1,39 +1,20 @@
 """`songmill train`: from shards to a model, and from a run to a checkpoint."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from pipeline.errors import DataProblem, UsageProblem
+from pipeline.errors import UsageProblem
+from pipeline.train import command
 
 if TYPE_CHECKING:
     from pipeline.train.dit import Run
     from training.memory import MemoryEstimate
 
 app = typer.Typer(no_args_is_help=True, help="Train models on shards, and turn runs into checkpoints.")
-
-_DATA_PROBLEM, _USAGE_PROBLEM, _INTERRUPTED = 1, 2, 130
-
-
-def _data(name: str, text: str) -> Any:
-    return typer.Option(name, help=text, rich_help_panel="Data", show_default=False)
-
-
-def _model(name: str, text: str) -> Any:
-    return typer.Option(name, help=text, rich_help_panel="Model", show_default=False)
-
-
-def _training(name: str, text: str) -> Any:
-    return typer.Option(name, help=text, rich_help_panel="Training", show_default=False)
-
-
-def _machine(name: str, text: str) -> Any:
-    return typer.Option(name, help=text, rich_help_panel="Machine", show_default=False)
 
 
 @app.command("dit")
@@ -46,35 +27,63 @@ def dit_command(
         Path | None, typer.Option("--out", show_default=False, help="Folder of the run; one that exists goes on.")
     ] = None,
     where: Annotated[
-        str | None, _data("--where", "Train on the songs for which this SQL holds, e.g. quality.bandwidth_hz > 15000.")
+        str | None,
+        command.data("--where", "Train on the songs for which this SQL holds, e.g. quality.bandwidth_hz > 15000."),
     ] = None,
-    ssl: Annotated[str | None, _data("--ssl", "Encoders whose states to align with, such as mert,m-hubert.")] = None,
+    ssl: Annotated[
+        str | None, command.data("--ssl", "Encoders whose states to align with, such as mert,m-hubert.")
+    ] = None,
     vocabulary: Annotated[
-        Path | None, _data("--vocabulary", "The lyric vocabulary of the shards; songmill's own by default.")
+        Path | None, command.data("--vocabulary", "The lyric vocabulary of the shards; songmill's own by default.")
+    ] = None,
+    from_audio: Annotated[
+        bool,
+        typer.Option(
+            "--from-audio",
+            help="Make latents, SSL states and text embeddings anew in every batch, not read them beside the shards.",
+            rich_help_panel="Data",
+        ),
+    ] = False,
+    codec: Annotated[
+        Path | None,
+        command.data("--codec", "For --from-audio: the codec's folder; by default that of the dataset's latents."),
     ] = None,
     checkpoint: Annotated[
-        Path | None, _model("--checkpoint", "Start from this one, in the released layout, not from random weights.")
+        Path | None,
+        command.model("--checkpoint", "Start from this one, in the released layout, not from random weights."),
     ] = None,
-    size: Annotated[str | None, _model("--size", "Of a new model: tiny, small or released, the default.")] = None,
+    size: Annotated[
+        str | None, command.model("--size", "Of a new model: tiny, small or released, the default.")
+    ] = None,
     preset: Annotated[
         str,
-        _training(
+        command.training(
             "--preset", "Comma-separated: pretrain, finetune or tiny, and a card: 8gb, 12gb, 24gb (LoRA) or 80gb."
         ),
     ] = "",
-    steps: Annotated[int | None, _training("--steps", "Optimizer steps in all.")] = None,
-    lr: Annotated[float | None, _training("--lr", "Learning rate after the warm-up.")] = None,
-    batch_size: Annotated[int | None, _training("--batch-size", "Songs a batch, on each worker.")] = None,
-    accumulation: Annotated[int | None, _training("--accumulation", "Batches a step.")] = None,
-    seed: Annotated[int | None, _training("--seed", "Of weights, noise and dropout.")] = None,
-    config: Annotated[Path | None, _training("--config", "YAML of such settings. The command line wins.")] = None,
-    overrides: Annotated[
-        list[str] | None, _training("--set", "key.sub=value, such as optimizer.decay=cosine; may be repeated.")
+    steps: Annotated[int | None, command.training("--steps", "Optimizer steps in all.")] = None,
+    lr: Annotated[float | None, command.training("--lr", "Learning rate after the warm-up.")] = None,
+    batch_size: Annotated[int | None, command.training("--batch-size", "Songs a batch, on each worker.")] = None,
+    accumulation: Annotated[int | None, command.training("--accumulation", "Batches a step.")] = None,
+    seed: Annotated[int | None, command.training("--seed", "Of weights, noise and dropout.")] = None,
+    sample_prompts: Annotated[
+        list[str] | None,
+        command.training(
+            "--sample-prompt",
+            "Sample this every samples.every steps; may be repeated. Without --checkpoint it takes "
+            "--set samples.codec=FOLDER and --set samples.text_encoder=FOLDER.",
+        ),
     ] = None,
-    device: Annotated[str, _machine("--device", "auto, cpu or cuda.")] = "auto",
+    config: Annotated[
+        Path | None, command.training("--config", "YAML of such settings. The command line wins.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, command.training("--set", "key.sub=value, such as optimizer.decay=cosine; may be repeated.")
+    ] = None,
+    device: Annotated[str, command.machine("--device", "auto, cpu or cuda.")] = "auto",
     workers: Annotated[int, typer.Option(min=1, help="Processes that train together.", rich_help_panel="Machine")] = 1,
     readers: Annotated[
-        int | None, _machine("--readers", "Processes of each worker that read ahead; 4 on a GPU, else none.")
+        int | None, command.machine("--readers", "Processes of each worker that read ahead; 4 on a GPU, else none.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the last figures.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
@@ -87,6 +96,10 @@ def dit_command(
 
       songmill train dit dataset --out run --preset finetune,24gb --checkpoint ACE-Step --lr 5e-5
 
+      songmill train dit dataset --out run --checkpoint ACE-Step --sample-prompt "calm piano" --set samples.every=500
+
+      songmill train dit dataset --out run --from-audio --codec ACE-Step --readers 2
+
       songmill train dit a b --out run --where "license in ('CC0-1.0')" --workers 8 --set optimizer.decay=cosine
     """
     flags = {
@@ -98,10 +111,11 @@ def dit_command(
         "--where": where,
         "--ssl": _names(ssl) if ssl is not None else None,
         "--seed": seed,
+        "--sample-prompt": sample_prompts,
         "DATASET": datasets or None,
     }
     presets = _names(preset)
-    with _guarded("interrupted; the same command goes on from the last checkpoint"):
+    with command.guarded("interrupted; the same command goes on from the last checkpoint"):
         # Here, for torch takes seconds to import and the other commands do without.
         from pipeline.train.dit import prepare, reckon, train
         from pipeline.train.dit_config import build_config
@@ -111,7 +125,9 @@ def dit_command(
         settings = build_config(
             presets=presets, size=size, file=config, flags=flags, overrides=overrides or [], vocabulary=vocabulary
         )
-        run = prepare(settings, out, device=device, workers=workers, readers=readers)
+        run = prepare(
+            settings, out, from_audio=from_audio, codec=codec, device=device, workers=workers, readers=readers
+        )
         reckoned = reckon(run) if run.step < settings.steps else None
         if not quiet:
             _show_start(run, reckoned)
@@ -119,7 +135,10 @@ def dit_command(
     figures = run.folder.figures()
     last = figures[-1] if figures else {}
     if not complete:
-        _fail(f"stopped; the checkpoint of step {run.step} is saved and the same command goes on from it", _INTERRUPTED)
+        command.fail(
+            f"stopped; the checkpoint of step {run.step} is saved and the same command goes on from it",
+            command.INTERRUPTED,
+        )
     if as_json:
         typer.echo(json.dumps(last, indent=2))
     else:
@@ -137,30 +156,44 @@ def export_command(
     ] = None,
     step: Annotated[int | None, typer.Option(help="Of the checkpoint; the last one by default.")] = None,
     average: Annotated[bool, typer.Option("--average", help="Take the moving average of the weights.")] = False,
-    text_encoder: Annotated[Path | None, typer.Option(help="Folder of the text encoder, to be copied.")] = None,
+    text_encoder: Annotated[
+        str | None, typer.Option(help="Text encoder to copy: a folder, or an entry of the model store such as e5-small.")
+    ] = None,
     vocabulary: Annotated[Path | None, typer.Option(help="Lyric vocabulary, to be copied.")] = None,
 ) -> None:
     """Turn a checkpoint of a run into one in the released layout, or a LoRA run into the adapter's file.
+
+    A speaker run becomes a folder for the stage speaker; of the options it takes --step alone.
 
     [bold]Examples[/]
 
       songmill train export run --out CKPT --codec ACE-Step --average
 
+      songmill train export speaker-run --out encoder
+
       songmill train export lora-run --out lora && songmill sample ACE-Step --lora lora --prompt folk --out a.wav
     """
-    with _guarded("interrupted; nothing is written"):
+    with command.guarded("interrupted; nothing is written"):
+        from pipeline.sample import text_encoder_folder
         from pipeline.train.dit import problems_told
         from stages.lyric_bpe import BUILT_IN
         from training.export import export_run
+        from training.run_folder import RunFolder
+        from training.speaker.export import export_speaker_encoder
 
         with problems_told():
+            if RunFolder(run).kind == "speaker":
+                if codec or average or text_encoder or vocabulary:
+                    raise UsageProblem(f"{run} is a speaker run: of the options it takes --step alone")
+                typer.echo(str(export_speaker_encoder(run, out, step=step)))
+                return
             written = export_run(
                 run,
                 out,
                 codec=codec,
                 step=step,
                 average=average,
-                text_encoder=text_encoder,
+                text_encoder=text_encoder_folder(text_encoder) if text_encoder else None,
                 vocabulary=vocabulary,
                 own_vocabulary=BUILT_IN,
             )
@@ -171,7 +204,8 @@ def _show_start(run: "Run", reckoned: "MemoryEstimate | None") -> None:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     seconds = float(run.songs.column("frames").sum()) * 4096 / 44100
     on = f"{run.workers} workers, each on {run.device}" if run.workers > 1 else run.device
-    console.print(f"{len(run.songs)} songs, {seconds / 3600:.1f} hours, on {on}")
+    made = ", whose features are made in every batch" if run.songs.maker else ""
+    console.print(f"{len(run.songs)} songs, {seconds / 3600:.1f} hours{made}, on {on}")
     for why, count in run.songs.left_out.items():
         console.print(f"  {count} left out: {why}", markup=False)
     if run.step:
@@ -192,20 +226,3 @@ def gigabytes(reckoned: "MemoryEstimate") -> str:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-@contextmanager
-def _guarded(interrupted: str) -> Iterator[None]:
-    try:
-        yield
-    except UsageProblem as error:
-        _fail(str(error), _USAGE_PROBLEM)
-    except DataProblem as error:
-        _fail(str(error), _DATA_PROBLEM)
-    except KeyboardInterrupt:
-        _fail(interrupted, _INTERRUPTED)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    typer.secho(f"error: {message}", fg="red", err=True)
-    raise typer.Exit(code)

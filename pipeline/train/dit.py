@@ -1,11 +1,9 @@
 """A training run as a user sees it: what it will need, its steps, and a card that says what came of it."""
 
-import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -13,8 +11,9 @@ from accelerate import init_empty_weights
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.train.card import write_card
 from pipeline.train.progress import shown
+from pipeline.train.running import find_device, stopped_gently
 from training.checkpoints import CheckpointProblem, empty_transformer
-from training.data import DatasetProblem, Songs, open_songs
+from training.data import DatasetProblem, FeatureMaker, Songs, open_songs
 from training.events import TensorBoard
 from training.memory import MemoryEstimate, estimate
 from training.model import ACEStepTransformer2DModel
@@ -51,20 +50,46 @@ class Run:
 
 
 def prepare(
-    config: TrainConfig, out: Path, *, device: str = "auto", workers: int = 1, readers: int | None = None
+    config: TrainConfig,
+    out: Path,
+    *,
+    from_audio: bool = False,
+    codec: Path | None = None,
+    device: str = "auto",
+    workers: int = 1,
+    readers: int | None = None,
 ) -> Run:
     """Check that a run fits its folder and its songs, and find a device.
 
+    Args:
+        config: what to do.
+        out: folder of the run.
+        from_audio: make features in every batch; see `pipeline.train.audio_rows`.
+        codec: for latents made from audio; by default that of the datasets.
+        device: `auto`, or what PyTorch calls it.
+        workers: processes that train together.
+        readers: processes of each that read songs ahead; by default 4 on a GPU, else none.
+
     Raises:
         DataProblem: the songs cannot be trained on, or the folder holds another run.
-        UsageProblem: the device is not there.
+        UsageProblem: the device is not there, or there is no codec.
     """
-    found = _device(device)
+    if codec and not from_audio:
+        raise UsageProblem("--codec makes latents from audio: give --from-audio too, or leave it out")
+    found = find_device(device)
     with problems_told():
         folder = RunFolder(out)
         folder.prepare(config.model_dump(mode="json"))
-        songs = open_songs(config.data)
+        songs = open_songs(config.data, maker=_maker(config, codec) if from_audio else None)
     return Run(config, folder, songs, found, workers, readers if readers is not None else 4 * (found != "cpu"))
+
+
+def _maker(config: TrainConfig, codec: Path | None) -> FeatureMaker:
+    # Here, for the stages take a second to import and runs on stored features do without.
+    from pipeline.models.store import ModelStore
+    from pipeline.train.audio_rows import features_from_audio
+
+    return features_from_audio(config.data, codec, ModelStore())
 
 
 def reckon(run: Run) -> MemoryEstimate:
@@ -106,32 +131,28 @@ def _train_together(run: Run) -> None:
     from training.distributed import train_on_ray
 
     with cluster(ResourceConfig()):
-        train_on_ray(run.config, run.folder.root, run.workers, gpu=run.device != "cpu", readers=run.readers)
+        train_on_ray(
+            run.config,
+            run.folder.root,
+            run.workers,
+            gpu=run.device != "cpu",
+            readers=run.readers,
+            maker=run.songs.maker,
+        )
 
 
 def _train_here(run: Run) -> None:
     with closing(TensorBoard(run.folder)) as board:
-        trainer = Trainer(run.config, run.folder.root, device=run.device, workers=run.readers, report=board)
-        with _stopped_gently(trainer):
+        trainer = Trainer(
+            run.config,
+            run.folder.root,
+            device=run.device,
+            workers=run.readers,
+            maker=run.songs.maker,
+            report=board,
+        )
+        with stopped_gently(trainer):
             trainer.train()
-
-
-@contextmanager
-def _stopped_gently(trainer: Trainer) -> Iterator[None]:
-    """The first Ctrl-C, or a scheduler's SIGTERM, lets the step end and saves; the second Ctrl-C does not wait."""
-    plain = signal.getsignal(signal.SIGINT)
-
-    def stop(*_: Any) -> None:
-        signal.signal(signal.SIGINT, plain)
-        trainer.stop()
-
-    terminate = signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, plain)
-        signal.signal(signal.SIGTERM, terminate)
 
 
 @contextmanager
@@ -158,11 +179,3 @@ def out_of_memory(presets: list[str]) -> str:
             "--set data.max_lyric_ids= in another --out"
         )
     return f"out of memory: take --preset {','.join(smaller)}, or a smaller --batch-size, in another --out"
-
-
-def _device(asked: str) -> str:
-    if asked == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if asked != "cpu" and not torch.cuda.is_available():
-        raise UsageProblem(f"--device {asked}: there is no GPU that PyTorch can use here")
-    return asked

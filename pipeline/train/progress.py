@@ -119,4 +119,6 @@ class _Lines:
 
 def _told(figures: Figures) -> str:
     validation = f", held out {figures['validation/loss']:.4f}" if "validation/loss" in figures else ""
-    return f"loss {figures['loss']:.4f}{validation}, {figures['songs_per_s']:.1f} songs/s"
+    rate = next((name for name in figures if name.endswith("_per_s")), None)
+    speed = f", {figures[rate]:.1f} {rate.removesuffix('_per_s')}/s" if rate else ""
+    return f"loss {figures['loss']:.4f}{validation}{speed}"

@@ -7,8 +7,8 @@ import torch
 from accelerate import init_empty_weights
 from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 
-from training.model import ADaMoSHiFiGANV1, MusicDCAE
-from training.model.codec import CODEC_HZ, COMPRESSION, latent_length
+from training.model import ADaMoSHiFiGANV1, GriffinLim, MusicDCAE
+from training.model.codec import CODEC_HZ, COMPRESSION, VOCODERS, latent_length
 
 CHANNELS, BINS = 8, 16  # of a latent frame, as shards have it
 
@@ -55,10 +55,11 @@ def _autoencoder(folder: Path) -> AutoencoderDC:
     return model
 
 
-def _vocoder(folder: Path) -> ADaMoSHiFiGANV1:
+def _vocoder(folder: Path) -> ADaMoSHiFiGANV1 | GriffinLim:
     """A vocoder that can only listen: its mel scale is computed, its weights take no memory."""
     config = {}
     if (folder / "config.json").is_file():
         config = ADaMoSHiFiGANV1.load_config(folder, local_files_only=True)
+    kind = VOCODERS.get(config.get("_class_name", ""), ADaMoSHiFiGANV1)
     with init_empty_weights(include_buffers=False):
-        return ADaMoSHiFiGANV1(**{name: value for name, value in config.items() if not name.startswith("_")})
+        return kind(**{name: value for name, value in config.items() if not name.startswith("_")})

@@ -7,8 +7,19 @@ pads them, and `ShardStream` does all of it.
 from training.data.config import DataConfig
 from training.data.errors import DatasetProblem
 from training.data.hours import HoursSeen
+from training.data.maker import FeatureMaker
 from training.data.plan import Epoch
 from training.data.songs import Songs, Widths, open_songs
 from training.data.stream import ShardStream
 
-__all__ = ["DataConfig", "DatasetProblem", "Epoch", "HoursSeen", "ShardStream", "Songs", "Widths", "open_songs"]
+__all__ = [
+    "DataConfig",
+    "DatasetProblem",
+    "Epoch",
+    "FeatureMaker",
+    "HoursSeen",
+    "ShardStream",
+    "Songs",
+    "Widths",
+    "open_songs",
+]

@@ -10,10 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from training.data.errors import CorruptShard
+from training.data.maker import Row
 from training.data.songs import Songs
-
-# One song: column -> Arrow scalar, whose binaries are views of what was read.
-Row = Mapping[str, Any]
 
 _OPEN_FILES = 128  # of each worker process
 
@@ -21,13 +19,15 @@ _OPEN_FILES = 128  # of each worker process
 class RowReader:
     """Reads rows of an index, in a worker process of its own or in the trainer's."""
 
-    def __init__(self, songs: Songs, ssl: Sequence[str]) -> None:
+    def __init__(self, songs: Songs, ssl: Sequence[str], more: Sequence[str] = ()) -> None:
         """Nothing is opened yet.
 
         Args:
             songs: the index.
             ssl: encoders whose states to read.
+            more: columns of the shards to read besides.
         """
+        self._in_shard = ["lyric_tokens.ids", "speaker.embedding", *more]
         self._units = songs.units
         self._unit, self._row = songs.column("unit"), songs.column("row")
         self._columns = {
@@ -52,7 +52,7 @@ class RowReader:
 
     def _read_unit(self, number: int, rows: np.ndarray) -> list[Row]:
         unit = self._units[number]
-        columns = self._read_file(unit.shard, ["lyric_tokens.ids", "speaker.embedding"], rows)
+        columns = self._read_file(unit.shard, self._in_shard, rows)
         for name, path in unit.features.items():
             columns |= self._read_file(path, self._columns[name], rows)
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

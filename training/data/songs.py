@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from training.data.config import DataConfig
 from training.data.errors import CorruptShard, DatasetProblem
 from training.data.facts import Facts, read_facts, the_one
+from training.data.maker import FeatureMaker
 from training.data.units import Unit, find_units, read_rows
 
 Split = Literal["train", "validation"]
@@ -49,6 +50,7 @@ class Songs:
         models: feature -> what made it.
         left_out: why -> how many rows: a condition, a feature that they lack, or a track that is there already.
         corrupt: units that cannot be read.
+        maker: makes the features; None where they are read.
     """
 
     table: pa.Table
@@ -57,6 +59,7 @@ class Songs:
     models: Mapping[str, str]
     left_out: Mapping[str, int]
     corrupt: Sequence[CorruptShard]
+    maker: FeatureMaker | None = None
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -78,21 +81,22 @@ class Songs:
         return digest.hexdigest()
 
 
-def open_songs(config: DataConfig, models: Mapping[str, str] | None = None) -> Songs:
+def open_songs(config: DataConfig, models: Mapping[str, str] | None = None, maker: FeatureMaker | None = None) -> Songs:
     """Read which songs the datasets have and which of them to train on.
 
     Args:
         config: datasets, condition, encoders.
         models: feature -> what has to have made it, e.g. the autoencoder of the checkpoint to go on from.
+        maker: makes the features of every song that is read; without it they lie beside the shards.
 
     Raises:
         DatasetProblem: something does not fit together (see `find_units`), the condition is no SQL or names an unknown
             column, another model made a feature, or no song is left.
     """
     features = ["latents", "text_embedding", *(["ssl"] if config.ssl else [])]
-    found, corrupt = find_units(config.datasets, features)
+    found, corrupt = find_units(config.datasets, () if maker else features)
     with ThreadPoolExecutor(_READERS) as pool:
-        facts = list(pool.map(lambda unit: _facts_or_problem(unit, config), found))
+        facts = list(pool.map(lambda unit: _facts_or_problem(unit, config, maker), found))
     corrupt += [problem for problem in facts if isinstance(problem, CorruptShard)]
     if corrupt and config.on_corrupt == "stop":
         raise corrupt[0]
@@ -107,12 +111,12 @@ def open_songs(config: DataConfig, models: Mapping[str, str] | None = None) -> S
         raise DatasetProblem(f"no song is left to train on; left out: {reasons}")
     made_by = {name: the_one({fact.models[name] for fact in readable}, f"model of {name}") for name in features}
     _check_models(made_by, models or {})
-    return Songs(table, units, _widths(readable, units), made_by, left_out, corrupt)
+    return Songs(table, units, _widths(readable, units), made_by, left_out, corrupt, maker)
 
 
-def _facts_or_problem(unit: Unit, config: DataConfig) -> Facts | CorruptShard:
+def _facts_or_problem(unit: Unit, config: DataConfig, maker: FeatureMaker | None) -> Facts | CorruptShard:
     try:
-        return read_facts(unit, config)
+        return maker.facts(unit, config) if maker else read_facts(unit, config)
     except CorruptShard as problem:
         return problem
 

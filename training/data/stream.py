@@ -13,8 +13,9 @@ from training.data.collate import Part, Sample, collate, decode
 from training.data.config import ORDERING, DataConfig
 from training.data.errors import CorruptShard, DatasetProblem
 from training.data.hours import KINDS, HoursSeen
+from training.data.maker import Row, RowSource
 from training.data.plan import Epoch
-from training.data.rows import Row, RowReader
+from training.data.rows import RowReader
 from training.data.songs import Songs, Split
 from training.model.codec import LATENT_HZ
 
@@ -124,7 +125,8 @@ class ShardStream:
 
     def _order(self) -> dict[str, Any]:
         settings = self.config.model_dump(mode="json", include=set(ORDERING))
-        return {**settings, "world_size": self._world_size, "songs": self.songs.fingerprint()}
+        made_by = dict(self.songs.models)
+        return {**settings, "world_size": self._world_size, "songs": self.songs.fingerprint(), "models": made_by}
 
     def _places(self) -> Iterator["_Place"]:
         epoch, first = (self.epoch, self.batch) if self._endless else (0, 0)
@@ -188,7 +190,8 @@ class _BatchReader(Dataset[_Read]):
 
     def __init__(self, songs: Songs, config: DataConfig) -> None:
         self._songs, self._config = songs, config
-        self._rows = RowReader(songs, config.ssl)
+        maker = songs.maker
+        self._rows: RowSource = maker.rows(songs) if maker else RowReader(songs, config.ssl)
         self._keys, self._frames = songs.column("key"), songs.column("frames")
 
     def __getitem__(self, place: _Place) -> _Read:
@@ -210,4 +213,4 @@ class _BatchReader(Dataset[_Read]):
             return decode(row, known["track_id"][song].as_py(), part, self._songs.widths, self._config)
         except ValueError as problem:
             unit = self._songs.units[known["unit"][song].as_py()]
-            return CorruptShard(str(unit.features["latents"]), str(problem))
+            return CorruptShard(str(unit.features.get("latents", unit.shard)), str(problem))

@@ -112,7 +112,8 @@ def _unit(layout: Layout, shard: Path, features: Sequence[str], committed: Mappi
     missing = [name for name, path in paths.items() if not path.exists()]
     if missing:
         raise DatasetProblem(
-            f"{shard} has no {', '.join(missing)}: `songmill curate --add {','.join(missing)} {layout.root}` adds them"
+            f"{shard} has no {', '.join(missing)}: `songmill curate --add {','.join(missing)} {layout.root}` adds "
+            "them, and `songmill train dit --from-audio` does without"
         )
     digest = committed.get(str(shard.relative_to(layout.root))) or _sha256(shard)
     schema = _checked_schema(shard)

@@ -15,6 +15,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from training.model import autoencoder as spectrograms
+from training.model.griffin_lim import GriffinLim
 from training.model.resample import resample
 from training.model.vocoder import ADaMoSHiFiGANV1
 from training.model.windows import windowed
@@ -45,10 +46,20 @@ AUTOENCODER: dict[str, Any] = {
     "scaling_factor": 0.41407,
 }
 
+Vocoder = ADaMoSHiFiGANV1 | GriffinLim
+VOCODERS: dict[str, type[ADaMoSHiFiGANV1] | type[GriffinLim]] = {
+    vocoder.__name__: vocoder for vocoder in (ADaMoSHiFiGANV1, GriffinLim)
+}
+
 _MEL_LOW, _MEL_HIGH = -11.0, 3.0
-_SHIFT, _SCALE = 1.9091, 0.1786
+SHIFT, SCALE = 1.9091, 0.1786  # latent = (code of the autoencoder + SHIFT) * SCALE
 _REFLECTED = 2  # mel frames at an edge that see the margin reflected there
 _FADE = 8  # mel frames
+
+
+def scaled_mel(log_mel: Tensor) -> Tensor:
+    """Log-mel bands on the scale of the autoencoder, about -1 to 1."""
+    return 2 * (log_mel - _MEL_LOW) / (_MEL_HIGH - _MEL_LOW) - 1
 
 
 def latent_length(samples: int, sample_rate_hz: int = 48_000) -> int:
@@ -61,7 +72,8 @@ class MusicDCAE(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     Args:
         autoencoder_config: arguments of diffusers' `AutoencoderDC`; the released ones if None.
-        vocoder_config: arguments of `ADaMoSHiFiGANV1`; the released ones if None.
+        vocoder_config: arguments of the vocoder; the released ones if None.
+        vocoder_class: of `VOCODERS`.
 
     Raises:
         ValueError: for an autoencoder whose attention is not in its deepest stage alone, a compression other than 8,
@@ -70,11 +82,14 @@ class MusicDCAE(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     @register_to_config
     def __init__(
-        self, autoencoder_config: dict[str, Any] | None = None, vocoder_config: dict[str, Any] | None = None
+        self,
+        autoencoder_config: dict[str, Any] | None = None,
+        vocoder_config: dict[str, Any] | None = None,
+        vocoder_class: str = ADaMoSHiFiGANV1.__name__,
     ) -> None:
         super().__init__()
         self.autoencoder = AutoencoderDC(**(autoencoder_config or AUTOENCODER))
-        self.vocoder = ADaMoSHiFiGANV1(**(vocoder_config or {}))
+        self.vocoder = VOCODERS[vocoder_class](**(vocoder_config or {}))
         spectrograms.check_layout(self.autoencoder)
         if self.autoencoder.spatial_compression_ratio != COMPRESSION:
             raise ValueError(f"the autoencoder compresses {self.autoencoder.spatial_compression_ratio} times, not 8")
@@ -82,10 +97,10 @@ class MusicDCAE(ModelMixin, ConfigMixin):  # type: ignore[misc]
             raise ValueError(f"the vocoder is not one of {CODEC_HZ} Hz with hop {HOP}")
 
     @classmethod
-    def from_parts(cls, autoencoder: AutoencoderDC, vocoder: ADaMoSHiFiGANV1) -> "MusicDCAE":
+    def from_parts(cls, autoencoder: AutoencoderDC, vocoder: ADaMoSHiFiGANV1 | GriffinLim) -> "MusicDCAE":
         """The codec of two loaded models, which it shares: the released folders keep them apart."""
         with torch.device("meta"):
-            codec = cls(_arguments(autoencoder.config), _arguments(vocoder.config))
+            codec = cls(_arguments(autoencoder.config), _arguments(vocoder.config), type(vocoder).__name__)
         codec.autoencoder, codec.vocoder = autoencoder, vocoder
         return codec.train(autoencoder.training)
 
@@ -145,16 +160,15 @@ class MusicDCAE(ModelMixin, ConfigMixin):  # type: ignore[misc]
             raise ValueError(
                 f"latents are {list(latents.shape)}, expected [batch, {expected[0]}, {expected[1]}, frames]"
             )
-        code = (latents.float() / _SCALE - _SHIFT).to(self.autoencoder.dtype)
+        code = (latents.float() / SCALE - SHIFT).to(self.autoencoder.dtype)
         return spectrograms.decode(self.autoencoder, code, window).float()
 
     def _encode(self, waveform: Tensor, sample_rate_hz: int, window: int) -> Tensor:
         audio = resample(waveform, sample_rate_hz, CODEC_HZ).expand(-1, 2, -1)
         audio = F.pad(audio, (0, -audio.shape[-1] % SAMPLES_PER_FRAME)).flatten(0, 1)
         mel = windowed(self.vocoder.encode, audio, window=window * COMPRESSION, reach=_REFLECTED, columns=HOP)
-        scaled = 2 * (mel - _MEL_LOW) / (_MEL_HIGH - _MEL_LOW) - 1
-        stereo = scaled.unflatten(0, (-1, 2)).to(self.autoencoder.dtype)
-        return (spectrograms.encode(self.autoencoder, stereo, window).float() + _SHIFT) * _SCALE
+        stereo = scaled_mel(mel).unflatten(0, (-1, 2)).to(self.autoencoder.dtype)
+        return (spectrograms.encode(self.autoencoder, stereo, window).float() + SHIFT) * SCALE
 
     def _voice(self, scaled: Tensor, window: int) -> Tensor:
         """Scaled bands [B, 2, 128, frames] to waveforms [B, 2, frames * HOP] at 44.1 kHz."""

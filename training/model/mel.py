@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_SMOOTHING = 1e-6
+SMOOTHING = 1e-6  # of squared magnitudes
 _FLOOR = 1e-5
 
 
@@ -27,9 +27,13 @@ class _Spectrogram(nn.Module):
         self.register_buffer("window", torch.hann_window(win_length))
 
     def forward(self, waveform: Tensor) -> Tensor:
+        return torch.view_as_real(self.spectrum(waveform)).square().sum(-1).add(SMOOTHING).sqrt()
+
+    def spectrum(self, waveform: Tensor) -> Tensor:
+        """The complex spectrum that the magnitudes are of."""
         margin = self.n_fft - self.hop_length
         padded = F.pad(waveform, (margin // 2, margin - margin // 2), mode="reflect")
-        spectrum = torch.stft(
+        return torch.stft(
             padded,
             self.n_fft,
             hop_length=self.hop_length,
@@ -38,7 +42,20 @@ class _Spectrogram(nn.Module):
             center=False,
             return_complex=True,
         )
-        return torch.view_as_real(spectrum).square().sum(-1).add(_SMOOTHING).sqrt()
+
+    def inverse(self, spectrum: Tensor) -> Tensor:
+        """The waveform [N, frames * hop] whose spectrum is nearest to one [N, bins, frames], by least squares."""
+        margin, frames = self.n_fft - self.hop_length, spectrum.shape[-1]
+        side = (self.n_fft - len(self.window)) // 2
+        window = F.pad(self.window, (side, self.n_fft - len(self.window) - side))[:, None]
+
+        def added(pieces: Tensor) -> Tensor:
+            length = frames * self.hop_length + margin
+            sums = F.fold(pieces, (1, length), (1, self.n_fft), stride=(1, self.hop_length)).flatten(1)
+            return sums[:, margin // 2 : length - (margin - margin // 2)]
+
+        overlap = added(window.square().expand(-1, frames)[None])
+        return added(torch.fft.irfft(spectrum, self.n_fft, dim=-2) * window) / overlap
 
 
 class _MelScale(nn.Module):

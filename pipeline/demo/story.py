@@ -1,0 +1,164 @@
+"""The demo: from a few songs to a new one, by the commands that a user would type, each shown before it runs.
+
+The same story again goes on where it stopped: every command knows what it has done.
+"""
+
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from pipeline.demo.input import DemoInput
+from pipeline.inspection import show_songs
+from pipeline.stats import connect
+from schemas.dataset import Layout
+from training.run_folder import RunFolder
+
+Songmill = Callable[[Sequence[str]], int]
+
+_BARS = "▁▂▃▄▅▆▇█"
+_BARS_SHOWN = 40
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long the demo takes its time. The defaults make six minutes on two CPU cores.
+
+    Attributes:
+        autoencoder: settings of its run, besides the preset.
+        transformer: settings of its run, besides the preset.
+        duration_s: of the song.
+        infer_steps: from noise to song.
+    """
+
+    autoencoder: tuple[str, ...] = ()
+    transformer: tuple[str, ...] = ("data.max_frames_per_song=172", "steps=240", "optimizer.lr=4e-3")
+    duration_s: float = 15.0
+    infer_steps: int = 30
+
+
+QUICK = Pace(
+    autoencoder=("full.steps=2", "middle.steps=1", "head.steps=1"),
+    transformer=("data.max_frames_per_song=32", "steps=4", "log_every=1"),
+    duration_s=2.0,
+    infer_steps=2,
+)
+
+
+@dataclass(frozen=True)
+class _Chapter:
+    """A command and what it is for; `made` is what it would not replace, so that it is left out where that is there."""
+
+    title: str
+    arguments: Sequence[object]
+    made: Path | None = None
+
+    @property
+    def command(self) -> list[str]:
+        return [str(argument) for argument in self.arguments]
+
+
+class Demo:
+    """The demo in a folder.
+
+    Args:
+        folder: of everything it makes.
+        given: songs and lyrics.
+        pace: how long it takes.
+    """
+
+    def __init__(self, folder: Path, given: DemoInput, pace: Pace) -> None:
+        self._given, self._pace = given, pace
+        self.dataset = folder / "dataset"
+        self.autoencoder, self.codec = folder / "autoencoder", folder / "codec"
+        self.run, self.checkpoint = folder / "transformer", folder / "checkpoint"
+        self.song = folder / "song.wav"
+
+    def tell(self, songmill: Songmill, console: Console) -> int:
+        """Run the commands one after the other; the exit code of the first that fails, or 0."""
+        for number, chapter in enumerate(self._chapters(), 1):
+            console.print(f"\n[bold cyan]{number}. {chapter.title}[/]")
+            console.print(f"[green]$ songmill {escape(shlex.join(chapter.command))}[/]", highlight=False, soft_wrap=True)
+            if chapter.made and chapter.made.exists():
+                console.print(f"{chapter.made} is there", highlight=False)
+            elif code := songmill(chapter.command):
+                return code
+            self._look_at_results(chapter, console)
+        console.print(
+            f"\n[bold]{self.song}[/] is the song. Minutes of training on a handful of songs leave it far from music; "
+            f"days on thousands are what\nthe same commands are for. [bold]songmill ui {self.checkpoint}[/] plays with "
+            "the model in a browser.",
+            highlight=False,
+        )
+        return 0
+
+    def _chapters(self) -> Iterator[_Chapter]:
+        """Lazily, for a later command may quote what an earlier one found."""
+        songs, lyrics = self._given.songs, self._given.library
+        rows = "resources.rows_per_shard=2"  # so few songs would fill one shard only, and one worker write it
+        yield _Chapter(
+            "Songs become a dataset: judged, described, transcribed",
+            ["curate", songs, "--out", self.dataset, "--lyrics", lyrics, "--set", rows],
+        )
+        yield _Chapter("What the dataset holds", ["inspect", self.dataset])
+        yield _Chapter(
+            "An autoencoder learns to write their sound as latents",
+            ["train", "autoencoder", self.dataset, "--out", self.autoencoder, "--preset", "tiny"]
+            + _settings(self._pace.autoencoder),
+        )
+        yield _Chapter(
+            "It becomes a codec", ["train", "export", self.autoencoder, "--out", self.codec], made=self.codec
+        )
+        yield _Chapter(
+            "Latents and all else that training reads come beside the shards",
+            ["curate", "--add", "latents,ssl,text_embedding", "--set", f"latents.codec={self.codec}", self.dataset],
+        )
+        yield _Chapter(
+            "A transformer learns to make latents from captions",
+            ["train", "dit", self.dataset, "--out", self.run, "--preset", "tiny", "--ssl", "whisper_base"]
+            + _settings(self._pace.transformer),
+        )
+        yield _Chapter(
+            "Both become a checkpoint in the layout of ACE-Step",
+            ["train", "export", self.run, "--out", self.checkpoint]
+            + ["--codec", self.codec, "--text-encoder", "e5-small"],
+            made=self.checkpoint,
+        )
+        yield _Chapter(
+            "A new song, of what a caption asks for",
+            ["sample", self.checkpoint, "--prompt", self._caption(), "--duration", self._pace.duration_s]
+            + ["--steps", self._pace.infer_steps, "--guidance-scale", 3, "--seed", 1, "--out", self.song],
+            made=self.song,
+        )
+
+    def _look_at_results(self, chapter: _Chapter, console: Console) -> None:
+        what = chapter.command[:2]
+        if what[0] == "inspect":
+            show_songs(console, Layout(self.dataset))
+        elif what == ["train", "autoencoder"]:
+            console.print(falling(self.autoencoder), highlight=False)
+        elif what == ["train", "dit"]:
+            console.print(falling(self.run), highlight=False)
+
+    def _caption(self) -> str:
+        """Of the first instrumental, or else of the first song."""
+        with connect(Layout(self.dataset)) as songs:
+            found = songs.sql("select caption.simplified from tracks order by vocals.has_vocals, uri limit 1")
+            return str(found.fetchall()[0][0])
+
+
+def falling(run: Path) -> str:
+    """The losses of a run as a line of bars, between the first and the last."""
+    losses = [figures["loss"] for figures in RunFolder(run).figures()]
+    step = max(1, -(-len(losses) // _BARS_SHOWN))
+    means = [sum(part) / len(part) for part in (losses[at : at + step] for at in range(0, len(losses), step))]
+    low, high = min(means), max(means)
+    bars = "".join(_BARS[round((mean - low) / max(high - low, 1e-9) * (len(_BARS) - 1))] for mean in means)
+    return f"loss {means[0]:.3f} {bars} {means[-1]:.3f}"
+
+
+def _settings(overrides: Sequence[str]) -> list[str]:
+    return [part for override in overrides for part in ("--set", override)]

@@ -1,0 +1,209 @@
+"""Features made of the audio in every batch, by the very stages that would have stored them.
+
+What a run without stored features costs, and what training on them is to be compared with: nothing is kept between
+batches. A song is encoded as a whole, as for the shards, whatever part of it the batch takes.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.dag import Node
+from pipeline.errors import DataProblem, UsageProblem
+from pipeline.feature_dag import build_feature_dag
+from pipeline.identity import track_id
+from pipeline.models.store import ModelStore
+from pipeline.plan import Plan
+from schemas.dataset import Layout
+from stages import pcm
+from stages.base import Stage
+from stages.text_embedding import texts
+from training.data.config import DataConfig
+from training.data.errors import CorruptShard
+from training.data.facts import Facts
+from training.data.maker import Row
+from training.data.rows import RowReader
+from training.data.songs import Songs
+from training.data.units import Unit, read_rows, read_schema
+from training.model.codec import CODEC_HZ, latent_length
+
+_LATENTS, _TEXT, _SSL = "latents", "text_embedding", "ssl"
+_SILENCE = pcm.encode(np.zeros((pcm.CHANNELS, pcm.RATE_HZ), np.float32))
+_CAPTION = {"simplified": "silence"}
+
+
+def features_from_audio(config: DataConfig, codec: Path | None, store: ModelStore) -> "AudioFeatures":
+    """What makes the features that a run reads, as its datasets' plans say.
+
+    Args:
+        config: datasets and encoders.
+        codec: folder that holds `music_dcae_f8c8/`; by default the one that the datasets' latents were made with.
+        store: where the models lie.
+
+    Raises:
+        UsageProblem: no codec, a stage that does not fit, an encoder that no stage has.
+        DataProblem: a folder is no dataset, its features were made in another way, or two datasets make them in
+            different ways.
+    """
+    names = [_LATENTS, _TEXT, *([_SSL] if config.ssl else [])]
+    first, *others = (_nodes(dataset, names, codec, store) for dataset in config.datasets)
+    for dataset, nodes in zip(config.datasets[1:], others, strict=True):
+        for column, node in nodes.items():
+            if node.fingerprint != first[column].fingerprint:
+                raise DataProblem(f"{config.datasets[0]} and {dataset} make {column} in different ways")
+    return AudioFeatures(tuple(first.values()), names, config.ssl)
+
+
+def _nodes(dataset: Path, names: Sequence[str], codec: Path | None, store: ModelStore) -> dict[str, Node]:
+    """Column -> the stage that makes it, in the order in which they run."""
+    layout = Layout(dataset)
+    shards = sorted(layout.shards.glob("*.parquet"))
+    if not layout.plan.is_file() or not shards:
+        raise DataProblem(f"{dataset} has no plan or no shards: give a folder that `songmill curate` wrote")
+    plan = Plan.model_validate_json(layout.plan.read_bytes())
+    if codec is None and _LATENTS not in plan.columns:
+        raise UsageProblem(
+            f"--codec is missing: {dataset} has no latents that tell it; give the folder that holds music_dcae_f8c8/"
+        )
+    overrides = [f"latents.codec={codec.resolve()}"] if codec else []
+    made = build_feature_dag(dataset, plan, read_schema(shards[0]), names, overrides, store, as_planned=True)
+    for node in made.dag.nodes:
+        stored = plan.columns.get(node.column)
+        if stored and node.fingerprint != stored.fingerprint:
+            other, remedy = "model or revision of its stage", ""
+            if node.name == _LATENTS:
+                other, remedy = "codec", f"give the one they were made with as --codec, {stored.params['codec']}, or "
+            raise DataProblem(
+                f"{dataset} has {node.column} of another {other}: {remedy}make them anew with "
+                f"`songmill curate --add {node.name} {dataset}`"
+            )
+    return {node.column: node for node in made.dag.nodes}
+
+
+class AudioFeatures:
+    """Makes features of the audio behind `uri`: a `training.data.FeatureMaker`.
+
+    Attributes:
+        reads: columns of the shards that this needs.
+    """
+
+    def __init__(self, nodes: Sequence[Node], names: Sequence[str], ssl: Sequence[str]) -> None:
+        """Run the stages on a second of silence, to see what they make: widths, rates, models.
+
+        Args:
+            nodes: stages that make what is wanted, in order; they may read PCM and captions.
+            names: of those among them that make features.
+            ssl: encoders whose states are wanted.
+
+        Raises:
+            UsageProblem: no stage has one of them.
+        """
+        self._nodes = tuple(nodes)
+        made = {column for node in nodes for column in (node.column, *node.stage_type.working)}
+        read = {column for node in nodes for column in (*node.stage_type.reads, *node.stage_type.reads_if_present)}
+        self.reads = sorted({"uri", "track_id", *read} - made)
+        features = [stage for stage in self._stages if stage.name in names]
+        sample = _run(features, {"pcm": pa.scalar(_SILENCE, pcm.PCM), "caption": pa.scalar(_CAPTION)})
+        self._models = {stage.column: stage.model for stage in features}
+        self._sizes = _sizes(sample, ssl)
+
+    def facts(self, unit: Unit, config: DataConfig) -> Facts:
+        """Which rows can be made, and how long they will be: curation has decoded these very bytes before."""
+        rows = read_rows(unit.shard, ["audio.duration_s", "audio.sample_rate_hz", "caption"])
+        frames = [planned_frames(audio) for audio in rows["audio"].to_pylist()]
+        spoken = [{variant for variant, _ in texts(caption or {})} for caption in rows["caption"].to_pylist()]
+        wanted = set(config.text_variants)
+        lacks = [
+            _LATENTS if not length else None if (said & wanted if wanted else said) else _TEXT
+            for length, said in zip(frames, spoken, strict=True)
+        ]
+        table = pa.table({"frames": pa.array(frames, pa.int32()), "lacks": pa.array(lacks, pa.string())})
+        return Facts(table, self._sizes, self._models)
+
+    def rows(self, songs: Songs) -> "AudioRows":
+        """Makes the rows of these songs."""
+        return AudioRows(songs, self)
+
+    def make(self, row: Row) -> Row:
+        """The features of a row.
+
+        Raises:
+            Exception: whatever a stage cannot cope with.
+        """
+        return _run(self._stages, row)
+
+    @cached_property  # in the process that reads
+    def _stages(self) -> Sequence[Stage]:
+        stages = []
+        for node in self._nodes:
+            stage = node.build()
+            stage.setup(node.weights)
+            stages.append(stage)
+        for stage in stages:
+            stage.wanted = frozenset(stage.working) & {
+                column for s in stages for column in (*s.reads, *s.reads_if_present)
+            }
+        return stages
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_stages"}
+
+
+class AudioRows:
+    """Rows of an index with features that are made now: a `training.data.maker.RowSource`."""
+
+    def __init__(self, songs: Songs, features: AudioFeatures) -> None:
+        self._features = features
+        self._stored = RowReader(songs, (), more=features.reads)
+        self._frames = songs.column("frames")
+
+    def read(self, songs: Sequence[int]) -> Iterator[tuple[int, Row | CorruptShard]]:
+        """Songs in any order, each with its row or with what is wrong with its shard or its audio."""
+        for song, row in self._stored.read(songs):
+            yield song, row if isinstance(row, CorruptShard) else self._complete(row, self._frames[song])
+
+    def _complete(self, row: Row, frames: int) -> Row | CorruptShard:
+        uri = row["uri"].as_py()
+        try:
+            if track_id(uri) != row["track_id"].as_py():
+                return CorruptShard(uri, "its bytes are not those that were curated")
+            made = self._features.make(row)
+        except Exception as problem:  # as the operator has it: a stage may fail at anything, and it costs one song
+            return CorruptShard(uri, f"{type(problem).__name__}: {problem}")
+        if made[_LATENTS]["frames"].as_py() != frames:
+            return CorruptShard(uri, f"it has {made[_LATENTS]['frames']} latent frames, by its shard {frames}")
+        return {**row, **made}
+
+
+def _run(stages: Iterable[Stage], row: Row) -> Row:
+    """What the stages make of a row, through the types of their columns."""
+    for stage in stages:
+        values = stage.run(pa.table({name: pa.array([value]) for name, value in row.items()}))
+        types = {stage.column: stage.type, **{name: stage.working[name] for name in stage.wanted}}
+        row = {**row, **{name: pa.array(values[name], types[name])[0] for name in types}}
+    return row
+
+
+def _sizes(sample: Row, ssl: Sequence[str]) -> dict[tuple[str, str], frozenset[Any]]:
+    """Widths and rates of what was made, as `Facts` has them."""
+    sizes = {(_TEXT, "dim"): frozenset({sample[_TEXT][0]["dim"].as_py()})}
+    for encoder in ssl:
+        states = sample[_SSL].as_py()
+        if encoder not in states:
+            known = ", ".join(name for name in states if name != "model")
+            raise UsageProblem(f"--ssl: there are no states of {encoder}; the stage ssl makes those of {known}")
+        sizes |= {(f"{_SSL}.{encoder}", name): frozenset({states[encoder][name]}) for name in ("dim", "rate_hz")}
+    return sizes
+
+
+def planned_frames(audio: Mapping[str, Any] | None) -> int:
+    """Latent frames of a song, as its shard tells the file's length: libsoxr rounds that to whole samples."""
+    if not audio or not audio["duration_s"]:
+        return 0
+    rate_hz = audio["sample_rate_hz"]
+    samples = round(audio["duration_s"] * rate_hz)
+    return latent_length((2 * samples * CODEC_HZ + rate_hz) // (2 * rate_hz), CODEC_HZ)

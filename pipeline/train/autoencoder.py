@@ -1,0 +1,96 @@
+"""A run of the autoencoder as a user sees it: songs, steps, pictures, and a card that says what came of it."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pipeline.errors import DataProblem, UsageProblem
+from pipeline.train.audio import DatasetAudio
+from pipeline.train.autoencoder_card import write_card
+from pipeline.train.progress import shown
+from pipeline.train.running import find_device, stopped_gently
+from training.audio import UnreadableAudio
+from training.autoencoder.config import AutoencoderTrainConfig
+from training.autoencoder.model import NoSuchModel
+from training.autoencoder.trainer import AutoencoderTrainer
+from training.checkpoints import CheckpointProblem
+from training.events import TensorBoard
+from training.run_folder import RunFolder, RunProblem
+
+
+@dataclass(frozen=True)
+class AutoencoderRun:
+    """A run that can start.
+
+    Attributes:
+        config: what to do.
+        folder: where.
+        audio: to train on.
+        device: to compute on.
+    """
+
+    config: AutoencoderTrainConfig
+    folder: RunFolder
+    audio: DatasetAudio
+    device: str
+
+    @property
+    def step(self) -> int:
+        """Of the last checkpoint; 0 before the first."""
+        return max(self.folder.steps(), default=0)
+
+
+def prepare(config: AutoencoderTrainConfig, out: Path, *, device: str = "auto") -> AutoencoderRun:
+    """Check that a run fits its folder, find its songs and a device.
+
+    Raises:
+        DataProblem: there are no songs, or the folder holds another run.
+        UsageProblem: the device is not there.
+    """
+    found = find_device(device)
+    with problems_told():
+        folder = RunFolder(out)
+        folder.prepare(config.model_dump(mode="json"))
+        return AutoencoderRun(config, folder, DatasetAudio(config.data.datasets, config.data.where), found)
+
+
+def train(run: AutoencoderRun, *, progress: bool = True) -> bool:
+    """Take the steps that are left and write the card; whether all are taken, or the user stopped before.
+
+    Raises:
+        DataProblem: it cannot go on; the message says what to do.
+        KeyboardInterrupt: stopped before the step at hand was through.
+    """
+    steps = run.config.steps
+    if run.step < steps:
+        with (
+            problems_told(),
+            shown(run.folder.metrics, run.step, steps, enabled=progress),
+            closing(TensorBoard(run.folder)) as board,
+        ):
+            trainer = AutoencoderTrainer(
+                run.config, run.audio, run.folder.root, device=run.device, report=board, show=board.pictures
+            )
+            with stopped_gently(trainer):
+                trainer.train()
+    write_card(run.folder, run.config, run.audio)
+    return run.step >= steps
+
+
+@contextmanager
+def problems_told() -> Iterator[None]:
+    """Turns what can go wrong with the run into what a user can mend."""
+    try:
+        yield
+    except (RunProblem, UnreadableAudio, CheckpointProblem) as problem:
+        raise DataProblem(str(problem)) from problem
+    except NoSuchModel as problem:
+        raise UsageProblem(f"--set model: {problem}") from problem
+    except (torch.OutOfMemoryError, MemoryError) as problem:
+        raise DataProblem(
+            "out of memory: lower the phase's batch_size or excerpt_s, such as --set middle.batch_size=1, in another "
+            "--out"
+        ) from problem

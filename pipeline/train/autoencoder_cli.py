@@ -1,0 +1,122 @@
+"""`songmill train autoencoder`: from curated songs to a music codec."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from pipeline.errors import UsageProblem
+from pipeline.train import command
+
+if TYPE_CHECKING:
+    from pipeline.train.autoencoder import AutoencoderRun
+
+# Flags and the settings they stand for; all others are reached by --set.
+FLAGS = {
+    "--where": "data.where",
+    "--checkpoint": "checkpoint",
+    "--steps": "steps",
+    "--seed": "seed",
+    "DATASET": "data.datasets",
+}
+
+
+def autoencoder_command(
+    datasets: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="DATASET...", show_default=False, help="Folders that songmill curate wrote."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", show_default=False, help="Folder of the run; one that exists goes on.")
+    ] = None,
+    where: Annotated[
+        str | None,
+        command.data("--where", "Train on the songs for which this SQL holds, e.g. quality.bandwidth_hz > 15000."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, command.model("--checkpoint", "Go on from its music_dcae_f8c8/, not from random weights.")
+    ] = None,
+    size: Annotated[
+        str | None, command.model("--size", "Of a new autoencoder: tiny, or released, the default.")
+    ] = None,
+    preset: Annotated[
+        str | None, command.training("--preset", "tiny (two CPU cores, a minute and a half) or released (the paper's).")
+    ] = None,
+    steps: Annotated[int | None, command.training("--steps", "Stop after so many, not after the last phase.")] = None,
+    seed: Annotated[int | None, command.training("--seed", "Of weights and excerpts.")] = None,
+    config: Annotated[
+        Path | None, command.training("--config", "YAML of such settings. The command line wins.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, command.training("--set", "key.sub=value, such as head.steps=1000; may be repeated.")
+    ] = None,
+    device: Annotated[str, command.machine("--device", "auto, cpu or cuda.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the last figures.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Train the music autoencoder on curated songs. The same command again goes on from the last checkpoint.
+
+    Three phases, each with its own settings: full (short excerpts, all weights), middle (long excerpts, the deepest
+    layers) and head (short excerpts, the last layers against a discriminator). A phase without steps is left out.
+
+    [bold]Examples[/]
+
+      songmill train autoencoder dataset --out run --preset tiny
+
+      songmill train autoencoder a b --out run --preset released --set head.batch_size=8 --device cuda
+
+      songmill train export run --out codec
+
+      songmill curate --add latents dataset --set latents.codec=codec
+    """
+    flags = {
+        "--where": where,
+        "--checkpoint": checkpoint.resolve() if checkpoint else None,
+        "--steps": steps,
+        "--seed": seed,
+        "DATASET": [path.resolve() for path in datasets] if datasets else None,
+    }
+    with command.guarded("interrupted; the same command goes on from the last checkpoint"):
+        # Here, for torch takes seconds to import and the other commands do without.
+        from pipeline.train.autoencoder import prepare, train
+        from pipeline.train.settings import named, read_settings
+        from training.autoencoder.config import AutoencoderTrainConfig
+        from training.autoencoder.presets import PRESETS, SIZES
+
+        if out is None:
+            raise UsageProblem("--out is missing: say where the run goes")
+        presets = [named("--preset", preset, PRESETS)] if preset else []
+        presets += [{"model": named("--size", size, SIZES)}] if size else []
+        settings = read_settings(
+            AutoencoderTrainConfig, FLAGS, presets=presets, file=config, flags=flags, overrides=overrides or []
+        )
+        run = prepare(settings, out, device=device)
+        if not quiet:
+            _show_start(run)
+        complete = train(run, progress=not quiet)
+    figures = run.folder.figures()
+    last = figures[-1] if figures else {}
+    if not complete:
+        command.fail(
+            f"stopped; the checkpoint of step {run.step} is saved and the same command goes on from it",
+            command.INTERRUPTED,
+        )
+    if as_json:
+        typer.echo(json.dumps(last, indent=2))
+    else:
+        distance = f", {last['validation/mel_distance_db']:.2f} dB held out" if "validation/loss" in last else ""
+        typer.echo(f"{out}: {run.step} steps, loss {last['loss']:.5f}{distance}; see {run.folder.root / 'README.md'}")
+
+
+def _show_start(run: "AutoencoderRun") -> None:
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    hours = sum(recording.samples for recording in run.audio.recordings) / 44_100 / 3600
+    console.print(f"{len(run.audio.recordings)} songs, {hours:.2f} hours, on {run.device}")
+    if run.audio.left_out:
+        console.print(f"  {run.audio.left_out} left out, by --where or because they are there twice")
+    phases = ", ".join(f"{name} {phase.steps}" for name, phase in run.config.phases() if phase.steps)
+    console.print(f"phases: {phases} steps")
+    if run.step:
+        console.print(f"going on from step {run.step} of {run.config.steps}")

@@ -1,0 +1,125 @@
+"""A run of the speaker encoder as a user sees it: voices prepared once, steps, and a card."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pipeline.errors import DataProblem, UsageProblem
+from pipeline.train.progress import shown
+from pipeline.train.running import find_device, stopped_gently
+from pipeline.train.speaker_card import write_card
+from pipeline.train.voices import prepare_voices, sung_songs
+from training.events import TensorBoard
+from training.model.speaker_encoder import SpeakerEncoder
+from training.run_folder import RunFolder, RunProblem
+from training.speaker.config import SpeakerConfig
+from training.speaker.segments import Segments
+from training.speaker.trainer import SEGMENTS, SpeakerTrainer, frame_hz
+from training.speaker.voices import Voices
+
+
+@dataclass(frozen=True)
+class SpeakerRun:
+    """A run that can start.
+
+    Attributes:
+        config: what to do.
+        folder: where.
+        voices: to learn from.
+        device: to compute on.
+    """
+
+    config: SpeakerConfig
+    folder: RunFolder
+    voices: Voices
+    device: str
+
+    @property
+    def step(self) -> int:
+        """Of the last checkpoint; 0 before the first."""
+        return max(self.folder.steps(), default=0)
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Songs without segments: track id -> why."""
+        return Segments(self.folder.root / SEGMENTS).failed()
+
+
+def prepare(
+    config: SpeakerConfig, out: Path, *, device: str = "auto", workers: int = 1, progress: bool = True
+) -> SpeakerRun:
+    """Check that a run fits its folder, and make the voices that it lacks.
+
+    A run that has a checkpoint keeps to the voices it has: it needs no dataset any more.
+
+    Args:
+        config: what to do.
+        out: folder of the run.
+        device: `auto`, `cpu` or `cuda`.
+        workers: processes that separate songs.
+        progress: show how far it is, on stderr.
+
+    Raises:
+        DataProblem: there are fewer than two singers, or the folder holds another run.
+        UsageProblem: no such device or column, or no encoder has such sizes.
+    """
+    found = find_device(device)
+    encoder = _encoder(config)
+    with problems_told():
+        folder = RunFolder(out)
+        folder.prepare(config.model_dump(mode="json"))
+        segments = Segments(out / SEGMENTS)
+        if not folder.steps():
+            songs = sung_songs(config.data)
+            if len({song.label for song in songs}) < 2:
+                raise DataProblem(
+                    f"all {len(songs)} songs with vocals have the same {config.data.label}, {songs[0].label!r}: at "
+                    "least two singers are needed. Name the column that tells singers apart with --label"
+                )
+            prepare_voices(segments, songs, encoder, workers=workers, progress=progress)
+        return SpeakerRun(config, folder, Voices(segments, config.data, frame_hz(encoder)), found)
+
+
+def train(run: SpeakerRun, *, progress: bool = True) -> bool:
+    """Take the steps that are left and write the card; whether all are taken, or the user stopped before.
+
+    Raises:
+        DataProblem: it cannot go on; the message says what to do.
+        KeyboardInterrupt: stopped before the step at hand was through.
+    """
+    steps = run.config.steps
+    if run.step < steps:
+        with (
+            problems_told(),
+            shown(run.folder.metrics, run.step, steps, enabled=progress),
+            closing(TensorBoard(run.folder)) as board,
+        ):
+            trainer = SpeakerTrainer(run.config, run.folder.root, device=run.device, report=board)
+            with stopped_gently(trainer):
+                trainer.train()
+    write_card(run.folder, run.config, run.voices, run.failed)
+    return run.step >= steps
+
+
+@contextmanager
+def problems_told() -> Iterator[None]:
+    """Turns what can go wrong with the run into what a user can mend."""
+    try:
+        yield
+    except (RunProblem, OSError) as problem:
+        raise DataProblem(str(problem)) from problem
+    except (torch.OutOfMemoryError, MemoryError) as problem:
+        raise DataProblem(
+            "out of memory: lower --singers, --segments or --set data.crop_s=, or take a smaller --size, in another "
+            "--out"
+        ) from problem
+
+
+def _encoder(config: SpeakerConfig) -> SpeakerEncoder:
+    try:
+        return SpeakerEncoder(**config.model)
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as problem:
+        raise UsageProblem(f"--set model: {problem}") from problem

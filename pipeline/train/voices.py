@@ -1,0 +1,278 @@
+"""The voices of a speaker run, made once: every song with vocals is separated, what is sung in it kept as log-mels."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import torch
+from rich.console import Console
+from rich.progress import track as tracked
+
+from pipeline.errors import DataProblem, UsageProblem
+from pipeline.models.store import ModelStore
+from pipeline.plan import Plan
+from pipeline.stats import connect
+from pipeline.train.audio import DatasetAudio
+from schemas.dataset import Layout
+from stages import pcm
+from stages.base import Stage, Weights
+from stages.registry import stage_class
+from stages.voice import voiced_segments
+from training.model.speaker_encoder import SpeakerEncoder
+from training.speaker.config import VoicesConfig
+from training.speaker.segments import Segments, Song
+
+_VOCALS, _STEM = "vocals", "vocal_stem"
+_FRONT_END = ("sampling_rate", "n_fft", "win_length", "hop_length", "f_min", "f_max", "n_mels")
+_LINE_INTERVAL_S = 10.0
+
+
+@dataclass(frozen=True)
+class SungSong:
+    """A kept row with vocals.
+
+    Attributes:
+        dataset: that it is of.
+        track_id: its id.
+        label: who sings; its own id where the row does not say.
+        license: that it came with.
+    """
+
+    dataset: Path
+    track_id: str
+    label: str
+    license: str
+
+
+def sung_songs(config: VoicesConfig) -> list[SungSong]:
+    """The songs with vocals of all datasets, each track once.
+
+    Raises:
+        UsageProblem: no column of that name, or the condition is no SQL.
+        DataProblem: a folder is no dataset, was curated without the stage `vocals`, or nobody sings.
+    """
+    songs: dict[str, SungSong] = {}
+    for dataset in config.datasets:
+        for song in _sung(dataset, config.where, config.label):
+            songs.setdefault(song.track_id, song)
+    if not songs:
+        condition = f" for which {config.where!r} holds" if config.where else ""
+        raise DataProblem(f"{', '.join(map(str, config.datasets))}: no song{condition} has vocals")
+    return sorted(songs.values(), key=lambda song: song.track_id)
+
+
+def prepare_voices(
+    segments: Segments,
+    songs: Sequence[SungSong],
+    encoder: SpeakerEncoder,
+    *,
+    workers: int = 1,
+    progress: bool = True,
+) -> None:
+    """Make the segments of all songs that have none yet, and write down which songs there are and which failed.
+
+    Args:
+        segments: folder for them.
+        songs: to prepare.
+        encoder: whose front end hears them.
+        workers: processes that separate songs; a single one is this process.
+        progress: show how far it is, on stderr.
+
+    Raises:
+        DataProblem: a model is missing, the stage cannot start, or a process was killed.
+    """
+    store = ModelStore()
+    datasets = sorted({song.dataset for song in songs})
+    separations = {dataset: _Separation.planned(dataset, encoder, store) for dataset in datasets}
+    recipes = {dataset: separation.recipe for dataset, separation in separations.items()}
+    due = [song for song in songs if not _stored(segments, song, recipes)]
+    jobs = [_Job(song.track_id, separations[song.dataset]) for song in due]
+    made = _shown(_separated(jobs, segments.folder, min(workers, len(jobs))), len(jobs), progress)
+    failed = {track_id: problem for track_id, problem in made if problem}
+    segments.choose([song for song in (_stored(segments, song, recipes) for song in songs) if song], failed)
+
+
+def _stored(segments: Segments, song: SungSong, recipes: Mapping[Path, str]) -> Song | None:
+    return segments.find(song.track_id, recipes[song.dataset], label=song.label, license=song.license)
+
+
+def _sung(dataset: Path, where: str | None, label: str) -> list[SungSong]:
+    plan = _plan(dataset)
+    if _VOCALS not in plan.columns:
+        raise DataProblem(f"{dataset} does not say who sings: curate it with the stage vocals")
+    column = ".".join(f'"{name}"' for name in label.replace('"', '""').split("."))
+    with connect(Layout(dataset)) as connection:
+        rows = connection.sql("from tracks")
+        try:
+            named = rows.project(f"*, nullif(trim(cast({column} as varchar)), '') as _singer")
+        except duckdb.Error as problem:
+            raise UsageProblem(f"--label {label}: the shards have {', '.join(rows.columns)}") from problem
+        try:
+            sung = (
+                named.filter(where or "true")
+                .filter("vocals.has_vocals")
+                .project("track_id, coalesce(_singer, track_id), coalesce(license, 'unknown')")
+            )
+            return [SungSong(dataset, *row) for row in sung.fetchall()]
+        except duckdb.Error as problem:
+            what = str(problem).partition("\n\nLINE")[0]
+            raise UsageProblem(f"--where {where!r}: {what}") from problem
+
+
+def _plan(dataset: Path) -> Plan:
+    layout = Layout(dataset)
+    if not layout.plan.is_file():
+        raise DataProblem(f"{dataset} is no songmill dataset: give a folder that `songmill curate` wrote")
+    return Plan.model_validate_json(layout.plan.read_bytes())
+
+
+@dataclass(frozen=True)
+class _Separation:
+    """How a dataset's songs become segments; picklable, so that workers build the stage themselves.
+
+    Attributes:
+        dataset: whose stage `vocals` it is.
+        engine: of the stage.
+        params: of the stage.
+        weights: of the stage.
+        front_end: arguments of the encoder that its log-mel bands depend on.
+    """
+
+    dataset: Path
+    engine: str
+    params: Mapping[str, Any]
+    weights: Mapping[str, Weights]
+    front_end: Mapping[str, Any]
+
+    @classmethod
+    def planned(cls, dataset: Path, encoder: SpeakerEncoder, store: ModelStore) -> "_Separation":
+        """As the dataset's plan says, with the models of today's store."""
+        plan = _plan(dataset).columns[_VOCALS]
+        kind = stage_class(_VOCALS, plan.engine)
+        stage = kind(kind.Params.model_validate(plan.params))
+        if set(stage.reads) != {"pcm"} or _STEM not in stage.working:
+            raise UsageProblem(f"{dataset}: its stage vocals, {plan.engine}, does not make {_STEM} of pcm alone")
+        weights = {name: store.resolve(name) for name in stage.models}
+        return cls(dataset, plan.engine, plan.params, weights, {name: encoder.config[name] for name in _FRONT_END})
+
+    @property
+    def recipe(self) -> str:
+        """What the segments depend on besides the song."""
+        facts = {
+            "engine": self.engine,
+            "revision": stage_class(_VOCALS, self.engine).revision,
+            "params": self.params,
+            "weights": {name: weights.digest for name, weights in self.weights.items()},
+            "front_end": self.front_end,
+        }
+        return json.dumps(facts, sort_keys=True, default=str)
+
+    def build(self) -> Stage:
+        """The stage, set up."""
+        kind = stage_class(_VOCALS, self.engine)
+        stage = kind(kind.Params.model_validate(self.params))
+        try:
+            stage.setup(self.weights)
+        except Exception as error:
+            raise DataProblem(f"stage {_VOCALS!r} cannot start: {error}") from error
+        return stage
+
+
+@dataclass(frozen=True)
+class _Job:
+    track_id: str
+    separation: _Separation
+
+
+class _Separator:
+    """Songs of a dataset to segments."""
+
+    def __init__(self, separation: _Separation) -> None:
+        self._audio = DatasetAudio([separation.dataset], cache_bytes=0)
+        self._places = {recording.track_id: place for place, recording in enumerate(self._audio.recordings)}
+        self._stage = separation.build()
+        # A small one has the same front end.
+        self._encoder = SpeakerEncoder(**separation.front_end, channels=(16, 16, 16), blocks=(1, 1), parts=1)
+
+    @torch.inference_mode()
+    def __call__(self, track_id: str) -> list[np.ndarray]:
+        """Log-mel bands of what is sung, [n_mels, frames] each."""
+        heard = self._audio.read(self._places[track_id])
+        batch = pa.table({"pcm": pa.array([heard.T.astype("<i2").tobytes()], pcm.PCM)})
+        stem = self._stage.run(batch)[_STEM][0]
+        voice = voiced_segments(stem, self._encoder.config["sampling_rate"])
+        return [self._encoder.log_mel(torch.from_numpy(segment)[None])[0].numpy() for segment in voice]
+
+
+class _Workshop:
+    """Does jobs one after the other; models are loaded once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._segments = Segments(folder)
+        self._separators: dict[Path, _Separator] = {}
+
+    def __call__(self, job: _Job) -> tuple[str, str | None]:
+        """Make the segments of a song; its track id and what went wrong."""
+        dataset = job.separation.dataset
+        if dataset not in self._separators:
+            self._separators[dataset] = _Separator(job.separation)
+        try:
+            voice = self._separators[dataset](job.track_id)
+        except Exception as error:  # a song costs a line, whatever it does to a decoder or a network
+            return job.track_id, str(error) or repr(error)
+        self._segments.add(job.track_id, job.separation.recipe, voice)
+        return job.track_id, None
+
+
+def _separated(jobs: Sequence[_Job], folder: Path, workers: int) -> Iterator[tuple[str, str | None]]:
+    if workers <= 1:
+        yield from map(_Workshop(folder), jobs)
+        return
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _open_workshop, (folder,))
+    try:
+        for done in as_completed([pool.submit(_work, job) for job in jobs]):
+            yield done.result()
+    except BrokenProcessPool as error:
+        raise DataProblem(
+            "a process that separates vocals was killed, perhaps for memory: try fewer --workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_workshop: _Workshop  # of a worker process
+
+
+def _open_workshop(folder: Path) -> None:
+    global _workshop
+    torch.set_num_threads(1)
+    _workshop = _Workshop(folder)
+
+
+def _work(job: _Job) -> tuple[str, str | None]:
+    return _workshop(job)
+
+
+def _shown(made: Iterator[tuple[str, str | None]], total: int, enabled: bool) -> Iterator[tuple[str, str | None]]:
+    """What is made, with a live bar on a terminal and a line now and then elsewhere."""
+    console = Console(stderr=True)
+    if not enabled or not total:
+        yield from made
+    elif console.is_terminal:
+        yield from tracked(made, "separating vocals", total, console=console)
+    else:
+        last_line = time.monotonic()
+        for done, song in enumerate(made, start=1):
+            if done == total or time.monotonic() - last_line >= _LINE_INTERVAL_S:
+                console.print(f"separating vocals: {done}/{total} songs", highlight=False)
+                last_line = time.monotonic()
+            yield song

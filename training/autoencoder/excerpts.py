@@ -1,0 +1,144 @@
+"""Excerpts of recordings, in an order that follows from the seed and the step's number alone.
+
+A batch draws from as many songs as it has excerpts. Each song is stayed with for some steps before the next one is
+decoded, and the songs of a batch change one after the other. An epoch visits every song the more often the longer it
+is.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.audio import FULL_SCALE, RATE_HZ, AudioSource
+from training.model.codec import SAMPLES_PER_FRAME
+
+
+@dataclass(frozen=True)
+class Excerpts:
+    """A batch.
+
+    Attributes:
+        waveforms: float32 [B, 2, samples] at 44.1 kHz, whole latent frames long.
+        track_ids: of the songs they are from.
+    """
+
+    waveforms: Tensor
+    track_ids: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an excerpt lies: the song's index and its first sample."""
+
+    song: int
+    start: int
+
+
+class ExcerptOrder:
+    """Which excerpts make up the batch of a step; decodes nothing.
+
+    Args:
+        songs: indexes of those to draw from.
+        samples: of each of these songs.
+        length: of an excerpt, in samples.
+        batch_size: excerpts.
+        per_visit: excerpts taken of a song before the next one.
+        seed: of all of it.
+    """
+
+    def __init__(
+        self, songs: Sequence[int], samples: Sequence[int], *, length: int, batch_size: int, per_visit: int, seed: int
+    ) -> None:
+        self._samples = dict(zip(songs, samples, strict=True))
+        self._length = length
+        self._batch_size = batch_size
+        self._per_visit = per_visit
+        self._seed = seed
+        visits = [max(1, round(samples / (length * per_visit))) for samples in self._samples.values()]
+        self._visits = np.repeat(np.array(songs), visits)
+        self._shuffled = lru_cache(2)(self._shuffle)
+
+    def __call__(self, step: int) -> list[Place]:
+        """The places of a step's excerpts."""
+        return [self._place(step, slot) for slot in range(self._batch_size)]
+
+    def _place(self, step: int, slot: int) -> Place:
+        ahead = slot * self._per_visit // self._batch_size
+        visit = (step + ahead) // self._per_visit * self._batch_size + slot
+        epoch, number = divmod(visit, len(self._visits))
+        song = int(self._shuffled(epoch)[number])
+        last = max(0, self._samples[song] - self._length)
+        start = np.random.default_rng([self._seed, 1, step, slot]).integers(last + 1)
+        return Place(song, int(start))
+
+    def _shuffle(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self._seed, 0, epoch]).permutation(self._visits)
+
+
+class ExcerptReader:
+    """Reads the batches of an order, the next one while the last one is worked on.
+
+    Args:
+        audio: to read from.
+        order: of the excerpts.
+        length: of an excerpt, in samples.
+    """
+
+    def __init__(self, audio: AudioSource, order: ExcerptOrder, length: int) -> None:
+        self._audio, self._order, self._length = audio, order, length
+        self._thread = ThreadPoolExecutor(1, "excerpts")
+        self._next: tuple[int, Future[Excerpts]] | None = None
+
+    def __call__(self, step: int) -> Excerpts:
+        """The batch of a step.
+
+        Raises:
+            UnreadableAudio: a song cannot be decoded.
+        """
+        if self._next and self._next[0] == step:
+            batch = self._next[1].result()
+        else:
+            batch = self._read(step)
+        self._next = (step + 1, self._thread.submit(self._read, step + 1))
+        return batch
+
+    def close(self) -> None:
+        """Forget what is read ahead."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def _read(self, step: int) -> Excerpts:
+        return read_excerpts(self._audio, self._order(step), self._length)
+
+
+def read_excerpts(audio: AudioSource, places: Sequence[Place], length: int) -> Excerpts:
+    """Excerpts from these places; where a song ends before, silence follows it, as in the codec.
+
+    Raises:
+        UnreadableAudio: a song cannot be decoded.
+    """
+    waveforms = np.zeros((len(places), 2, length), np.float32)
+    for waveform, place in zip(waveforms, places, strict=True):
+        heard = audio.read(place.song)[:, place.start : place.start + length]
+        waveform[:, : heard.shape[1]] = heard / np.float32(FULL_SCALE)
+    return Excerpts(torch.from_numpy(waveforms), [audio.recordings[place.song].track_id for place in places])
+
+
+def spread(songs: Sequence[int], samples: Sequence[int], length: int, count: int) -> list[Place]:
+    """Fixed places: `count` in all, as many of each song as of every other, evenly over its length."""
+    places = []
+    for number, (song, total) in enumerate(zip(songs, samples, strict=True)):
+        own = count // len(songs) + (number < count % len(songs))
+        last = max(0, total - length)
+        starts = [round(last * (place + 0.5) / own) for place in range(own)]
+        places += [Place(song, start) for start in dict.fromkeys(starts)]
+    return places
+
+
+def whole_frames(seconds: float) -> int:
+    """Samples of the nearest number of latent frames, at least one."""
+    return max(1, round(seconds * RATE_HZ / SAMPLES_PER_FRAME)) * SAMPLES_PER_FRAME

@@ -1,0 +1,185 @@
+"""A start from what is known: the best linear codec of some music, written into the weights before the first step.
+
+From random weights, a small autoencoder spends a thousand steps on finding out that neighbouring bands and frames are
+alike. Principal components say so at once. Every stage of the encoder begins as the components of its input's patches
+of 2 by 2, every stage of the decoder as the same components the other way round, and whatever bends begins with weight
+0. Training then takes it from there.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import SanaMultiscaleLinearAttention
+from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC, DCDownBlock2d, DCUpBlock2d, ResBlock
+from diffusers.models.transformers.sana_transformer import GLUMBConv
+from torch import Tensor, nn
+
+from training.autoencoder.latent_norm import LatentNorm
+from training.model.codec import SCALE, SHIFT
+
+_TAPS = slice(1, 3)  # of a kernel of 3 with stride 2 and padding 1: the patch of 2 by 2 itself
+_CENTRE = (1, 1)
+_LOUD = 4.0  # see `_undo_norm`
+
+
+@dataclass(frozen=True)
+class _Components:
+    """Principal components of patches: a coefficient each, which together give the patch back.
+
+    Attributes:
+        mean: [channels * 4], of the patches.
+        basis: [coefficients, channels * 4], orthonormal rows, the largest variance first.
+    """
+
+    mean: Tensor
+    basis: Tensor
+
+    @classmethod
+    def of(cls, signal: Tensor, coefficients: int) -> "_Components":
+        """Of a signal [B, channels, bands, frames]."""
+        patches = F.pixel_unshuffle(signal, 2).movedim(1, -1).flatten(0, 2).double()
+        mean = patches.mean(0)
+        centred = patches - mean
+        _, vectors = torch.linalg.eigh(centred.T @ centred)  # the smallest variance first
+        return cls(mean.float(), vectors.flip(1).T[:coefficients].float())
+
+
+def is_possible(autoencoder: AutoencoderDC) -> bool:
+    """Whether its stages are patches of 2 by 2, with channels to spare in front of the last one."""
+    config = autoencoder.config
+    return (
+        config["downsample_block_type"] == "Conv"
+        and config["upsample_block_type"] == "pixel_shuffle"
+        and config["encoder_layers_per_block"][0] == config["decoder_layers_per_block"][0] == 0
+        and list(config["encoder_block_out_channels"]) == list(config["decoder_block_out_channels"])
+        and config["decoder_block_out_channels"][1] > 4 * config["in_channels"]
+    )
+
+
+@torch.no_grad()
+def start_linear(autoencoder: AutoencoderDC, norm: LatentNorm, music: Tensor) -> None:
+    """Set the weights.
+
+    Args:
+        autoencoder: with fresh weights; `is_possible` says whether it can be one.
+        norm: of its latents, which gets the statistics of the music.
+        music: spectrograms [B, 2, bands, frames].
+    """
+    _straighten(autoencoder)
+    encoder, decoder = autoencoder.encoder, autoencoder.decoder
+    stages = []
+    signal = music
+    for stage in _downsampling(encoder):
+        components = _Components.of(signal, min(4 * signal.shape[1], stage.conv.out_channels))
+        _analyse(stage, components)
+        signal = _coefficients(signal, components)
+        stages.append(components)
+
+    codes = signal[:, : encoder.conv_out.out_channels]
+    _select(encoder.conv_out, autoencoder.config["encoder_out_shortcut"])
+    mean, variance = codes.mean((0, 2, 3)), codes.var((0, 2, 3))
+    norm.statistics.running_mean.copy_(mean)
+    norm.statistics.running_var.copy_(variance)
+    _place(decoder.conv_in, mean, variance.add(norm.statistics.eps).sqrt(), autoencoder.config["decoder_in_shortcut"])
+
+    *inner, outer = reversed(stages)
+    *upsampling, last = _upsampling(decoder)
+    for stage, components in zip(upsampling, inner, strict=True):
+        _synthesise(stage, components)
+    scale = _undo_norm(decoder.norm_out, upsampling[-1], len(outer.basis))
+    _synthesise(last, outer, scale)
+
+
+def _straighten(autoencoder: AutoencoderDC) -> None:
+    """Without what bends: residual branches end with a norm, whose weight becomes 0."""
+    for module in autoencoder.modules():
+        if isinstance(module, ResBlock | GLUMBConv):
+            nn.init.zeros_(module.norm.weight)
+        elif isinstance(module, SanaMultiscaleLinearAttention):
+            nn.init.zeros_(module.norm_out.weight)
+
+
+def _downsampling(encoder: nn.Module) -> Iterator[DCDownBlock2d]:
+    return (module for module in encoder.modules() if isinstance(module, DCDownBlock2d))
+
+
+def _upsampling(decoder: nn.Module) -> Iterator[DCUpBlock2d]:
+    """From the deepest to the spectrogram's."""
+    for stage in reversed(decoder.up_blocks):
+        yield from (module for module in stage if isinstance(module, DCUpBlock2d))
+    yield decoder.conv_out
+
+
+def _coefficients(signal: Tensor, components: _Components) -> Tensor:
+    patches = F.pixel_unshuffle(signal, 2)
+    return torch.einsum("bcyt,kc->bkyt", patches - components.mean[:, None, None], components.basis)
+
+
+def _analyse(stage: DCDownBlock2d, components: _Components) -> None:
+    """A stage that gives coefficients; channels beyond them stay as they are."""
+    conv, (count, size) = stage.conv, components.basis.shape
+    weight = torch.zeros_like(conv.weight[:count])
+    weight[:, : size // 4, _TAPS, _TAPS] = components.basis.unflatten(1, (-1, 2, 2))
+    if stage.shortcut:
+        means = torch.eye(conv.out_channels).repeat_interleave(stage.group_size, dim=1) / stage.group_size
+        weight[:, :, _TAPS, _TAPS] -= means[:count].unflatten(1, (-1, 2, 2)).to(weight.device)
+    conv.weight[:count] = weight
+    conv.bias[:count] = -components.basis @ components.mean
+
+
+def _select(conv: nn.Conv2d, shortcut: bool) -> None:
+    """The first coefficients as codes."""
+    conv.weight.zero_()
+    conv.bias.zero_()
+    codes = conv.out_channels
+    conv.weight[:, :codes, *_CENTRE] = torch.eye(codes, device=conv.weight.device)
+    if shortcut:
+        group = conv.in_channels // codes
+        means = torch.eye(codes).repeat_interleave(group, dim=1) / group
+        conv.weight[:, :, *_CENTRE] -= means.to(conv.weight.device)
+
+
+def _place(conv: nn.Conv2d, mean: Tensor, deviation: Tensor, shortcut: bool) -> None:
+    """Codes, normalised as `LatentNorm` has it, as the first coefficients; the others are 0."""
+    conv.weight.zero_()
+    conv.bias.zero_()
+    codes = conv.in_channels
+    conv.weight[:codes, :, *_CENTRE] = torch.diag(deviation * SCALE)
+    conv.bias[:codes] = mean + deviation * SCALE * SHIFT
+    if shortcut:
+        repeats = conv.out_channels // codes
+        conv.weight[:, :, *_CENTRE] -= torch.eye(codes, device=conv.weight.device).repeat_interleave(repeats, dim=0)
+
+
+def _synthesise(stage: DCUpBlock2d, components: _Components, scale: float | None = None) -> None:
+    """A stage that gives patches; channels beyond them become 0.
+
+    Args:
+        stage: to set.
+        components: of the patches.
+        scale: of the coefficients that the stage gets, moved up by 1; None where they are as they are.
+    """
+    conv, (count, size) = stage.conv, components.basis.shape
+    conv.weight.zero_()
+    conv.bias.zero_()
+    weight = components.basis.T * (scale or 1.0)
+    conv.weight[:size, :count, *_CENTRE] = weight
+    conv.bias[:size] = components.mean - (weight.sum(1) if scale else 0)
+    if stage.shortcut:
+        own = torch.eye(conv.in_channels, device=conv.weight.device).repeat_interleave(stage.repeats, dim=0)
+        conv.weight[:, :, *_CENTRE] -= own
+
+
+def _undo_norm(norm: nn.Module, before: DCUpBlock2d, used: int) -> float:
+    """Make the decoder's last norm and its ReLU next to linear; returns by what it divides.
+
+    The norm divides by the root mean square over channels. Channels that nobody uses get a constant that is loud enough
+    to settle it, and the others are moved up, out of the ReLU's reach.
+    """
+    channels = before.conv.out_channels // 4
+    before.conv.bias[4 * used :] = _LOUD
+    norm.bias[:used] = 1.0
+    return _LOUD * math.sqrt((channels - used) / channels)

@@ -1,0 +1,92 @@
+"""What is trained: the autoencoder, with its latents kept near unit variance."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
+from torch import Tensor, nn
+
+from training.autoencoder.latent_norm import LatentNorm, fold
+from training.checkpoints import load_autoencoder
+from training.model import autoencoder as spectrograms
+from training.model.codec import AUTOENCODER, SCALE, SHIFT, scaled_mel
+from training.model.mel import LogMel
+
+
+class NoSuchModel(ValueError):  # noqa: N818 - it says what kind of problem
+    """Sizes of which no autoencoder for the codec can be made."""
+
+
+class SpectrogramAutoencoder(nn.Module):
+    """Spectrograms to spectrograms, through diffusers' own forward pass.
+
+    Args:
+        autoencoder: to train.
+        normalise: keep the latents near unit variance. A released autoencoder's are, and somebody has learnt them.
+    """
+
+    def __init__(self, autoencoder: AutoencoderDC, *, normalise: bool) -> None:
+        super().__init__()
+        spectrograms.check_layout(autoencoder)
+        self.autoencoder = autoencoder
+        self.latents = LatentNorm(autoencoder.config["latent_channels"]) if normalise else nn.Identity()
+
+    def encode(self, spectrogram: Tensor) -> Tensor:
+        """Spectrograms [B, 2, 128, frames * 8] on the codec's scale to codes [B, 8, 16, frames]."""
+        return self.latents(self.autoencoder.encoder(spectrogram))
+
+    def decode(self, code: Tensor) -> Tensor:
+        """Codes to spectrograms."""
+        return self.autoencoder.decoder(code)
+
+    def forward(self, spectrogram: Tensor) -> Tensor:
+        """The reconstruction."""
+        return self.decode(self.encode(spectrogram))
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight that makes the spectrogram."""
+        last = self.autoencoder.decoder.conv_out
+        return last.weight if isinstance(last, nn.Conv2d) else last.conv.weight
+
+    def finished(self) -> AutoencoderDC:
+        """The autoencoder alone, which gives the same codes and the same reconstructions."""
+        return fold(self.autoencoder, self.latents) if isinstance(self.latents, LatentNorm) else self.autoencoder
+
+
+def build_model(sizes: dict[str, Any], checkpoint: Path | None) -> SpectrogramAutoencoder:
+    """The model to train: a checkpoint's, or a new one.
+
+    Args:
+        sizes: arguments of diffusers' `AutoencoderDC`; what is left out is as released.
+        checkpoint: folder that holds `music_dcae_f8c8/`.
+
+    Raises:
+        CheckpointProblem: the checkpoint is damaged.
+        NoSuchModel: the sizes make no autoencoder for the codec.
+    """
+    if checkpoint:
+        return SpectrogramAutoencoder(load_autoencoder(checkpoint), normalise=False)
+    try:
+        return SpectrogramAutoencoder(AutoencoderDC(**AUTOENCODER | sizes), normalise=True)
+    except (TypeError, ValueError, RuntimeError, IndexError, ZeroDivisionError) as problem:  # diffusers checks little
+        raise NoSuchModel(str(problem)) from problem
+
+
+def as_latents(code: Tensor) -> Tensor:
+    """What the codec makes of codes."""
+    return (code + SHIFT) * SCALE
+
+
+class StereoMel(nn.Module):
+    """Waveforms [B, 2, samples] at 44.1 kHz to spectrograms [B, 2, 128, samples / 512] on the codec's scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_mel = LogMel()
+
+    @torch.no_grad()
+    def forward(self, waveforms: Tensor) -> Tensor:
+        """Of both channels."""
+        return scaled_mel(self.log_mel(waveforms.flatten(0, 1))).unflatten(0, (-1, 2))

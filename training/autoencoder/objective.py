@@ -1,0 +1,63 @@
+"""Losses of the autoencoder: how far a reconstruction is from the music, and whether it can be told from it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.autoencoder.config import AdversarialConfig, ReconstructionConfig
+from training.autoencoder.discriminator import (
+    PatchDiscriminator,
+    adaptive_weight,
+    adversarial_loss,
+    discriminator_loss,
+)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Of a batch.
+
+    Attributes:
+        total: what the autoencoder lowers.
+        parts: by name, for people to watch.
+    """
+
+    total: Tensor
+    parts: Mapping[str, Tensor]
+
+
+def reconstruction_losses(made: Tensor, music: Tensor, config: ReconstructionConfig) -> Losses:
+    """Distance of spectrograms."""
+    mse, l1 = F.mse_loss(made, music), F.l1_loss(made, music)
+    return Losses(config.mse * mse + config.l1 * l1, {"mse": mse, "l1": l1})
+
+
+class PatchGan:
+    """The two sides of the adversarial game.
+
+    Args:
+        discriminator: which of the patches are music.
+        config: weight and kind of the loss.
+    """
+
+    def __init__(self, discriminator: PatchDiscriminator, config: AdversarialConfig) -> None:
+        self.discriminator = discriminator
+        self._config = config
+
+    def against(self, made: Tensor, reconstruction: Losses, last_layer: Tensor) -> Losses:
+        """The autoencoder's losses with the adversarial one; the discriminator gets no gradient."""
+        self.discriminator.requires_grad_(False)
+        adversarial = adversarial_loss(self.discriminator(made), self._config.loss)
+        weight = torch.as_tensor(self._config.weight, device=made.device)
+        if self._config.adaptive:
+            weight = weight * adaptive_weight(reconstruction.total, adversarial, last_layer)
+        told = {"adversarial": adversarial, "adversarial_weight": weight}
+        return Losses(reconstruction.total + weight * adversarial, {**reconstruction.parts, **told})
+
+    def discriminate(self, made: Tensor, music: Tensor) -> Tensor:
+        """The discriminator's loss; the autoencoder gets no gradient."""
+        self.discriminator.requires_grad_(True)
+        return discriminator_loss(self.discriminator(music), self.discriminator(made.detach()), self._config.loss)

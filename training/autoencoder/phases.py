@@ -1,0 +1,33 @@
+"""Which weights a phase trains.
+
+All are trained on short excerpts. Long ones, where attention reaches further, change the deepest stages alone. The
+adversarial loss is for detail and sees the last layers alone: latents stay what they were.
+"""
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from training.autoencoder.config import PhaseName
+from training.autoencoder.model import SpectrogramAutoencoder
+
+
+def set_phase(model: SpectrogramAutoencoder, phase: PhaseName) -> None:
+    """Freeze what a phase does not train; statistics of the latents belong to the encoder."""
+    model.requires_grad_(phase == "full")
+    for part in trained_parts(model, phase):
+        part.requires_grad_(True)
+    model.train()
+    model.latents.train(phase != "head")
+
+
+def trained_parts(model: SpectrogramAutoencoder, phase: PhaseName) -> Iterator[nn.Module]:
+    """What a phase trains, from the encoder's beginning to the decoder's end."""
+    encoder, decoder = model.autoencoder.encoder, model.autoencoder.decoder
+    if phase == "full":
+        yield from (encoder, decoder)
+    elif phase == "middle":
+        yield from (encoder.down_blocks[-1], encoder.conv_out, decoder.conv_in, decoder.up_blocks[-1])
+    else:
+        finest = next(stage for stage in decoder.up_blocks if len(stage))
+        yield from (finest, decoder.norm_out, decoder.conv_out)

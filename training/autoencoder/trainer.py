@@ -1,0 +1,200 @@
+"""Training the autoencoder, readable from top to bottom."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+from training.audio import AudioSource, held_out
+from training.autoencoder.config import AutoencoderTrainConfig, Moment, PhaseName
+from training.autoencoder.discriminator import PatchDiscriminator
+from training.autoencoder.excerpts import ExcerptOrder, ExcerptReader, whole_frames
+from training.autoencoder.model import StereoMel, build_model
+from training.autoencoder.objective import Losses, PatchGan, reconstruction_losses
+from training.autoencoder.phases import set_phase
+from training.autoencoder.validation import HeldOut
+from training.loop import Figures, Loop
+from training.memory import PeakMemory
+from training.model.codec import AUTOENCODER
+from training.optimizer import build_optimizer, set_learning_rate
+from training.run_folder import RunProblem
+
+Pictures = Mapping[str, np.ndarray]
+
+_GAN_BETAS = (0.5, 0.9)  # little momentum: the game's target moves
+
+
+class AutoencoderTrainer(Loop):
+    """One run in one process: `Loop` with reconstructions of excerpts.
+
+    Args:
+        config: what to do.
+        audio: to draw excerpts from.
+        folder: of the run; one that holds a checkpoint goes on from it.
+        device: to compute on.
+        report: called with the figures of each logged step.
+        show: called with the step and pictures of reconstructions, as often as is validated.
+
+    Raises:
+        RunProblem: the folder belongs to another run, or all songs are held out.
+        UnreadableAudio: a song held out cannot be decoded.
+        CheckpointProblem: the checkpoint to start from is damaged.
+        NoSuchModel: the sizes make no autoencoder for the codec.
+    """
+
+    def __init__(
+        self,
+        config: AutoencoderTrainConfig,
+        audio: AudioSource,
+        folder: Path,
+        *,
+        device: torch.device | str = "cpu",
+        report: Callable[[Figures], None] | None = None,
+        show: Callable[[int, Pictures], None] | None = None,
+    ) -> None:
+        super().__init__(config, folder, report)
+        self.config = config
+        self._audio = audio
+        self._show = show
+        self._memory = PeakMemory(device)
+        self._device = torch.device(device)
+        self._phase: PhaseName | None = None
+        torch.manual_seed(config.seed)
+        self.model = build_model(config.model, config.checkpoint).to(self._device)
+        self.gan = PatchGan(_discriminator(config).to(self._device), config.adversarial)
+        self._mel = StereoMel()
+        self._optimizer = build_optimizer(self.model.parameters(), config.full.optimizer)
+        self._discriminator_optimizer = _discriminator_optimizer(self.gan.discriminator, config)
+        self.state()  # so that every weight has its moments from the start, trained in this phase or not
+        out = held_out(audio.recordings, config.data.validation_share)
+        self._songs = np.flatnonzero(~out).tolist()
+        if not self._songs:
+            raise RunProblem("all songs are held out: lower data.validation_share")
+        self._held_out = HeldOut(audio, np.flatnonzero(out).tolist(), config.data, self._mel)
+        self._mel.to(self._device)
+        self.resume()
+
+    def take_step(self) -> dict[str, float]:
+        """One optimizer step on a batch of excerpts, and one of the discriminator where there is a GAN."""
+        started = time.perf_counter()
+        moment = self.config.moment(self.step)
+        self._enter(moment)
+        excerpts = self._excerpts(moment.step)
+        waited = time.perf_counter() - started
+        music = self._mel(excerpts.waveforms.to(self._device))
+        with self._autocast():
+            made = self.model(music).float()
+            losses = reconstruction_losses(made, music, self.config.reconstruction)
+            adversary = moment.name == "head" and self.config.adversarial.weight > 0
+            if adversary:
+                losses = self.gan.against(made, losses, self.model.last_layer)
+        self.require_finite(losses.total, excerpts.track_ids)
+        norm = self._descend(losses)
+        figures = {"loss": losses.total, **losses.parts, "gradient_norm": norm}
+        if adversary:
+            figures["discriminator"] = self._discriminate(made, music)
+        figures = {name: float(value.detach()) for name, value in figures.items()}
+        taken = time.perf_counter() - started
+        seconds = excerpts.waveforms.shape[0] * moment.phase.excerpt_s
+        return figures | {
+            "lr": self._optimizer.param_groups[0]["lr"],
+            "audio_s_per_s": seconds / taken,
+            "data_wait_share": waited / taken,
+            "peak_memory_gb": self._memory.peak / 1e9,
+        }
+
+    def validated(self) -> dict[str, float]:
+        """Errors of the excerpts held out; shows pictures of them."""
+        training = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+        figures = self._held_out.figures(self.model, self._device)
+        if self._show and figures:
+            self._show(self.step, self._held_out.pictures(self.model, self._device))
+        for module, was in training:
+            module.training = was
+        return figures
+
+    def state(self) -> dict[str, Any]:
+        """Weights and moments of the autoencoder and of the discriminator."""
+        model, optimizer = get_state_dict(self.model, self._optimizer)
+        discriminator, its_optimizer = get_state_dict(self.gan.discriminator, self._discriminator_optimizer)
+        return {
+            "model": model,
+            "optimizer": optimizer,
+            "discriminator": discriminator,
+            "discriminator_optimizer": its_optimizer,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take them over."""
+        for name, module, optimizer in (
+            ("", self.model, self._optimizer),
+            ("discriminator", self.gan.discriminator, self._discriminator_optimizer),
+        ):
+            set_state_dict(
+                module,
+                optimizer,
+                model_state_dict=state[name or "model"],
+                optim_state_dict=state[f"{name}_optimizer".lstrip("_")],
+            )
+
+    def progress(self) -> dict[str, Any]:
+        """The sizes, so that the run can be exported without its dataset."""
+        config = self.model.autoencoder.config
+        return {"model": {name: value for name, value in config.items() if not name.startswith("_")}}
+
+    def _enter(self, moment: Moment) -> None:
+        """Prepare the phase, unless it is on already, and the step's learning rate."""
+        name, phase, step = moment
+        if name != self._phase:
+            self._phase = name
+            set_phase(self.model, name)
+            self._excerpts = self._reader(moment)
+        set_learning_rate(self._optimizer, step, phase.steps, phase.optimizer)
+        for group in self._optimizer.param_groups:
+            group["betas"], group["weight_decay"] = phase.optimizer.betas, phase.optimizer.weight_decay
+
+    def _reader(self, moment: Moment) -> ExcerptReader:
+        length = whole_frames(moment.phase.excerpt_s)
+        order = ExcerptOrder(
+            self._songs,
+            [self._audio.recordings[song].samples for song in self._songs],
+            length=length,
+            batch_size=moment.phase.batch_size,
+            per_visit=self.config.data.excerpts_per_visit,
+            seed=self.config.seed,
+        )
+        return ExcerptReader(self._audio, order, length)
+
+    def _descend(self, losses: Losses) -> Tensor:
+        self._optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()
+        clip = self.config.moment(self.step).phase.optimizer.clip
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        self._optimizer.step()
+        return norm
+
+    def _discriminate(self, made: Tensor, music: Tensor) -> Tensor:
+        self._discriminator_optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            loss = self.gan.discriminate(made, music)
+        loss.backward()
+        self._discriminator_optimizer.step()
+        return loss
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+
+
+def _discriminator(config: AutoencoderTrainConfig) -> PatchDiscriminator:
+    adversarial = config.adversarial
+    return PatchDiscriminator(AUTOENCODER["in_channels"], adversarial.channels, adversarial.layers)
+
+
+def _discriminator_optimizer(discriminator: PatchDiscriminator, config: AutoencoderTrainConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(discriminator.parameters(), lr=config.adversarial.lr, betas=_GAN_BETAS, weight_decay=0.0)

@@ -1,0 +1,102 @@
+"""What a run of `songmill train speaker` is asked for."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from training.loop import LoopConfig
+from training.optimizer import OptimizerConfig
+
+_SHORTEST_S = 0.2  # what the encoder makes something of
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class VoicesConfig(_Config):
+    """Which voices, and how they are batched.
+
+    Attributes:
+        datasets: folders that `songmill curate` wrote.
+        where: condition on the shards' rows, in SQL.
+        label: column that names the singer. A song without one has a singer of its own.
+        singers: of a batch.
+        segments: of each singer in a batch, from different songs where there are some.
+        crop_s: shortest and longest part that is heard of a segment; all of a batch are as long.
+        tilt_db: most by which the top of the spectrum is raised or lowered against the bottom, so that nobody is told
+            by his microphone.
+        masked_share: longest stretch of frames, and of bands, that is muted in a segment (SpecAugment, Park et al.
+            2019).
+        validation_share: of the singers, held out.
+        validation_segments: of each singer held out, at most.
+    """
+
+    datasets: tuple[Path, ...] = Field(min_length=1)
+    where: str | None = None
+    label: str = "artist"
+    singers: int = Field(16, ge=2)
+    segments: int = Field(4, ge=2)
+    crop_s: tuple[float, float] = (3.0, 10.0)
+    tilt_db: float = Field(3.0, ge=0)
+    masked_share: float = Field(0.1, ge=0, lt=1)
+    validation_share: float = Field(0.1, ge=0, lt=1)
+    validation_segments: int = Field(8, ge=2)
+
+    @field_validator("crop_s")
+    @classmethod
+    def _rising(cls, crop_s: tuple[float, float]) -> tuple[float, float]:
+        if not _SHORTEST_S <= crop_s[0] <= crop_s[1]:
+            raise ValueError(f"the shortest comes first, at least {_SHORTEST_S}")
+        return crop_s
+
+
+class SpeakerObjectiveConfig(_Config):
+    """The two losses, see `training.speaker.objective`.
+
+    Attributes:
+        classification: weight of the additive-margin softmax over the singers.
+        verification: weight of the supervised contrastive loss within a batch.
+        margin: by which the cosine to one's own class has to be larger.
+        scale: of the cosines to the classes.
+        temperature: of the cosines to each other.
+    """
+
+    classification: float = Field(1.0, ge=0)
+    verification: float = Field(1.0, ge=0)
+    margin: float = Field(0.2, ge=0)
+    scale: float = Field(30.0, gt=0)
+    temperature: float = Field(0.1, gt=0)
+
+
+class SpeakerConfig(LoopConfig):
+    """A run of `songmill train speaker`.
+
+    Attributes:
+        kind: tells it from other runs.
+        data: voices.
+        model: config of the encoder; what is left out is OSNet's size.
+        objective: losses.
+        optimizer: AdamW.
+        precision: of the forward pass.
+    """
+
+    kind: Literal["speaker"] = "speaker"
+    data: VoicesConfig
+    model: dict[str, Any] = Field(default_factory=dict)
+    objective: SpeakerObjectiveConfig = SpeakerObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig(
+        lr=1e-3, betas=(0.9, 0.999), warmup_steps=500, decay="cosine", clip=5.0
+    )
+    precision: Literal["float32", "bfloat16"] = "float32"
+    steps: int = Field(20_000, ge=1)
+    validate_every: int = Field(500, ge=0)
+
+
+# Sizes of a new encoder.
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"channels": [16, 32, 48, 64], "blocks": [1, 1, 1]},
+    "small": {"channels": [32, 128, 192, 256], "blocks": [1, 1, 1]},
+    "full": {},
+}
