@@ -119,6 +119,8 @@ class AutoencoderTrainConfig(LoopConfig):
         data: songs.
         checkpoint: folder with `music_dcae_f8c8/` to go on from; None trains from random weights.
         model: arguments of diffusers' `AutoencoderDC` where there is no checkpoint; what is left out is as released.
+        linear_start: begin as the best linear codec of some of the songs (see `training.autoencoder.linear_start`), for
+            autoencoders without layers in the first stage, with `upsample_block_type: pixel_shuffle`.
         full: short excerpts, all weights.
         middle: long excerpts, the deepest stages and what lies between them.
         head: short excerpts, the decoder's last layers against a discriminator.
@@ -132,6 +134,7 @@ class AutoencoderTrainConfig(LoopConfig):
     data: ExcerptsConfig
     checkpoint: Path | None = None
     model: dict[str, Any] = Field(default_factory=dict)
+    linear_start: bool = False
     full: PhaseConfig = PhaseConfig()
     middle: PhaseConfig = PhaseConfig()
     head: PhaseConfig = PhaseConfig()
@@ -156,8 +159,8 @@ class AutoencoderTrainConfig(LoopConfig):
             raise ValueError("no phase has steps: give a preset, or full.steps")
         if not 0 < self.steps <= planned:
             raise ValueError(f"the phases have {planned} steps in all")
-        if self.model and self.checkpoint:
-            raise ValueError("a checkpoint has its own sizes: leave model out")
+        if self.checkpoint and (self.model or self.linear_start):
+            raise ValueError("a checkpoint has its own sizes and weights: leave model, linear_start and --size out")
         _check_sizes({**AUTOENCODER, **self.model})
         return self
 

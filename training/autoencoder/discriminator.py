@@ -25,9 +25,7 @@ class PatchDiscriminator(nn.Sequential):
     def __init__(self, in_channels: int, channels: int, layers: int) -> None:
         widths = [channels * min(2**layer, _WIDEST) for layer in range(layers + 1)]
         convolutions = [nn.Conv2d(in_channels, widths[0], 4, 2, 1)]
-        convolutions += [
-            nn.Conv2d(narrow, wide, 4, 2, 1) for narrow, wide in zip(widths, widths[1:-1], strict=False)
-        ]
+        convolutions += [nn.Conv2d(narrow, wide, 4, 2, 1) for narrow, wide in zip(widths, widths[1:-1], strict=False)]
         convolutions += [nn.Conv2d(widths[-2], widths[-1], 3, 1, 1)]
         hidden = [part for layer in convolutions for part in (spectral_norm(layer), nn.LeakyReLU(_SLOPE))]
         super().__init__(*hidden, nn.Conv2d(widths[-1], 1, 3, 1, 1))

@@ -11,19 +11,45 @@ from torch import Tensor, nn
 
 from training.model.codec import SCALE, SHIFT
 
-_MOMENTUM = 0.1
+_MOMENTUM = 0.02
+_EPS = 1e-5
 
 
 class LatentNorm(nn.Module):
-    """Codes [B, channels, bins, frames] to codes of which the codec makes latents near unit variance."""
+    """Codes [B, channels, bins, frames] to codes of which the codec makes latents near unit variance.
+
+    Training normalises by the running statistics as well, not by the batch's, which would take from every batch what
+    its excerpts have in common, such as how loud they are.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    seen: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.statistics = nn.BatchNorm2d(channels, affine=False, momentum=_MOMENTUM)
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("variance", torch.ones(channels))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def deviation(self) -> Tensor:
+        """Of each channel."""
+        return (self.variance + _EPS).sqrt()
 
     def forward(self, code: Tensor) -> Tensor:
-        """Normalised by the batch's statistics in training and by the running ones otherwise."""
-        return self.statistics(code) / SCALE - SHIFT
+        """Normalised; in training the statistics follow the codes."""
+        if self.training:
+            self.follow(code, _MOMENTUM)
+        return (code - self.mean[:, None, None]) / (self.deviation[:, None, None] * SCALE) - SHIFT
+
+    @torch.no_grad()
+    def follow(self, code: Tensor, momentum: float) -> None:
+        """Take in the statistics of a batch; the first one's are taken as they are."""
+        momentum = momentum if self.seen else 1.0
+        self.mean = self.mean.lerp(code.float().mean((0, 2, 3)), momentum)
+        self.variance = self.variance.lerp(code.float().var((0, 2, 3)), momentum)
+        self.seen += 1
 
 
 @torch.no_grad()
@@ -40,12 +66,9 @@ def fold(autoencoder: AutoencoderDC, norm: LatentNorm) -> AutoencoderDC:
         group = hidden // latents
         mean = torch.eye(latents).repeat_interleave(group, dim=1) / group
         last.weight[:, :, height // 2, width // 2] += mean.to(last.weight.device)
-    statistics = norm.statistics
-    assert statistics.running_mean is not None
-    assert statistics.running_var is not None
-    scale = (statistics.running_var + statistics.eps).rsqrt() / SCALE
+    scale = 1 / (norm.deviation * SCALE)
     last.weight *= scale[:, None, None, None]
-    last.bias.copy_((last.bias - statistics.running_mean) * scale - SHIFT)
+    last.bias.copy_((last.bias - norm.mean) * scale - SHIFT)
     return folded.train(autoencoder.training)
 
 

@@ -80,10 +80,8 @@ def start_linear(autoencoder: AutoencoderDC, norm: LatentNorm, music: Tensor) ->
 
     codes = signal[:, : encoder.conv_out.out_channels]
     _select(encoder.conv_out, autoencoder.config["encoder_out_shortcut"])
-    mean, variance = codes.mean((0, 2, 3)), codes.var((0, 2, 3))
-    norm.statistics.running_mean.copy_(mean)
-    norm.statistics.running_var.copy_(variance)
-    _place(decoder.conv_in, mean, variance.add(norm.statistics.eps).sqrt(), autoencoder.config["decoder_in_shortcut"])
+    norm.follow(codes, 1.0)
+    _place(decoder.conv_in, norm.mean, norm.deviation, autoencoder.config["decoder_in_shortcut"])
 
     *inner, outer = reversed(stages)
     *upsampling, last = _upsampling(decoder)

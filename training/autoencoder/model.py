@@ -8,6 +8,7 @@ from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from torch import Tensor, nn
 
 from training.autoencoder.latent_norm import LatentNorm, fold
+from training.autoencoder.linear_start import is_possible, start_linear
 from training.checkpoints import load_autoencoder
 from training.model import autoencoder as spectrograms
 from training.model.codec import AUTOENCODER, SCALE, SHIFT, scaled_mel
@@ -49,6 +50,19 @@ class SpectrogramAutoencoder(nn.Module):
         """The weight that makes the spectrogram."""
         last = self.autoencoder.decoder.conv_out
         return last.weight if isinstance(last, nn.Conv2d) else last.conv.weight
+
+    def start_linear(self, music: Tensor) -> None:
+        """Begin as the best linear codec of some music, spectrograms [B, 2, 128, frames].
+
+        Raises:
+            NoSuchModel: its layout does not allow it.
+        """
+        if not isinstance(self.latents, LatentNorm) or not is_possible(self.autoencoder):
+            raise NoSuchModel(
+                "linear_start needs no layers in the first stages, upsample_block_type: pixel_shuffle, and as many "
+                "channels in the decoder's stages as in the encoder's, more than 8 in the second"
+            )
+        start_linear(self.autoencoder, self.latents, music)
 
     def finished(self) -> AutoencoderDC:
         """The autoencoder alone, which gives the same codes and the same reconstructions."""

@@ -16,3 +16,27 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
     },
     "released": {},
 }
+
+_WARM = {"warmup_steps": 20, "decay": "cosine", "betas": (0.9, 0.95), "clip": 1.0}
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    # A minute and a half on two CPU cores. In so few steps a discriminator learns nothing: there is no `head`.
+    "tiny": {
+        "model": SIZES["tiny"],
+        "linear_start": True,
+        "full": {"steps": 500, "excerpt_s": 1.5, "batch_size": 4, "optimizer": {"lr": 3e-3, **_WARM}},
+        "middle": {"steps": 60, "excerpt_s": 6.0, "batch_size": 1, "optimizer": {"lr": 5e-4, **_WARM}},
+        "adversarial": {"channels": 16},
+        "data": {"validation_share": 0.15, "validation_s": 3.0, "validation_excerpts": 8},
+        "log_every": 5,
+        "validate_every": 70,
+        "save_every": 140,
+    },
+    # 140,000 steps as ACE-Step's autoencoder (arXiv 2506.00045, table 4); how they are shared out is DC-AE's idea.
+    "released": {
+        "full": {"steps": 100_000, "excerpt_s": 3.0, "batch_size": 32},
+        "middle": {"steps": 20_000, "excerpt_s": 24.0, "batch_size": 4},
+        "head": {"steps": 20_000, "excerpt_s": 3.0, "batch_size": 16},
+        "precision": "bfloat16",
+    },
+}

@@ -13,8 +13,8 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from training.audio import AudioSource, held_out
 from training.autoencoder.config import AutoencoderTrainConfig, Moment, PhaseName
 from training.autoencoder.discriminator import PatchDiscriminator
-from training.autoencoder.excerpts import ExcerptOrder, ExcerptReader, whole_frames
-from training.autoencoder.model import StereoMel, build_model
+from training.autoencoder.excerpts import ExcerptOrder, ExcerptReader, read_excerpts, spread, whole_frames
+from training.autoencoder.model import SpectrogramAutoencoder, StereoMel, build_model
 from training.autoencoder.objective import Losses, PatchGan, reconstruction_losses
 from training.autoencoder.phases import set_phase
 from training.autoencoder.validation import HeldOut
@@ -26,6 +26,7 @@ from training.run_folder import RunProblem
 
 Pictures = Mapping[str, np.ndarray]
 
+_HEARD, _HEARD_S = 64, 3.0  # excerpts that a linear start is made of, and their length
 _GAN_BETAS = (0.5, 0.9)  # little momentum: the game's target moves
 
 
@@ -64,18 +65,18 @@ class AutoencoderTrainer(Loop):
         self._memory = PeakMemory(device)
         self._device = torch.device(device)
         self._phase: PhaseName | None = None
-        torch.manual_seed(config.seed)
-        self.model = build_model(config.model, config.checkpoint).to(self._device)
-        self.gan = PatchGan(_discriminator(config).to(self._device), config.adversarial)
         self._mel = StereoMel()
-        self._optimizer = build_optimizer(self.model.parameters(), config.full.optimizer)
-        self._discriminator_optimizer = _discriminator_optimizer(self.gan.discriminator, config)
-        self.state()  # so that every weight has its moments from the start, trained in this phase or not
         out = held_out(audio.recordings, config.data.validation_share)
         self._songs = np.flatnonzero(~out).tolist()
         if not self._songs:
             raise RunProblem("all songs are held out: lower data.validation_share")
         self._held_out = HeldOut(audio, np.flatnonzero(out).tolist(), config.data, self._mel)
+        torch.manual_seed(config.seed)
+        self.model = self._begun().to(self._device)
+        self.gan = PatchGan(_discriminator(config).to(self._device), config.adversarial)
+        self._optimizer = build_optimizer(self.model.parameters(), config.full.optimizer)
+        self._discriminator_optimizer = _discriminator_optimizer(self.gan.discriminator, config)
+        self.state()  # so that every weight has its moments from the start, trained in this phase or not
         self._mel.to(self._device)
         self.resume()
 
@@ -147,6 +148,16 @@ class AutoencoderTrainer(Loop):
         """The sizes, so that the run can be exported without its dataset."""
         config = self.model.autoencoder.config
         return {"model": {name: value for name, value in config.items() if not name.startswith("_")}}
+
+    def _begun(self) -> SpectrogramAutoencoder:
+        """The model before the first step; of a run that goes on, its weights do not matter."""
+        model = build_model(self.config.model, self.config.checkpoint)
+        if self.config.linear_start and not self.folder.steps():
+            length = whole_frames(_HEARD_S)
+            samples = [self._audio.recordings[song].samples for song in self._songs]
+            places = spread(self._songs, samples, length, _HEARD)
+            model.start_linear(self._mel(read_excerpts(self._audio, places, length).waveforms))
+        return model
 
     def _enter(self, moment: Moment) -> None:
         """Prepare the phase, unless it is on already, and the step's learning rate."""
