@@ -149,14 +149,14 @@ def test_the_distance_is_not_won_by_statistics_nor_by_the_average(latents: Tenso
     average = distance(latents.mean(0, keepdim=True), latents)[0]
     assert average.mean() == pytest.approx(0.75, abs=0.1)  # below 1: only the comparison of the tracks turns it down
     others = distance(latents, latents)[~torch.eye(len(latents), dtype=torch.bool)]
-    assert others.min() > 1.2
+    assert others.min() > 1.5
 
 
 def test_sampled_latents_of_a_random_codec_come_near_the_training_latents(distances: tuple[Tensor, Tensor]) -> None:
     before, after = distances
     assert before.min() > 3  # noise
-    assert after.diag().max() < 1.1
-    assert (after.diag() < before.diag() / 3).all()
+    assert after.diag().max() < 1
+    assert (after.diag() < before.diag() / 4).all()
 
 
 def test_each_prompt_gives_the_track_it_was_trained_with(distances: tuple[Tensor, Tensor]) -> None:

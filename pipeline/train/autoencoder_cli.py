@@ -9,6 +9,7 @@ from rich.console import Console
 
 from pipeline.errors import UsageProblem
 from pipeline.train import command
+from training.audio import RATE_HZ
 
 if TYPE_CHECKING:
     from pipeline.train.autoencoder import AutoencoderRun
@@ -112,7 +113,7 @@ def autoencoder_command(
 
 def _show_start(run: "AutoencoderRun") -> None:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    hours = sum(recording.samples for recording in run.audio.recordings) / 44_100 / 3600
+    hours = sum(run.audio.table["samples"].to_pylist()) / RATE_HZ / 3600
     console.print(f"{len(run.audio.recordings)} songs, {hours:.2f} hours, on {run.device}")
     if run.audio.left_out:
         console.print(f"  {run.audio.left_out} left out, by --where or because they are there twice")

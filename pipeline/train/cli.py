@@ -157,17 +157,27 @@ def export_command(
     step: Annotated[int | None, typer.Option(help="Of the checkpoint; the last one by default.")] = None,
     average: Annotated[bool, typer.Option("--average", help="Take the moving average of the weights.")] = False,
     text_encoder: Annotated[
-        str | None, typer.Option(help="Text encoder to copy: a folder, or an entry of the model store such as e5-small.")
+        str | None,
+        typer.Option(help="Text encoder to copy: a folder, or an entry of the model store such as e5-small."),
     ] = None,
     vocabulary: Annotated[Path | None, typer.Option(help="Lyric vocabulary, to be copied.")] = None,
+    vocoder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of an autoencoder run: folder with music_vocoder/; by default Griffin-Lim, without weights."
+        ),
+    ] = None,
 ) -> None:
     """Turn a checkpoint of a run into one in the released layout, or a LoRA run into the adapter's file.
 
-    A speaker run becomes a folder for the stage speaker; of the options it takes --step alone.
+    An autoencoder run becomes a codec; it takes --step and --vocoder. A speaker run becomes a folder for the stage
+    speaker; it takes --step alone.
 
     [bold]Examples[/]
 
       songmill train export run --out CKPT --codec ACE-Step --average
+
+      songmill train export autoencoder-run --out codec
 
       songmill train export speaker-run --out encoder
 
@@ -177,14 +187,22 @@ def export_command(
         from pipeline.sample import text_encoder_folder
         from pipeline.train.dit import problems_told
         from stages.lyric_bpe import BUILT_IN
+        from training.autoencoder.export import export_codec
         from training.export import export_run
         from training.run_folder import RunFolder
         from training.speaker.export import export_speaker_encoder
 
         with problems_told():
-            if RunFolder(run).kind == "speaker":
-                if codec or average or text_encoder or vocabulary:
-                    raise UsageProblem(f"{run} is a speaker run: of the options it takes --step alone")
+            kind = RunFolder(run).kind
+            takes = {"autoencoder": "--step and --vocoder", "speaker": "--step"}.get(kind)
+            if takes and (codec or average or text_encoder or vocabulary or (vocoder and kind == "speaker")):
+                raise UsageProblem(f"{run} is a run of kind {kind}: of the options it takes {takes} alone")
+            if not takes and vocoder:
+                raise UsageProblem("--vocoder is for autoencoder runs: a transformer's codec brings its own")
+            if kind == "autoencoder":
+                typer.echo(str(export_codec(run, out, step=step, vocoder=vocoder)))
+                return
+            if kind == "speaker":
                 typer.echo(str(export_speaker_encoder(run, out, step=step)))
                 return
             written = export_run(

@@ -4,12 +4,15 @@ Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks"
 normalisation of Miyato et al. (2018) in place of batch statistics.
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 _SLOPE = 0.2
+_TINY, _LARGEST = 1e-6, 1e4
 _WIDEST = 8  # times the first layer
 
 
@@ -23,10 +26,9 @@ class PatchDiscriminator(nn.Sequential):
     """
 
     def __init__(self, in_channels: int, channels: int, layers: int) -> None:
-        widths = [channels * min(2**layer, _WIDEST) for layer in range(layers + 1)]
-        convolutions = [nn.Conv2d(in_channels, widths[0], 4, 2, 1)]
-        convolutions += [nn.Conv2d(narrow, wide, 4, 2, 1) for narrow, wide in zip(widths, widths[1:-1], strict=False)]
-        convolutions += [nn.Conv2d(widths[-2], widths[-1], 3, 1, 1)]
+        widths = [channels * min(2**layer, _WIDEST) for layer in range(layers)]
+        convolutions = [nn.Conv2d(*pair, 4, 2, 1) for pair in pairwise([in_channels, *widths])]
+        convolutions.append(nn.Conv2d(widths[-1], widths[-1], 3, 1, 1))
         hidden = [part for layer in convolutions for part in (spectral_norm(layer), nn.LeakyReLU(_SLOPE))]
         super().__init__(*hidden, nn.Conv2d(widths[-1], 1, 3, 1, 1))
 
@@ -49,6 +51,3 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Ten
         torch.autograd.grad(loss, last_layer, retain_graph=True)[0].norm() for loss in (reconstruction, adversarial)
     )
     return (wanted / (found + _TINY)).clamp(max=_LARGEST).detach()
-
-
-_TINY, _LARGEST = 1e-6, 1e4

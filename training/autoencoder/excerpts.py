@@ -100,10 +100,8 @@ class ExcerptReader:
         Raises:
             UnreadableAudio: a song cannot be decoded.
         """
-        if self._next and self._next[0] == step:
-            batch = self._next[1].result()
-        else:
-            batch = self._read(step)
+        ahead = self._next
+        batch = ahead[1].result() if ahead and ahead[0] == step else self._read(step)
         self._next = (step + 1, self._thread.submit(self._read, step + 1))
         return batch
 

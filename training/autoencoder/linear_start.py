@@ -9,6 +9,7 @@ of 2 by 2, every stage of the decoder as the same components the other way round
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +70,8 @@ def start_linear(autoencoder: AutoencoderDC, norm: LatentNorm, music: Tensor) ->
         music: spectrograms [B, 2, bands, frames].
     """
     _straighten(autoencoder)
-    encoder, decoder = autoencoder.encoder, autoencoder.decoder
+    encoder: Any = autoencoder.encoder
+    decoder: Any = autoencoder.decoder
     stages = []
     signal = music
     for stage in _downsampling(encoder):
@@ -85,8 +87,8 @@ def start_linear(autoencoder: AutoencoderDC, norm: LatentNorm, music: Tensor) ->
 
     *inner, outer = reversed(stages)
     *upsampling, last = _upsampling(decoder)
-    for stage, components in zip(upsampling, inner, strict=True):
-        _synthesise(stage, components)
+    for upsample, components in zip(upsampling, inner, strict=True):
+        _synthesise(upsample, components)
     scale = _undo_norm(decoder.norm_out, upsampling[-1], len(outer.basis))
     _synthesise(last, outer, scale)
 
@@ -94,17 +96,18 @@ def start_linear(autoencoder: AutoencoderDC, norm: LatentNorm, music: Tensor) ->
 def _straighten(autoencoder: AutoencoderDC) -> None:
     """Without what bends: residual branches end with a norm, whose weight becomes 0."""
     for module in autoencoder.modules():
+        branch: Any = module
         if isinstance(module, ResBlock | GLUMBConv):
-            nn.init.zeros_(module.norm.weight)
+            nn.init.zeros_(branch.norm.weight)
         elif isinstance(module, SanaMultiscaleLinearAttention):
-            nn.init.zeros_(module.norm_out.weight)
+            nn.init.zeros_(branch.norm_out.weight)
 
 
 def _downsampling(encoder: nn.Module) -> Iterator[DCDownBlock2d]:
     return (module for module in encoder.modules() if isinstance(module, DCDownBlock2d))
 
 
-def _upsampling(decoder: nn.Module) -> Iterator[DCUpBlock2d]:
+def _upsampling(decoder: Any) -> Iterator[DCUpBlock2d]:
     """From the deepest to the spectrogram's."""
     for stage in reversed(decoder.up_blocks):
         yield from (module for module in stage if isinstance(module, DCUpBlock2d))
@@ -116,7 +119,7 @@ def _coefficients(signal: Tensor, components: _Components) -> Tensor:
     return torch.einsum("bcyt,kc->bkyt", patches - components.mean[:, None, None], components.basis)
 
 
-def _analyse(stage: DCDownBlock2d, components: _Components) -> None:
+def _analyse(stage: Any, components: _Components) -> None:
     """A stage that gives coefficients; channels beyond them stay as they are."""
     conv, (count, size) = stage.conv, components.basis.shape
     weight = torch.zeros_like(conv.weight[:count])
@@ -128,7 +131,7 @@ def _analyse(stage: DCDownBlock2d, components: _Components) -> None:
     conv.bias[:count] = -components.basis @ components.mean
 
 
-def _select(conv: nn.Conv2d, shortcut: bool) -> None:
+def _select(conv: Any, shortcut: bool) -> None:
     """The first coefficients as codes."""
     conv.weight.zero_()
     conv.bias.zero_()
@@ -140,7 +143,7 @@ def _select(conv: nn.Conv2d, shortcut: bool) -> None:
         conv.weight[:, :, *_CENTRE] -= means.to(conv.weight.device)
 
 
-def _place(conv: nn.Conv2d, mean: Tensor, deviation: Tensor, shortcut: bool) -> None:
+def _place(conv: Any, mean: Tensor, deviation: Tensor, shortcut: bool) -> None:
     """Codes, normalised as `LatentNorm` has it, as the first coefficients; the others are 0."""
     conv.weight.zero_()
     conv.bias.zero_()
@@ -152,7 +155,7 @@ def _place(conv: nn.Conv2d, mean: Tensor, deviation: Tensor, shortcut: bool) -> 
         conv.weight[:, :, *_CENTRE] -= torch.eye(codes, device=conv.weight.device).repeat_interleave(repeats, dim=0)
 
 
-def _synthesise(stage: DCUpBlock2d, components: _Components, scale: float | None = None) -> None:
+def _synthesise(stage: Any, components: _Components, scale: float | None = None) -> None:
     """A stage that gives patches; channels beyond them become 0.
 
     Args:
@@ -171,7 +174,7 @@ def _synthesise(stage: DCUpBlock2d, components: _Components, scale: float | None
         conv.weight[:, :, *_CENTRE] -= own
 
 
-def _undo_norm(norm: nn.Module, before: DCUpBlock2d, used: int) -> float:
+def _undo_norm(norm: Any, before: Any, used: int) -> float:
     """Make the decoder's last norm and its ReLU next to linear; returns by what it divides.
 
     The norm divides by the root mean square over channels. Channels that nobody uses get a constant that is loud enough

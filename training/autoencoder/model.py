@@ -48,8 +48,9 @@ class SpectrogramAutoencoder(nn.Module):
     @property
     def last_layer(self) -> Tensor:
         """The weight that makes the spectrogram."""
-        last = self.autoencoder.decoder.conv_out
-        return last.weight if isinstance(last, nn.Conv2d) else last.conv.weight
+        last: Any = self.autoencoder.decoder.conv_out
+        weight: Tensor = last.weight if isinstance(last, nn.Conv2d) else last.conv.weight
+        return weight
 
     def start_linear(self, music: Tensor) -> None:
         """Begin as the best linear codec of some music, spectrograms [B, 2, 128, frames].

@@ -5,6 +5,7 @@ adversarial loss is for detail and sees the last layers alone: latents stay what
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
@@ -23,7 +24,8 @@ def set_phase(model: SpectrogramAutoencoder, phase: PhaseName) -> None:
 
 def trained_parts(model: SpectrogramAutoencoder, phase: PhaseName) -> Iterator[nn.Module]:
     """What a phase trains, from the encoder's beginning to the decoder's end."""
-    encoder, decoder = model.autoencoder.encoder, model.autoencoder.decoder
+    encoder: Any = model.autoencoder.encoder
+    decoder: Any = model.autoencoder.decoder
     if phase == "full":
         yield from (encoder, decoder)
     elif phase == "middle":

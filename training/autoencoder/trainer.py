@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-from training.audio import AudioSource, held_out
+from training.audio import RATE_HZ, AudioSource, held_out
 from training.autoencoder.config import AutoencoderTrainConfig, Moment, PhaseName
 from training.autoencoder.discriminator import PatchDiscriminator
 from training.autoencoder.excerpts import ExcerptOrder, ExcerptReader, read_excerpts, spread, whole_frames
@@ -99,12 +99,13 @@ class AutoencoderTrainer(Loop):
         figures = {"loss": losses.total, **losses.parts, "gradient_norm": norm}
         if adversary:
             figures["discriminator"] = self._discriminate(made, music)
-        figures = {name: float(value.detach()) for name, value in figures.items()}
+        measured = {name: float(value.detach()) for name, value in figures.items()}
         taken = time.perf_counter() - started
-        seconds = excerpts.waveforms.shape[0] * moment.phase.excerpt_s
-        return figures | {
+        count, _, samples = excerpts.waveforms.shape
+        return measured | {
             "lr": self._optimizer.param_groups[0]["lr"],
-            "audio_s_per_s": seconds / taken,
+            "excerpts_per_s": count / taken,
+            "audio_s_per_s": count * samples / RATE_HZ / taken,
             "data_wait_share": waited / taken,
             "peak_memory_gb": self._memory.peak / 1e9,
         }

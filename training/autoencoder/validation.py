@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.audio import AudioSource
+from training.audio import RATE_HZ, AudioSource
 from training.autoencoder.config import ExcerptsConfig
 from training.autoencoder.excerpts import read_excerpts, spread, whole_frames
 from training.autoencoder.model import SpectrogramAutoencoder, StereoMel, as_latents
@@ -34,7 +34,7 @@ class HeldOut:
         # One after the other, and on the CPU: they are few, and stay.
         self._spectrograms = [mel(read_excerpts(audio, [place], length).waveforms) for place in places]
         self.names = [
-            f"{audio.recordings[place.song].track_id[:8]} at {place.start / 44_100:.0f} s" for place in places
+            f"{audio.recordings[place.song].track_id[:8]} at {place.start / RATE_HZ:.0f} s" for place in places
         ]
 
     @torch.no_grad()
