@@ -262,6 +262,7 @@ def test_presets_are_the_papers_and_lie_over_each_other():
     assert late.ssl_weights_with(100_001) == {}
     assert late.ssl_weights_with(100_000) == {"m-hubert": 0.01}
     assert laid_over({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}) == {"a": {"b": 3, "c": 2}}
+    assert laid_over({"a": {"b": 1}}, {"a": {}}) == {"a": {}}
 
 
 def test_late_weights_change_the_loss_of_the_last_steps_only(dataset, settings, tmp_path):
@@ -280,7 +281,7 @@ def _reckoned(preset: str, **changes: Any):
     with init_empty_weights():
         transformer = ACEStepTransformer2DModel(**model_sizes(config, WIDTHS))
         make_trainable(transformer, config)
-    return estimate(config, transformer, WIDTHS, 2584)
+    return estimate(config, transformer, WIDTHS, 2584, 4096)
 
 
 @pytest.mark.parametrize(("preset", "least"), [("8gb", 6.6), ("12gb", 8.0)])
@@ -307,14 +308,14 @@ def test_what_is_reckoned_is_what_a_step_takes_on_a_cpu(dataset):
     from torch.profiler import ProfilerActivity, profile
 
     config = TrainConfig.model_validate(
-        {"data": {"datasets": [str(dataset)], "batch_size": 2, "max_lyric_ids": 64}, "model": MODEL | {"num_layers": 4}}
+        {"data": {"datasets": [str(dataset)], "batch_size": 2}, "model": MODEL | {"num_layers": 4}}
     )
     widths = Widths(text=32, speaker=16, ssl={}, ssl_rate_hz={})
     sizes = {**config.model, "text_embedding_dim": 32, "speaker_embedding_dim": 16, "ssl_encoder_depths": (),
              "ssl_names": (), "ssl_latent_dims": ()}  # fmt: skip
     with init_empty_weights():
         empty = ACEStepTransformer2DModel(**sizes)
-    reckoned = estimate(config, empty, widths, 2000)
+    reckoned = estimate(config, empty, widths, 2000, 64)
     model = ACEStepTransformer2DModel(**sizes)
     ones = torch.ones
     inputs = (

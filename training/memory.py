@@ -74,7 +74,7 @@ class PeakMemory:
 
 
 def estimate(
-    config: TrainConfig, transformer: ACEStepTransformer2DModel, widths: Widths, frames: int
+    config: TrainConfig, transformer: ACEStepTransformer2DModel, widths: Widths, frames: int, lyric_ids: int
 ) -> MemoryEstimate:
     """Reckon a step on the largest batch.
 
@@ -83,12 +83,13 @@ def estimate(
         transformer: what it trains, on the meta device; its weights are replaced.
         widths: of the songs' features.
         frames: of the longest song.
+        lyric_ids: of the longest lyrics.
     """
     with FakeTensorMode():
         _leave_meta(transformer)
         parameters = list(transformer.parameters())
         trained = [weight for weight in parameters if weight.requires_grad]
-        inputs = _largest_batch(config, widths, frames)
+        inputs = _largest_batch(config, widths, frames, lyric_ids)
         with _Allocations(excluding=[*parameters, *inputs]) as allocations:
             with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16"):
                 output = transformer.train()(*inputs, return_projections=bool(config.data.ssl))
@@ -146,10 +147,11 @@ def _leave_meta(model: nn.Module) -> None:
                 module._parameters[name] = nn.Parameter(empty, requires_grad=weight.requires_grad)
 
 
-def _largest_batch(config: TrainConfig, widths: Widths, frames: int) -> tuple[Tensor, ...]:
+def _largest_batch(config: TrainConfig, widths: Widths, frames: int, lyric_ids: int) -> tuple[Tensor, ...]:
     """What the transformer is called with, as `ShardStream` would bound it."""
     data = config.data
     length = min(frames, data.max_frames_per_song)
+    lyrics = max(1, min(lyric_ids, data.max_lyric_ids))
     songs = min(data.batch_size, data.max_frames // length) if data.max_frames else data.batch_size
     return (
         torch.empty(songs, 8, 16, length),
@@ -157,8 +159,8 @@ def _largest_batch(config: TrainConfig, widths: Widths, frames: int) -> tuple[Te
         torch.empty(songs, data.max_text_tokens, widths.text),
         torch.ones(songs, data.max_text_tokens, dtype=torch.bool),
         torch.empty(songs, widths.speaker),
-        torch.zeros(songs, data.max_lyric_ids, dtype=torch.long),
-        torch.ones(songs, data.max_lyric_ids, dtype=torch.bool),
+        torch.zeros(songs, lyrics, dtype=torch.long),
+        torch.ones(songs, lyrics, dtype=torch.bool),
         torch.empty(songs),
     )
 

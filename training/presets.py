@@ -86,13 +86,15 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {**_STAGES, **CARDS}
 
 
 def laid_over(*settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings, later ones over earlier ones."""
+    """Nested settings, later ones over earlier ones; an empty mapping undoes what is below it."""
     merged: dict[str, Any] = {}
     for layer in settings:
         for name, value in layer.items():
             below = merged.get(name)
-            both = isinstance(below, Mapping) and isinstance(value, Mapping)
-            merged[name] = laid_over(below, value) if both else value  # type: ignore[arg-type]
+            if value and isinstance(value, Mapping) and isinstance(below, Mapping):
+                merged[name] = laid_over(below, value)
+            else:
+                merged[name] = value
     return merged
 
 

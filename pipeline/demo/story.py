@@ -81,7 +81,8 @@ class Demo:
         """Run the commands one after the other; the exit code of the first that fails, or 0."""
         for number, chapter in enumerate(self._chapters(), 1):
             console.print(f"\n[bold cyan]{number}. {chapter.title}[/]")
-            console.print(f"[green]$ songmill {escape(shlex.join(chapter.command))}[/]", highlight=False, soft_wrap=True)
+            command = escape(shlex.join(["songmill", *chapter.command]))
+            console.print(f"[green]$ {command}[/]", highlight=False, soft_wrap=True)
             if chapter.made and chapter.made.exists():
                 console.print(f"{chapter.made} is there", highlight=False)
             elif code := songmill(chapter.command):
@@ -106,8 +107,16 @@ class Demo:
         yield _Chapter("What the dataset holds", ["inspect", self.dataset])
         yield _Chapter(
             "An autoencoder learns to write their sound as latents",
-            ["train", "autoencoder", self.dataset, "--out", self.autoencoder, "--preset", "tiny"]
-            + _settings(self._pace.autoencoder),
+            [
+                "train",
+                "autoencoder",
+                self.dataset,
+                "--out",
+                self.autoencoder,
+                "--preset",
+                "tiny",
+                *_settings(self._pace.autoencoder),
+            ],
         )
         yield _Chapter(
             "It becomes a codec", ["train", "export", self.autoencoder, "--out", self.codec], made=self.codec
@@ -118,19 +127,25 @@ class Demo:
         )
         yield _Chapter(
             "A transformer learns to make latents from captions",
-            ["train", "dit", self.dataset, "--out", self.run, "--preset", "tiny", "--ssl", "whisper_base"]
-            + _settings(self._pace.transformer),
+            [
+                *("train", "dit", self.dataset, "--out", self.run, "--preset", "tiny", "--ssl", "whisper_base"),
+                *_settings(self._pace.transformer),
+            ],
         )
         yield _Chapter(
             "Both become a checkpoint in the layout of ACE-Step",
-            ["train", "export", self.run, "--out", self.checkpoint]
-            + ["--codec", self.codec, "--text-encoder", "e5-small"],
+            [
+                *("train", "export", self.run, "--out", self.checkpoint),
+                *("--codec", self.codec, "--text-encoder", "e5-small"),
+            ],
             made=self.checkpoint,
         )
         yield _Chapter(
             "A new song, of what a caption asks for",
-            ["sample", self.checkpoint, "--prompt", self._caption(), "--duration", self._pace.duration_s]
-            + ["--steps", self._pace.infer_steps, "--guidance-scale", 3, "--seed", 1, "--out", self.song],
+            [
+                *("sample", self.checkpoint, "--prompt", self._caption(), "--duration", self._pace.duration_s),
+                *("--steps", self._pace.infer_steps, "--guidance-scale", 3, "--seed", 1, "--out", self.song),
+            ],
             made=self.song,
         )
 

@@ -104,7 +104,8 @@ def reckon(run: Run) -> MemoryEstimate:
         else:
             transformer = ACEStepTransformer2DModel(**model_sizes(run.config, run.songs.widths))
         make_trainable(transformer, run.config)
-    return estimate(run.config, transformer, run.songs.widths, int(run.songs.column("frames").max()))
+    frames, lyric_ids = int(run.songs.column("frames").max()), run.songs.longest_lyrics()
+    return estimate(run.config, transformer, run.songs.widths, frames, lyric_ids)
 
 
 def train(run: Run, *, presets: list[str], reckoned: MemoryEstimate | None, progress: bool = True) -> bool:

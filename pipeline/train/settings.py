@@ -87,7 +87,10 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
 
 
 def _told(problem: Mapping[str, Any], kind: type[BaseModel], names: Mapping[str, str]) -> str:
-    """A problem of pydantic's by the flag of its setting."""
+    """A problem of pydantic's by the flag of its setting, or as it is where several settings do not fit together."""
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return str(message)
     key = ".".join(str(part) for part in problem["loc"])
     flag = next((flag for flag, setting in names.items() if key == setting), f"--set {key}")
     if problem["type"] == "missing":
@@ -95,7 +98,6 @@ def _told(problem: Mapping[str, Any], kind: type[BaseModel], names: Mapping[str,
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, _settings(kind), n=1, cutoff=0.4)
         return f"--set {key}: there is no such setting{f'; did you mean {near[0]}?' if near else ''}"
-    message = problem["msg"].removeprefix("Value error, ")
     return f"{flag}: {message[0].lower()}{message[1:]}, not {problem['input']!r}"
 
 

@@ -160,7 +160,10 @@ class AutoencoderTrainConfig(LoopConfig):
         if not 0 < self.steps <= planned:
             raise ValueError(f"the phases have {planned} steps in all")
         if self.checkpoint and (self.model or self.linear_start):
-            raise ValueError("a checkpoint has its own sizes and weights: leave model, linear_start and --size out")
+            raise ValueError(
+                "a checkpoint has its own sizes and weights: leave model, linear_start and --size out, or undo a "
+                "preset's with --set model={} --set linear_start=false"
+            )
         _check_sizes({**AUTOENCODER, **self.model})
         return self
 

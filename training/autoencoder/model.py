@@ -84,9 +84,19 @@ def build_model(sizes: dict[str, Any], checkpoint: Path | None) -> SpectrogramAu
     if checkpoint:
         return SpectrogramAutoencoder(load_autoencoder(checkpoint), normalise=False)
     try:
+        _check_sizes(sizes)
         return SpectrogramAutoencoder(AutoencoderDC(**AUTOENCODER | sizes), normalise=True)
     except (TypeError, ValueError, RuntimeError, IndexError, ZeroDivisionError) as problem:  # diffusers checks little
         raise NoSuchModel(str(problem)) from problem
+
+
+def _check_sizes(sizes: dict[str, Any]) -> None:
+    """Stages that do not fit together would only fail in their first step."""
+    with torch.device("meta"):
+        frame = torch.zeros(1, 2, 128, 8)
+        made = AutoencoderDC(**AUTOENCODER | sizes)(frame).sample
+    if made.shape != frame.shape:
+        raise ValueError(f"it makes spectrograms {list(made.shape)} of {list(frame.shape)}")
 
 
 def as_latents(code: Tensor) -> Tensor:

@@ -73,6 +73,12 @@ class Songs:
         held_out = self.column("key") < np.uint64(validation_share * 2**64)
         return replace(self, table=self.table.filter(held_out if split == "validation" else ~held_out))
 
+    def longest_lyrics(self) -> int:
+        """Ids of the longest lyrics in the shards that hold the songs."""
+        with duckdb.connect() as connection:
+            shards = connection.read_parquet([str(unit.shard) for unit in self.units], union_by_name=True)
+            return int(shards.max("len(lyric_tokens.ids)").fetchall()[0][0] or 0)
+
     def fingerprint(self) -> str:
         """Hash of the songs and their lengths."""
         digest = hashlib.blake2b(digest_size=16)
