@@ -26,8 +26,8 @@ from pipeline.sink import ShardSink, SinkSpec
 from pipeline.stats import Stats, collect_stats
 from pipeline.stored import StoredColumns
 from pipeline.todo import judge_scan, todo_schema, units_to_do
-from schemas.config import CurateConfig
-from schemas.dataset import Layout
+from schemas.config import CurateConfig, StageConfig
+from schemas.dataset import FEATURES, Layout
 
 _ROUNDS = 3  # a worker that dies may lose rows which are not committed yet; they run again this often
 
@@ -59,9 +59,10 @@ def curate(config: CurateConfig, store: ModelStore, *, update: bool = False, pro
         CurateError: another plan without `update`, another process at work, or rows left after all rounds.
         ClusterError: the cluster cannot place the operators.
     """
+    layout = Layout(config.output.resolve())
+    config = _with_features(config, layout)
     dag = make_dag(config, store)
     plan = make_plan(config, dag)
-    layout = Layout(config.output.resolve())
     manifest = read_manifest(config.input.path)
     with alone(layout):
         _check_plan(layout, plan, update)
@@ -71,6 +72,19 @@ def curate(config: CurateConfig, store: ModelStore, *, update: bool = False, pro
         write_durably(layout.stats, stats.model_dump_json(indent=2).encode())
         write_card(layout, plan, stats)
     return Outcome(stats, worked_on)
+
+
+def _with_features(config: CurateConfig, layout: Layout) -> CurateConfig:
+    """The configuration and the features that were added to the dataset since, so that new songs get them too."""
+    if not layout.plan.exists():
+        return config
+    columns = Plan.model_validate_json(layout.plan.read_bytes()).columns
+    added = {
+        stage.name: StageConfig(engine=stage.engine, **stage.params)
+        for column, stage in columns.items()
+        if column in FEATURES and stage.name not in config.stages
+    }
+    return config.model_copy(update={"stages": {**config.stages, **added}})
 
 
 @contextmanager

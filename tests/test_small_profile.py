@@ -1,16 +1,20 @@
-"""The whole small profile on two real songs, through the real command on a cluster of its own."""
+"""The whole small profile on two real songs, through the real commands, from the songs to a new one."""
 
+import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 from datasets import load_dataset
+from rich.console import Console
 
-from pipeline.demo.input import prepare
+from pipeline.demo.input import DemoInput, prepare
+from pipeline.demo.story import QUICK, Demo
 from pipeline.models.store import ModelStore
 from schemas import columns
 from schemas.dataset import FOOTER_SHARD_DIGEST, Layout
@@ -20,16 +24,34 @@ from tests.tracks import load
 
 
 @pytest.fixture(scope="module")
-def dataset(audio: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory) -> Layout:
+def story(audio: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Demo, str]:
+    """The demo with two songs of ours and a few steps of training, and what it told."""
     folder = tmp_path_factory.mktemp("small")
-    library = prepare(folder / "demo", ModelStore()).library
+    library = prepare(folder / "input", ModelStore()).library
     songs = folder / "songs"
     songs.mkdir()
     write(songs / "sung.flac", load(audio("demo-songs", "audio_ace_step_1_5_split_4b-1.mp3"), seconds=32, start_s=8))
     write(songs / "played.flac", load(audio("demo-music", "happy_electronic_1.opus"), seconds=16))
-    out = folder / "dataset"
-    songmill("curate", songs, "--out", out, "--lyrics", library, "--add", "ssl,text_embedding")
-    return Layout(out)
+    demo = Demo(folder, DemoInput(songs, library), QUICK)
+    return demo, told(demo)
+
+
+def told(demo: Demo) -> str:
+    def run(command: Sequence[str]) -> int:
+        if command[0] == "curate":  # it starts a cluster
+            songmill(*command)
+        else:
+            asked(*command)
+        return 0
+
+    console = Console(file=io.StringIO(), width=200)
+    assert demo.tell(run, console) == 0
+    return console.file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def dataset(story: tuple[Demo, str]) -> Layout:
+    return Layout(story[0].dataset)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +113,7 @@ def test_the_instrumental_has_no_words_and_no_singer(songs):
 
 def test_features_lie_beside_the_shard_row_by_row(dataset: Layout):
     record = next(json.loads(path.read_text()) for path in dataset.commits.iterdir())
-    for name in ("ssl", "text_embedding"):
+    for name in ("latents", "ssl", "text_embedding"):
         for path in dataset.features(name).iterdir():
             shard = dataset.shards / path.name
             footer = pq.read_metadata(path).metadata
@@ -126,3 +148,17 @@ def test_verify_finds_a_flipped_byte_and_a_lost_file(dataset: Layout, tmp_path: 
     said = json.loads(asked("verify", copy.root, "--json", code=1))["problems"]
     assert any("not the committed ones" in problem for problem in said)
     assert any("missing" in problem for problem in said)
+
+
+def test_a_song_comes_of_it(story: tuple[Demo, str]):
+    demo, said = story
+    samples, rate = soundfile.read(demo.song, dtype="float32")
+    assert (rate, samples.shape) == (48_000, (2 * 48_000, 2))
+    assert 0.001 < np.abs(samples).mean() < 0.5
+    assert said.count("loss ") == 2
+    assert [line for line in said.splitlines() if line.startswith("$ songmill sample")]
+    assert "sung: 1" in said or "verse" in said  # what was found in the songs
+    before = demo.song.stat().st_mtime_ns
+    again = told(demo)
+    assert f"{demo.checkpoint} is there" in again
+    assert demo.song.stat().st_mtime_ns == before
