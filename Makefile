@@ -25,7 +25,8 @@ demo: $(READY)
 
 test: $(READY) chromium
 	$(BIN)/songmill models pull small demo test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@# A thread each: two workers with two threads each on two cores take half as long again.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The browser that the tests of the page drive; Debian's, for which playwright needs no download of its own.
 chromium:
