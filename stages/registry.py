@@ -24,7 +24,7 @@ ENGINES: dict[str, dict[str, str]] = {
     "speaker": {"resemblyzer": "stages.speaker:Speaker", "songmill": "stages.speaker_songmill:SpeakerSongmill"},
     "text_embedding": {"e5": "stages.text_embedding:TextEmbedding"},
     "latents": {"dcae": "stages.latents:Latents"},
-    "ssl": {"whisper-encoder": "stages.ssl:Ssl"},
+    "ssl": {"whisper-encoder": "stages.ssl:Ssl", "mert-mhubert": "stages.ssl_hubert:SslHubert"},
 }
 
 

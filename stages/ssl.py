@@ -53,16 +53,29 @@ class Ssl(base.Stage):
 
     def process(self, track: base.Track) -> dict[str, Any]:
         """Encode the mix."""
-        native_hz = self._encoder.rate_hz
         states = self._encoder(pcm.mono(track["pcm"], self._encoder.input_rate_hz))
-        if self.params.rate == "native":
-            return self.own(whisper_base=_stored(ssl_codec.normalize(states), native_hz))
-        frames = round(pcm.duration_s(track["pcm"]) * pcm.RATE_HZ) // _LATENT_SAMPLES
-        pooled = ssl_codec.pool(states, native_hz, frames, _LATENT_RATE_HZ)
-        return self.own(whisper_base=_stored(pooled, _LATENT_RATE_HZ))
+        samples = memoryview(track["pcm"]).nbytes // (2 * pcm.CHANNELS)
+        return self.own(whisper_base=stored_states(states, self._encoder.rate_hz, samples, self.params.rate))
 
 
-def _stored(vectors: np.ndarray, rate_hz: float) -> dict[str, Any]:
+def stored_states(
+    states: np.ndarray, native_hz: float, samples: int, rate: Literal["latent", "native"]
+) -> dict[str, Any]:
+    """One encoder's field of the column.
+
+    Args:
+        states: [n, dim] at `native_hz`.
+        native_hz: their rate.
+        samples: of the track, at 44.1 kHz.
+        rate: "latent" pools them to one vector for every full latent frame.
+    """
+    if rate == "native":
+        vectors, rate_hz = ssl_codec.normalize(states), native_hz
+    else:
+        vectors, rate_hz = (
+            ssl_codec.pool(states, native_hz, samples // _LATENT_SAMPLES, _LATENT_RATE_HZ),
+            _LATENT_RATE_HZ,
+        )
     frames, dim = vectors.shape
     scales, data = ssl_codec.encode(vectors)
     return {"frames": frames, "dim": dim, "rate_hz": rate_hz, "scales": scales, "data": data}
