@@ -22,7 +22,10 @@ ENGINES: dict[str, dict[str, str]] = {
     "caption": {"template": "stages.caption:Caption"},
     "lyric_tokens": {"bpe": "stages.lyric_tokens:LyricTokens"},
     "speaker": {"resemblyzer": "stages.speaker:Speaker", "songmill": "stages.speaker_songmill:SpeakerSongmill"},
-    "text_embedding": {"e5": "stages.text_embedding:TextEmbedding"},
+    "text_embedding": {
+        "e5": "stages.text_embedding:TextEmbedding",
+        "umt5": "stages.text_embedding_umt5:TextEmbeddingUmt5",
+    },
     "latents": {"dcae": "stages.latents:Latents"},
     "ssl": {"whisper-encoder": "stages.ssl:Ssl", "mert-mhubert": "stages.ssl_hubert:SslHubert"},
 }

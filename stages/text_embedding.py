@@ -1,12 +1,15 @@
 """Text embeddings: what the generator's cross-attention reads instead of a caption's letters."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from schemas import columns
 from stages import base
+
+if TYPE_CHECKING:
+    from stages.nets.token_encoder import TokenEncoder
 
 _VARIANTS = ("simplified", "expanded", "descriptive", "synonyms", "use_cases", "analysis")
 
@@ -45,7 +48,7 @@ class TextEmbedding(base.Stage):
         super().setup(weights)
         from stages.nets.e5 import E5  # here, for transformers takes seconds to import
 
-        self._encode = E5.load(weights[self.params.model].path, self.params.max_tokens)
+        self._encode: TokenEncoder = E5.load(weights[self.params.model].path, self.params.max_tokens)
 
     def process(self, track: base.Track) -> dict[str, Any]:
         """Embed every caption variant that says something."""

@@ -53,12 +53,13 @@ class TokenEncoder(ABC):
         """A batch of texts.
 
         Returns:
-            Float32 states [B, L, dim], zeros on padding, and their mask, int64 [B, L], 0 on padding.
+            Float32 states [B, L, dim], zeros on padding, and their mask, int64 [B, L], 0 on padding; on the CPU.
         """
         readings = self._tokenizer.encode_batch([self.prefix + text for text in texts])
         ids = torch.tensor([reading.ids for reading in readings])
         mask = torch.tensor([reading.attention_mask for reading in readings])
-        states = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
+        device = self._model.device
+        states = self._model(input_ids=ids.to(device), attention_mask=mask.to(device)).last_hidden_state.cpu()
         return states.masked_fill(mask[..., None] == 0, 0.0), mask
 
     def count_tokens(self, text: str) -> int:
