@@ -11,7 +11,7 @@ ENGINES: dict[str, dict[str, str]] = {
     "fingerprint": {"songmill": "stages.fingerprint:Fingerprint"},
     "aesthetics": {"audiobox": "stages.aesthetics:Aesthetics"},
     "events": {"yamnet": "stages.events:Events"},
-    "vocals": {"spleeter": "stages.vocals:Vocals"},
+    "vocals": {"spleeter": "stages.vocals:Vocals", "demucs": "stages.vocals_demucs:VocalsDemucs"},
     "transcript": {"faster-whisper": "stages.transcript:Transcript"},
     "phonemes": {"espeak": "stages.phonemes:Phonemes"},
     "lyrics": {"minhash": "stages.lyrics:Lyrics"},

@@ -1,8 +1,8 @@
 """Is there singing, how much of the time, and the vocals on their own."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -10,6 +10,13 @@ from schemas import columns
 from stages import base, pcm
 from stages.nets.spleeter import Spleeter
 from stages.voice import RATE_HZ, THRESHOLD, voiced_spans
+
+
+class Separator(Protocol):
+    """What finds the vocals of a mix."""
+
+    def separate(self, mix: np.ndarray) -> Iterator[np.ndarray]:
+        """Float32 [2, frames] at 44.1 kHz to its vocals, in pieces [2, some frames], one after the other."""
 
 
 class VocalsParams(base.Params):
@@ -53,7 +60,7 @@ class Vocals(base.Stage):
     def setup(self, weights: Mapping[str, base.Weights]) -> None:
         """Load the separator."""
         super().setup(weights)
-        self._separator = Spleeter.load(weights["spleeter-2stems"].path)
+        self._separator: Separator = Spleeter.load(weights["spleeter-2stems"].path)
 
     def process(self, track: base.Track) -> dict[str, Any]:
         """Measure the `pcm` column and keep its vocals."""

@@ -30,7 +30,10 @@ MODEL = b"weights " * 1000
 CONFIG = b'{"dim": 8}'
 REVISION = "0" * 40
 # Whoever publishes them names no hashes that could be checked here.
-UNPINNED = {"beat-this-final0", "audiobox-aesthetics", "umt5-base", "mert-v1-330m", "mhubert-147"}
+UNPINNED = {
+    *("audiobox-aesthetics", "beat-this-final0", "htdemucs", "htdemucs-ft", "mert-v1-330m", "mhubert-147"),
+    "umt5-base",
+}
 
 Convert = Callable[[Path, Path], None]
 MadeBy = Callable[[Convert, bytes], Entry]

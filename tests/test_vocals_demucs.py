@@ -1,0 +1,120 @@
+"""Demucs as the separator, on small random checkpoints in the files of its repositories."""
+
+import json
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from demucs.apply import BagOfModels, apply_model
+from demucs.htdemucs import HTDemucs
+from safetensors.torch import save_file
+
+from stages import pcm
+from stages.base import Weights
+from stages.nets.demucs import Demucs
+from stages.vocals_demucs import VocalsDemucs
+from tests.tracks import load, measure
+
+CPU = torch.device("cpu")
+SOURCES = ["drums", "bass", "other", "vocals"]
+SMALL = {"channels": 8, "t_layers": 1, "bottom_channels": 0, "nfft": 1024, "depth": 3, "t_heads": 2, "dconv_mode": 0}
+SEGMENT = Fraction(13, 10)  # 1.3 s
+
+
+def write(file: Path, seed: int, **changes: Any) -> HTDemucs:
+    """One network as the repositories keep it: safetensors, and how to build it in the metadata."""
+    torch.manual_seed(seed)
+    options = {**SMALL, "segment": SEGMENT, "samplerate": 44_100}
+    network = HTDemucs(SOURCES, **options).eval()
+    told = json.dumps(
+        options | {"segment": {"_type": "fraction", "numerator": SEGMENT.numerator, "denominator": SEGMENT.denominator}}
+    )
+    metadata = {"klass": "demucs.htdemucs.HTDemucs", "args": json.dumps([SOURCES]), "kwargs": told, **changes}
+    save_file(network.state_dict(), str(file), metadata)
+    return network
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, HTDemucs]:
+    folder = tmp_path_factory.mktemp("htdemucs")
+    (folder / "htdemucs.yaml").write_text(yaml.safe_dump({"models": ["955717e8"]}))
+    return folder, write(folder / "955717e8.safetensors", 0)
+
+
+@pytest.fixture(scope="module")
+def song(audio: Callable[[str, str], Path]) -> np.ndarray:
+    return load(audio("demo-music", "happy_electronic_1.opus"), 6.0)
+
+
+def separated(separator: Demucs, mix: np.ndarray) -> np.ndarray:
+    return np.concatenate(list(separator.separate(mix)), axis=1)
+
+
+def by_the_package(model: Any, mix: np.ndarray) -> np.ndarray:
+    """As its command line does it, without random shifts."""
+    audio = torch.from_numpy(mix)
+    reference = audio.mean(0)
+    made = apply_model(model, ((audio - reference.mean()) / reference.std())[None], shifts=0, overlap=0.25)
+    return (made[0, SOURCES.index("vocals")] * reference.std() + reference.mean()).numpy()
+
+
+@pytest.mark.parametrize("seconds", [6.0, 3.9, 1.3, 0.7, 0.05])
+def test_batches_of_a_random_network_give_what_the_package_gives(single, song, seconds) -> None:
+    mix = song[:, : round(seconds * 44_100)]
+    made = separated(Demucs.load(single[0], CPU), mix)
+    assert made.shape == mix.shape
+    expected = by_the_package(single[1], mix)
+    assert np.abs(expected).max() > 1e-3
+    np.testing.assert_allclose(made, expected, atol=1e-5)
+
+
+def test_only_networks_for_vocals_of_a_random_bag_are_read(song, tmp_path) -> None:
+    networks = [write(tmp_path / f"{number}.safetensors", number) for number in range(3)]
+    shares = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 0.25], [0.0, 0.0, 0.0, 0.75]]
+    (tmp_path / "bag.yaml").write_text(yaml.safe_dump({"models": ["0", "1", "2"], "weights": shares}))
+    bag = Demucs.load(tmp_path, CPU)
+    assert len(bag._networks) == 2
+    expected = by_the_package(BagOfModels(networks, [[max(share, 1e-9) for share in row] for row in shares]), song)
+    np.testing.assert_allclose(separated(bag, song), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 0), (2, 44_100)])
+def test_silence_through_a_random_network_stays_silent(single, shape) -> None:
+    made = separated(Demucs.load(single[0], CPU), np.zeros(shape, np.float32))
+    assert made.shape == shape
+    assert not made.any()
+
+
+def test_the_stage_keeps_the_stem_of_a_random_network(single, song) -> None:
+    stage = VocalsDemucs()
+    assert stage.models == ("htdemucs",)
+    stage.setup({"htdemucs": Weights("htdemucs", single[0], "0" * 64)})
+    made = measure(stage, pcm=pcm.encode(song))
+    stem = pcm.stereo(made["vocal_stem"])
+    assert stem.shape == song.shape
+    expected = np.clip(by_the_package(single[1], pcm.stereo(pcm.encode(song))), -1, 1)
+    np.testing.assert_allclose(stem, expected, atol=1e-4)
+    assert made["vocals"]["model"].startswith("htdemucs@00000000+silero-vad")
+    assert 0 <= made["vocals"]["active_ratio"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"klass": "os.system"}, "it is for os.system"), ({"structure": "{}"}, "expected one of demucs.htdemucs")],
+)
+def test_a_file_that_would_call_something_else_is_refused(tmp_path, changes, message) -> None:
+    """The package itself imports and calls whatever class a file names."""
+    (tmp_path / "bag.yaml").write_text(yaml.safe_dump({"models": ["bad"]}))
+    write(tmp_path / "bad.safetensors", 0, **changes)
+    with pytest.raises(ValueError, match=message):
+        Demucs.load(tmp_path, CPU)
+
+
+def test_a_folder_without_a_bag(tmp_path) -> None:
+    with pytest.raises(ValueError, match="found 0"):
+        Demucs.load(tmp_path, CPU)
