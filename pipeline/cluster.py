@@ -87,10 +87,11 @@ def _placement(
     spec: OperatorSpec, operators: Sequence[OperatorSpec], blocks: int, resources: ResourceConfig
 ) -> dict[str, Any]:
     """Where an operator's replicas go: one a GPU, or one a core."""
-    gpus = _gpus(spec)
-    if gpus:
-        replicas = max(1, int(ray.cluster_resources().get("GPU", 0) // gpus))
-        return {"compute": _pool(min(replicas, blocks)), "num_gpus": gpus, **_BATCHES}
+    if gpus := _gpus(spec):
+        replicas = min(_gpu_replicas(sum(map(_gpus, operators))), blocks)
+        batches = {"batch_size": resources.rows_per_block}  # which is a block; Ray wants it told
+        # No CPU is reserved: the replica would wait for one that a CPU operator holds.
+        return {"compute": _pool(replicas), "num_gpus": gpus, "num_cpus": 0, **_BATCHES, **batches}
     replicas = min(resources.replicas or _cores(), blocks)
     pools = sum(not _gpus(other) for other in operators)
     return {"compute": _pool(replicas), "num_cpus": _share(replicas * pools), **_BATCHES}
@@ -113,17 +114,28 @@ def check_placeable(operators: Sequence[OperatorSpec]) -> None:
     Raises:
         ClusterError: the cluster has too few GPUs for a stage.
     """
-    have = ray.cluster_resources().get("GPU", 0)
-    for spec in operators:
-        if _gpus(spec) > have:
-            names = ", ".join(node.name for node in spec.nodes)
-            raise ClusterError(
-                f"stage {names} needs {_gpus(spec):g} GPU; the cluster has {have:g}. Use --profile small"
-            )
+    have = ray.cluster_resources().get("GPU", 0.0)
+    wanted = {spec.nodes[0].name: _gpus(spec) for spec in operators if _gpus(spec)}
+    total = round(sum(wanted.values()), 6)
+    if total > have:
+        stages = ", ".join(f"{name} {share:g}" for name, share in wanted.items())
+        raise ClusterError(
+            f"the cluster has {have:g} GPUs; one replica of each of these stages takes {total:g}: {stages}. "
+            "Add a machine with a GPU, take --profile small, or share them out with --set resources.gpus={...}; 0 "
+            "leaves a stage on the CPU"
+        )
+
+
+def _gpu_replicas(shares: float) -> int:
+    """Replicas of every GPU stage, so that all fit side by side; `shares` is what one of each takes together."""
+    have = int(ray.cluster_resources().get("GPU", 0))
+    shares = round(shares, 6)
+    return max(1, have * int(1 / shares) if shares <= 1 else int(have / shares))
 
 
 def _gpus(spec: OperatorSpec) -> float:
-    return max(node.stage_type.resources.gpus for node in spec.nodes)
+    """Share of a GPU that a replica takes; a stage with one has an operator of its own."""
+    return max(node.gpus for node in spec.nodes)
 
 
 def _cores() -> int:

@@ -53,7 +53,8 @@ def build_config(
     if names := list(only):
         _merge_stages(config, names)
     for name in add:
-        config["stages"].setdefault(name, {})
+        config["stages"].setdefault(name, config["on_request"].get(name) or {})
+    del config["on_request"]
     _apply_options(config, options)
     for override in overrides:
         _apply_override(config, override)
@@ -82,9 +83,16 @@ def build_addition(
     Raises:
         ConfigError: as `build_config`.
     """
-    known = _profile(profile)["stages"]
+    known_profile = _profile(profile)
+    known = known_profile["stages"] | known_profile["on_request"]
     stages = {**planned, **{name: known.get(name) or {} for name in add}}
-    config: dict[str, Any] = {"input": {"path": str(dataset)}, "output": dataset, "profile": profile, "stages": stages}
+    config: dict[str, Any] = {
+        "input": {"path": str(dataset)},
+        "output": dataset,
+        "profile": profile,
+        "stages": stages,
+        "resources": known_profile.get("resources", {}),
+    }
     for override in overrides:
         _apply_override(config, override)
     if config.get("gates"):
@@ -93,7 +101,9 @@ def build_addition(
 
 
 def _profile(name: str) -> dict[str, Any]:
-    return yaml.safe_load(resources.files("pipeline").joinpath("profiles", f"{name}.yaml").read_text("utf-8"))
+    """A profile: parts of a configuration, and under `on_request` what `--add` means by a stage's name."""
+    text = resources.files("pipeline").joinpath("profiles", f"{name}.yaml").read_text("utf-8")
+    return {"on_request": {}, **yaml.safe_load(text)}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

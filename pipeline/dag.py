@@ -46,6 +46,7 @@ class Node:
     params: Params
     weights: Mapping[str, Weights]
     fingerprint: str
+    gpus: float = 0.0
 
     @cached_property
     def stage_type(self) -> type[Stage]:
@@ -54,7 +55,9 @@ class Node:
 
     def build(self) -> Stage:
         """The stage, not set up yet."""
-        return self.stage_type(self.params)
+        stage = self.stage_type(self.params)
+        stage.device = "cuda" if self.gpus else "cpu"
+        return stage
 
     @property
     def column(self) -> str:
@@ -92,8 +95,7 @@ class Dag:
         """Curation stages grouped into operators: neighbours without a GPU share one, each GPU stage has its own."""
         groups: list[list[Node]] = []
         for node in self.curation:
-            on_gpu = node.stage_type.resources.gpus > 0
-            if on_gpu or not groups or groups[-1][-1].stage_type.resources.gpus > 0:
+            if node.gpus or not groups or groups[-1][-1].gpus:
                 groups.append([])
             groups[-1].append(node)
         return tuple(tuple(group) for group in groups)
@@ -141,13 +143,15 @@ def build_dag(
         problems += _read_problems(stage, written)
         problems += [f"stage {stage.name!r}: {missing[m]}" for m in stage.models if m in missing]
         problems += [f"stage {stage.name!r}: no such file {f}" for f in stage.files if not f.is_file()]
+    unknown = sorted({*config.resources.gpus} - {*config.stages, *ENGINES})
+    problems += [f"resources.gpus: no stage named {name!r}" for name in unknown]
     gates, gate_problems = _gates(config, stages)
     problems += gate_problems
     order, cycle = _order(stages)
     problems += cycle
     if problems:
         raise DagError(problems)
-    return Dag(_nodes(order, config.stages, models, stored), gates)
+    return Dag(_nodes(order, config, models, stored), gates)
 
 
 def wanted_models(config: CurateConfig) -> dict[str, list[str]]:
@@ -268,7 +272,7 @@ def _order(stages: Mapping[str, Stage]) -> tuple[list[Stage], list[str]]:
 
 def _nodes(
     order: Iterable[Stage],
-    configs: Mapping[str, StageConfig],
+    config: CurateConfig,
     models: Mapping[str, Weights],
     stored: Mapping[str, Stored],
 ) -> tuple[Node, ...]:
@@ -279,7 +283,8 @@ def _nodes(
         upstream = {c: made[c] for c in (*stage.reads, *stage.reads_if_present) if c in made}
         fingerprint = _fingerprint(stage, weights, upstream)
         made.update(dict.fromkeys((stage.column, *stage.working), fingerprint))
-        nodes.append(Node(stage.name, configs[stage.name].engine, stage.params, weights, fingerprint))
+        gpus = config.resources.gpus.get(stage.name, stage.resources.gpus)
+        nodes.append(Node(stage.name, config.stages[stage.name].engine, stage.params, weights, fingerprint, gpus))
     return tuple(nodes)
 
 

@@ -112,7 +112,7 @@ def _stage_plan(node: Node, written: Collection[str]) -> StagePlan:
         reads=[*stage.reads, *(column for column in stage.reads_if_present if column in written)],
         working=list(stage.working),
         models={name: weights.digest for name, weights in node.weights.items()},
-        resources=asdict(stage.resources),
+        resources={**asdict(stage.resources), "gpus": node.gpus},
         fingerprint=node.fingerprint,
     )
 

@@ -46,6 +46,9 @@ class ResourceConfig(Section):
     rows_per_block: int = Field(1, ge=1, description="songs a task: the unit of parallel work")
     rows_per_scan_part: int = Field(256, ge=1)
     replicas: int | None = Field(None, ge=1, description="copies of the CPU operator; default one per core")
+    gpus: dict[str, float] = Field(
+        {}, description="stage -> share of a GPU that each replica of it takes; 0 leaves it on the CPU"
+    )
     max_attempts: int = Field(3, ge=1, description="worker deaths a song may cause before it is set aside")
     ray_address: str | None = Field(None, description="an existing cluster; default RAY_ADDRESS or a local one")
 

@@ -43,7 +43,7 @@ class Aesthetics(Stage):
             raise RuntimeError(
                 "Audiobox Aesthetics is not installed: pip install --no-deps audiobox-aesthetics"
             ) from error
-        self._network = AesMultiOutput.from_pretrained(weights[MODEL].path).eval()
+        self._network = AesMultiOutput.from_pretrained(weights[MODEL].path).eval().to(self.device)
 
     def process(self, track: Track) -> dict[str, Any]:
         """Score the `pcm` column."""
@@ -55,9 +55,11 @@ class Aesthetics(Stage):
         scores = {}
         with torch.inference_mode():
             batches = zip(windows.split(_BATCH), heard.split(_BATCH), strict=True)
-            outputs = [self._network({"wav": wav, "mask": mask}) for wav, mask in batches]
+            outputs = [
+                self._network({"wav": wav.to(self.device), "mask": mask.to(self.device)}) for wav, mask in batches
+            ]
         for axis, scale in self._network.target_transform.items():
-            raw = torch.cat([output[axis] for output in outputs])
+            raw = torch.cat([output[axis] for output in outputs]).cpu()
             scores[axis.lower()] = float((raw * shares).sum() / shares.sum()) * scale["std"] + scale["mean"]
         return self.own(**scores)
 

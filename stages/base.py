@@ -98,6 +98,7 @@ class Stage(ABC):
         self.params: Any = params if params is not None else self.Params()
         self.weights: Mapping[str, Weights] = {}
         self.wanted: frozenset[str] = frozenset(self.working)  # the operator narrows it to what later stages read
+        self.device = "cpu"  # where its networks run; the operator says "cuda" where the stage was given a GPU
 
     @property
     def models(self) -> tuple[str, ...]:

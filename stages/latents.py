@@ -54,7 +54,7 @@ class Latents(base.Stage):
         super().setup(weights)
         from stages.nets.dcae import LatentEncoder  # here, for diffusers takes seconds to import
 
-        self._encoder = LatentEncoder.load(self.params.codec / _AUTOENCODER, self.params.codec / _VOCODER)
+        self._encoder = LatentEncoder.load(self.params.codec / _AUTOENCODER, self.params.codec / _VOCODER, self.device)
         self._model = f"{_AUTOENCODER}@{self.files_digest[:8]}"
 
     def process(self, track: base.Track) -> dict[str, Any]:

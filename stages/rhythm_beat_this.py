@@ -56,7 +56,7 @@ class RhythmBeatThis(Stage):
         self._network.load_state_dict(
             {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
         )
-        self._network.eval()
+        self._network.eval().to(self.device)
 
     def process(self, track: Track) -> dict[str, Any]:
         """Measure tempo, beats, downbeats and meter of the `pcm` column."""
@@ -87,9 +87,9 @@ class RhythmBeatThis(Stage):
         for start in range(0, frames, step):
             start = max(0, min(start, frames - step))  # the last chunk is a full one too
             with torch.inference_mode():
-                chunk = self._network(padded[None, start : start + _CHUNK])
+                chunk = self._network(padded[None, start : start + _CHUNK].to(self.device))
             for row, head in enumerate(("beat", "downbeat")):
-                inner = chunk[head][0, _BORDER:-_BORDER]
+                inner = chunk[head][0, _BORDER:-_BORDER].cpu()
                 logits[row, start : start + len(inner)] = inner
         beat, downbeat = torch.sigmoid(logits).numpy()
         return beat, downbeat

@@ -47,12 +47,10 @@ class SslHubert(base.Stage):
     def setup(self, weights: Mapping[str, base.Weights]) -> None:
         """Load them."""
         super().setup(weights)
-        from stages.nets.device import placed  # here, for torch and transformers take seconds to import
-        from stages.nets.hubert import HubertStates
+        from stages.nets.hubert import HubertStates  # here, for transformers takes seconds to import
 
-        device = placed()
         self._encoders = {
-            field: HubertStates.load(weights[entry].path, rate_hz, chunk_s, device)
+            field: HubertStates.load(weights[entry].path, rate_hz, chunk_s, self.device)
             for (field, (rate_hz, chunk_s)), entry in zip(_ENCODERS.items(), self.models, strict=True)
         }
 

@@ -19,7 +19,6 @@ class TextEmbeddingUmt5(text_embedding.TextEmbedding):
     def setup(self, weights: Mapping[str, base.Weights]) -> None:
         """Load the encoder and its tokenizer."""
         base.Stage.setup(self, weights)
-        from stages.nets.device import placed  # here, for torch and transformers take seconds to import
-        from stages.nets.umt5 import UMT5
+        from stages.nets.umt5 import UMT5  # here, for transformers takes seconds to import
 
-        self._encode = UMT5.load(weights[self.params.model].path, self.params.max_tokens, placed())
+        self._encode = UMT5.load(weights[self.params.model].path, self.params.max_tokens, self.device)

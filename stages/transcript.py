@@ -1,7 +1,7 @@
 """What is sung: Whisper on the separated vocals, with times, and without what Whisper only imagines."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,6 @@ class Params(Guards):
 
     Attributes:
         model: entry of the model store, a CTranslate2 Whisper.
-        device: where it runs.
         compute_type: CTranslate2's arithmetic; "int8" is the fastest on a CPU, "float16" on a GPU.
         beam_size: hypotheses kept while decoding.
         voice_threshold: probability from which on Silero VAD believes in a voice. It learnt speech: at the 0.5 usual
@@ -30,7 +29,6 @@ class Params(Guards):
     """
 
     model: str = "whisper-base"
-    device: Literal["cpu", "cuda"] = "cpu"
     compute_type: str = "int8"
     beam_size: int = 5
     voice_threshold: float = 0.2
@@ -65,7 +63,7 @@ class Transcript(base.Stage):
         """Load Whisper."""
         super().setup(weights)
         folder = weights[self.params.model].path
-        self._whisper = Whisper.load(folder, self.params.device, self.params.compute_type)
+        self._whisper = Whisper.load(folder, self.device, self.params.compute_type)
 
     def process(self, track: base.Track) -> dict[str, Any]:
         """Transcribe the stem, unless nobody sings."""

@@ -29,10 +29,9 @@ class VocalsDemucs(vocals.Vocals):
     def setup(self, weights: Mapping[str, base.Weights]) -> None:
         """Load it; RuntimeError when the library is not installed."""
         base.Stage.setup(self, weights)
-        from stages.nets.demucs import Demucs  # here, for torch takes seconds to import
-        from stages.nets.device import placed
+        from stages.nets.demucs import Demucs
 
         try:
-            self._separator = Demucs.load(weights[self.params.separator].path, placed())
+            self._separator = Demucs.load(weights[self.params.separator].path, self.device)
         except ImportError as error:
             raise RuntimeError("Demucs is not installed: pip install songmill[separation]") from error

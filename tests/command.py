@@ -43,11 +43,23 @@ def songmill(*arguments: object, code: int = 0, **env: str) -> tuple[str, str]:
 
 
 @contextmanager
-def ray_cluster() -> Iterator[dict[str, str]]:
-    """A Ray cluster of two CPUs on this machine; what to set in the environment to use it."""
+def ray_cluster(*more: str) -> Iterator[dict[str, str]]:
+    """A Ray cluster of two CPUs on this machine; what to set in the environment to use it.
+
+    Args:
+        more: options of `ray start`.
+    """
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     ray = Path(sys.executable).with_name("ray")
-    options = ["--head", "--block", "--port=0", "--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats"]
+    options = [
+        "--head",
+        "--block",
+        "--port=0",
+        "--num-cpus=2",
+        "--include-dashboard=false",
+        "--disable-usage-stats",
+        *more,
+    ]
     process = subprocess.Popen(
         [ray, "start", *options],
         env=environment(PYTHONUNBUFFERED="1", **token),

@@ -17,7 +17,6 @@ from stages.nets.hubert import HubertStates
 from stages.ssl_hubert import SslHubert
 from tests.tracks import load, measure
 
-CPU = torch.device("cpu")
 SMALL = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -89,7 +88,7 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("name", "rate_hz", "per_second"), [("mert", 24_000, 75), ("mhubert", 16_000, 50)])
 def test_a_chunk_of_a_random_checkpoint_has_transformers_own_states(random, song, name, rate_hz, per_second):
     heard = pcm.mono(pcm.encode(song), rate_hz)[: 4 * rate_hz]
-    states = HubertStates.load(random[0] / name, rate_hz, 5.0, CPU)(heard)
+    states = HubertStates.load(random[0] / name, rate_hz, 5.0)(heard)
     assert states.shape == (4 * per_second, 32)
     reader = Wav2Vec2FeatureExtractor(sampling_rate=rate_hz, do_normalize=True)
     values = reader(heard, sampling_rate=rate_hz, return_tensors="pt").input_values
@@ -99,21 +98,21 @@ def test_a_chunk_of_a_random_checkpoint_has_transformers_own_states(random, song
 
 
 def test_chunks_of_a_random_checkpoint_are_as_long_as_their_audio(random, song):
-    mert = HubertStates.load(random[0] / "mert", 24_000, 5.0, CPU)
+    mert = HubertStates.load(random[0] / "mert", 24_000, 5.0)
     heard = pcm.mono(pcm.encode(song), 24_000)
     states = mert(heard)
     assert len(states) == 930 == round(12.4 * 75)
-    whole = HubertStates.load(random[0] / "mert", 24_000, 60.0, CPU)(heard)
+    whole = HubertStates.load(random[0] / "mert", 24_000, 60.0)(heard)
     assert cosines(states, whole).mean() > 0.9  # a chunk hears less, at the same times
     shifted = cosines(states[:-8], whole[8:]).mean()
     assert shifted < cosines(states, whole).mean() - 0.05
-    alone = HubertStates.load(random[0] / "mert", 24_000, 5.0, CPU)
+    alone = HubertStates.load(random[0] / "mert", 24_000, 5.0)
     alone._batch = 1
     np.testing.assert_allclose(alone(heard), states, atol=1e-4)
 
 
 def test_loudness_and_offset_change_no_state_of_a_random_checkpoint(random, song):
-    mert = HubertStates.load(random[0] / "mert", 24_000, 5.0, CPU)
+    mert = HubertStates.load(random[0] / "mert", 24_000, 5.0)
     heard = pcm.mono(pcm.encode(song), 24_000)
     assert cosines(mert(0.3 * heard + 0.1), mert(heard)).min() > 0.999
 
@@ -149,10 +148,10 @@ def test_native_rates_of_random_encoders(random, song):
 def test_a_random_checkpoint_that_is_no_hubert_or_lacks_a_weight_is_refused(tmp_path):
     write(tmp_path / "cqt", MERT | {"feature_extractor_cqt": True}, 0)
     with pytest.raises(ValueError, match="feature_extractor_cqt is True"):
-        HubertStates.load(tmp_path / "cqt", 24_000, 5.0, CPU)
+        HubertStates.load(tmp_path / "cqt", 24_000, 5.0)
     write(tmp_path / "lacking", MHUBERT, 0)
     weights = torch.load(tmp_path / "lacking" / "pytorch_model.bin", weights_only=True)
     del weights["encoder.layers.1.attention.q_proj.weight"]
     torch.save(weights, tmp_path / "lacking" / "pytorch_model.bin")
     with pytest.raises(ValueError, match="1 weights are missing, encoder"):
-        HubertStates.load(tmp_path / "lacking", 16_000, 30.0, CPU)
+        HubertStates.load(tmp_path / "lacking", 16_000, 30.0)

@@ -20,7 +20,6 @@ from stages.nets.demucs import Demucs
 from stages.vocals_demucs import VocalsDemucs
 from tests.tracks import load, measure
 
-CPU = torch.device("cpu")
 SOURCES = ["drums", "bass", "other", "vocals"]
 SMALL = {"channels": 8, "t_layers": 1, "bottom_channels": 0, "nfft": 1024, "depth": 3, "t_heads": 2, "dconv_mode": 0}
 SEGMENT = Fraction(13, 10)  # 1.3 s
@@ -66,7 +65,7 @@ def by_the_package(model: Any, mix: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("seconds", [6.0, 3.9, 1.3, 0.7, 0.05])
 def test_batches_of_a_random_network_give_what_the_package_gives(single, song, seconds) -> None:
     mix = song[:, : round(seconds * 44_100)]
-    made = separated(Demucs.load(single[0], CPU), mix)
+    made = separated(Demucs.load(single[0]), mix)
     assert made.shape == mix.shape
     expected = by_the_package(single[1], mix)
     assert np.abs(expected).max() > 1e-3
@@ -77,7 +76,7 @@ def test_only_networks_for_vocals_of_a_random_bag_are_read(song, tmp_path) -> No
     networks = [write(tmp_path / f"{number}.safetensors", number) for number in range(3)]
     shares = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 0.25], [0.0, 0.0, 0.0, 0.75]]
     (tmp_path / "bag.yaml").write_text(yaml.safe_dump({"models": ["0", "1", "2"], "weights": shares}))
-    bag = Demucs.load(tmp_path, CPU)
+    bag = Demucs.load(tmp_path)
     assert len(bag._networks) == 2
     expected = by_the_package(BagOfModels(networks, [[max(share, 1e-9) for share in row] for row in shares]), song)
     np.testing.assert_allclose(separated(bag, song), expected, atol=1e-5)
@@ -85,7 +84,7 @@ def test_only_networks_for_vocals_of_a_random_bag_are_read(song, tmp_path) -> No
 
 @pytest.mark.parametrize("shape", [(2, 0), (2, 44_100)])
 def test_silence_through_a_random_network_stays_silent(single, shape) -> None:
-    made = separated(Demucs.load(single[0], CPU), np.zeros(shape, np.float32))
+    made = separated(Demucs.load(single[0]), np.zeros(shape, np.float32))
     assert made.shape == shape
     assert not made.any()
 
@@ -112,9 +111,9 @@ def test_a_file_that_would_call_something_else_is_refused(tmp_path, changes, mes
     (tmp_path / "bag.yaml").write_text(yaml.safe_dump({"models": ["bad"]}))
     write(tmp_path / "bad.safetensors", 0, **changes)
     with pytest.raises(ValueError, match=message):
-        Demucs.load(tmp_path, CPU)
+        Demucs.load(tmp_path)
 
 
 def test_a_folder_without_a_bag(tmp_path) -> None:
     with pytest.raises(ValueError, match="found 0"):
-        Demucs.load(tmp_path, CPU)
+        Demucs.load(tmp_path)

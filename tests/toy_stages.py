@@ -44,6 +44,23 @@ class Length(Stage):
         return self.own(seconds=pcm.duration_s(track["pcm"]))
 
 
+class Placed(Stage):
+    """Where it runs: the device it was told, the GPUs that Ray shows it, its process."""
+
+    name = "placed"
+    type = stage_struct(pa.field("device", pa.string()), pa.field("visible", pa.string()), pa.field("pid", pa.int64()))
+    reads = {"pcm": pcm.PCM}
+
+    def process(self, track: Track) -> dict[str, Any]:
+        return self.own(device=self.device, visible=os.environ.get("CUDA_VISIBLE_DEVICES"), pid=os.getpid())
+
+
+class PlacedToo(Placed):
+    """Another one."""
+
+    name = "placed_too"
+
+
 class PreviewParams(LengthParams):
     """Parameters of `Preview`."""
 

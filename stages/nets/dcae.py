@@ -20,7 +20,7 @@ class LatentEncoder:
         self._codec = codec
 
     @classmethod
-    def load(cls, autoencoder: Path, vocoder: Path) -> "LatentEncoder":
+    def load(cls, autoencoder: Path, vocoder: Path, device: str = "cpu") -> "LatentEncoder":
         """Load the autoencoder of a folder; the vocoder's config tells the mel scale, by default the released one's.
 
         Raises:
@@ -32,15 +32,16 @@ class LatentEncoder:
         frame = (codec.autoencoder.config["latent_channels"], codec.vocoder.config["n_mels"] // COMPRESSION)
         if frame != (CHANNELS, BINS):
             raise ValueError(f"{autoencoder}: latents of {frame[0]} channels and {frame[1]} bins, expected 8 and 16")
-        return cls(codec)
+        return cls(codec.to(device))
 
     def __call__(self, audio: np.ndarray) -> np.ndarray:
         """float32 [2, samples] at 44.1 kHz to float16 [T, 8, 16]: a frame for every full 4096 samples."""
         frames = latent_length(audio.shape[1], CODEC_HZ)
         if not frames:
             return np.zeros((0, CHANNELS, BINS), np.float16)
-        latents, _ = self._codec.encode(torch.from_numpy(np.ascontiguousarray(audio))[None], CODEC_HZ)
-        return latents[0, :, :, :frames].permute(2, 0, 1).half().numpy()
+        waveform = torch.from_numpy(np.ascontiguousarray(audio))[None].to(self._codec.device)
+        latents, _ = self._codec.encode(waveform, CODEC_HZ)
+        return latents[0, :, :, :frames].permute(2, 0, 1).half().cpu().numpy()
 
 
 def _autoencoder(folder: Path) -> AutoencoderDC:

@@ -26,7 +26,7 @@ _SILENT = 1e-8
 class Demucs:
     """The vocals of a mix by one network, or by those of a bag that are for vocals."""
 
-    def __init__(self, networks: list[tuple[Any, float]], device: torch.device) -> None:
+    def __init__(self, networks: list[tuple[Any, float]], device: str) -> None:
         """Networks with their shares in the vocals."""
         total = sum(share for _, share in networks)
         self._networks = [(network.eval().to(device), share / total) for network, share in networks if share]
@@ -35,7 +35,7 @@ class Demucs:
         self._segment = int(first.segment * first.samplerate)
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device) -> "Demucs":
+    def load(cls, folder: Path, device: str = "cpu") -> "Demucs":
         """The bag in a folder: NAME.yaml with a list of models, and a safetensors file for each.
 
         Networks of the bag that are not for vocals are not read.

@@ -42,7 +42,7 @@ class HubertStates:
         self.rate_hz = input_rate_hz / self._stride
 
     @classmethod
-    def load(cls, folder: Path, input_rate_hz: int, chunk_s: float, device: torch.device) -> "HubertStates":
+    def load(cls, folder: Path, input_rate_hz: int, chunk_s: float, device: str = "cpu") -> "HubertStates":
         """The encoder in a folder with `config.json` and `model.safetensors` or `pytorch_model.bin`.
 
         Raises:

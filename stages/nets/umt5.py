@@ -18,10 +18,8 @@ class UMT5(TokenEncoder):
     """Token states of a text; those of its forerunners T5 and mT5 too, which share its layout."""
 
     @classmethod
-    def load(cls, folder: Path, max_tokens: int, device: torch.device | None = None) -> "UMT5":
+    def load(cls, folder: Path, max_tokens: int, device: str = "cpu") -> "UMT5":
         """The encoder of a folder with safetensors, `config.json`, `tokenizer.json`; longer texts are cut.
-
-        It runs on the CPU by default.
 
         Raises:
             ValueError: the folder lacks a weight.
@@ -38,8 +36,7 @@ class UMT5(TokenEncoder):
         if missing := sorted(report["missing_keys"]):
             raise ValueError(f"{len(missing)} weights are missing, {missing[0]} the first of them")
         # The file itself and not AutoTokenizer, which rebuilds a T5 tokenizer without its own normaliser.
-        model.to(device or torch.device("cpu"))
-        return cls(model, Tokenizer.from_file(str(folder / "tokenizer.json")), max_tokens)
+        return cls(model.to(device), Tokenizer.from_file(str(folder / "tokenizer.json")), max_tokens)
 
     @property
     def queries(self) -> list[nn.Module]:
