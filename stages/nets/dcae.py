@@ -16,8 +16,8 @@ CHANNELS, BINS = 8, 16  # of a latent frame, as shards have it
 class LatentEncoder:
     """Waveforms to whole latent frames."""
 
-    def __init__(self, codec: MusicDCAE) -> None:
-        self._codec = codec
+    def __init__(self, codec: MusicDCAE, device: str) -> None:
+        self._codec, self._device = codec, device
 
     @classmethod
     def load(cls, autoencoder: Path, vocoder: Path, device: str = "cpu") -> "LatentEncoder":
@@ -32,14 +32,16 @@ class LatentEncoder:
         frame = (codec.autoencoder.config["latent_channels"], codec.vocoder.config["n_mels"] // COMPRESSION)
         if frame != (CHANNELS, BINS):
             raise ValueError(f"{autoencoder}: latents of {frame[0]} channels and {frame[1]} bins, expected 8 and 16")
-        return cls(codec.to(device))
+        # Not `to`: the vocoder's weights are on the meta device, and stay there.
+        codec._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(device))
+        return cls(codec, device)
 
     def __call__(self, audio: np.ndarray) -> np.ndarray:
         """float32 [2, samples] at 44.1 kHz to float16 [T, 8, 16]: a frame for every full 4096 samples."""
         frames = latent_length(audio.shape[1], CODEC_HZ)
         if not frames:
             return np.zeros((0, CHANNELS, BINS), np.float16)
-        waveform = torch.from_numpy(np.ascontiguousarray(audio))[None].to(self._codec.device)
+        waveform = torch.from_numpy(np.ascontiguousarray(audio))[None].to(self._device)
         latents, _ = self._codec.encode(waveform, CODEC_HZ)
         return latents[0, :, :, :frames].permute(2, 0, 1).half().cpu().numpy()
 
