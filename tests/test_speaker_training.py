@@ -280,6 +280,18 @@ class TestBatches:
             singer.removeprefix("singer ") for singer in voices.held_out
         }
 
+    @pytest.mark.parametrize(("singers", "able", "held_out"), [(100, 9, 9), (6, 6, 4), (4, 2, 2), (3, 3, 0), (9, 1, 0)])
+    def test_as_many_are_held_out_as_can_be(self, singers: int, able: int, held_out: int, tmp_path: Path) -> None:
+        segments, songs = Segments(tmp_path), []
+        for number in range(singers):
+            segments.add(f"{number}", "", [np.zeros((80, 300))] * (1 + (number < able)))
+            songs.append(segments.find(f"{number}", "", label=f"singer {number}"))
+        segments.choose([song for song in songs if song], {})
+        data = _config().data.model_copy(update={"validation_share": 0.9})
+        voices = Voices(segments, data, FRAME_HZ)
+        assert len(voices.held_out) == held_out
+        assert len(voices.singers) == singers - held_out
+
     def test_one_singer_is_not_enough(self, tmp_path: Path) -> None:
         segments = Segments(tmp_path)
         segments.add("a", "", [np.zeros((80, 300))])
@@ -547,6 +559,10 @@ class TestTheCommand:
         assert list(failed) == [rows[0]["track_id"]]
         assert str(gone) in failed[rows[0]["track_id"]]
         assert str(gone) in (tmp_path / "run" / "README.md").read_text()
+        none = _write(tmp_path / "none", [{**row, "uri": str(gone)} for row in rows], {"decode": {}, "vocals": {}})
+        told = _trained(none, settings, tmp_path / "other", code=1)
+        assert "5 songs could not be heard" in told
+        assert str(gone) in told
 
     def test_what_cannot_be_trained_on(self, dataset: Path, settings: Path, tmp_path: Path) -> None:
         def refused(*more: object, code: int, data: Path = dataset) -> str:

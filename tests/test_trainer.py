@@ -19,6 +19,7 @@ from tests.command import ROOT, environment
 from tests.toy_dataset import VOCABULARY_SIZE, write_dataset
 from training.arithmetic import training_flops
 from training.data import DataConfig
+from training.data.errors import DatasetProblem
 from training.export import trained_weights
 from training.optimizer import OptimizerConfig, learning_rate
 from training.run_folder import RunFolder, RunProblem
@@ -150,6 +151,12 @@ def test_a_loss_that_is_not_finite_stops_and_lists_the_tracks(dataset, tmp_path)
         trainer.train()
     [listed] = tmp_path.glob("not_finite_*.txt")
     assert len(listed.read_text().split()) == 2
+
+
+def test_a_split_that_holds_out_no_song_is_told_before_the_first_step(dataset, tmp_path):
+    data = DataConfig(datasets=(dataset,), batch_size=2, ssl=("whisper_base",), validation_share=1e-9)
+    with pytest.raises(DatasetProblem, match="validation"):
+        Trainer(_config(dataset, data=data), tmp_path)
 
 
 def test_another_config_is_refused_and_what_differs_named(dataset, tmp_path):

@@ -149,7 +149,7 @@ class Loop(ABC):
         listed.write_text("".join(f"{track}\n" for track in track_ids))
         raise RunProblem(
             f"the loss of step {self.step} is not finite; the tracks of its batch are in {listed}. Leave them out with "
-            "--where, or lower the learning rate, and start again from the last checkpoint"
+            "--where, or lower the learning rate, in another --out"
         )
 
     def _log(self, figures: Figures) -> None:

@@ -63,6 +63,8 @@ class Trainer(Loop):
         self._peak_flops = peak_flops(self._device, getattr(torch, config.precision))
         self.songs = open_songs(config.data, maker=maker)
         self.stream = ShardStream(self.songs, config.data, rank=self.rank, world_size=self.ranks, workers=workers)
+        if config.data.validation_share:
+            self._held_out()  # so that a split without songs is told now, and not after the first thousand steps
         torch.manual_seed(config.seed)
         self.transformer = build_transformer(config, self.songs)
         self._samples = (
@@ -115,11 +117,13 @@ class Trainer(Loop):
         """Losses on the held-out songs."""
         if not self.config.data.validation_share:
             return {}
-        split = ShardStream(self.songs, self.config.data, split="validation", rank=self.rank, world_size=self.ranks)
         self.transformer.eval()
-        losses = validation_loss(self.transformer, split, self.objective, self._device, self.config.seed)
+        losses = validation_loss(self.transformer, self._held_out(), self.objective, self._device, self.config.seed)
         self.transformer.train()
         return losses
+
+    def _held_out(self) -> ShardStream:
+        return ShardStream(self.songs, self.config.data, split="validation", rank=self.rank, world_size=self.ranks)
 
     def after_step(self) -> None:
         """Sample the songs that are to be heard on the way."""

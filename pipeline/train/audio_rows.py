@@ -5,6 +5,8 @@ batches. A song is encoded as a whole, as for the shards, whatever part of it th
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -70,7 +72,7 @@ def _nodes(dataset: Path, names: Sequence[str], codec: Path | None, store: Model
             f"--codec is missing: {dataset} has no latents that tell it; give the folder that holds music_dcae_f8c8/"
         )
     overrides = [f"latents.codec={codec.resolve()}"] if codec else []
-    made = build_feature_dag(dataset, plan, read_schema(shards[0]), names, overrides, store, as_planned=True)
+    made = build_feature_dag(dataset, plan, _schema(dataset, shards), names, overrides, store, as_planned=True)
     for node in made.dag.nodes:
         stored = plan.columns.get(node.column)
         if stored and node.fingerprint != stored.fingerprint:
@@ -81,7 +83,16 @@ def _nodes(dataset: Path, names: Sequence[str], codec: Path | None, store: Model
                 f"{dataset} has {node.column} of another {other}: {remedy}make them anew with "
                 f"`songmill curate --add {node.name} {dataset}`"
             )
-    return {node.column: node for node in made.dag.nodes}
+    # Readers of training have no GPU: it is the trainer's.
+    return {node.column: replace(node, gpus=0.0) for node in made.dag.nodes}
+
+
+def _schema(dataset: Path, shards: Iterable[Path]) -> pa.Schema:
+    """Of the first shard that can be read; what becomes of the others is the stream's to say."""
+    for shard in shards:
+        with suppress(CorruptShard):
+            return read_schema(shard)
+    raise DataProblem(f"{dataset}: none of its shards can be read; `songmill verify {dataset}` tells what is wrong")
 
 
 class AudioFeatures:

@@ -80,7 +80,19 @@ def prepare(
                     "least two singers are needed. Name the column that tells singers apart with --label"
                 )
             prepare_voices(segments, songs, encoder, workers=workers, progress=progress)
+            _require_voices(segments)
         return SpeakerRun(config, folder, Voices(segments, config.data, frame_hz(encoder)), found)
+
+
+def _require_voices(segments: Segments) -> None:
+    """Say why songs failed where too few singers are left for that."""
+    failed, heard = segments.failed(), {song.label for song in segments.songs() if song.segments}
+    if failed and len(heard) < 2:
+        track, why = next(iter(failed.items()))
+        raise DataProblem(
+            f"{len(heard)} singer to learn from, two at least are needed: {len(failed)} songs could not be heard, such "
+            f"as {track}: {why}"
+        )
 
 
 def train(run: SpeakerRun, *, progress: bool = True) -> bool:

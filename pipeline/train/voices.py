@@ -112,6 +112,8 @@ def _sung(dataset: Path, where: str | None, label: str) -> list[SungSong]:
     column = ".".join(f'"{name}"' for name in label.replace('"', '""').split("."))
     with connect(Layout(dataset)) as connection:
         rows = connection.sql("from tracks")
+        if not rows.limit(1).fetchall():
+            raise DataProblem(f"{dataset} has no kept songs: `songmill inspect {dataset}` says why")
         try:
             named = rows.project(f"*, nullif(trim(cast({column} as varchar)), '') as _singer")
         except duckdb.Error as problem:
@@ -125,6 +127,8 @@ def _sung(dataset: Path, where: str | None, label: str) -> list[SungSong]:
             return [SungSong(dataset, *row) for row in sung.fetchall()]
         except duckdb.Error as problem:
             what = str(problem).partition("\n\nLINE")[0]
+            if not where:
+                raise DataProblem(f"{dataset}: {what}") from problem
             raise UsageProblem(f"--where {where!r}: {what}") from problem
 
 

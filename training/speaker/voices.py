@@ -131,8 +131,9 @@ def _held_out(places: dict[str, dict[str, list[_Place]]], share: float) -> list[
     They have two segments or more; no pair of one can be the same singer's.
     """
     able = [singer for singer, songs in places.items() if sum(map(len, songs.values())) > 1]
-    count = min(max(2, round(share * len(places))), _MOST_HELD_OUT) if share else 0
-    if len(able) < count or len(places) - count < 2:
+    wanted = min(max(2, round(share * len(places))), _MOST_HELD_OUT) if share else 0
+    count = min(wanted, len(able), len(places) - 2)
+    if count < 2:
         return []
     return sorted(sorted(able, key=_rank)[:count])
 
