@@ -24,7 +24,7 @@ demo: $(READY)
 	$(BIN)/songmill demo --out demo
 
 test: $(READY) chromium
-	$(BIN)/songmill models pull small demo test
+	$(BIN)/songmill models pull small demo test smollm2-135m-instruct
 	@# A thread each: two workers with two threads each on two cores take half as long again.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

@@ -86,14 +86,16 @@ _BATCHES: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero
 def _placement(
     spec: OperatorSpec, operators: Sequence[OperatorSpec], blocks: int, resources: ResourceConfig
 ) -> dict[str, Any]:
-    """Where an operator's replicas go: one a GPU, or one a core."""
+    """Where an operator's replicas go: one a GPU, one a request, or one a core."""
     if gpus := _gpus(spec):
         replicas = min(_gpu_replicas(sum(map(_gpus, operators))), blocks)
         batches = {"batch_size": resources.rows_per_block}  # which is a block; Ray wants it told
         # No CPU is reserved: the replica would wait for one that a CPU operator holds.
         return {"compute": _pool(replicas), "num_gpus": gpus, "num_cpus": 0, **_BATCHES, **batches}
+    if requests := spec.nodes[0].concurrency:
+        return {"compute": _pool(min(requests, blocks)), "num_cpus": 0, **_BATCHES}
     replicas = min(resources.replicas or _cores(), blocks)
-    pools = sum(not _gpus(other) for other in operators)
+    pools = sum(not other.nodes[0].alone for other in operators)
     return {"compute": _pool(replicas), "num_cpus": _share(replicas * pools), **_BATCHES}
 
 

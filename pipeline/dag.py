@@ -47,6 +47,12 @@ class Node:
     weights: Mapping[str, Weights]
     fingerprint: str
     gpus: float = 0.0
+    concurrency: int = 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether it has an operator of its own: it computes on a GPU, or waits for a server."""
+        return bool(self.gpus or self.concurrency)
 
     @cached_property
     def stage_type(self) -> type[Stage]:
@@ -92,10 +98,10 @@ class Dag:
 
     @property
     def operators(self) -> tuple[tuple[Node, ...], ...]:
-        """Curation stages grouped into operators: neighbours without a GPU share one, each GPU stage has its own."""
+        """Curation stages grouped into operators: neighbours on a CPU share one; see `Node.alone`."""
         groups: list[list[Node]] = []
         for node in self.curation:
-            if node.gpus or not groups or groups[-1][-1].gpus:
+            if node.alone or not groups or groups[-1][-1].alone:
                 groups.append([])
             groups[-1].append(node)
         return tuple(tuple(group) for group in groups)
@@ -284,7 +290,8 @@ def _nodes(
         fingerprint = _fingerprint(stage, weights, upstream)
         made.update(dict.fromkeys((stage.column, *stage.working), fingerprint))
         gpus = config.resources.gpus.get(stage.name, stage.resources.gpus)
-        nodes.append(Node(stage.name, config.stages[stage.name].engine, stage.params, weights, fingerprint, gpus))
+        engine = config.stages[stage.name].engine
+        nodes.append(Node(stage.name, engine, stage.params, weights, fingerprint, gpus, stage.concurrency))
     return tuple(nodes)
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.flags import with_flags
 from pipeline.identity import basis
 from pipeline.ledger import Commit, RowState, StageTime, file_digest
 from schemas import columns
@@ -115,7 +116,7 @@ class ShardSink(Gatherer):
         """One unit; a unit without kept rows has no shard, one without rejected rows no quarantine."""
         files: dict[str, Path] = {}
         supersedes = rows["supersedes"][0].as_py()
-        facts = rows.drop_columns([*UNIT.names, "timing"])
+        facts = with_flags(rows.drop_columns([*UNIT.names, "timing"]))
         kept = pa.array([verdict["status"] == "kept" for verdict in rows["verdict"].to_pylist()])
         if (shard := facts.filter(kept)).num_rows:
             files |= self._write_shard(unit, shard)

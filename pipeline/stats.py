@@ -80,6 +80,8 @@ _VALUES = {
     "transcript.language": "transcript.language",
     "key": "key.tonic || ' ' || key.mode",
     "tags.names": "unnest(tags.names[1:3])",
+    "caption.source": "caption.source",
+    "flags": "unnest(flags)",
 }
 _MOST_COMMON = 12
 

@@ -133,6 +133,7 @@ CAPTION = stage_struct(
     ),
     field("lyrical_rap_check", pa.string()),
     field("source", pa.string()),
+    field("failure", pa.string()),  # why a captioning model's answer could not be used
 )
 
 LYRIC_TOKENS = stage_struct(

@@ -16,7 +16,10 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Params(BaseModel):
-    """Parameters of a stage. They are part of its fingerprint: another value, another column."""
+    """Parameters of a stage. They are part of its fingerprint: another value, another column.
+
+    Those that change no result are declared with `Field(..., exclude=True)` and are no part of it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -109,6 +112,14 @@ class Stage(ABC):
     def files(self) -> tuple[Path, ...]:
         """Files of the user's (a lyric library, a vocabulary) whose content is part of the fingerprint."""
         return ()
+
+    @property
+    def concurrency(self) -> int:
+        """Requests that it may have open at a time, of a stage that waits for a server; 0 for one that works itself.
+
+        Such a stage has an operator of its own with as many replicas, and takes no core.
+        """
+        return 0
 
     @property
     def files_digest(self) -> str:

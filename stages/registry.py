@@ -19,7 +19,7 @@ ENGINES: dict[str, dict[str, str]] = {
     "key": {"essentia": "stages.key:Key"},
     "tags": {"musicnn": "stages.tags:Tags"},
     "sections": {"self-similarity": "stages.sections:Sections"},
-    "caption": {"template": "stages.caption:Caption"},
+    "caption": {"template": "stages.caption:Caption", "endpoint": "stages.caption_endpoint:CaptionEndpoint"},
     "lyric_tokens": {"bpe": "stages.lyric_tokens:LyricTokens"},
     "speaker": {"resemblyzer": "stages.speaker:Speaker", "songmill": "stages.speaker_songmill:SpeakerSongmill"},
     "text_embedding": {

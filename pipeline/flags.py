@@ -1,0 +1,99 @@
+"""Remarks on rows whose columns contradict each other. They reject nothing; `inspect` counts them."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from schemas import columns
+
+_SAME_TEMPO = 0.04  # relative difference up to which two tempi are one, as MIREX has it
+_OCTAVES = (2.0, 3.0, 0.5, 1 / 3)
+_STATED_BPM = re.compile(r"(\d{2,3}(?:\.\d+)?)\s*-?\s*(?:bpm|beats per minute)", re.IGNORECASE)
+# Words for a tempo with the range in BPM outside which nobody would take them.
+_TEMPO_WORDS = {
+    "slow": (0.0, 110.0),
+    "slow-paced": (0.0, 110.0),
+    "downtempo": (0.0, 115.0),
+    "mid-tempo": (75.0, 145.0),
+    "upbeat": (90.0, 999.0),
+    "uptempo": (95.0, 999.0),
+    "fast": (105.0, 999.0),
+    "fast-paced": (105.0, 999.0),
+    "rapid": (115.0, 999.0),
+}
+_TOLD_TEMPO = re.compile(r"(?<![\w-])(" + "|".join(sorted(_TEMPO_WORDS, key=len, reverse=True)) + r")(?![\w-])", re.I)
+_TEXTS = ("simplified", "expanded", "descriptive", "synonyms")
+_LYRIC_LINE = re.compile(r"^\[([a-z]{2})(?:-[a-z]{2})?\](?!\[)", re.MULTILINE)
+
+Row = Mapping[str, Any]
+
+
+def with_flags(rows: pa.Table) -> pa.Table:
+    """The rows, `flags` extended by what their columns disagree about."""
+    read = [
+        name for name in ("rhythm", "sections", "caption", "transcript", "lyric_tokens") if name in rows.column_names
+    ]
+    flagged = [[*(row.pop("flags") or []), *disagreements(row)] for row in rows.select(["flags", *read]).to_pylist()]
+    return rows.set_column(rows.column_names.index("flags"), "flags", pa.array(flagged, columns.FLAGS))
+
+
+def disagreements(row: Row) -> list[str]:
+    """What the columns of a row disagree about; columns that are missing or null disagree with nothing.
+
+    - `bpm_octave`: All-In-One's tempo is a half, a third, twice or three times that of the rhythm stage; `bpm`: it is
+      another one altogether.
+    - `caption_bpm`: a caption states a tempo that was not measured. `caption_tempo`: it calls slow what is fast, or
+      the reverse.
+    - `caption_fallback`: the captioning model's answer could not be used.
+    - `lyric_language`: most lines of the lyrics are in another language than the one that was heard.
+    """
+    return [flag for check in _CHECKS for flag in check(row)]
+
+
+def _tempo_by_two_models(row: Row) -> Iterator[str]:
+    measured, other = _get(row, "rhythm", "bpm"), _get(row, "sections", "bpm")
+    if measured and other and not _near(other / measured, 1.0):
+        yield "bpm_octave" if any(_near(other / measured, octave) for octave in _OCTAVES) else "bpm"
+
+
+def _tempo_in_words(row: Row) -> Iterator[str]:
+    caption, bpm = row.get("caption") or {}, _get(row, "rhythm", "bpm")
+    if not bpm:
+        return
+    told = " ".join(caption.get(text) or "" for text in _TEXTS)
+    if any(not _near(float(stated) / bpm, 1.0) for stated in _STATED_BPM.findall(told)):
+        yield "caption_bpm"
+    bounds = [_TEMPO_WORDS[word.lower()] for word in _TOLD_TEMPO.findall(told)]
+    if any(not low <= bpm <= high for low, high in bounds):
+        yield "caption_tempo"
+
+
+def _caption_not_used(row: Row) -> Iterator[str]:
+    if _get(row, "caption", "failure"):
+        yield "caption_fallback"
+
+
+def _language_of_lyrics(row: Row) -> Iterator[str]:
+    heard = _get(row, "transcript", "language")
+    written = Counter(_LYRIC_LINE.findall(_get(row, "lyric_tokens", "text") or ""))
+    if heard and written and written.most_common(1)[0][0] != heard:
+        yield "lyric_language"
+
+
+_CHECKS: tuple[Callable[[Row], Iterator[str]], ...] = (
+    _tempo_by_two_models,
+    _tempo_in_words,
+    _caption_not_used,
+    _language_of_lyrics,
+)
+
+
+def _near(ratio: float, expected: float) -> bool:
+    return abs(ratio / expected - 1) <= _SAME_TEMPO
+
+
+def _get(row: Row, column: str, name: str) -> Any:
+    return (row.get(column) or {}).get(name)
