@@ -63,7 +63,8 @@ def _tempo_in_words(row: Row) -> Iterator[str]:
     caption, bpm = row.get("caption") or {}, _get(row, "rhythm", "bpm")
     if not bpm:
         return
-    told = " ".join(caption.get(text) or "" for text in _TEXTS)
+    texts = [*(caption.get(text) for text in _TEXTS), (caption.get("analysis") or {}).get("tempo")]
+    told = ". ".join(text for text in texts if text)
     if any(not _near(float(stated) / bpm, 1.0) for stated in _STATED_BPM.findall(told)):
         yield "caption_bpm"
     bounds = [_TEMPO_WORDS[word.lower()] for word in _TOLD_TEMPO.findall(told)]

@@ -6,35 +6,25 @@ import os
 import time
 import wave
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from schemas import columns
-from stages import base, pcm
-from stages.base import Track, Weights
-from stages.caption import Caption
-from stages.caption_prompt import PROMPT, Message, Prompt
-from stages.caption_reply import ReplyError, json_schema, parse
-
-AUDIO_RATE_HZ = 16_000  # what Qwen2.5-Omni's audio encoder hears
+from stages.base import Weights
+from stages.caption_model import AUDIO_RATE_HZ, ModelCaption, ModelParams
+from stages.caption_prompt import Message
+from stages.caption_reply import json_schema
 
 
-class Params(base.Params):
-    """Which model is asked, how, and how often. Where it is reached and how fast is no part of the fingerprint.
+class Params(ModelParams):
+    """Which model is asked, and how often. Where it is reached and how fast is no part of the fingerprint.
 
     Attributes:
         base_url: the endpoint, up to and with its "/v1".
         model: name of the model there.
         api_key_env: environment variable with the key; local servers want none, then it may be unset.
-        listen: send the audio; False has the measured facts put into words and nothing heard ("recaption").
-        max_audio_s: a longer song is heard in its middle, so many seconds of it.
         form: how the server holds the model to JSON: by its schema, by syntax alone, or not at all.
-        prompt: file of the prompt; its content is part of the fingerprint.
-        temperature: 0 gives the likeliest words, as far as a server repeats itself.
-        max_tokens: of an answer.
         timeout_s: for one answer.
         max_retries: repetitions after a refused connection, a timeout, 408, 409, 429 and 5xx, with growing pauses, or
             those the server asks for.
@@ -45,39 +35,21 @@ class Params(base.Params):
     base_url: str = Field("http://127.0.0.1:8000/v1", exclude=True)
     model: str = "Qwen/Qwen2.5-Omni-7B"
     api_key_env: str = Field("OPENAI_API_KEY", exclude=True)
-    listen: bool = True
-    max_audio_s: float = Field(180.0, gt=0)
     form: Literal["json_schema", "json_object", "none"] = "json_schema"
-    prompt: Path = PROMPT
-    temperature: float = Field(0.0, ge=0)
-    max_tokens: int = Field(1024, ge=1)
     timeout_s: float = Field(120.0, gt=0, exclude=True)
     max_retries: int = Field(6, ge=0, exclude=True)
     concurrency: int = Field(4, ge=1, exclude=True)
     requests_per_minute: float | None = Field(None, gt=0, exclude=True)
 
 
-class CaptionEndpoint(base.Stage):
-    """The six caption styles and the rap check, asked of a model and checked.
-
-    An answer that has not the form of `stages.caption_reply` is sent back once with what is wrong with it. Where that
-    does not help, or the server goes on failing on this song, the row gets the captions of `stages.caption` from the
-    measured columns: `source` is "measured" then and `failure` says why. Otherwise `source` is the model's name.
+class CaptionEndpoint(ModelCaption):
+    """Captions asked of a server, see `ModelCaption`; also one that goes on failing on a song gives it the fallback.
 
     A server that cannot be reached at the start, or refuses the key, stops the run before any work. One that does so
     later fails the row: nothing was learnt about the song.
     """
 
-    name = "caption"
-    type = columns.CAPTION
-    reads = {**Caption.reads, "pcm": pcm.PCM}
-    reads_if_present = Caption.reads_if_present
     Params = Params
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The prompt."""
-        return (self.params.prompt,)
 
     @property
     def concurrency(self) -> int:
@@ -85,9 +57,9 @@ class CaptionEndpoint(base.Stage):
         return int(self.params.concurrency)
 
     @property
-    def model(self) -> str:
-        """The model's name, the prompt's version and digest, and the stage's revision."""
-        return f"{self.params.model}+prompt-{self._prompt.version}@{self.files_digest[:8]}+{super().model}"
+    def captioner(self) -> str:
+        """The model's name at the server."""
+        return str(self.params.model)
 
     def setup(self, weights: Mapping[str, Weights]) -> None:
         """Connect; RuntimeError when the library is missing, the server does not answer or refuses the key."""
@@ -96,8 +68,6 @@ class CaptionEndpoint(base.Stage):
             import openai
         except ImportError as error:
             raise RuntimeError("the client is not installed: pip install songmill[captions]") from error
-        self._prompt = Prompt.load(self.params.prompt)
-        self._measured = Caption()
         self._openai = openai
         self._client = openai.OpenAI(
             base_url=self.params.base_url,
@@ -108,35 +78,19 @@ class CaptionEndpoint(base.Stage):
         self._next = 0.0
         self._check()
 
-    def process(self, track: Track) -> dict[str, Any]:
-        """Caption one row."""
-        try:
-            reply = self._ask(track)
-        except (ReplyError, self._openai.APIError) as error:
-            if self._is_about_the_server(error):
-                raise
-            measured: dict[str, Any] = self._measured.process(track)[self.column]
-            return {self.column: measured | {"failure": f"{type(error).__name__}: {error}"[:500]}}
-        return self.own(**reply, source=self.params.model)
+    def sound(self, audio: np.ndarray) -> Message:
+        """Base64 of a WAV, mono, 16 bits."""
+        buffer = io.BytesIO()
+        with wave.open(buffer, "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(AUDIO_RATE_HZ)
+            file.writeframes(np.round(np.clip(audio, -1, 1) * 32_767).astype("<i2").tobytes())
+        data = base64.b64encode(buffer.getvalue()).decode()
+        return {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
 
-    def _is_about_the_server(self, error: Exception) -> bool:
-        """Whether it would have happened with any song."""
-        o = self._openai
-        refused = (o.AuthenticationError, o.PermissionDeniedError, o.NotFoundError)
-        gone = isinstance(error, o.APIConnectionError) and not isinstance(error, o.APITimeoutError)
-        return gone or isinstance(error, refused)
-
-    def _ask(self, track: Track) -> dict[str, Any]:
-        measured = {name: track.get(name) for name in self.reads_if_present}
-        audio = _sound(track["pcm"], self.params.max_audio_s) if self.params.listen else None
-        messages = self._prompt.ask(measured, audio)
-        answer = self._answer(messages)
-        try:
-            return parse(answer).model_dump()
-        except ReplyError as error:
-            return parse(self._answer([*messages, *self._prompt.again(answer, error)])).model_dump()
-
-    def _answer(self, messages: list[Message]) -> str:
+    def answer(self, messages: list[Message]) -> str:
+        """Ask the server, in time."""
         self._wait()
         made = self._client.chat.completions.create(
             model=self.params.model,
@@ -146,6 +100,13 @@ class CaptionEndpoint(base.Stage):
             **self._form(),
         )
         return (made.choices[0].message.content if made.choices else None) or ""
+
+    def is_about_the_song(self, error: Exception) -> bool:
+        """Errors of the API are, but for those that any song would have met."""
+        o = self._openai
+        refused = (o.AuthenticationError, o.PermissionDeniedError, o.NotFoundError)
+        gone = isinstance(error, o.APIConnectionError) and not isinstance(error, o.APITimeoutError)
+        return isinstance(error, o.APIError) and not (gone or isinstance(error, refused))
 
     def _form(self) -> dict[str, Any]:
         if self.params.form == "none":
@@ -176,18 +137,3 @@ class CaptionEndpoint(base.Stage):
             raise RuntimeError(told) from error
         except openai.APIStatusError:
             pass  # not every server lists its models
-
-
-def _sound(column: Any, max_s: float) -> Message:
-    """The middle of a song as the content part of a message: base64 of a WAV, mono, 16 bits at 16 kHz."""
-    audio = pcm.mono(column, AUDIO_RATE_HZ)
-    spare = max(0, len(audio) - round(max_s * AUDIO_RATE_HZ))
-    heard = np.clip(audio[spare // 2 : len(audio) - (spare - spare // 2)], -1, 1)
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(AUDIO_RATE_HZ)
-        file.writeframes(np.round(heard * 32_767).astype("<i2").tobytes())
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
