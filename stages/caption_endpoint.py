@@ -106,7 +106,8 @@ class CaptionEndpoint(ModelCaption):
         o = self._openai
         refused = (o.AuthenticationError, o.PermissionDeniedError, o.NotFoundError)
         gone = isinstance(error, o.APIConnectionError) and not isinstance(error, o.APITimeoutError)
-        return isinstance(error, o.APIError) and not (gone or isinstance(error, refused))
+        of_the_api = isinstance(error, o.APIError) and not (gone or isinstance(error, refused))
+        return of_the_api or super().is_about_the_song(error)
 
     def _form(self) -> dict[str, Any]:
         if self.params.form == "none":

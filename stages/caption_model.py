@@ -75,7 +75,7 @@ class ModelCaption(base.Stage):
         try:
             reply = self._ask(track)
         except Exception as error:
-            if not (isinstance(error, ReplyError) or self.is_about_the_song(error)):
+            if not self.is_about_the_song(error):
                 raise
             measured: dict[str, Any] = self._measured.process(track)[self.column]
             return {self.column: measured | {"failure": f"{type(error).__name__}: {error}"[:500]}}
@@ -90,8 +90,8 @@ class ModelCaption(base.Stage):
         """What the model says to a conversation."""
 
     def is_about_the_song(self, error: Exception) -> bool:
-        """Whether an error of `answer` is a reason to fall back; any other one fails the row."""
-        return False
+        """Whether an error is a reason to fall back; any other one fails the row."""
+        return isinstance(error, ReplyError)
 
     def _ask(self, track: Track) -> dict[str, Any]:
         measured = {name: track.get(name) for name in self.reads_if_present}

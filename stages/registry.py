@@ -19,7 +19,11 @@ ENGINES: dict[str, dict[str, str]] = {
     "key": {"essentia": "stages.key:Key"},
     "tags": {"musicnn": "stages.tags:Tags"},
     "sections": {"self-similarity": "stages.sections:Sections"},
-    "caption": {"template": "stages.caption:Caption", "endpoint": "stages.caption_endpoint:CaptionEndpoint"},
+    "caption": {
+        "template": "stages.caption:Caption",
+        "endpoint": "stages.caption_endpoint:CaptionEndpoint",
+        "qwen-omni": "stages.caption_qwen:CaptionQwen",
+    },
     "lyric_tokens": {"bpe": "stages.lyric_tokens:LyricTokens"},
     "speaker": {"resemblyzer": "stages.speaker:Speaker", "songmill": "stages.speaker_songmill:SpeakerSongmill"},
     "text_embedding": {

@@ -1,0 +1,42 @@
+"""Captions by Qwen2.5-Omni in this process, the model that ACE-Step's report names."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from stages.base import Weights
+from stages.caption_model import ModelCaption, ModelParams
+from stages.caption_prompt import Message
+
+MODEL = "qwen2-5-omni-7b"
+
+
+class CaptionQwen(ModelCaption):
+    """Captions by Qwen2.5-Omni's thinker, see `ModelCaption`; one song at a time. A server batches better."""
+
+    Params = ModelParams
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The checkpoint."""
+        return (MODEL,)
+
+    @property
+    def captioner(self) -> str:
+        """The entry of the model store."""
+        return str(self.weights[MODEL])
+
+    def setup(self, weights: Mapping[str, Weights]) -> None:
+        """Load the thinker."""
+        super().setup(weights)
+        from stages.nets.qwen_omni import QwenOmni
+
+        self._qwen = QwenOmni.load(weights[MODEL].path, self.device)
+
+    def sound(self, audio: np.ndarray) -> Message:
+        """The samples as they are."""
+        return {"type": "audio", "audio": audio}
+
+    def answer(self, messages: list[Message]) -> str:
+        """Ask the thinker."""
+        return self._qwen.answer(messages, self.params.max_tokens, self.params.temperature)
