@@ -14,7 +14,7 @@ from rich.console import Console
 from pipeline.config import build_config
 from pipeline.demo.input import prepare
 from pipeline.errors import DataProblem, UsageProblem
-from pipeline.inspection import show_plan, show_stats
+from pipeline.inspection import show_pilot, show_plan, show_stats
 from pipeline.models.cli import app as models_app
 from pipeline.models.store import ModelStore
 from pipeline.plan import make_dag, make_plan
@@ -31,6 +31,7 @@ from schemas.dataset import Layout
 if TYPE_CHECKING:
     from pipeline.curate import Outcome
     from pipeline.features import Addition
+    from pipeline.pilot import Pilot
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -133,14 +134,20 @@ def plan_command(
     stages: Only = "",
     add: Add = "",
     overrides: Overrides = None,
+    pilot: Annotated[int, typer.Option(min=0, help="Run so many songs and say what 1,000 hours would cost.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Show the checked DAG: stages, columns, models, resources, fused operators. Starts nothing.
+    """Show the checked DAG: stages, columns, models, resources, fused operators. Starts nothing without --pilot.
 
-    [bold]Example[/]
+    [bold]Examples[/]
 
       songmill plan --profile small --add ssl --set rhythm.engine=beat-this
+
+      songmill plan songs/ --profile full --pilot 20
     """
+    if pilot and not (source or config):
+        _fail("a pilot needs songs: songmill plan SONGS --pilot 20", USAGE_PROBLEM)
+    named = bool(config and pilot)  # a pilot runs, so the file has to name songs and output; a plan is content without
     settings = _guarded(
         build_config,
         file=config,
@@ -148,17 +155,21 @@ def plan_command(
         only=_names(stages),
         add=_names(add),
         overrides=overrides or [],
-        input=source or "songs",
-        output=Path("dataset"),
+        input=source or (None if named else "songs"),
+        output=None if named else Path("dataset"),
         lyrics=lyrics,
     )
     dag = _guarded(make_dag, settings, ModelStore())
     plan = make_plan(settings, dag)
+    found = _pilot(settings, pilot) if pilot else None
     if as_json:
-        operators = [[node.name for node in operator] for operator in dag.operators]
-        _print_json({"id": plan.id, **plan.model_dump(), "operators": operators, "scan": [n.name for n in dag.scan]})
-    else:
-        show_plan(_console(), settings, dag, plan)
+        told = {"id": plan.id, **plan.model_dump(), "operators": [[n.name for n in group] for group in dag.operators]}
+        told["scan"] = [node.name for node in dag.scan]
+        _print_json(told | ({"pilot": found.model_dump()} if found else {}))
+        return
+    show_plan(_console(), settings, dag, plan)
+    if found:
+        show_pilot(_console(), found)
 
 
 @app.command("inspect")
@@ -244,6 +255,12 @@ def _curate(settings: CurateConfig, store: ModelStore, **options: bool) -> "Outc
     from pipeline.curate import curate  # here, for Ray takes seconds to import and the other commands do without
 
     return _interruptible(curate, settings, store, **options)
+
+
+def _pilot(settings: CurateConfig, songs: int) -> "Pilot":
+    from pipeline.pilot import run_pilot
+
+    return _guarded(run_pilot, settings, ModelStore(), songs)
 
 
 def _interruptible(run: Any, *args: Any, **kwargs: Any) -> Any:

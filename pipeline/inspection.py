@@ -1,6 +1,7 @@
 """One screen of a dataset on the terminal."""
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,6 +12,9 @@ from pipeline.plan import Plan
 from pipeline.stats import Distribution, Stats, VerdictCount, connect
 from schemas.config import CurateConfig
 from schemas.dataset import Layout
+
+if TYPE_CHECKING:
+    from pipeline.pilot import Pilot  # it imports Ray
 
 _LISTED = 12
 
@@ -73,6 +77,22 @@ def show_plan(console: Console, config: CurateConfig, dag: Dag, plan: Plan) -> N
     gates = ", ".join(f"{gate.column}.{gate.reason}={gate.bound:g}" for gate in dag.gates) or "none"
     dedup = f"similarity >= {plan.dedup.threshold:g}" if plan.dedup else "off"
     console.print(f"gates: {gates}\nduplicates: {dedup}\nplan {plan.id}, profile {config.profile}", highlight=False)
+
+
+def show_pilot(console: Console, pilot: "Pilot") -> None:
+    """What a thousand hours of raw audio would take, stage by stage."""
+    table = Table("stage", "x real time", "core-hours", "GPU-hours", title="For 1,000 h of audio", title_justify="left")
+    for stage in pilot.stages:
+        table.add_row(stage.stage, f"{stage.speed:.1f}", f"{stage.core_hours:.1f}", f"{stage.gpu_hours:.2f}")
+    table.add_section()
+    table.add_row("all", "", f"{pilot.core_hours:.1f}", f"{pilot.gpu_hours:.2f}")
+    console.print(table)
+    rows = pilot.rows
+    console.print(
+        f"from a pilot of {rows['total']} songs ({rows['kept']} kept, {rows['filtered']} filtered, {rows['failed']} "
+        f"failed), {pilot.audio_hours:.3f} h; models' loading not counted; dataset {pilot.dataset_gb:.2f} GB",
+        highlight=False,
+    )
 
 
 def _node_cells(plan: Plan, column: str) -> list[str]:
