@@ -116,7 +116,10 @@ KEY = stage_struct(field("tonic", pa.string()), field("mode", pa.string()), fiel
 
 TAGS = stage_struct(field("names", pa.list_(pa.string())), field("scores", pa.list_(pa.float32()), "probability"))
 
-SECTIONS = stage_struct(field("items", pa.list_(pa.struct([*_SPAN, field("label", pa.string())]))))
+SECTIONS = stage_struct(
+    field("items", pa.list_(pa.struct([*_SPAN, field("label", pa.string())]))),
+    field("bpm", pa.float64(), "BPM as the model of the sections has it; null where it has none"),
+)
 
 CAPTION = stage_struct(
     *(field(variant, pa.string()) for variant in ("simplified", "expanded", "descriptive", "synonyms", "use_cases")),

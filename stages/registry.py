@@ -18,7 +18,10 @@ ENGINES: dict[str, dict[str, str]] = {
     "rhythm": {"essentia": "stages.rhythm:Rhythm", "beat-this": "stages.rhythm_beat_this:RhythmBeatThis"},
     "key": {"essentia": "stages.key:Key"},
     "tags": {"musicnn": "stages.tags:Tags"},
-    "sections": {"self-similarity": "stages.sections:Sections"},
+    "sections": {
+        "self-similarity": "stages.sections:Sections",
+        "all-in-one": "stages.sections_all_in_one:SectionsAllInOne",
+    },
     "caption": {
         "template": "stages.caption:Caption",
         "endpoint": "stages.caption_endpoint:CaptionEndpoint",

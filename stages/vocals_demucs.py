@@ -1,24 +1,35 @@
-"""Vocals of the full profile: Hybrid Transformer Demucs."""
+"""Vocals of the full profile, and the other stems: Hybrid Transformer Demucs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from stages import base, vocals
+import numpy as np
+
+from stages import base, pcm, vocals
+from stages.nets.demucs import Demucs
+
+_SOURCES = {"bass_stem": "bass", "drum_stem": "drums", "other_stem": "other", "vocal_stem": "vocals"}
 
 
 class Params(vocals.VocalsParams):
     """When a track counts as sung, and which separator.
 
     Attributes:
-        separator: entry of the model store: htdemucs, or htdemucs-ft, which is a little better and as fast, for of its
-            four networks only that for vocals runs.
+        separator: entry of the model store: htdemucs, or htdemucs-ft, which is a little better. It is as fast where
+            only the vocals are wanted, for of its four networks only that for vocals runs; all four stems take four
+            times as long.
     """
 
     separator: str = "htdemucs"
 
 
 class VocalsDemucs(vocals.Vocals):
-    """Separates the vocals with Demucs, at the full bandwidth, and looks for a voice in them with Silero VAD."""
+    """Separates the vocals with Demucs, at the full bandwidth, and looks for a voice in them with Silero VAD.
 
+    The working columns are the four stems, canonical PCM as long as the track. They add up to the mix only roughly.
+    """
+
+    working = dict.fromkeys(_SOURCES, pcm.PCM)
     Params = Params
 
     @property
@@ -29,9 +40,32 @@ class VocalsDemucs(vocals.Vocals):
     def setup(self, weights: Mapping[str, base.Weights]) -> None:
         """Load it; RuntimeError when the library is not installed."""
         base.Stage.setup(self, weights)
-        from stages.nets.demucs import Demucs
-
         try:
-            self._separator = Demucs.load(weights[self.params.separator].path, self.device)
+            self._demucs = Demucs.load(weights[self.params.separator].path, self.device)
         except ImportError as error:
             raise RuntimeError("Demucs is not installed: pip install songmill[separation]") from error
+
+    def process(self, track: base.Track) -> dict[str, Any]:
+        """Measure the vocals of the `pcm` column; keep them, and the other stems, where they are wanted."""
+        self._separator = backing = _WithBacking(self._demucs, self.wanted)
+        return super().process(track) | backing.stems()
+
+
+class _WithBacking:
+    """Finds the vocals, and of the same separation keeps the other wanted stems."""
+
+    def __init__(self, demucs: Demucs, wanted: frozenset[str]) -> None:
+        self._demucs = demucs
+        self._encoded: dict[str, list[bytes]] = {stem: [] for stem in sorted(wanted - {"vocal_stem"})}
+
+    def separate(self, mix: np.ndarray) -> Iterator[np.ndarray]:
+        """Float32 [2, frames] at 44.1 kHz to its vocals, in pieces [2, some frames], one after the other."""
+        sources = ["vocals", *(_SOURCES[stem] for stem in self._encoded)]
+        for sung, *rest in self._demucs.separate(mix, sources):
+            for encoded, piece in zip(self._encoded.values(), rest, strict=True):
+                encoded.append(pcm.encode(piece))
+            yield sung
+
+    def stems(self) -> dict[str, bytes]:
+        """Canonical PCM by column, when `separate` is through."""
+        return {stem: b"".join(encoded) for stem, encoded in self._encoded.items()}

@@ -31,7 +31,16 @@ CONFIG = b'{"dim": 8}'
 REVISION = "0" * 40
 # Whoever publishes them names no hashes that could be checked here.
 UNPINNED = {
-    *("audiobox-aesthetics", "beat-this-final0", "htdemucs", "htdemucs-ft", "mert-v1-330m", "mhubert-147"),
+    *(
+        "all-in-one",
+        "all-in-one-fold0",
+        "audiobox-aesthetics",
+        "beat-this-final0",
+        "htdemucs",
+        "htdemucs-ft",
+        "mert-v1-330m",
+        "mhubert-147",
+    ),
     *("qwen2-5-omni-7b", "umt5-base", "whisper-large-v3", "whisper-large-v3-turbo"),
 }
 

@@ -50,16 +50,17 @@ def song(audio: Callable[[str, str], Path]) -> np.ndarray:
     return load(audio("demo-music", "happy_electronic_1.opus"), 6.0)
 
 
-def separated(separator: Demucs, mix: np.ndarray) -> np.ndarray:
-    return np.concatenate(list(separator.separate(mix)), axis=1)
+def separated(separator: Demucs, mix: np.ndarray, *sources: str) -> np.ndarray:
+    made = np.concatenate(list(separator.separate(mix, sources or ("vocals",))), axis=-1)
+    return made if sources else made[0]
 
 
-def by_the_package(model: Any, mix: np.ndarray) -> np.ndarray:
+def by_the_package(model: Any, mix: np.ndarray, source: str = "vocals") -> np.ndarray:
     """As its command line does it, without random shifts."""
     audio = torch.from_numpy(mix)
     reference = audio.mean(0)
     made = apply_model(model, ((audio - reference.mean()) / reference.std())[None], shifts=0, overlap=0.25)
-    return (made[0, SOURCES.index("vocals")] * reference.std() + reference.mean()).numpy()
+    return (made[0, SOURCES.index(source)] * reference.std() + reference.mean()).numpy()
 
 
 @pytest.mark.parametrize("seconds", [6.0, 3.9, 1.3, 0.7, 0.05])
@@ -72,14 +73,17 @@ def test_batches_of_a_random_network_give_what_the_package_gives(single, song, s
     np.testing.assert_allclose(made, expected, atol=1e-5)
 
 
-def test_only_networks_for_vocals_of_a_random_bag_are_read(song, tmp_path) -> None:
+def test_only_networks_of_a_random_bag_that_share_in_a_source_are_read(song, tmp_path) -> None:
     networks = [write(tmp_path / f"{number}.safetensors", number) for number in range(3)]
     shares = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 0.25], [0.0, 0.0, 0.0, 0.75]]
     (tmp_path / "bag.yaml").write_text(yaml.safe_dump({"models": ["0", "1", "2"], "weights": shares}))
+    reference = BagOfModels(networks, [[max(share, 1e-9) for share in row] for row in shares])
+    whole = separated(Demucs.load(tmp_path), song, *SOURCES)
+    for source, made in zip(SOURCES, whole, strict=True):
+        np.testing.assert_allclose(made, by_the_package(reference, song, source), atol=1e-5)
     bag = Demucs.load(tmp_path)
-    assert len(bag._networks) == 2
-    expected = by_the_package(BagOfModels(networks, [[max(share, 1e-9) for share in row] for row in shares]), song)
-    np.testing.assert_allclose(separated(bag, song), expected, atol=1e-5)
+    (tmp_path / "0.safetensors").unlink()  # the one for drums only
+    np.testing.assert_allclose(separated(bag, song), by_the_package(reference, song), atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(2, 0), (2, 44_100)])
@@ -100,6 +104,16 @@ def test_the_stage_keeps_the_stem_of_a_random_network(single, song) -> None:
     np.testing.assert_allclose(stem, expected, atol=1e-4)
     assert made["vocals"]["model"].startswith("htdemucs@00000000+silero-vad")
     assert 0 <= made["vocals"]["active_ratio"] <= 1
+    for column, source in {"bass_stem": "bass", "drum_stem": "drums", "other_stem": "other"}.items():
+        expected = np.clip(by_the_package(single[1], pcm.stereo(pcm.encode(song)), source), -1, 1)
+        np.testing.assert_allclose(pcm.stereo(made[column]), expected, atol=1e-4)
+
+
+def test_stems_nobody_wants_are_not_kept(single, song) -> None:
+    stage = VocalsDemucs()
+    stage.wanted = frozenset({"vocal_stem"})
+    stage.setup({"htdemucs": Weights("htdemucs", single[0], "0" * 64)})
+    assert set(stage.process({"pcm": pcm.encode(song)})) == {"vocals", "vocal_stem"}
 
 
 @pytest.mark.parametrize(

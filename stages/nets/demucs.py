@@ -1,11 +1,11 @@
-"""Demucs: separates the vocals of a mix, several segments at a time.
+"""Demucs: separates the stems of a mix, several segments at a time.
 
 Rouard, Massa and Défossez, "Hybrid Transformers for Music Source Separation", ICASSP 2023; the package `demucs`.
 Segments overlap and are faded into each other as the package does it, but go through the network in batches, and a song
 comes out piece by piece.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from safetensors import safe_open
 from torch import Tensor
 
 SAMPLE_RATE_HZ = 44_100
-_SOURCE = "vocals"
 _OVERLAP = 0.25
 _TOGETHER = 4  # segments of 7.8 s in a batch
 _CLASSES = ("demucs.htdemucs.HTDemucs", "demucs.hdemucs.HDemucs")
@@ -24,74 +23,89 @@ _SILENT = 1e-8
 
 
 class Demucs:
-    """The vocals of a mix by one network, or by those of a bag that are for vocals."""
+    """One network, or a bag of them that share in each source. A network is read when a source first needs it."""
 
-    def __init__(self, networks: list[tuple[Any, float]], device: str) -> None:
-        """Networks with their shares in the vocals."""
-        total = sum(share for _, share in networks)
-        self._networks = [(network.eval().to(device), share / total) for network, share in networks if share]
+    def __init__(self, shares: dict[Path, dict[str, float]], device: str) -> None:
+        """Files of networks with their shares in the sources they make."""
+        self._shares = shares
         self._device = device
-        first = self._networks[0][0]
-        self._segment = int(first.segment * first.samplerate)
+        self._networks: dict[Path, Any] = {}
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> "Demucs":
         """The bag in a folder: NAME.yaml with a list of models, and a safetensors file for each.
 
-        Networks of the bag that are not for vocals are not read.
-
         Raises:
+            ImportError: the package is not installed.
             ValueError: the folder holds no bag, or a file of a kind that Demucs does not publish.
         """
+        import demucs.hf  # noqa: F401 - what is missing shows now, not at the first song
+
         if len(bags := sorted(folder.glob("*.yaml"))) != 1:
             raise ValueError(f"{folder}: expected one .yaml that lists the models, found {len(bags)}")
         bag = yaml.safe_load(bags[0].read_text())
         files = [folder / f"{signature}.safetensors" for signature in bag["models"]]
-        networks = []
-        for file, shares in zip(files, bag.get("weights") or [None] * len(files), strict=True):
-            index = _sources(file).index(_SOURCE)
-            if share := shares[index] if shares else 1.0:
-                networks.append((_network(file), float(share)))
-        return cls(networks, device)
+        shares = {}
+        for file, weights in zip(files, bag.get("weights") or [None] * len(files), strict=True):
+            sources = _sources(file)
+            shares[file] = dict(zip(sources, weights or [1.0] * len(sources), strict=True))
+        return cls(shares, device)
 
     @torch.inference_mode()
-    def separate(self, mix: np.ndarray) -> Iterator[np.ndarray]:
-        """Float32 [2, samples] at 44.1 kHz to its vocals, in pieces [2, some samples], one after the other."""
+    def separate(self, mix: np.ndarray, sources: Sequence[str] = ("vocals",)) -> Iterator[np.ndarray]:
+        """Float32 [2, samples] at 44.1 kHz to `sources`, in pieces [sources, 2, some samples], one after the other.
+
+        Networks that have no share in any of the sources do not run.
+        """
         audio = torch.from_numpy(np.ascontiguousarray(mix))
         reference = audio.mean(0)
         if not audio.shape[1] or reference.std() < _SILENT:
-            yield np.zeros_like(mix)
+            yield np.zeros((len(sources), *mix.shape), mix.dtype)
             return
         mean, deviation = reference.mean(), reference.std()
-        for piece in self._overlapped((audio - mean) / deviation):
+        for piece in self._overlapped((audio - mean) / deviation, sources):
             yield (piece * deviation + mean).numpy()
 
-    def _overlapped(self, audio: Tensor) -> Iterator[Tensor]:
-        """Vocals of normalised audio [2, samples], in pieces."""
-        length, segment = audio.shape[1], self._segment
+    def _overlapped(self, audio: Tensor, sources: Sequence[str]) -> Iterator[Tensor]:
+        """Sources of normalised audio [2, samples], in pieces."""
+        networks = self._sharing(sources)
+        length, segment = audio.shape[1], int(networks[0][0].segment * networks[0][0].samplerate)
         stride = int((1 - _OVERLAP) * segment)
         fade = _triangle(segment)
         # What segments have added up to from the next piece on, and by which weights.
-        sums, weights = torch.zeros(2, segment), torch.zeros(segment)
+        sums, weights = torch.zeros(len(sources), 2, segment), torch.zeros(segment)
         for first in range(0, length, stride * _TOGETHER):
             offsets = range(first, min(length, first + stride * _TOGETHER), stride)
-            vocals = self._vocals(torch.stack([_around(audio, offset, segment) for offset in offsets]))
-            for offset, made in zip(offsets, vocals, strict=True):
+            segments = torch.stack([_around(audio, offset, segment) for offset in offsets]).to(self._device)
+            made_of_each = sum(shares * _picked(network, segments, sources) for network, shares in networks)
+            assert isinstance(made_of_each, Tensor)  # there is at least one network
+            for offset, made in zip(offsets, made_of_each.cpu(), strict=True):
                 known = min(segment, length - offset)
                 begin = (segment - known) // 2
-                sums[:, :known] += fade[:known] * made[:, begin : begin + known]
+                sums[..., :known] += fade[:known] * made[..., begin : begin + known]
                 weights[:known] += fade[:known]
                 ready = min(stride, known)
-                yield sums[:, :ready] / weights[:ready]
-                sums = torch.nn.functional.pad(sums[:, stride:], (0, stride))
+                yield sums[..., :ready] / weights[:ready]
+                sums = torch.nn.functional.pad(sums[..., stride:], (0, stride))
                 weights = torch.nn.functional.pad(weights[stride:], (0, stride))
 
-    def _vocals(self, segments: Tensor) -> Tensor:
-        """[batch, 2, samples] to the same."""
-        heard = segments.to(self._device)
-        made = sum(share * network(heard)[:, network.sources.index(_SOURCE)] for network, share in self._networks)
-        assert isinstance(made, Tensor)  # there is at least one network
-        return made.cpu()
+    def _sharing(self, sources: Sequence[str]) -> list[tuple[Any, Tensor]]:
+        """Networks that have a share in any of the sources, and these shares [sources, 1, 1]."""
+        total = torch.tensor([sum(made[source] for made in self._shares.values()) for source in sources])
+        sharing = []
+        for file, made in self._shares.items():
+            if any(made[source] for source in sources):
+                if file not in self._networks:
+                    self._networks[file] = _network(file).eval().to(self._device)
+                shares = torch.tensor([made[source] for source in sources]) / total
+                sharing.append((self._networks[file], shares[:, None, None].to(self._device)))
+        return sharing
+
+
+def _picked(network: Any, segments: Tensor, sources: Sequence[str]) -> Tensor:
+    """Segments [batch, 2, samples] to their sources [batch, sources, 2, samples]."""
+    made: Tensor = network(segments)
+    return made[:, [network.sources.index(source) for source in sources]]
 
 
 def _sources(file: Path) -> list[str]:
