@@ -12,7 +12,10 @@ ENGINES: dict[str, dict[str, str]] = {
     "aesthetics": {"audiobox": "stages.aesthetics:Aesthetics"},
     "events": {"yamnet": "stages.events:Events"},
     "vocals": {"spleeter": "stages.vocals:Vocals", "demucs": "stages.vocals_demucs:VocalsDemucs"},
-    "transcript": {"faster-whisper": "stages.transcript:Transcript"},
+    "transcript": {
+        "faster-whisper": "stages.transcript:Transcript",
+        "openai-whisper": "stages.transcript_openai:TranscriptOpenai",
+    },
     "phonemes": {"espeak": "stages.phonemes:Phonemes"},
     "lyrics": {"minhash": "stages.lyrics:Lyrics"},
     "rhythm": {"essentia": "stages.rhythm:Rhythm", "beat-this": "stages.rhythm_beat_this:RhythmBeatThis"},

@@ -1,5 +1,6 @@
 """What is sung: Whisper on the separated vocals, with times, and without what Whisper only imagines."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,12 +15,10 @@ from stages.lyric_text import INSTRUMENTAL
 from stages.nets.whisper import RATE_HZ, Whisper
 
 
-class Params(Guards):
-    """Which Whisper, how it listens, and when a segment counts as made up (see `Guards`).
+class TranscriptParams(Guards):
+    """How Whisper listens, and when a segment counts as made up (see `Guards`).
 
     Attributes:
-        model: entry of the model store, a CTranslate2 Whisper.
-        compute_type: CTranslate2's arithmetic; "int8" is the fastest on a CPU, "float16" on a GPU.
         beam_size: hypotheses kept while decoding.
         voice_threshold: probability from which on Silero VAD believes in a voice. It learnt speech: at the 0.5 usual
             for it half of the sung lines of a loud song are lost.
@@ -28,8 +27,6 @@ class Params(Guards):
         language_windows: windows of 30 s to hear before a doubtful language is decided by their majority.
     """
 
-    model: str = "whisper-base"
-    compute_type: str = "int8"
     beam_size: int = 5
     voice_threshold: float = 0.2
     min_avg_logprob: float = -1.0
@@ -37,8 +34,8 @@ class Params(Guards):
     language_windows: int = 4
 
 
-class Transcript(base.Stage):
-    """Whisper (faster-whisper) on the voiced parts of the vocal stem.
+class TranscriptBase(base.Stage):
+    """Whisper on the voiced parts of the vocal stem; an engine says which.
 
     `language` is the declared one where Whisper knows it, else the one heard; null where nothing was. `text` has a line
     a segment; it is "[inst]" for a track without vocals and empty where nothing in the vocals could be believed.
@@ -52,18 +49,7 @@ class Transcript(base.Stage):
         "vocals": pa.struct([columns.VOCALS.field("has_vocals")]),
         "language": pa.string(),
     }
-    Params = Params
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The Whisper to load."""
-        return (self.params.model,)
-
-    def setup(self, weights: Mapping[str, base.Weights]) -> None:
-        """Load Whisper."""
-        super().setup(weights)
-        folder = weights[self.params.model].path
-        self._whisper = Whisper.load(folder, self.device, self.params.compute_type)
+    params: TranscriptParams
 
     def process(self, track: base.Track) -> dict[str, Any]:
         """Transcribe the stem, unless nobody sings."""
@@ -83,9 +69,49 @@ class Transcript(base.Stage):
     def _declared(self, language: str | None) -> str | None:
         """The declared language, "pt" for "pt-BR", if the model knows it."""
         code = (language or "").strip().lower().replace("_", "-").split("-")[0]
-        return code if code and self._whisper.speaks(code) else None
+        return code if code and self._speaks(code) else None
 
-    def _transcribe(self, stem: np.ndarray, language: str | None) -> tuple[list[Segment], str]:
+    @abstractmethod
+    def _speaks(self, language: str) -> bool:
+        """Whether Whisper has a token for the language, an ISO 639-1 code."""
+
+    @abstractmethod
+    def _transcribe(self, stem: np.ndarray, language: str | None) -> tuple[list[Segment], str | None]:
+        """Segments with word times in a mono stem [samples] at 16 kHz, and their language; None asks for the latter."""
+
+
+class Params(TranscriptParams):
+    """Which Whisper; for the rest see `TranscriptParams`.
+
+    Attributes:
+        model: entry of the model store, a CTranslate2 Whisper.
+        compute_type: CTranslate2's arithmetic; "int8" is the fastest on a CPU, "float16" on a GPU.
+    """
+
+    model: str = "whisper-base"
+    compute_type: str = "int8"
+
+
+class Transcript(TranscriptBase):
+    """faster-whisper; a window that loops is searched again with a penalty on repetition."""
+
+    Params = Params
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The Whisper to load."""
+        return (self.params.model,)
+
+    def setup(self, weights: Mapping[str, base.Weights]) -> None:
+        """Load Whisper."""
+        super().setup(weights)
+        folder = weights[self.params.model].path
+        self._whisper = Whisper.load(folder, self.device, self.params.compute_type)
+
+    def _speaks(self, language: str) -> bool:
+        return self._whisper.speaks(language)
+
+    def _transcribe(self, stem: np.ndarray, language: str | None) -> tuple[list[Segment], str | None]:
         segments, info = self._whisper.transcribe(
             stem,
             language=language,
