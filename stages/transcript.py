@@ -49,7 +49,6 @@ class TranscriptBase(base.Stage):
         "vocals": pa.struct([columns.VOCALS.field("has_vocals")]),
         "language": pa.string(),
     }
-    params: TranscriptParams
 
     def process(self, track: base.Track) -> dict[str, Any]:
         """Transcribe the stem, unless nobody sings."""

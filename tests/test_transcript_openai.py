@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from faster_whisper.vad import VadOptions
 from rapidfuzz.distance import Levenshtein
 
 from stages import pcm
@@ -20,7 +21,6 @@ from tests import openai_checkpoint
 from tests.tracks import load, measure, ready
 
 ROCK = "audio_ace_step_1_5_split_4b-1.mp3"
-SOUL = "audio_ace_step_1_5_checkpoint-1.mp3"
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def words(text: str) -> list[str]:
 
 
 def test_both_engines_read_the_same_song(transcript, faster, sung) -> None:
-    stem = sung(ROCK, 12.0, start_s=16.0)
+    stem = sung(ROCK, 8.0, start_s=16.0)
     one, other = hear(transcript, stem), hear(faster, stem)
     assert one["language"] == other["language"] == "en"
     assert one.keys() == other.keys()
@@ -82,7 +82,7 @@ def test_both_engines_read_the_same_song(transcript, faster, sung) -> None:
     assert one["avg_logprob"] == pytest.approx(other["avg_logprob"], abs=0.15)
 
 
-@pytest.mark.parametrize("name", ["en/quick_brown_fox", "es/hola_mundo", "ja/konnichiwa_sekai", "zh/nihao_shijie"])
+@pytest.mark.parametrize("name", ["en/quick_brown_fox", "ja/konnichiwa_sekai"])
 def test_speech_is_read_in_its_language(transcript, faster, audio, name: str) -> None:
     stem = pcm.encode(load(audio("speech-clips", f"{name}.wav")))
     one, other = hear(transcript, stem), hear(faster, stem)
@@ -90,16 +90,21 @@ def test_speech_is_read_in_its_language(transcript, faster, audio, name: str) ->
     assert Levenshtein.normalized_similarity(one["text"], other["text"]) > 0.7
 
 
-def test_a_loop_is_sampled_again_and_each_time_alike(transcript, sung) -> None:
-    stem = sung(SOUL, 30.0)
-    heard = hear(transcript, stem)
+def test_what_is_doubtful_is_sampled_again_and_each_time_alike(transcript, audio) -> None:
+    stem = pcm.mono(pcm.encode(load(audio("speech-clips", "en/hello_world.wav"))), 16_000)
+    doubting = {"condition_on_previous_text": False, "logprob_threshold": 0.0, "beam_size": 1}  # no text is that likely
+
+    def sampled() -> list[tuple[str, float | None]]:
+        segments, _ = transcript._whisper.transcribe(stem, "en", VadOptions(threshold=0.2), 1, **doubting)
+        return [(segment.text, segment.temperature) for segment in segments]
+
     torch.manual_seed(99)
     before = torch.get_rng_state()
-    assert hear(transcript, stem) == heard
+    first = sampled()
+    assert first[0][1] == 1.0
     assert torch.equal(torch.get_rng_state(), before)
-    read = words(heard["text"])
-    assert len(read) > 10
-    assert len(set(read)) > len(read) / 2
+    torch.manual_seed(7)
+    assert sampled() == first
 
 
 def test_declared_language_wins_where_whisper_knows_it(transcript, audio) -> None:
