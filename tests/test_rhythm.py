@@ -19,6 +19,7 @@ from stages.rhythm import Rhythm
 from stages.rhythm_beat_this import MODEL, RhythmBeatThis, log_mel, peaks_s
 from stages.tempo import choose_octave, fit_bpm
 from tests.audio import clicks, noise, silence
+from tests.random_checkpoints import beat_this
 from tests.songs import load
 
 _WITHIN = 0.005
@@ -165,14 +166,8 @@ def test_meter_from_downbeats_is_the_most_common_bar():
 
 @pytest.fixture(scope="module")
 def random_beat_this(tmp_path_factory) -> RhythmBeatThis:
-    """A small network with random weights, saved as Lightning saves the library's checkpoints."""
-    from beat_this.model.beat_tracker import BeatThis
-
-    torch.manual_seed(0)
-    size = {"transformer_dim": 64, "n_layers": 1, "stem_dim": 32}
-    state = {f"model.{name}": value for name, value in BeatThis(**size).state_dict().items()}
     folder: Path = tmp_path_factory.mktemp("beat-this")
-    torch.save({"state_dict": state, "hyper_parameters": {**size, "lr": 0.0008}}, folder / "final0.ckpt")
+    beat_this(folder / "final0.ckpt", 0)
     stage = RhythmBeatThis()
     stage.setup({MODEL: Weights(MODEL, folder, "0" * 64)})
     return stage

@@ -1,6 +1,5 @@
 """All-In-One as the engine of sections, on small random checkpoints in the files of its repository."""
 
-from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,34 +10,19 @@ import torch
 
 from stages import pcm
 from stages.base import Weights
-from stages.nets.all_in_one import STEMS, AllInOne, _open_package
+from stages.nets.all_in_one import STEMS, AllInOne
 from stages.sections_all_in_one import SectionsAllInOne
+from tests.random_checkpoints import all_in_one
 from tests.tracks import measure
 
 RATE_HZ = 44_100
 LABELS = {"start", "end", "intro", "outro", "break", "bridge", "inst", "solo", "verse", "chorus"}
-# As released, but with six levels for eleven: the widest neighbourhood is then 3.2 s instead of 102 s.
-SIZE = {"depth": 6, "best_threshold_beat": 0.19, "best_threshold_downbeat": 0.19}
-
-
-def write(file: Path, seed: int) -> Any:
-    """A checkpoint as the repository keeps it: a dictionary of the configuration and the weights."""
-    _open_package()
-    from allin1_infer.config import Config, HarmonixConfig
-    from allin1_infer.models.allinone import AllInOne as Network
-    from omegaconf import OmegaConf
-
-    config = asdict(Config(data=HarmonixConfig(), defaults=[], **SIZE))
-    torch.manual_seed(seed)
-    network = Network(OmegaConf.create(config)).eval()
-    torch.save({"config": config, "state_dict": network.state_dict()}, file)
-    return network
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("allinone")
-    write(folder / "harmonix-fold0-0vra4ys2.pth", 0)
+    all_in_one(folder / "harmonix-fold0-0vra4ys2.pth", 0)
     return folder
 
 
@@ -65,7 +49,7 @@ def columns_of(made: dict[str, np.ndarray]) -> dict[str, bytes]:
 
 
 def test_a_random_checkpoint_gives_the_segments_and_tempo_of_its_package(folder) -> None:
-    network = write(folder.parent / "same.pth", 0)
+    network = all_in_one(folder.parent / "same.pth", 0)
     from allin1_infer import postprocessing
     from allin1_infer.spectrogram import compute_spectrogram_from_stem_arrays
 
@@ -102,7 +86,7 @@ def test_an_empty_track_has_no_parts(folder) -> None:
 
 
 def test_an_ensemble_of_random_checkpoints_is_the_mean_of_their_logits(tmp_path) -> None:
-    networks = [write(tmp_path / f"fold{seed}.pth", seed) for seed in range(2)]
+    networks = [all_in_one(tmp_path / f"fold{seed}.pth", seed) for seed in range(2)]
     heard = torch.randn(1, 4, 400, 81)
     with torch.inference_mode():
         made = AllInOne.load(tmp_path)._network(heard).logits_function

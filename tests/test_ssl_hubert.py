@@ -1,71 +1,27 @@
 """MERT and mHuBERT, on small random checkpoints in the files that their repositories have."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
+from transformers import HubertModel, Wav2Vec2FeatureExtractor
 
 from schemas import ssl_codec
 from stages import pcm
 from stages.base import Weights
 from stages.nets.hubert import HubertStates
 from stages.ssl_hubert import SslHubert
+from tests.random_checkpoints import MERT, MHUBERT, hubert
 from tests.tracks import load, measure
-
-SMALL = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "conv_dim": [16] * 7,
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 4,
-}
-MERT = {  # what its config.json says besides sizes
-    "model_type": "mert_model",
-    "architectures": ["MERTModel"],
-    "auto_map": {"AutoConfig": "configuration_MERT.MERTConfig", "AutoModel": "modeling_MERT.MERTModel"},
-    "do_stable_layer_norm": True,
-    "feat_extract_norm": "layer",
-    "feat_proj_layer_norm": True,
-    "feature_extractor_cqt": False,
-    "feature_extractor_cqt_bins": 336,
-    "deepnorm": False,
-    "attention_relax": 32.0,
-    "sample_rate": 24_000,
-    "torch_dtype": "float32",
-}
-MHUBERT = {"model_type": "hubert", "architectures": ["HubertModel"], "torch_dtype": "float32"}
-
-
-def write(folder: Path, told: dict[str, Any], seed: int) -> HubertModel:
-    """A random checkpoint with the weights' names of the time: weight_g and weight_v, and MERT's head for labels."""
-    torch.manual_seed(seed)
-    model = HubertModel(HubertConfig(**SMALL, **{name: told[name] for name in told if hasattr(HubertConfig(), name)}))
-    names = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
-    weights = {}
-    for name, value in model.state_dict().items():
-        for new, old in names.items():
-            name = name.replace(new, old)
-        weights[name] = value
-    if told["model_type"] == "mert_model":
-        weights["final_proj.weight"] = torch.zeros(8, 32)
-    folder.mkdir(parents=True)
-    torch.save(weights, folder / "pytorch_model.bin")
-    (folder / "config.json").write_text(json.dumps(SMALL | told))
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
 def random(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, HubertModel]]:
     root = tmp_path_factory.mktemp("weights")
     kinds = {"mert": MERT, "mhubert": MHUBERT}
-    return root, {name: write(root / name, told, seed) for seed, (name, told) in enumerate(kinds.items())}
+    return root, {name: hubert(root / name, told, seed) for seed, (name, told) in enumerate(kinds.items())}
 
 
 @pytest.fixture(scope="module")
@@ -146,10 +102,10 @@ def test_native_rates_of_random_encoders(random, song):
 
 
 def test_a_random_checkpoint_that_is_no_hubert_or_lacks_a_weight_is_refused(tmp_path):
-    write(tmp_path / "cqt", MERT | {"feature_extractor_cqt": True}, 0)
+    hubert(tmp_path / "cqt", MERT | {"feature_extractor_cqt": True}, 0)
     with pytest.raises(ValueError, match="feature_extractor_cqt is True"):
         HubertStates.load(tmp_path / "cqt", 24_000, 5.0)
-    write(tmp_path / "lacking", MHUBERT, 0)
+    hubert(tmp_path / "lacking", MHUBERT, 0)
     weights = torch.load(tmp_path / "lacking" / "pytorch_model.bin", weights_only=True)
     del weights["encoder.layers.1.attention.q_proj.weight"]
     torch.save(weights, tmp_path / "lacking" / "pytorch_model.bin")

@@ -1,8 +1,6 @@
 """Demucs as the separator, on small random checkpoints in the files of its repositories."""
 
-import json
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +10,20 @@ import torch
 import yaml
 from demucs.apply import BagOfModels, apply_model
 from demucs.htdemucs import HTDemucs
-from safetensors.torch import save_file
 
 from stages import pcm
 from stages.base import Weights
 from stages.nets.demucs import Demucs
 from stages.vocals_demucs import VocalsDemucs
+from tests.random_checkpoints import HTDEMUCS_SOURCES, htdemucs
 from tests.tracks import load, measure
-
-SOURCES = ["drums", "bass", "other", "vocals"]
-SMALL = {"channels": 8, "t_layers": 1, "bottom_channels": 0, "nfft": 1024, "depth": 3, "t_heads": 2, "dconv_mode": 0}
-SEGMENT = Fraction(13, 10)  # 1.3 s
-
-
-def write(file: Path, seed: int, **changes: Any) -> HTDemucs:
-    """One network as the repositories keep it: safetensors, and how to build it in the metadata."""
-    torch.manual_seed(seed)
-    options = {**SMALL, "segment": SEGMENT, "samplerate": 44_100}
-    network = HTDemucs(SOURCES, **options).eval()
-    told = json.dumps(
-        options | {"segment": {"_type": "fraction", "numerator": SEGMENT.numerator, "denominator": SEGMENT.denominator}}
-    )
-    metadata = {"klass": "demucs.htdemucs.HTDemucs", "args": json.dumps([SOURCES]), "kwargs": told, **changes}
-    save_file(network.state_dict(), str(file), metadata)
-    return network
 
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, HTDemucs]:
     folder = tmp_path_factory.mktemp("htdemucs")
     (folder / "htdemucs.yaml").write_text(yaml.safe_dump({"models": ["955717e8"]}))
-    return folder, write(folder / "955717e8.safetensors", 0)
+    return folder, htdemucs(folder / "955717e8.safetensors", 0)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +41,7 @@ def by_the_package(model: Any, mix: np.ndarray, source: str = "vocals") -> np.nd
     audio = torch.from_numpy(mix)
     reference = audio.mean(0)
     made = apply_model(model, ((audio - reference.mean()) / reference.std())[None], shifts=0, overlap=0.25)
-    return (made[0, SOURCES.index(source)] * reference.std() + reference.mean()).numpy()
+    return (made[0, HTDEMUCS_SOURCES.index(source)] * reference.std() + reference.mean()).numpy()
 
 
 @pytest.mark.parametrize("seconds", [6.0, 3.9, 1.3, 0.7, 0.05])
@@ -74,12 +55,12 @@ def test_batches_of_a_random_network_give_what_the_package_gives(single, song, s
 
 
 def test_only_networks_of_a_random_bag_that_share_in_a_source_are_read(song, tmp_path) -> None:
-    networks = [write(tmp_path / f"{number}.safetensors", number) for number in range(3)]
+    networks = [htdemucs(tmp_path / f"{number}.safetensors", number) for number in range(3)]
     shares = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 0.25], [0.0, 0.0, 0.0, 0.75]]
     (tmp_path / "bag.yaml").write_text(yaml.safe_dump({"models": ["0", "1", "2"], "weights": shares}))
     reference = BagOfModels(networks, [[max(share, 1e-9) for share in row] for row in shares])
-    whole = separated(Demucs.load(tmp_path), song, *SOURCES)
-    for source, made in zip(SOURCES, whole, strict=True):
+    whole = separated(Demucs.load(tmp_path), song, *HTDEMUCS_SOURCES)
+    for source, made in zip(HTDEMUCS_SOURCES, whole, strict=True):
         np.testing.assert_allclose(made, by_the_package(reference, song, source), atol=1e-5)
     bag = Demucs.load(tmp_path)
     (tmp_path / "0.safetensors").unlink()  # the one for drums only
@@ -123,7 +104,7 @@ def test_stems_nobody_wants_are_not_kept(single, song) -> None:
 def test_a_file_that_would_call_something_else_is_refused(tmp_path, changes, message) -> None:
     """The package itself imports and calls whatever class a file names."""
     (tmp_path / "bag.yaml").write_text(yaml.safe_dump({"models": ["bad"]}))
-    write(tmp_path / "bad.safetensors", 0, **changes)
+    htdemucs(tmp_path / "bad.safetensors", 0, **changes)
     with pytest.raises(ValueError, match=message):
         Demucs.load(tmp_path)
 
