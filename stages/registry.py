@@ -20,7 +20,7 @@ ENGINES: dict[str, dict[str, str]] = {
     "lyrics": {"minhash": "stages.lyrics:Lyrics"},
     "rhythm": {"essentia": "stages.rhythm:Rhythm", "beat-this": "stages.rhythm_beat_this:RhythmBeatThis"},
     "key": {"essentia": "stages.key:Key"},
-    "tags": {"musicnn": "stages.tags:Tags"},
+    "tags": {"musicnn": "stages.tags:Tags", "discogs-effnet": "stages.tags_discogs:TagsDiscogs"},
     "sections": {
         "self-similarity": "stages.sections:Sections",
         "all-in-one": "stages.sections_all_in_one:SectionsAllInOne",

@@ -25,6 +25,12 @@ class TagsParams(base.Params):
     min_score: float = 0.1
     max_tags: int = 12
 
+    def strongest(self, scores: Mapping[str, float]) -> dict[str, list[Any]]:
+        """`names` and `scores` of the tags that are kept, by falling score."""
+        ranked = sorted(scores.items(), key=lambda tag: (-tag[1], tag[0]))[: self.max_tags]
+        kept = [(name, score) for name, score in ranked if score >= self.min_score]
+        return {"names": [name for name, _ in kept], "scores": [score for _, score in kept]}
+
 
 class Tags(base.Stage):
     """musicnn with two vocabularies: MagnaTagATune (instruments, tempo, voice) and Million Song (genre, mood, decade).
@@ -59,9 +65,7 @@ class Tags(base.Stage):
             scores = torch.cat([tagger(batch) for batch in batches]).mean(0).tolist()
             for label, score in zip(labels, scores, strict=True):
                 best[label] = max(score, best.get(label, 0.0))
-        ranked = sorted(best.items(), key=lambda tag: (-tag[1], tag[0]))[: self.params.max_tags]
-        kept = [(name, score) for name, score in ranked if score >= self.params.min_score]
-        return self.own(names=[name for name, _ in kept], scores=[score for _, score in kept])
+        return self.own(**self.params.strongest(best))
 
 
 def _patches(audio: np.ndarray) -> torch.Tensor:

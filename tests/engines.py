@@ -77,12 +77,21 @@ def _hubert(folder: Path) -> Stage:
     return stage
 
 
+def _discogs_effnet(folder: Path) -> Stage:
+    random_checkpoints.discogs_effnet(folder, 0)
+    made = stage_class("tags", "discogs-effnet")
+    stage = made(made.Params(heads=("discogs-effnet-moodtheme",), min_score=0.0))
+    stage.setup({name: Weights(name, folder / name, "0" * 64) for name in stage.models})
+    return stage
+
+
 _REAL = (
     *(
         ("vocals", "spleeter"),
         ("transcript", "faster-whisper"),
         ("rhythm", "essentia"),
         ("sections", "self-similarity"),
+        ("tags", "musicnn"),
     ),
     *(("caption", "template"), ("speaker", "resemblyzer"), ("text_embedding", "e5"), ("ssl", "whisper-encoder")),
 )
@@ -94,6 +103,7 @@ ENGINES: Mapping[tuple[str, str], Callable[[Path], Stage]] = {
     ("transcript", "openai-whisper"): _openai_whisper,
     ("rhythm", "beat-this"): _beat_this,
     ("sections", "all-in-one"): _all_in_one,
+    ("tags", "discogs-effnet"): _discogs_effnet,
     ("caption", "qwen-omni"): _qwen_omni,
     ("speaker", "songmill"): _speaker,
     ("text_embedding", "umt5"): _umt5,

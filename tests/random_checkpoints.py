@@ -1,11 +1,14 @@
 """Small random networks in the files of the published ones, for weights that a test cannot have."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import torch
 from demucs.htdemucs import HTDemucs
 from safetensors.torch import save_file
@@ -112,3 +115,68 @@ def beat_this(file: Path, seed: int) -> None:
     size = {"transformer_dim": 64, "n_layers": 1, "stem_dim": 32}
     state = {f"model.{name}": value for name, value in BeatThis(**size).state_dict().items()}
     torch.save({"state_dict": state, "hyper_parameters": {**size, "lr": 0.0008}}, file)
+
+
+def onnx_classifier(file: Path, layers: Sequence[np.ndarray], classes: Sequence[str], inputs: tuple[int, ...]) -> None:
+    """A network as the MTG publishes them: matrices one after the other, every output a sigmoid.
+
+    The mean over all but the first and last axis of `inputs`, [batch, *inputs], goes in; the last output is
+    "activations", the one before, if there is one, "embeddings". The metadata has TensorFlow's names, as theirs does.
+    """
+    names = ["embeddings", "activations"][-len(layers) :]
+    nodes, initializers, last = [], [], "input"
+    if len(inputs) > 1:
+        nodes.append(onnx.helper.make_node("ReduceMean", ["input"], ["mean"], axes=[1], keepdims=0))
+        last = "mean"
+    for name, matrix in zip(names, layers, strict=True):
+        initializers.append(onnx.numpy_helper.from_array(matrix.astype(np.float32), f"{name}-matrix"))
+        nodes += [
+            onnx.helper.make_node("MatMul", [last, f"{name}-matrix"], [f"{name}-sum"]),
+            onnx.helper.make_node("Sigmoid", [f"{name}-sum"], [name]),
+        ]
+        last = name
+    graph = onnx.helper.make_graph(
+        nodes,
+        "random",
+        [onnx.helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, ["batch", *inputs])],
+        [
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", matrix.shape[1]])
+            for name, matrix in zip(names, layers, strict=True)
+        ],
+        initializers,
+    )
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9), file)
+    purposes = {"activations": "predictions", "embeddings": "embeddings"}
+    outputs = [{"name": f"PartitionedCall:{i}", "output_purpose": purposes[name]} for i, name in enumerate(names)]
+    metadata = {"classes": list(classes), "schema": {"outputs": outputs}}
+    file.with_suffix(".json").write_text(json.dumps(metadata), encoding="utf-8")
+
+
+DISCOGS_STYLES = ("Electronic---House", "Electronic---Techno", "Rock---Indie Rock")
+DISCOGS_MOODS = ("happy", "sad")
+_EMBEDDING = 1280
+
+
+def discogs_effnet(folder: Path, seed: int) -> dict[str, list[np.ndarray]]:
+    """The network and one classifier, in folders of the model store's names; returns their matrices."""
+    generator = np.random.default_rng(seed)
+    made = {
+        "discogs-effnet": [
+            generator.normal(0, 0.1, (96, _EMBEDDING)),
+            generator.normal(0, 0.05, (_EMBEDDING, len(DISCOGS_STYLES))),
+        ],
+        "discogs-effnet-moodtheme": [generator.normal(0, 0.05, (_EMBEDDING, len(DISCOGS_MOODS)))],
+    }
+    for name in made:
+        (folder / name).mkdir(parents=True)
+    onnx_classifier(
+        folder / "discogs-effnet/discogs-effnet-bsdynamic-1.onnx", made["discogs-effnet"], DISCOGS_STYLES, (128, 96)
+    )
+    onnx_classifier(
+        folder / "discogs-effnet-moodtheme/mtg_jamendo_moodtheme-discogs-effnet-1.onnx",
+        made["discogs-effnet-moodtheme"],
+        DISCOGS_MOODS,
+        (_EMBEDDING,),
+    )
+    return made
