@@ -10,6 +10,7 @@ import pyarrow as pa
 from schemas import columns
 
 _SAME_TEMPO = 0.04  # relative difference up to which two tempi are one, as MIREX has it
+_TONICS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 _OCTAVES = (2.0, 3.0, 0.5, 1 / 3)
 _STATED_BPM = re.compile(r"(\d{2,3}(?:\.\d+)?)\s*-?\s*(?:bpm|beats per minute)", re.IGNORECASE)
 # Words for a tempo with the range in BPM outside which nobody would take them.
@@ -34,7 +35,9 @@ Row = Mapping[str, Any]
 def with_flags(rows: pa.Table) -> pa.Table:
     """The rows, `flags` extended by what their columns disagree about."""
     read = [
-        name for name in ("rhythm", "sections", "caption", "transcript", "lyric_tokens") if name in rows.column_names
+        name
+        for name in ("rhythm", "key", "sections", "caption", "transcript", "lyric_tokens")
+        if name in rows.column_names
     ]
     flagged = [[*(row.pop("flags") or []), *disagreements(row)] for row in rows.select(["flags", *read]).to_pylist()]
     return rows.set_column(rows.column_names.index("flags"), "flags", pa.array(flagged, columns.FLAGS))
@@ -45,6 +48,7 @@ def disagreements(row: Row) -> list[str]:
 
     - `bpm_octave`: All-In-One's tempo is a half, a third, twice or three times that of the rhythm stage; `bpm`: it is
       another one altogether.
+    - `key_relative`: two methods hear a major key and its relative minor; `key`: they hear keys of other notes.
     - `caption_bpm`: a caption states a tempo that was not measured. `caption_tempo`: it calls slow what is fast, or
       the reverse.
     - `caption_fallback`: the captioning model's answer could not be used.
@@ -57,6 +61,12 @@ def _tempo_by_two_models(row: Row) -> Iterator[str]:
     measured, other = _get(row, "rhythm", "bpm"), _get(row, "sections", "bpm")
     if measured and other and not _near(other / measured, 1.0):
         yield "bpm_octave" if any(_near(other / measured, octave) for octave in _OCTAVES) else "bpm"
+
+
+def _key_by_two_methods(row: Row) -> Iterator[str]:
+    first, second = ((_get(row, "key", f"{which}tonic"), _get(row, "key", f"{which}mode")) for which in ("", "second_"))
+    if all((*first, *second)) and first != second:
+        yield "key_relative" if _scale(*first) == _scale(*second) else "key"
 
 
 def _tempo_in_words(row: Row) -> Iterator[str]:
@@ -86,10 +96,16 @@ def _language_of_lyrics(row: Row) -> Iterator[str]:
 
 _CHECKS: tuple[Callable[[Row], Iterator[str]], ...] = (
     _tempo_by_two_models,
+    _key_by_two_methods,
     _tempo_in_words,
     _caption_not_used,
     _language_of_lyrics,
 )
+
+
+def _scale(tonic: str, mode: str) -> int:
+    """The major key with the same notes, in semitones above C."""
+    return (_TONICS.index(tonic) + (3 if mode == "minor" else 0)) % 12
 
 
 def _near(ratio: float, expected: float) -> bool:

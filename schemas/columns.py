@@ -112,7 +112,13 @@ RHYTHM = stage_struct(
     field("octave_confidence", pa.float32(), "ratio"),
 )
 
-KEY = stage_struct(field("tonic", pa.string()), field("mode", pa.string()), field("strength", pa.float32(), "ratio"))
+KEY = stage_struct(
+    field("tonic", pa.string()),
+    field("mode", pa.string()),
+    field("strength", pa.float32(), "ratio"),
+    field("second_tonic", pa.string()),
+    field("second_mode", pa.string()),
+)
 
 TAGS = stage_struct(field("names", pa.list_(pa.string())), field("scores", pa.list_(pa.float32()), "probability"))
 

@@ -65,3 +65,18 @@ def test_rows_keep_their_flags_and_get_more() -> None:
     assert with_flags(rows)["flags"].to_pylist() == [["license_unknown", "caption_fallback"], []]
     assert with_flags(rows).schema == rows.schema
     assert with_flags(rows.slice(0, 0)).num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("second", "flags"),
+    [
+        (("A", "minor"), ["key_relative"]),
+        (("C", "major"), []),
+        (("C", "minor"), ["key"]),
+        (("G", "major"), ["key"]),
+        ((None, None), []),
+    ],
+)
+def test_keys_by_two_methods(second, flags):
+    key = {"tonic": "C", "mode": "major", "strength": 0.8, "second_tonic": second[0], "second_mode": second[1]}
+    assert disagreements({"key": key}) == flags

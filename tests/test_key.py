@@ -67,3 +67,15 @@ def test_silence_has_no_key(key, seconds):
 
 def test_one_second_is_enough_to_run(key):
     assert measure(key, cadence(0, "major")[:, : pcm.RATE_HZ])["tonic"] in _TONICS
+
+
+@pytest.mark.parametrize("mode", ["major", "minor"])
+@pytest.mark.parametrize("tonic", range(12))
+def test_both_methods_hear_a_cadence_alike(key, tonic, mode):
+    row = measure(key, cadence(tonic, mode))
+    assert (row["second_tonic"], row["second_mode"]) == (_TONICS[tonic], mode)
+
+
+def test_silence_has_no_key_by_either_method(key):
+    row = measure(key, silence(3.0))
+    assert row["second_tonic"] is row["second_mode"] is None
