@@ -17,7 +17,7 @@ from pipeline.errors import DataProblem, UsageProblem
 from pipeline.inspection import show_pilot, show_plan, show_stats
 from pipeline.models.cli import app as models_app
 from pipeline.models.store import ModelStore
-from pipeline.plan import make_dag, make_plan
+from pipeline.plan import draft_dag, make_plan, weights_bytes
 from pipeline.sample_cli import sample_command
 from pipeline.stats import collect_stats, connect
 from pipeline.train.autoencoder_cli import autoencoder_command
@@ -139,6 +139,8 @@ def plan_command(
 ) -> None:
     """Show the checked DAG: stages, columns, models, resources, fused operators. Starts nothing without --pilot.
 
+    Models that are missing are listed at the end, with exit code 2; fingerprints are not final before they are there.
+
     [bold]Examples[/]
 
       songmill plan --profile small --add ssl --set rhythm.engine=beat-this
@@ -159,17 +161,23 @@ def plan_command(
         output=None if named else Path("dataset"),
         lyrics=lyrics,
     )
-    dag = _guarded(make_dag, settings, ModelStore())
+    store = ModelStore()
+    dag, missing = _guarded(draft_dag, settings, store)
     plan = make_plan(settings, dag)
     found = _pilot(settings, pilot) if pilot else None
+    sizes = weights_bytes(dag, store)
     if as_json:
         told = {"id": plan.id, **plan.model_dump(), "operators": [[n.name for n in group] for group in dag.operators]}
-        told["scan"] = [node.name for node in dag.scan]
+        told |= {"scan": [node.name for node in dag.scan], "weights_bytes": sizes, "missing": missing}
         _print_json(told | ({"pilot": found.model_dump()} if found else {}))
-        return
-    show_plan(_console(), settings, dag, plan)
-    if found:
-        show_pilot(_console(), found)
+    else:
+        show_plan(_console(), settings, dag, plan, sizes)
+        if found:
+            show_pilot(_console(), found)
+    if missing:
+        _fail(
+            "curate would refuse this plan, models are missing:\n  - " + "\n  - ".join(missing.values()), USAGE_PROBLEM
+        )
 
 
 @app.command("inspect")

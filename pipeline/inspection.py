@@ -64,15 +64,18 @@ from tracks order by uri
 """
 
 
-def show_plan(console: Console, config: CurateConfig, dag: Dag, plan: Plan) -> None:
-    """The DAG: columns, models, resources, fused operators, gates."""
-    table = Table("pass", "operator", "stage", "engine", "owns", "reads", "models", "cpu", "gpu", "fingerprint")
+def show_plan(
+    console: Console, config: CurateConfig, dag: Dag, plan: Plan, weights_bytes: Mapping[str, int | None]
+) -> None:
+    """The DAG: columns, models and their size on disk, resources, rows a batch, fused operators, gates."""
+    heads = ("pass", "operator", "stage", "engine", "owns", "reads", "models", "weights")
+    table = Table(*heads, "cpu", "gpu", "rows", "fingerprint")
     for node in dag.scan:
-        table.add_row("scan", "1", *_node_cells(plan, node.column))
+        table.add_row("scan", "1", *_node_cells(plan, node.column, weights_bytes))
     table.add_section()
     for number, operator in enumerate(dag.operators, 1):
         for node in operator:
-            table.add_row("curate", str(number), *_node_cells(plan, node.column))
+            table.add_row("curate", str(number), *_node_cells(plan, node.column, weights_bytes))
     console.print(table)
     gates = ", ".join(f"{gate.column}.{gate.reason}={gate.bound:g}" for gate in dag.gates) or "none"
     dedup = f"similarity >= {plan.dedup.threshold:g}" if plan.dedup else "off"
@@ -95,17 +98,19 @@ def show_pilot(console: Console, pilot: "Pilot") -> None:
     )
 
 
-def _node_cells(plan: Plan, column: str) -> list[str]:
+def _node_cells(plan: Plan, column: str, weights_bytes: Mapping[str, int | None]) -> list[str]:
     stage = plan.columns[column]
-    resources = stage.resources
+    resources, size = stage.resources, weights_bytes[stage.name]
     return [
         stage.name,
         stage.engine,
         ", ".join([column, *stage.working]),
         ", ".join(stage.reads),
         ", ".join(stage.models) or "-",
+        "-" if not stage.models else "?" if size is None else f"{size / 1e6:.0f} MB",
         f"{resources['cpus']:g}",
         f"{resources['gpus']:g}",
+        f"{resources['batch_rows']:g}",
         stage.fingerprint[:8],
     ]
 

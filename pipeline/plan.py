@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -14,7 +15,10 @@ from pipeline.models.errors import ModelMissing, UnknownModel, WrongBytes
 from pipeline.models.store import ModelStore
 from schemas.config import CurateConfig, DedupConfig, Thresholds
 from schemas.dataset import SCHEMA_VERSION
+from stages.base import Weights
 from stages.registry import default_engine
+
+_NO_DIGEST = ""  # of a model that is not there
 
 
 class StagePlan(BaseModel):
@@ -72,13 +76,42 @@ def make_dag(config: CurateConfig, store: ModelStore, stored: Mapping[str, Store
     Raises:
         DagError: see `pipeline.dag.build_dag`.
     """
+    return build_dag(config, *_find_models(config, store), stored)
+
+
+def draft_dag(config: CurateConfig, store: ModelStore) -> tuple[Dag, dict[str, str]]:
+    """The DAG as if the store had every model, and what to do about those it lacks. Its fingerprints are not final.
+
+    Raises:
+        DagError: as `make_dag`, but for models.
+    """
+    models, missing = _find_models(config, store)
+    lacking = {name: Weights(name, Path(), _NO_DIGEST) for name in missing}
+    return build_dag(config, models | lacking, {}), missing
+
+
+def weights_bytes(dag: Dag, store: ModelStore) -> dict[str, int | None]:
+    """Stage -> bytes of its models' files, the least they take in memory; None where nobody knows before they come."""
+    sizes = {node.name: [_bytes(weights, store) for weights in node.weights.values()] for node in dag.nodes}
+    return {stage: None if None in found else sum(filter(None, found)) for stage, found in sizes.items()}
+
+
+def _bytes(weights: Weights, store: ModelStore) -> int | None:
+    if weights.digest != _NO_DIGEST:
+        return sum(file.stat().st_size for file in weights.path.rglob("*") if file.is_file())
+    sizes = [file.size for file in store.entry(weights.name).files]
+    return None if None in sizes else sum(filter(None, sizes))
+
+
+def _find_models(config: CurateConfig, store: ModelStore) -> tuple[dict[str, Weights], dict[str, str]]:
+    """Verified entries that stages want, and what to do about those that are not there."""
     models, missing = {}, {}
     for name in wanted_models(config):
         try:
             models[name] = store.resolve(name)
         except (ModelMissing, UnknownModel, WrongBytes) as error:
             missing[name] = str(error)
-    return build_dag(config, models, missing, stored)
+    return models, missing
 
 
 def make_plan(config: CurateConfig, dag: Dag) -> Plan:

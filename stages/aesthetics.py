@@ -5,15 +5,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from schemas import columns
 from stages import pcm
+from stages.base import Params as BaseParams
 from stages.base import Stage, Track, Weights
 
 MODEL = "audiobox-aesthetics"
 _RATE_HZ = 16_000
 _WINDOW = 10 * _RATE_HZ
-_BATCH = 4  # windows
+
+
+class Params(BaseParams):
+    """How many windows go through the network together; about 0.4 GB each.
+
+    Attributes:
+        batch_windows: more of them keep a GPU busy. No score depends on it.
+    """
+
+    batch_windows: int = Field(4, ge=1, exclude=True)
 
 
 class Aesthetics(Stage):
@@ -28,6 +39,7 @@ class Aesthetics(Stage):
     name = "aesthetics"
     type = columns.AESTHETICS
     reads = {"pcm": pcm.PCM}
+    Params = Params
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -54,7 +66,8 @@ class Aesthetics(Stage):
         shares = heard.float().mean(dim=(1, 2))
         scores = {}
         with torch.inference_mode():
-            batches = zip(windows.split(_BATCH), heard.split(_BATCH), strict=True)
+            size = self.params.batch_windows
+            batches = zip(windows.split(size), heard.split(size), strict=True)
             outputs = [
                 self._network({"wav": wav.to(self.device), "mask": mask.to(self.device)}) for wav, mask in batches
             ]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from faster_whisper.transcribe import Segment
+from pydantic import Field
 
 from schemas import columns
 from stages import base, pcm
@@ -85,14 +86,17 @@ class Params(TranscriptParams):
     Attributes:
         model: entry of the model store, a CTranslate2 Whisper.
         compute_type: CTranslate2's arithmetic; "int8" is the fastest on a CPU, "float16" on a GPU.
+        batch_windows: windows of 30 s decoded at once, for a GPU's sake. With more than one no window is searched
+            again: one that loops is dropped.
     """
 
     model: str = "whisper-base"
     compute_type: str = "int8"
+    batch_windows: int = Field(1, ge=1)
 
 
 class Transcript(TranscriptBase):
-    """faster-whisper; a window that loops is searched again with a penalty on repetition."""
+    """faster-whisper; a window that loops is searched again with a penalty on repetition, unless they are batched."""
 
     Params = Params
 
@@ -111,21 +115,31 @@ class Transcript(TranscriptBase):
         return self._whisper.speaks(language)
 
     def _transcribe(self, stem: np.ndarray, language: str | None) -> tuple[list[Segment], str | None]:
-        segments, info = self._whisper.transcribe(
-            stem,
-            language=language,
-            language_detection_segments=self.params.language_windows,
-            beam_size=self.params.beam_size,
-            temperature=0.0,
-            condition_on_previous_text=False,  # a chorus in the prompt is an invitation to loop
-            compression_ratio_threshold=self.params.max_compression_ratio,
-            log_prob_threshold=self.params.min_avg_logprob,
-            no_speech_threshold=self.params.max_no_speech_prob,
-            word_timestamps=True,
-            vad_filter=True,
-            vad_parameters={"threshold": self.params.voice_threshold},
+        options: dict[str, Any] = {
+            "language": language,
+            "language_detection_segments": self.params.language_windows,
+            "beam_size": self.params.beam_size,
+            "temperature": 0.0,
+            "condition_on_previous_text": False,  # a chorus in the prompt is an invitation to loop
+            "compression_ratio_threshold": self.params.max_compression_ratio,
+            "log_prob_threshold": self.params.min_avg_logprob,
+            "no_speech_threshold": self.params.max_no_speech_prob,
+            "word_timestamps": True,
+            "vad_filter": True,
+            "vad_parameters": {"threshold": self.params.voice_threshold},
+        }
+        if self.params.batch_windows == 1:
+            segments, info = self._whisper.transcribe(stem, **options)
+            return list(segments), info.language
+        segments, info = self._whisper.transcribe_together(stem, self.params.batch_windows, **options)
+        return [segment for segment in segments if not self._is_silence(segment)], info.language
+
+    def _is_silence(self, segment: Segment) -> bool:
+        """What `transcribe` itself leaves out, and the batched one does not."""
+        return (
+            segment.no_speech_prob > self.params.max_no_speech_prob
+            and segment.avg_logprob < self.params.min_avg_logprob
         )
-        return list(segments), info.language
 
 
 def _token_mean(segments: Sequence[Segment], values: Sequence[float]) -> float | None:

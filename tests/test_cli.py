@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import asked
+from tests.command import asked, songmill
 
 
 @pytest.mark.parametrize("command", ["curate", "plan", "inspect", "verify", "demo"])
@@ -41,6 +41,20 @@ def test_a_missing_model_is_named_with_the_command_that_fetches_it(tmp_path: Pat
     monkeypatch.setenv("SONGMILL_MODELS", str(tmp_path))
     said = asked("plan", "--stages", "decode,events", code=2)
     assert "songmill models pull yamnet" in said
+
+
+def test_a_plan_that_lacks_models_is_shown_with_what_is_known_of_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("SONGMILL_MODELS", str(tmp_path))
+    told, _ = songmill("plan", "--profile", "full", "--json", code=2, SONGMILL_MODELS=str(tmp_path))
+    plan = json.loads(told)
+    assert plan["missing"]["htdemucs"].endswith("songmill models pull htdemucs")
+    assert plan["columns"]["vocals"]["resources"]["gpus"] == 0.2
+    assert plan["weights_bytes"]["vocals"] is None  # nobody publishes its size with its hash
+    assert plan["weights_bytes"]["tags"] > 5_000_000
+    assert plan["weights_bytes"]["quality"] == 0
+    said = " ".join(asked("plan", "--profile", "full", code=2).split())
+    assert "demucs" in said
+    assert "curate would refuse this plan" in said
 
 
 def test_a_folder_that_is_no_dataset(tmp_path: Path):

@@ -31,6 +31,9 @@ CONFIG = b'{"dim": 8}'
 REVISION = "0" * 40
 # Whoever publishes them names no hashes that could be checked here.
 UNPINNED = {
+    "discogs-effnet",
+    "discogs-effnet-moodtheme",
+    "discogs-effnet-instrument",
     *(
         "all-in-one",
         "all-in-one-fold0",

@@ -82,13 +82,12 @@ def test_a_network_without_the_output_is_named(tmp_path):
     random_checkpoints.discogs_effnet(tmp_path, 0)
     file = tmp_path / "odd" / "odd.onnx"
     file.parent.mkdir()
-    renamed = (
-        (tmp_path / "discogs-effnet/discogs-effnet-bsdynamic-1.onnx").read_bytes().replace(b"embeddings", b"embeddingz")
-    )
+    network = (tmp_path / "discogs-effnet/discogs-effnet-bsdynamic-1.onnx").read_bytes()
+    renamed = network.replace(b"embeddings", b"embeddingz")
     file.write_bytes(renamed)
     file.with_suffix(".json").write_text((tmp_path / "discogs-effnet/discogs-effnet-bsdynamic-1.json").read_text())
-    network = PublishedNetwork(file.parent, "cpu")
+    opened_network = PublishedNetwork(file.parent, "cpu")
     with pytest.raises(ValueError, match=r"odd\.onnx.*embeddingz.*is known as its embeddings"):
-        network(np.zeros((1, PATCH, 96), np.float32), "embeddings")
+        opened_network(np.zeros((1, PATCH, 96), np.float32), "embeddings")
     with pytest.raises(FileNotFoundError, match=r"no \.onnx file"):
         PublishedNetwork(tmp_path, "cpu")

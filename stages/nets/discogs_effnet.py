@@ -42,7 +42,7 @@ class PublishedNetwork:
         self._session = onnxruntime.InferenceSession(file, options, [name for name in wanted if name in there])
 
     def __call__(self, inputs: np.ndarray, *purposes: str) -> list[np.ndarray]:
-        """Outputs [inputs, width] by purpose, "predictions" or "embeddings"; ValueError if the network has none such."""
+        """Outputs [inputs, width] by purpose, "predictions" or "embeddings"; ValueError where there is none such."""
         names = [self._output(purpose) for purpose in purposes]
         return self._session.run(names, {self._session.get_inputs()[0].name: inputs})
 

@@ -1,11 +1,13 @@
 """faster-whisper, made reproducible and kept off the network."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from faster_whisper import WhisperModel
-from faster_whisper.transcribe import TranscriptionOptions
+import numpy as np
+from faster_whisper import BatchedInferencePipeline, WhisperModel
+from faster_whisper.transcribe import Segment, TranscriptionInfo, TranscriptionOptions
 
 RATE_HZ = 16_000
 
@@ -44,3 +46,13 @@ class Whisper(WhisperModel):
         if compression_ratio <= options.compression_ratio_threshold:
             return decoded
         return super().generate_with_fallback(encoder_output, prompt, tokenizer, replace(options, **_AGAINST_LOOPS))
+
+    def transcribe_together(
+        self, audio: np.ndarray, windows: int, **options: Any
+    ) -> tuple[Iterable[Segment], TranscriptionInfo]:
+        """`transcribe` with up to that many windows of 30 s, cut where nobody sings, decoded at once.
+
+        No window is searched again, whether it loops or not.
+        """
+        pipeline = BatchedInferencePipeline(self)
+        return pipeline.transcribe(audio, batch_size=windows, without_timestamps=False, **options)
