@@ -175,9 +175,8 @@ def plan_command(
         if found:
             show_pilot(_console(), found)
     if missing:
-        _fail(
-            "curate would refuse this plan, models are missing:\n  - " + "\n  - ".join(missing.values()), USAGE_PROBLEM
-        )
+        remedies = "\n  - ".join(missing.values())
+        _fail(f"curate would refuse this plan, models are missing:\n  - {remedies}", USAGE_PROBLEM)
 
 
 @app.command("inspect")

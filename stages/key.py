@@ -1,6 +1,7 @@
 """Key of a song by signal processing, and by a second method that may contradict the first."""
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
 import librosa
@@ -41,7 +42,7 @@ class Key(Stage):
     @property
     def model(self) -> str:
         """The libraries' versions and the stage's revision."""
-        return f"essentia-{self._version}+librosa-{librosa.__version__}+{super().model}"
+        return f"essentia-{self._version}+librosa-{version('librosa')}+{super().model}"
 
     def setup(self, weights: Mapping[str, Weights]) -> None:
         """Load Essentia; RuntimeError when it is not installed."""
