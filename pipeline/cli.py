@@ -15,6 +15,7 @@ from pipeline.config import build_config
 from pipeline.demo.input import prepare
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.inspection import show_pilot, show_plan, show_stats
+from pipeline.lyrics_cli import app as lyrics_app
 from pipeline.models.cli import app as models_app
 from pipeline.models.store import ModelStore
 from pipeline.plan import draft_dag, make_plan, weights_bytes
@@ -40,6 +41,7 @@ app = typer.Typer(
     help="The open-source refinery for music AI: raw songs in, training-ready Parquet shards out.",
 )
 app.add_typer(models_app, name="models")
+app.add_typer(lyrics_app, name="lyrics")
 train_app.command("autoencoder")(autoencoder_command)
 train_app.command("speaker")(speaker_command)
 app.add_typer(train_app, name="train")

@@ -1,69 +1,193 @@
-"""MinHash LSH over the IPA of a lyric library: which songs share passages with a piece of IPA.
+"""Which songs of a lyric library share passages with a piece of IPA: two sketches, one inverted index.
 
-Broder 1997; datasketch. Whole songs would not do: of a song a minute may be heard, and its Jaccard similarity with
-the whole is low. So overlapping passages of a fixed length are indexed, and those of the query looked up.
+A sketch turns phones into 64-bit keys; the index lists the songs of every key and weighs a shared key by how rare it
+is. A transcript covers a part of its song, so what counts is how much of the query a song contains, not how much of the
+song the query does.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
-from datasketch import MinHash, MinHashLSH
+import numpy as np
+from datasketch import MinHash
 
-_SCHEME = "affine32"
+_ARRAYS = ("keys", "offsets", "songs")
+_BUDGET = 200_000  # entries of the index that a query reads, those of the rarest keys first
+_COMMON = 0.01  # a key that more of the songs have says nothing ...
+_FEW = 100  # ... unless they are few
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Sketch(Protocol):
+    """Phones to keys. Its fields are what an index records, so that a query is sketched as the songs were."""
+
+    engine: ClassVar[str]
+
+    def keys(self, phones: str) -> np.ndarray:
+        """Distinct keys uint64 of a text of phones without spaces, sorted."""
 
 
 @dataclass(frozen=True)
-class Sketch:
-    """How passages are cut and hashed; an index answers only queries that were sketched the same way.
+class ContainmentSketch:
+    """FracMinHash: of all shingles those whose hash falls into a fixed share of the hash range.
+
+    Unlike a MinHash's, the keys of a part are a part of the whole's keys, whatever the lengths.
+
+    Source: Irber et al., "Lightweight compositional analysis of metagenomes with FracMinHash", 2022.
 
     Attributes:
         shingle: phones a shingle.
-        passage: phones a passage; each begins half a passage after the former.
+        keep_one_in: one shingle in so many is kept.
+        seed: of the hash.
+    """
+
+    engine: ClassVar[str] = "containment"
+    shingle: int = 5
+    keep_one_in: int = 4
+    seed: int = 1
+
+    def keys(self, phones: str) -> np.ndarray:
+        """See `Sketch.keys`; a text shorter than a shingle has none."""
+        hashes = np.unique(_shingle_hashes(phones, self.shingle, self.seed))
+        return hashes[hashes < np.uint64(2**64 // self.keep_one_in)]
+
+
+@dataclass(frozen=True)
+class LshSketch:
+    """MinHash of the whole text in bands: songs collide that agree in all rows of one.
+
+    Source: Broder 1997; Leskovec et al., "Mining of Massive Datasets", chapter 3; the MinHash is datasketch's.
+
+    Attributes:
+        shingle: phones a shingle.
         num_perm: permutations of a MinHash.
-        rows: hash values a band; more make a hit rarer.
+        rows: hash values a band; more make a hit rarer. See `lsh_rows`.
         seed: of the permutations.
     """
 
+    engine: ClassVar[str] = "lsh"
     shingle: int = 4
-    passage: int = 160
     num_perm: int = 128
     rows: int = 2
     seed: int = 1
 
-    def shingles(self, phones: str) -> set[bytes]:
-        """All shingles of a text of phones, the whole text where it is shorter."""
-        starts = range(max(1, len(phones) - self.shingle + 1))
-        return {phones[start : start + self.shingle].encode() for start in starts}
-
-    def passages(self, phones: str) -> Iterator[MinHash]:
-        """MinHash of every passage of a text of phones."""
-        step = self.passage // 2
-        for start in range(0, max(1, len(phones) - step), step):
-            sketch = MinHash(self.num_perm, seed=self.seed, scheme=_SCHEME)
-            sketch.update_batch(sorted(self.shingles(phones[start : start + self.passage])))
-            yield sketch
+    def keys(self, phones: str) -> np.ndarray:
+        """See `Sketch.keys`; a key is a band with its number."""
+        shingles = {phones[start : start + self.shingle].encode() for start in range(len(phones) - self.shingle + 1)}
+        if not shingles:
+            return np.empty(0, np.uint64)
+        sketch = MinHash(self.num_perm, seed=self.seed, scheme="affine32")
+        sketch.update_batch(sorted(shingles))
+        bands = self.num_perm // self.rows
+        values = sketch.hashvalues[: bands * self.rows].astype(np.uint64).reshape(bands, self.rows)
+        return np.unique(_mix(np.arange(bands, dtype=np.uint64), values.T))
 
 
-class LyricIndex:
-    """Songs by the passages of their IPA, in memory."""
+SKETCHES: dict[str, type[Any]] = {sketch.engine: sketch for sketch in (ContainmentSketch, LshSketch)}
 
-    def __init__(self, sketch: Sketch) -> None:
-        self._sketch = sketch
-        self._passages = MinHashLSH(num_perm=sketch.num_perm, params=(sketch.num_perm // sketch.rows, sketch.rows))
-        self._shingles: dict[str, set[bytes]] = {}
 
-    def add(self, song_id: str, phones: str) -> None:
-        """Index a song's phones (no spaces) under an id that no other song has."""
-        if not phones:
-            return
-        self._shingles[song_id] = self._sketch.shingles(phones)
-        for number, passage in enumerate(self._sketch.passages(phones)):
-            self._passages.insert((song_id, number), passage)
+def lsh_rows(jaccard: float, recall: float, num_perm: int = 128) -> int:
+    """The most rows a band with which texts of that Jaccard similarity still collide with that probability."""
+    for rows in count(2):
+        if 1 - (1 - jaccard**rows) ** (num_perm // rows) < recall:
+            return rows - 1
+    raise AssertionError
 
-    def candidates(self, phones: str, most: int) -> list[str]:
-        """At most `most` songs that share a passage with these phones, best containment of the query first."""
-        if not phones:
+
+def describe(sketch: Sketch) -> dict[str, Any]:
+    """Engine and fields of a sketch, as an index records them."""
+    return {"engine": sketch.engine, **asdict(sketch)}  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True)
+class Postings:
+    """Songs by key: those of `keys[i]` are `songs[offsets[i]:offsets[i + 1]]`. Arrays in memory or memory-mapped.
+
+    Attributes:
+        keys: uint64, sorted.
+        offsets: uint64, one more than keys.
+        songs: uint32 numbers of songs.
+        song_count: songs in all.
+    """
+
+    keys: np.ndarray
+    offsets: np.ndarray
+    songs: np.ndarray
+    song_count: int
+
+    @classmethod
+    def build(cls, keys_of_songs: Sequence[np.ndarray]) -> "Postings":
+        """Index songs by their keys; a song's number is its place."""
+        lengths = [len(keys) for keys in keys_of_songs]
+        every = np.concatenate([*keys_of_songs, np.empty(0, np.uint64)])
+        songs = np.repeat(np.arange(len(lengths), dtype=np.uint32), lengths)
+        order = np.argsort(every, kind="stable")
+        keys, starts = np.unique(every[order], return_index=True)
+        offsets = np.append(starts, len(every)).astype(np.uint64)
+        return cls(keys, offsets, songs[order], len(lengths))
+
+    def save(self, folder: Path) -> None:
+        """Write the arrays into an existing folder."""
+        for name in _ARRAYS:
+            np.save(folder / f"{name}.npy", getattr(self, name))
+
+    @classmethod
+    def open(cls, folder: Path, song_count: int) -> "Postings":
+        """Map the arrays of a folder; processes that do so share them through the page cache."""
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+        return cls(**arrays, song_count=song_count)
+
+    @cached_property
+    def _common(self) -> int:
+        return max(_FEW, int(_COMMON * self.song_count))
+
+    def best(self, keys: np.ndarray, most: int) -> list[tuple[int, float]]:
+        """At most `most` songs that share keys, each with its share 0..1 of the keys' weight; the best first.
+
+        A key weighs the logarithm of how rare it is; one that no song has weighs like that of one song.
+        """
+        if not len(keys) or not len(self.keys):
             return []
-        hits = {song for passage in self._sketch.passages(phones) for song, _ in self._passages.query(passage)}
-        heard = self._sketch.shingles(phones)
-        return sorted(hits, key=lambda song_id: (-len(heard & self._shingles[song_id]), song_id))[:most]
+        places = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        known = places[self.keys[places] == keys]
+        starts = self.offsets[known].astype(np.int64)
+        lengths = self.offsets[known + 1].astype(np.int64) - starts
+        telling = np.flatnonzero(lengths <= self._common)
+        rarest = telling[np.argsort(lengths[telling], kind="stable")]
+        rarest = rarest[np.cumsum(lengths[rarest]) <= _BUDGET]
+        if not len(rarest):
+            return []
+        starts, lengths = starts[rarest], lengths[rarest]
+        weights = np.log1p(self.song_count / lengths)
+        unknown = np.log1p(self.song_count) * (len(keys) - len(known))
+        entries = np.repeat(starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths) + np.arange(lengths.sum())
+        songs, place = np.unique(self.songs[entries], return_inverse=True)
+        votes = np.bincount(place, np.repeat(weights, lengths)) / (weights.sum() + unknown)
+        first = np.lexsort((songs, -votes))[:most]
+        return [(int(songs[i]), float(votes[i])) for i in first]
+
+
+def _shingle_hashes(phones: str, shingle: int, seed: int) -> np.ndarray:
+    letters = np.frombuffer(phones.encode("utf-32-le"), np.uint32).astype(np.uint64)
+    if len(letters) < shingle:
+        return np.empty(0, np.uint64)
+    windows = np.lib.stride_tricks.sliding_window_view(letters, shingle)
+    return _mix(np.full(len(windows), seed, np.uint64), windows.T)
+
+
+def _mix(start: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """Hash of `start` [n] and `parts` [rows, n], spread over all 64 bits by splitmix64's finalizer (Steele 2014)."""
+    state = _spread(start + _GOLDEN)
+    for part in parts:
+        state = _spread(state ^ (part * _GOLDEN + _GOLDEN))
+    return state
+
+
+def _spread(x: np.ndarray) -> np.ndarray:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

@@ -4,29 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from schemas import columns
 from stages import base
-from stages.ipa import to_ipa
 from stages.lyric_alignment import Alignment, Placed, Word, align, heard_words
-from stages.lyric_index import LyricIndex, Sketch
-from stages.lyric_text import LyricLine, heard_segments, parse
+from stages.lyric_index import SKETCHES
+from stages.lyric_library import MANIFEST, LyricLibrary, Song
+from stages.lyric_text import LyricLine, heard_segments
 
 GIVEN = "given"  # song_id of lyrics that came with the song
-
-
-@dataclass(frozen=True)
-class Song:
-    """A song whose lyrics are known: its lines and, for each, its phones without spaces."""
-
-    id: str
-    lines: Sequence[LyricLine]
-    phones: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -40,7 +30,7 @@ class Match:
 class Lyrics(base.Stage):
     """Lyrics from a library or from the song's own tags, verified against the transcript by their phones.
 
-    A MinHash index proposes songs of the library, an alignment of their lines decides. A line's verdict is "matched",
+    An index proposes songs of the library, an alignment of their lines decides. A line's verdict is "matched",
     "weak" or "missing" (not heard); without a match the transcript's segments stand in, verdict "transcript".
     """
 
@@ -56,8 +46,9 @@ class Lyrics(base.Stage):
         """What is searched, and from where on a song counts as found.
 
         Attributes:
-            library: Parquet with the text columns id, title, artist, language, text, license; ids are unique.
-            shingle, passage, num_perm, rows, seed: see `stages.lyric_index.Sketch`.
+            library: folder that `songmill lyrics index` made, or, for some thousand songs, Parquet with the text
+                columns id, title, artist, language, text, license; ids are unique.
+            engine: how a Parquet library is indexed, "containment" or "lsh" (see `stages.lyric_index`).
             candidates: songs that are aligned, at most.
             min_similarity: of a line's phones to the words it is placed on; below it the line is missing.
             matched_similarity: from which a line is matched instead of weak.
@@ -68,11 +59,7 @@ class Lyrics(base.Stage):
         """
 
         library: Path | None = None
-        shingle: int = Field(4, ge=2)
-        passage: int = Field(160, ge=20)
-        num_perm: int = Field(128, ge=16)
-        rows: int = Field(2, ge=1)
-        seed: int = 1
+        engine: Literal["containment", "lsh"] = "containment"
         candidates: int = Field(5, ge=1)
         min_similarity: float = Field(0.5, gt=0, le=1)
         matched_similarity: float = Field(0.7, gt=0, le=1)
@@ -84,19 +71,25 @@ class Lyrics(base.Stage):
     @property
     def files(self) -> tuple[Path, ...]:
         """The lyric library, if any."""
-        return (self.params.library,) if self.params.library else ()
+        library = self.params.library
+        if library is None:
+            return ()
+        return (library / MANIFEST if library.is_dir() else library,)
 
     def setup(self, weights: Mapping[str, base.Weights]) -> None:
-        """Read the library and index the phones of its songs."""
+        """Open the index, or read the library and index the phones of its songs.
+
+        Raises:
+            stages.lyric_library.LibraryError: the library is none.
+        """
         super().setup(weights)
-        params = self.params
-        sketch = Sketch(params.shingle, params.passage, params.num_perm, params.rows, params.seed)
-        self._index = LyricIndex(sketch)
-        self._songs: dict[str, Song] = {}
-        for row in _library_rows(params.library) if params.library else ():
-            song = _song(row["id"], row["text"] or "", row["language"])
-            self._songs[song.id] = song
-            self._index.add(song.id, "".join(song.phones))
+        library = self.params.library
+        if library is None:
+            self._library = LyricLibrary.of([])
+        elif library.is_dir():
+            self._library = LyricLibrary.open(library)
+        else:
+            self._library = LyricLibrary.read(library, SKETCHES[self.params.engine]())
 
     def process(self, track: Mapping[str, Any]) -> dict[str, Any]:
         """The best song that passes the thresholds, else the transcript."""
@@ -119,11 +112,11 @@ class Lyrics(base.Stage):
 
     def _given(self, track: Mapping[str, Any], heard_language: str | None) -> list[Song]:
         given = track.get("given_lyrics")
-        return [_song(GIVEN, given, track.get("language") or heard_language)] if given else []
+        return [Song.read(GIVEN, given, track.get("language") or heard_language)] if given else []
 
     def _candidates(self, words: Sequence[Word]) -> list[Song]:
         heard = "".join(word.phones for word in words)
-        return [self._songs[song_id] for song_id in self._index.candidates(heard, self.params.candidates)]
+        return [candidate.song for candidate in self._library.candidates(heard, self.params.candidates)]
 
     def _is_found(self, alignment: Alignment) -> bool:
         return (
@@ -156,16 +149,6 @@ class Lyrics(base.Stage):
             return None
         shifts = [abs(start_s - time[0]) for start_s, time in zip(starts, heard, strict=True) if time]
         return starts if median(shifts) <= self.params.max_lrc_shift_s else None
-
-
-def _library_rows(library: Path) -> list[dict[str, Any]]:
-    return pq.read_table(library, columns=["id", "language", "text"]).to_pylist()
-
-
-def _song(id: str, text: str, language: str | None) -> Song:
-    lines = parse(text)
-    phones = to_ipa([line.text for line in lines], language)
-    return Song(id, lines, [ipa.replace(" ", "") for ipa in phones])
 
 
 def _lrc_time(start_s: float, next_s: float | None, heard: tuple[float, float] | None) -> tuple[float, float] | None:

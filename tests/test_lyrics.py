@@ -14,7 +14,8 @@ from schemas import columns
 from stages.base import Track
 from stages.language import LANGUAGES
 from stages.lyric_bpe import CORPUS
-from stages.lyric_index import LyricIndex, Sketch
+from stages.lyric_index import ContainmentSketch, LshSketch
+from stages.lyric_library import LyricLibrary, Song
 from stages.lyric_text import LyricLine, parse
 from stages.lyrics import Lyrics
 from stages.phonemes import Phonemes
@@ -258,14 +259,14 @@ def test_lrc_is_parsed():
     assert parse("") == []
 
 
-def test_the_index_proposes_songs_that_hold_a_passage():
+@pytest.mark.parametrize(("sketch", "part"), [(ContainmentSketch(), slice(700, 1000)), (LshSketch(), slice(100, 1400))])
+def test_the_index_proposes_songs_that_hold_a_passage(sketch, part):
     rng = random.Random(0)
-    songs = {str(i): "".join(rng.choices("abdeiklmnoprstuvwɔəɪʊʃ", k=1500)) for i in range(60)}
-    index = LyricIndex(Sketch())
-    for id, phones in songs.items():
-        index.add(id, phones)
-    assert [index.candidates(phones[700:1000], most=1) for phones in songs.values()] == [[id] for id in songs]
-    assert index.candidates("", most=5) == []
+    phones = ["".join(rng.choices("abdeiklmnoprstuvwɔəɪʊʃ", k=1500)) for _ in range(60)]
+    songs = [Song(str(i), [LyricLine("la")], [text]) for i, text in enumerate(phones)]
+    library = LyricLibrary.of(songs, sketch)
+    assert [library.candidates(text[part], most=1)[0].song for text in phones] == songs
+    assert library.candidates("", most=5) == []
 
 
 def test_the_library_is_part_of_the_fingerprint(library):

@@ -1,0 +1,230 @@
+"""Build a lyric index from a Parquet file of lyrics, the phones of its songs on all cores of a Ray cluster."""
+
+import json
+import os
+import secrets
+import shutil
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+
+from pipeline.cluster import cluster
+from pipeline.errors import DataProblem
+from schemas.config import ResourceConfig
+from stages.language import known
+from stages.lyric_index import Postings, Sketch
+from stages.lyric_library import (
+    COLUMNS,
+    MANIFEST,
+    SEGMENTS,
+    SONG_SCHEMA,
+    SONGS,
+    LibraryError,
+    Song,
+    check_columns,
+    new_manifest,
+    read_manifest,
+    sketch_of,
+    song_table,
+    write_segment,
+)
+from stages.lyric_text import parse
+
+LONGEST_TEXT = 100_000  # characters; a book, not a song
+_ROWS_PER_TASK = 200
+_SEGMENT_SONGS = 100_000
+_SKIPPED = "skipped.parquet"
+_SKIPPED_SCHEMA = pa.schema([("id", pa.string()), ("reason", pa.string())])
+
+
+@dataclass
+class Indexed:
+    """What came of a build.
+
+    Attributes:
+        songs: how many are indexed now, older ones not counted.
+        skipped: songs left out, by reason; `skipped.parquet` names them.
+    """
+
+    songs: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+def build_index(
+    library: Path,
+    out: Path,
+    sketch: Sketch,
+    resources: ResourceConfig,
+    *,
+    add: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Indexed:
+    """Index the songs of a Parquet file into the folder `out`, or, with `add`, those of an existing one besides.
+
+    It is built in a folder beside `out` and moved there at the end: an index is whole or it is not there.
+
+    Args:
+        library: Parquet with the text columns id, title, artist, language, text, license.
+        out: the index.
+        sketch: how songs become keys; with `add` that of the index counts.
+        resources: the Ray cluster.
+        add: add to an existing index, whose segments stay as they are.
+        progress: told how many rows are done, again and again.
+
+    Raises:
+        DataProblem: a column is missing, `out` exists (or, with `add`, does not), or no song is left.
+    """
+    try:
+        check_columns(library)
+        manifest = read_manifest(out) if add else new_manifest(sketch)
+    except LibraryError as error:
+        raise DataProblem(str(error)) from error
+    if out.exists() and not add:
+        raise DataProblem(f"{out} exists; add songs to it with --add, or choose another --out")
+    sketch = sketch_of(manifest)
+    staging = out.parent / f".{out.name}.{os.getpid()}.{secrets.token_hex(4)}"
+    staging.mkdir(parents=True)
+    try:
+        ids = _ids(out, manifest)
+        done, skipped = _write_segments(library, staging, sketch, resources, manifest, ids, progress)
+        if not done.songs:
+            raise DataProblem(f"{library}: no song to index; skipped: {dict(done.skipped) or 'none'}")
+        _publish(staging, out, manifest, skipped)
+        return done
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _ids(index: Path, manifest: dict[str, Any]) -> set[str]:
+    """Of all songs that an index holds already."""
+    ids: set[str] = set()
+    for segment in manifest["segments"]:
+        with pa.memory_map(str(index / SEGMENTS / segment["name"] / SONGS)) as file:
+            reader = pa.ipc.open_file(file)
+            for number in range(reader.num_record_batches):
+                ids.update(reader.get_batch(number).column("id").to_pylist())
+    return ids
+
+
+def _write_segments(
+    library: Path,
+    staging: Path,
+    sketch: Sketch,
+    resources: ResourceConfig,
+    manifest: dict[str, Any],
+    ids: set[str],
+    progress: Callable[[int], None] | None,
+) -> tuple[Indexed, list[dict[str, str]]]:
+    done = Indexed()
+    skipped: list[dict[str, str]] = []
+    tables: list[pa.Table] = []
+    keys: list[np.ndarray] = []
+
+    def flush() -> None:
+        if not keys:
+            return
+        name = f"{len(manifest['segments']):06d}-{secrets.token_hex(4)}"
+        write_segment(staging / SEGMENTS / name, pa.concat_tables(tables), Postings.build(keys))
+        manifest["segments"].append({"name": name, "songs": len(keys)})
+        done.songs += len(keys)
+        tables.clear()
+        keys.clear()
+
+    with cluster(resources):
+        for rows, songs, their_keys in _phones(library, sketch, ids, skipped):
+            tables.append(songs)
+            keys += their_keys
+            if progress:
+                progress(rows)
+            if len(keys) >= _SEGMENT_SONGS:
+                flush()
+    flush()
+    done.skipped.update(skip["reason"] for skip in skipped)
+    return done, skipped
+
+
+def _phones(
+    library: Path, sketch: Sketch, ids: set[str], skipped: list[dict[str, str]]
+) -> Iterator[tuple[int, pa.Table, list[np.ndarray]]]:
+    """Rows, songs and keys of the library piece by piece, in its order; as many pieces at once as there are cores."""
+    task = ray.remote(_read_songs)
+    at_once = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    waiting: deque[tuple[int, Any]] = deque()
+
+    def finished() -> tuple[int, pa.Table, list[np.ndarray]]:
+        rows, reference = waiting.popleft()
+        songs, keys = ray.get(reference)
+        return rows, songs, keys
+
+    for batch in pq.ParquetFile(library).iter_batches(_ROWS_PER_TASK, columns=list(COLUMNS)):
+        texts = pa.table({name: pc.cast(batch.column(name), pa.string()) for name in COLUMNS}).to_pylist()
+        waiting.append((len(texts), task.remote(_sound(texts, ids, skipped), sketch)))
+        if len(waiting) >= at_once:
+            yield finished()
+    while waiting:
+        yield finished()
+
+
+def _sound(rows: list[dict[str, Any]], ids: set[str], skipped: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """The rows that can be indexed; the others are noted."""
+    sound = []
+    for row in rows:
+        if reason := _fault(row, ids):
+            skipped.append({"id": row["id"] or "", "reason": reason})
+        else:
+            ids.add(row["id"])
+            sound.append(row)
+    return sound
+
+
+def _fault(row: dict[str, Any], ids: set[str]) -> str | None:
+    if not row["id"]:
+        return "no id"
+    if row["id"] in ids:
+        return "duplicate id"
+    if len(row["text"] or "") > LONGEST_TEXT:
+        return f"text of more than {LONGEST_TEXT} characters"
+    if row["language"] and known(row["language"]) is None:
+        return f"unknown language {row['language'][:20]}"
+    if not parse(row["text"] or ""):
+        return "no lines"
+    return None
+
+
+def _read_songs(rows: list[dict[str, Any]], sketch: Sketch) -> tuple[pa.Table, list[np.ndarray]]:
+    """In a worker: songs with their phones, and their keys."""
+    songs = [
+        Song.read(
+            row["id"],
+            row["text"],
+            row["language"],
+            **{name: row[name] or "" for name in ("title", "artist", "license")},
+        )
+        for row in rows
+    ]
+    table = song_table(songs) if songs else SONG_SCHEMA.empty_table()
+    return table, [sketch.keys("".join(song.phones)) for song in songs]
+
+
+def _publish(staging: Path, out: Path, manifest: dict[str, Any], skipped: list[dict[str, str]]) -> None:
+    """Move what was built to its place; the manifest comes last."""
+    file = staging / MANIFEST
+    file.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    before = out / _SKIPPED
+    listed = [pq.read_table(before)] if before.is_file() else []
+    pq.write_table(pa.concat_tables([*listed, pa.Table.from_pylist(skipped, _SKIPPED_SCHEMA)]), staging / _SKIPPED)
+    if not out.exists():
+        staging.rename(out)
+        return
+    for segment in (staging / SEGMENTS).iterdir():
+        segment.rename(out / SEGMENTS / segment.name)
+    (staging / _SKIPPED).replace(out / _SKIPPED)
+    file.replace(out / MANIFEST)

@@ -1,0 +1,122 @@
+"""`songmill lyrics`: index a library of lyrics, search it, train a vocabulary."""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import pyarrow.parquet as pq
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pipeline.errors import DataProblem
+from pipeline.lyric_corpus import lyric_lines
+from pipeline.lyric_indexing import build_index
+from schemas.config import ResourceConfig
+from stages.ipa import to_ipa
+from stages.language import line_languages
+from stages.lyric_bpe import train
+from stages.lyric_index import SKETCHES
+from stages.lyric_library import LibraryError, LyricLibrary
+
+_DATA_PROBLEM, _USAGE_PROBLEM = 1, 2
+
+app = typer.Typer(help="Lyric libraries: index and search them, train a vocabulary.", no_args_is_help=True)
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command("index", epilog="Example: songmill lyrics index lyrics.parquet --out lyrics.index")
+def index_command(
+    library: Annotated[Path, typer.Argument(help="Parquet with id, title, artist, language, text, license.")],
+    out: Annotated[Path, typer.Option(help="Folder of the index.")],
+    engine: Annotated[str, typer.Option(help="containment or lsh.")] = "containment",
+    add: Annotated[bool, typer.Option("--add", help="Add the songs to an existing index.")] = False,
+    address: Annotated[str | None, typer.Option(help="Ray cluster; by default one on this machine.")] = None,
+) -> None:
+    """Read every song's lyrics into IPA and index it, for `--set lyrics.library=INDEX` and for `search`.
+
+    Songs with a duplicate id, without lines, too long or in an unknown language are left out and listed.
+    """
+    if engine not in SKETCHES:
+        _fail(f"no engine {engine!r}; there are {', '.join(SKETCHES)}", _USAGE_PROBLEM)
+    console = Console(stderr=True)
+    try:
+        rows = pq.read_metadata(library).num_rows if library.is_file() else 0
+        shown = (TextColumn("songs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*shown, console=console, transient=True) as bar:
+            task = bar.add_task("", total=rows)
+            resources = ResourceConfig(ray_address=address)
+            made = build_index(
+                library, out, SKETCHES[engine](), resources, add=add, progress=lambda done: bar.advance(task, done)
+            )
+    except (DataProblem, OSError) as error:
+        _fail(str(error), _DATA_PROBLEM)
+    print(f"{out}: {made.songs} songs indexed, {made.skipped.total()} skipped")
+    for reason, songs in made.skipped.most_common():
+        print(f"  {songs} skipped: {reason}")
+    if made.skipped:
+        print(f"  they are listed in {out / 'skipped.parquet'}")
+
+
+@app.command("search", epilog='Example: songmill lyrics search lyrics.index "no more shadows telling me who to be"')
+def search_command(
+    index: Annotated[Path, typer.Argument(help="Folder of an index, or a small library as Parquet.")],
+    words: Annotated[str, typer.Argument(help="What was heard; - reads it from stdin.")],
+    language: Annotated[str | None, typer.Option(help="ISO 639-1 code; by default it is heard from the words.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Songs to show.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Which songs sound like these words: the share of their telling shingles that a song contains."""
+    try:
+        library = LyricLibrary.read(index) if index.is_file() else LyricLibrary.open(index)
+    except LibraryError as error:
+        _fail(str(error), _DATA_PROBLEM)
+    lines = (sys.stdin.read() if words == "-" else words).splitlines()
+    spoken = language or Counter(line_languages(lines)).most_common(1)[0][0]
+    phones = "".join(to_ipa(lines, spoken)).replace(" ", "")
+    found = library.candidates(phones, top)
+    if as_json:
+        print(
+            json.dumps(
+                [
+                    {"id": hit.song.id, "title": hit.song.title, "artist": hit.song.artist, "share": hit.share}
+                    for hit in found
+                ],
+                ensure_ascii=False,
+            )
+        )
+        return
+    table = Table("share", "id", "title", "artist")
+    for hit in found:
+        table.add_row(f"{hit.share:.2f}", hit.song.id, hit.song.title, hit.song.artist)
+    Console().print(table if found else "no song shares a telling passage with these words", markup=False)
+
+
+@app.command("train-tokenizer", epilog="Example: songmill lyrics train-tokenizer lyrics.parquet --out lyric_bpe.json")
+def train_command(
+    source: Annotated[Path, typer.Argument(help="A lyric library (Parquet) or a curated dataset.")],
+    out: Annotated[Path, typer.Option(help="The vocabulary, for --set lyric_tokens.vocabulary=FILE.")],
+    size: Annotated[int, typer.Option(help="Entries in all; the released one has 6681.")] = 6681,
+) -> None:
+    """Train byte-level BPE in the id layout of the released vocabulary: no text has unknown tokens.
+
+    The same songs give the same file.
+    """
+    if out.exists():
+        _fail(f"{out} exists; choose another --out", _DATA_PROBLEM)
+    try:
+        with Console(stderr=True).status("learning merges"):
+            vocabulary = train(lyric_lines(source), size)
+    except (DataProblem, LibraryError, ValueError) as error:
+        _fail(str(error), _DATA_PROBLEM)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    vocabulary.save(str(out))
+    print(f"{out}: {vocabulary.get_vocab_size()} entries; use it with --set lyric_tokens.vocabulary={out}")
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    raise typer.Exit(code)

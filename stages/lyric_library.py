@@ -1,0 +1,236 @@
+"""A lyric library: songs with the phones of their lines, and the index that finds them.
+
+In memory for a Parquet file of some thousand songs; for more a folder that `songmill lyrics index` wrote:
+
+    index.json                     what built it, and its segments
+    segments/NAME/songs.arrow      ids, titles, lines and their phones; mapped, not read
+    segments/NAME/{keys,offsets,songs}.npy
+    skipped.parquet                what was left out, and why
+
+A segment is never changed; later songs come as segments of their own.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stages.ipa import to_ipa
+from stages.lyric_index import SKETCHES, ContainmentSketch, Postings, Sketch, describe
+from stages.lyric_text import LyricLine, parse
+
+FORMAT = 1
+MANIFEST = "index.json"
+SEGMENTS = "segments"
+SONGS = "songs.arrow"
+ROWS_PER_BATCH = 256  # a row is found by its batch's number
+COLUMNS = ("id", "title", "artist", "language", "text", "license")  # of the Parquet file
+SONG_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("id", "title", "artist", "language", "license")),
+        ("lines", pa.list_(pa.string())),
+        ("starts_s", pa.list_(pa.float64())),
+        ("phones", pa.list_(pa.string())),
+    ]
+)
+
+
+class LibraryError(ValueError):
+    """A lyric library that cannot be used; the message names it and what to do."""
+
+
+@dataclass(frozen=True)
+class Song:
+    """A song whose lyrics are known.
+
+    Attributes:
+        id: unique in its library.
+        lines: what is sung, in order.
+        phones: IPA of each line without spaces.
+        title, artist, license: as the library has them.
+    """
+
+    id: str
+    lines: Sequence[LyricLine]
+    phones: Sequence[str]
+    title: str = ""
+    artist: str = ""
+    license: str = ""
+
+    @classmethod
+    def read(cls, id: str, text: str, language: str | None, **more: str) -> "Song":
+        """A song from its text; `more` is title, artist and license."""
+        lines = parse(text)
+        phones = [ipa.replace(" ", "") for ipa in to_ipa([line.text for line in lines], language)]
+        return cls(id, lines, phones, **more)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A song that may be what was heard, and how much of the heard keys' weight it contains, 0..1."""
+
+    song: Song
+    share: float
+
+
+class _Segment:
+    """Songs and their postings, both memory-mapped or both in memory."""
+
+    def __init__(self, postings: Postings, batches: Sequence[pa.RecordBatch] | pa.RecordBatchFileReader) -> None:
+        self.postings = postings
+        self._batches = batches
+
+    def song(self, number: int) -> Song:
+        batch, row = divmod(number, ROWS_PER_BATCH)
+        reader = self._batches
+        found = reader.get_batch(batch) if isinstance(reader, pa.RecordBatchFileReader) else reader[batch]
+        return _song(found.slice(row, 1).to_pylist()[0])
+
+
+class LyricLibrary:
+    """Songs by what is heard of them.
+
+    >>> library = LyricLibrary.open(Path("lyrics.index"))  # doctest: +SKIP
+    >>> library.candidates("ɪfjuwʌntɪt", most=5)  # doctest: +SKIP
+    """
+
+    def __init__(self, sketch: Sketch, segments: Sequence[_Segment]) -> None:
+        self.sketch = sketch
+        self._segments = segments
+
+    @classmethod
+    def of(cls, songs: Iterable[Song], sketch: Sketch | None = None) -> "LyricLibrary":
+        """A library in memory."""
+        sketch = sketch or ContainmentSketch()
+        listed = list(songs)
+        postings = Postings.build([sketch.keys("".join(song.phones)) for song in listed])
+        return cls(sketch, [_Segment(postings, song_table(listed).to_batches(ROWS_PER_BATCH))])
+
+    @classmethod
+    def read(cls, file: Path, sketch: Sketch | None = None) -> "LyricLibrary":
+        """The songs of a Parquet file with the text columns COLUMNS, indexed in memory.
+
+        Raises:
+            LibraryError: columns are missing.
+        """
+        check_columns(file)
+        rows = pq.read_table(file, columns=["id", "title", "artist", "language", "text", "license"]).to_pylist()
+        return cls.of(
+            (
+                Song.read(
+                    row["id"],
+                    row["text"] or "",
+                    row["language"],
+                    **{name: row[name] or "" for name in ("title", "artist", "license")},
+                )
+                for row in rows
+            ),
+            sketch,
+        )
+
+    @classmethod
+    def open(cls, folder: Path) -> "LyricLibrary":
+        """Map an index folder.
+
+        Raises:
+            LibraryError: it is none, or was built by versions that read text otherwise.
+        """
+        manifest = read_manifest(folder)
+        segments = []
+        for segment in manifest["segments"]:
+            place = folder / SEGMENTS / segment["name"]
+            songs = pa.ipc.open_file(pa.memory_map(str(place / SONGS)))
+            segments.append(_Segment(Postings.open(place, segment["songs"]), songs))
+        return cls(sketch_of(manifest), segments)
+
+    def candidates(self, phones: str, most: int) -> list[Candidate]:
+        """At most `most` songs that contain something of these phones (no spaces), the best first."""
+        keys = self.sketch.keys(phones)
+        hits = [(segment, *hit) for segment in self._segments for hit in segment.postings.best(keys, most)]
+        best = sorted(hits, key=lambda hit: -hit[2])[:most]
+        return [Candidate(segment.song(number), share) for segment, number, share in best]
+
+
+def song_table(songs: Sequence[Song]) -> pa.Table:
+    """Songs as `songs.arrow` has them."""
+    return pa.Table.from_pylist(
+        [
+            {
+                "id": song.id,
+                "title": song.title,
+                "artist": song.artist,
+                "license": song.license,
+                "lines": [line.text for line in song.lines],
+                "starts_s": [line.start_s for line in song.lines],
+                "phones": list(song.phones),
+            }
+            for song in songs
+        ],
+        SONG_SCHEMA,
+    )
+
+
+def write_segment(folder: Path, songs: pa.Table, postings: Postings) -> None:
+    """Write songs and their postings into a new folder."""
+    folder.mkdir(parents=True)
+    postings.save(folder)
+    with pa.ipc.new_file(folder / SONGS, SONG_SCHEMA) as file:
+        file.write_table(songs.combine_chunks(), max_chunksize=ROWS_PER_BATCH)
+
+
+def check_columns(file: Path) -> None:
+    """LibraryError unless the Parquet file has the columns of a library."""
+    try:
+        there = set(pq.read_schema(file).names)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise LibraryError(f"{file} is no Parquet file: {error}") from error
+    if missing := [name for name in COLUMNS if name not in there]:
+        raise LibraryError(f"{file}: a lyric library needs the columns {', '.join(COLUMNS)}; missing: {missing}")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What index.json says.
+
+    Raises:
+        LibraryError: there is none, or another version wrote the index.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LibraryError(f"{folder} is no lyric index: {error}; make one with: songmill lyrics index") from error
+    differing = [
+        f"{name} {manifest.get('versions', {}).get(name)} (here {here})"
+        for name, here in versions().items()
+        if manifest.get("versions", {}).get(name) != here
+    ]
+    if manifest.get("format") != FORMAT or manifest["sketch"]["engine"] not in SKETCHES or differing:
+        told = ", ".join(differing) or f"format {manifest.get('format')}"
+        raise LibraryError(f"{folder} was built with {told}: its phones are not ours; build it again")
+    return manifest
+
+
+def new_manifest(sketch: Sketch) -> dict[str, Any]:
+    """The manifest of an index without segments."""
+    return {"format": FORMAT, "sketch": describe(sketch), "versions": versions(), "segments": []}
+
+
+def sketch_of(manifest: dict[str, Any]) -> Sketch:
+    """The sketch that an index was built with."""
+    fields = dict(manifest["sketch"])
+    return SKETCHES[fields.pop("engine")](**fields)
+
+
+def versions() -> dict[str, str]:
+    """What decides which phones a text gets and which keys they get."""
+    packages = ("espeakng-loader", "phonemizer", "pyopenjtalk-plus", "pypinyin", "datasketch")
+    return {package: version(package) for package in packages}
+
+
+def _song(row: dict[str, Any]) -> Song:
+    lines = [LyricLine(text, start_s) for text, start_s in zip(row["lines"], row["starts_s"], strict=True)]
+    return Song(row["id"], lines, row["phones"], row["title"] or "", row["artist"] or "", row["license"] or "")
