@@ -14,6 +14,7 @@ from rich.console import Console
 from pipeline.config import build_config
 from pipeline.demo.input import prepare
 from pipeline.errors import DataProblem, UsageProblem
+from pipeline.export_cli import app as export_app
 from pipeline.inspection import show_pilot, show_plan, show_stats
 from pipeline.lyrics_cli import app as lyrics_app
 from pipeline.models.cli import app as models_app
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 app.add_typer(lyrics_app, name="lyrics")
+app.add_typer(export_app, name="export")
 train_app.command("autoencoder")(autoencoder_command)
 train_app.command("speaker")(speaker_command)
 app.add_typer(train_app, name="train")

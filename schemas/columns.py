@@ -95,11 +95,15 @@ LYRICS = stage_struct(
                     *_SPAN,
                     field("text", pa.string()),
                     field("score", pa.float32(), "ratio"),
-                    field("verdict", pa.string()),
+                    field("verdict", pa.string(), "canonical, heard, missing or extra"),
+                    field("library_line", pa.int32()),
+                    field("library_text", pa.string()),
+                    field("words", pa.list_(pa.struct([*_SPAN, field("text", pa.string())]))),
                 ]
             )
         ),
     ),
+    field("alternatives", pa.list_(pa.string())),
 )
 
 RHYTHM = stage_struct(

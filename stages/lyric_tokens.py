@@ -14,12 +14,12 @@ from stages import base
 from stages.language import line_languages
 from stages.lyric_bpe import BUILT_IN, LINE_END_ID, SPACE, START_ID
 from stages.lyric_cleaning import clean
+from stages.lyric_ledger import SUNG
 from stages.lyric_text import INSTRUMENTAL, heard_segments, parse
 
 __all__ = ["LyricTokens", "clean", "encode", "load_vocabulary"]
 
 _STRUCTURE = re.compile(r"\[.*?\]")
-_SUNG = frozenset({"matched", "weak", "transcript"})  # verdicts of lyric lines that are heard in the track
 
 
 def encode(lyrics: str, vocabulary: Tokenizer, language: str | None = None) -> list[int]:
@@ -107,7 +107,7 @@ def _spell_line(line: str, language: str) -> str:
 
 def _sung_lines(track: Mapping[str, Any]) -> Sequence[str]:
     if lyrics := track.get("lyrics"):
-        return [line["text"] for line in lyrics["lines"] or () if line["verdict"] in _SUNG]
+        return [line["text"] for line in lyrics["lines"] or () if line["verdict"] in SUNG]
     if given := parse(track.get("given_lyrics") or ""):
         return [line.text for line in given]
     return [segment["text"].strip() for segment in heard_segments(track["transcript"] or {})]

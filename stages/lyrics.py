@@ -11,8 +11,9 @@ from pydantic import Field
 
 from schemas import columns
 from stages import base
-from stages.lyric_alignment import Alignment, Placed, Word, align, heard_words
+from stages.lyric_alignment import Alignment, Word, align, heard_words
 from stages.lyric_index import SKETCHES
+from stages.lyric_ledger import matched_lines, transcript_lines
 from stages.lyric_library import MANIFEST, LyricLibrary, Song
 from stages.lyric_text import LyricLine, heard_segments
 
@@ -30,11 +31,13 @@ class Match:
 class Lyrics(base.Stage):
     """Lyrics from a library or from the song's own tags, verified against the transcript by their phones.
 
-    An index proposes songs of the library, an alignment of their lines decides. A line's verdict is "matched",
-    "weak" or "missing" (not heard); without a match the transcript's segments stand in, verdict "transcript".
+    An index proposes songs of the library, an alignment of their lines decides. `lines` is a ledger of what was sung
+    and what was not (see `stages.lyric_ledger`); without a match it is the transcript's segments. `alternatives` are
+    songs that fit nearly as well: covers, live versions.
     """
 
     name = "lyrics"
+    revision = 2
     type = columns.LYRICS
     reads = {
         "transcript": pa.struct([columns.TRANSCRIPT.field(name) for name in ("text", "language", "segments")]),
@@ -51,7 +54,9 @@ class Lyrics(base.Stage):
             engine: how a Parquet library is indexed, "containment" or "lsh" (see `stages.lyric_index`).
             candidates: songs that are aligned, at most.
             min_similarity: of a line's phones to the words it is placed on; below it the line is missing.
-            matched_similarity: from which a line is matched instead of weak.
+            canonical_similarity: from which the library's text of a line is taken instead of the transcript's, and from
+                which a line is heard once more.
+            tie: songs that fit this much of the best one's score times coverage are alternatives.
             min_score: mean similarity of the placed lines from which the song is found.
             min_coverage: share of the heard phones that its lines must explain.
             min_phones: number of them; "oh yeah" is in every song.
@@ -62,7 +67,8 @@ class Lyrics(base.Stage):
         engine: Literal["containment", "lsh"] = "containment"
         candidates: int = Field(5, ge=1)
         min_similarity: float = Field(0.5, gt=0, le=1)
-        matched_similarity: float = Field(0.7, gt=0, le=1)
+        canonical_similarity: float = Field(0.7, gt=0, le=1)
+        tie: float = Field(0.95, gt=0, le=1)
         min_score: float = Field(0.55, ge=0, le=1)
         min_coverage: float = Field(0.35, ge=0, le=1)
         min_phones: int = Field(40, ge=1)
@@ -98,17 +104,23 @@ class Lyrics(base.Stage):
         segments = heard_segments(transcript)
         words = heard_words(segments, ipa)
         songs = [*self._given(track, transcript.get("language")), *self._candidates(words)]
-        matches = [Match(song, align(song.phones, words, self.params.min_similarity)) for song in songs]
+        matches = [Match(song, align(song.phones, words, *self._least)) for song in songs]
         found = [match for match in matches if self._is_found(match.alignment)]
         if not found:
-            return self.own(song_id=None, score=None, coverage=None, lines=_transcript_lines(segments))
-        best = max(found, key=lambda match: match.alignment.score * match.alignment.coverage)
+            return self.own(song_id=None, score=None, coverage=None, lines=transcript_lines(segments), alternatives=[])
+        best = max(found, key=_fit)
+        close = [match.song.id for match in found if match is not best and _fit(match) >= self.params.tie * _fit(best)]
         return self.own(
             song_id=best.song.id,
             score=best.alignment.score,
             coverage=best.alignment.coverage,
             lines=self._lines(best, words),
+            alternatives=close,
         )
+
+    @property
+    def _least(self) -> tuple[float, float]:
+        return self.params.min_similarity, self.params.canonical_similarity
 
     def _given(self, track: Mapping[str, Any], heard_language: str | None) -> list[Song]:
         given = track.get("given_lyrics")
@@ -126,19 +138,15 @@ class Lyrics(base.Stage):
         )
 
     def _lines(self, match: Match, words: Sequence[Word]) -> list[dict[str, Any]]:
-        places = match.alignment.lines
-        times = [(words[place.first].start_s, words[place.last - 1].end_s) if place else None for place in places]
-        if starts := self._true_starts(match.song.lines, times):
-            times = [_lrc_time(*parts) for parts in zip(starts, [*starts[1:], None], times, strict=True)]
-        return [
-            _line(line.text, time, place.similarity if place else 0.0, self._verdict(place))
-            for line, time, place in zip(match.song.lines, times, places, strict=True)
+        lines = matched_lines(match.song, match.alignment, words, self.params.canonical_similarity)
+        turns = [
+            (words[place.first].start_s, words[place.last - 1].end_s) if place else None
+            for place in match.alignment.lines
         ]
-
-    def _verdict(self, place: Placed | None) -> str:
-        if place is None:
-            return "missing"
-        return "matched" if place.similarity >= self.params.matched_similarity else "weak"
+        if starts := self._true_starts(match.song.lines, turns):
+            times = [_lrc_time(*parts) for parts in zip(starts, [*starts[1:], None], turns, strict=True)]
+            _set_times(lines, turns, times)
+        return lines
 
     def _true_starts(
         self, lines: Sequence[LyricLine], heard: Sequence[tuple[float, float] | None]
@@ -151,19 +159,24 @@ class Lyrics(base.Stage):
         return starts if median(shifts) <= self.params.max_lrc_shift_s else None
 
 
+def _fit(match: Match) -> float:
+    return match.alignment.score * match.alignment.coverage
+
+
 def _lrc_time(start_s: float, next_s: float | None, heard: tuple[float, float] | None) -> tuple[float, float] | None:
     """A line ends where it was heard to end, at the latest where the next one begins."""
     ends = [end_s for end_s in (next_s, heard[1] if heard else None) if end_s is not None and end_s > start_s]
     return (start_s, min(ends)) if ends else heard
 
 
-def _transcript_lines(segments: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        _line(segment["text"].strip(), (segment["start_s"], segment["end_s"]), None, "transcript")
-        for segment in segments
-    ]
-
-
-def _line(text: str, time: tuple[float, float] | None, score: float | None, verdict: str) -> dict[str, Any]:
-    start_s, end_s = time or (None, None)
-    return {"start_s": start_s, "end_s": end_s, "text": text, "score": score, "verdict": verdict}
+def _set_times(
+    lines: list[dict[str, Any]],
+    turns: Sequence[tuple[float, float] | None],
+    times: Sequence[tuple[float, float] | None],
+) -> None:
+    """Give lines that are sung in their turn, or missing, the LRC's times; their words keep the heard ones."""
+    for line in lines:
+        number = line["library_line"]
+        if number is None or (line["start_s"] is not None and (line["start_s"], line["end_s"]) != turns[number]):
+            continue
+        line["start_s"], line["end_s"] = times[number] or (None, None)

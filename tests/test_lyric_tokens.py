@@ -169,7 +169,7 @@ def test_any_lyrics_are_encoded(lyrics, language):
 
 
 def test_aligned_lines_that_are_sung_are_taken():
-    verdicts = ["matched", "missing", "weak"]
+    verdicts = ["canonical", "missing", "extra"]
     lines = [
         {"text": text, "verdict": verdict} for text, verdict in zip(("One", "Two", "Three"), verdicts, strict=True)
     ]

@@ -13,6 +13,7 @@ import pytest
 from schemas import columns
 from stages.base import Track
 from stages.language import LANGUAGES
+from stages.lyric_alignment import Word, align
 from stages.lyric_bpe import CORPUS
 from stages.lyric_index import ContainmentSketch, LshSketch
 from stages.lyric_library import LyricLibrary, Song
@@ -156,12 +157,12 @@ def test_lines_get_the_times_they_are_sung_at(stage, songs):
     transcript = sing(heard, "en")
     column = measure(stage, transcript)
     assert column["song_id"] == "split_4b"
-    assert [line["text"] for line in column["lines"]] == lines
-    placed = {line["text"]: line for line in column["lines"] if line["verdict"] != "missing"}
+    assert [line["text"] for line in column["lines"] if line["verdict"] != "extra"] == lines
+    assert [line["text"] for line in column["lines"] if line["verdict"] == "extra"] == [heard[3]]
+    placed = {line["text"]: line for line in column["lines"] if line["verdict"] == "canonical"}
     assert set(placed) == {*lines[2:5], *lines[6:8]}
     spans = {segment["text"]: (segment["start_s"], segment["end_s"]) for segment in transcript["segments"]}
     for text, line in placed.items():
-        assert line["verdict"] == "matched"
         assert line["score"] > 0.9
         assert (line["start_s"], line["end_s"]) == pytest.approx(spans[text])
     assert {line["start_s"] for line in column["lines"] if line["verdict"] == "missing"} == {None}
@@ -174,7 +175,7 @@ def test_japanese_lines_are_found_when_kana_are_heard_as_kanji(stage):
     transcript = sing(["ゆれるよ風の中", "見つめる世界を", "フワフワしっぽは"], "ja", segment_words=30)
     column = measure(stage, transcript)
     assert column["song_id"] == "fox"
-    assert [line["text"] for line in column["lines"] if line["verdict"] == "matched"] == [
+    assert [line["text"] for line in column["lines"] if line["verdict"] == "canonical"] == [
         "ゆれるよ かぜのなか",
         "みつめる せかいを",
         "ふわふわ しっぽは",
@@ -187,7 +188,7 @@ def test_segments_without_word_times_are_enough(stage, songs):
         segment["words"] = []
     column = measure(stage, transcript)
     assert column["song_id"] == "split"
-    matched = [line for line in column["lines"] if line["verdict"] == "matched"]
+    matched = [line for line in column["lines"] if line["verdict"] == "canonical"]
     assert len(matched) == 6
     assert matched[0]["start_s"] == 10.0
     assert matched[-1]["end_s"] == pytest.approx(transcript["segments"][-1]["end_s"])
@@ -198,8 +199,8 @@ def test_the_transcript_stays_where_nothing_matches(stage):
     column = measure(stage, transcript)
     assert column["song_id"] is None
     assert [(line["text"], line["verdict"]) for line in column["lines"]] == [
-        ("Colourless green ideas", "transcript"),
-        ("sleep furiously", "transcript"),
+        ("Colourless green ideas", "heard"),
+        ("sleep furiously", "heard"),
     ]
     assert column["lines"][0]["start_s"] == 10.0
 
@@ -231,7 +232,7 @@ def test_given_lyrics_are_verified():
     heard = sing(VERSES[:3], "en")
     column = measure(given_stage(), heard, given_lyrics="[Verse]\n" + "\n".join(VERSES), language=None)
     assert column["song_id"] == "given"
-    assert [line["verdict"] for line in column["lines"]] == ["matched"] * 3 + ["missing"]
+    assert [line["verdict"] for line in column["lines"]] == ["canonical"] * 3 + ["missing"]
     wrong = measure(given_stage(), heard, given_lyrics="Amazing grace how sweet the sound\nThat saved a wretch like me")
     assert wrong["song_id"] is None
 
@@ -276,3 +277,76 @@ def test_the_library_is_part_of_the_fingerprint(library):
 
 def test_public_domain_verses_cover_every_language():
     assert set(public_domain()) == set(LANGUAGES)
+
+
+def test_a_chorus_that_is_written_once_is_placed_each_time(stage, songs):
+    verse, chorus = sung(songs["split"][1])[3:7], sung(songs["split"][1])[9:11]
+    order = [*chorus, *verse, *chorus, "Sing along now everybody", *chorus]
+    heard = sing(order, "en")
+    column = measure(given_stage(), heard, given_lyrics="\n".join([*verse, *chorus]))
+    assert [(line["text"], line["verdict"]) for line in column["lines"]] == [
+        (line, "extra" if line.startswith("Sing along") else "canonical") for line in order
+    ]
+    for line, segment in zip(column["lines"], heard["segments"], strict=True):
+        assert (line["start_s"], line["end_s"]) == pytest.approx((segment["start_s"], segment["end_s"]), abs=0.01)
+    numbers = {line["text"]: line["library_line"] for line in column["lines"]}
+    assert [numbers[line] for line in (*verse, *chorus)] == list(range(6))
+    assert numbers["Sing along now everybody"] is None
+
+
+def test_a_line_that_was_sung_otherwise_keeps_what_was_heard():
+    heard = sing([VERSES[0], "The rocks that melt before the burning sea", VERSES[2]], "en")
+    given = [VERSES[0], "The rocks that stand beside the silver sea", VERSES[2], "A line nobody ever sings at all"]
+    lines = measure(given_stage(), heard, given_lyrics="\n".join(given))["lines"]
+    assert [line["verdict"] for line in lines] == ["canonical", "heard", "canonical", "missing"]
+    assert lines[1]["text"] == "The rocks that melt before the burning sea"
+    assert lines[1]["library_text"] == given[1]
+    assert lines[3]["start_s"] is None
+    assert lines[3]["text"] == given[3]
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_words_of_a_line_have_the_times_they_are_sung_at(stage, songs, language):
+    lyrics = sung(songs["split" if language == "en" else "fox"][1])[3:7]
+    heard = sing(lyrics, language)
+    lines = measure(given_stage(), heard, given_lyrics="\n".join(lyrics), language=language)["lines"]
+    for line, segment in zip(lines, heard["segments"], strict=True):
+        assert line["verdict"] == "canonical"
+        starts = [word["start_s"] for word in line["words"]]
+        assert starts == sorted(starts)
+        assert all(word["start_s"] <= word["end_s"] for word in line["words"])
+        assert (starts[0], line["words"][-1]["end_s"]) == pytest.approx(
+            (segment["start_s"], segment["end_s"]), abs=0.05
+        )
+        if language == "en":
+            assert [word["text"] for word in line["words"]] == line["text"].split()
+            apart = [abs(a - b["start_s"]) for a, b in zip(starts, segment["words"], strict=True)]
+            assert max(apart) < 0.4  # less than a word
+
+
+def test_songs_that_fit_alike_are_both_named(library, songs, tmp_path):
+    rows = pq.read_table(library).to_pylist()
+    copy = next(row for row in rows if row["id"] == "split")
+    lines = copy["text"].splitlines()
+    cover = {**copy, "id": "split-live", "text": "\n".join([*lines[:-3], "Thank you good night"])}
+    pq.write_table(pa.Table.from_pylist([*rows, cover]), tmp_path / "two.parquet")
+    stage = Lyrics(Lyrics.Params(library=tmp_path / "two.parquet"))
+    stage.setup({})
+    column = measure(stage, sing(sung(songs["split"][1])[3:9], "en"))
+    assert {column["song_id"], *column["alternatives"]} == {"split", "split-live"}
+    assert measure(stage, sing(sung(songs["checkpoint"][1])[3:9], "en"))["alternatives"] == []
+
+
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [("lɪsənɪŋskaɪz", "lɪstənændskaɪz"), ("həʊldmaɪhænd", "ɡəʊldmaɪhɛnt"), ("bædbɔɪzdaʊntaʊn", "pɛtbɔɪstaʊndaʊn")],
+)
+def test_misheard_phones_are_nearer_than_other_ones(said, heard):
+    def similarity(phones: str) -> float:
+        place = align([said], [Word(phones, 0.0, 1.0)], 0.1, 0.9).lines[0]
+        return place.similarity if place else 0.0
+
+    rng = random.Random(0)
+    others = ["".join(rng.sample(heard, len(heard))) for _ in range(20)]
+    assert similarity(heard) > max(map(similarity, others))
+    assert similarity(said) == 1.0

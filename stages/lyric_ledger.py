@@ -1,0 +1,119 @@
+"""What became of every line: a song's lines and the heard words in the order they were sung, each with a verdict.
+
+"canonical": the library's text, sung here. "heard": something like a line of the library was sung, but the transcript's
+text is kept. "missing": in the library, not sung. "extra": sung, not in the library.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, groupby, pairwise
+from typing import Any
+
+import numpy as np
+
+from stages.lyric_alignment import Alignment, Placed, Word, units_of
+from stages.lyric_library import Song
+
+CANONICAL, HEARD, MISSING, EXTRA = "canonical", "heard", "missing", "extra"
+SUNG = frozenset({CANONICAL, HEARD, EXTRA})
+_LEAST_EXTRA = 4  # phones; fewer are the rest of a word that a line left over
+_UNSPACED = r"\u3040-\u30ff\u3400-\u9fff"  # kana and Han characters
+_TIGHT = re.compile(rf"(?<=[{_UNSPACED}]) (?=[{_UNSPACED}])")
+
+
+def matched_lines(
+    song: Song, alignment: Alignment, words: Sequence[Word], canonical_similarity: float
+) -> list[dict[str, Any]]:
+    """The lines of a song that was found, as the `lyrics` column has them.
+
+    A line that is sung several times has an entry for each; missing ones stand where they would have been sung.
+    """
+    entries: list[tuple[float, dict[str, Any]]] = []
+    at_s = 0.0
+    for number, place in enumerate(alignment.lines):
+        if place is None:
+            entries.append((at_s, _missing(song, number)))
+            continue
+        at_s = words[place.first].start_s
+        entries.append((at_s, _sung(song, number, place, words, canonical_similarity)))
+    entries += [
+        (words[place.first].start_s, _sung(song, number, place, words, canonical_similarity))
+        for number, place in alignment.repeats
+    ]
+    entries += [(line["start_s"], line) for line in _extra(alignment, words)]
+    return [line for _, line in sorted(entries, key=lambda entry: entry[0])]
+
+
+def transcript_lines(segments: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of a song that is in no library: what was heard."""
+    return [
+        _line(
+            HEARD,
+            segment["text"].strip(),
+            (segment["start_s"], segment["end_s"]),
+            words=[{**word, "text": word["text"].strip()} for word in segment["words"] or ()],
+        )
+        for segment in segments
+    ]
+
+
+def word_times(text: str, heard: Sequence[Word]) -> list[dict[str, Any]]:
+    """Times of a line's words, from the heard ones it lies on: by how far into the phones a word begins and ends."""
+    units = units_of(text)
+    lengths = [sum(map(str.isalnum, unit)) for unit in units]
+    shares = np.array(list(accumulate(lengths, initial=0))) / max(1, sum(lengths))
+    phones = list(accumulate((len(word.phones) for word in heard), initial=0))
+    offsets = np.array([offset for pair in pairwise(phones) for offset in pair]) / max(1, phones[-1])
+    times = [time for word in heard for time in (word.start_s, word.end_s)]
+    # Where a word ends and the next begins, time jumps: ends are read before the jump, starts after it.
+    steps = np.arange(len(offsets)) * 1e-9
+    starts = np.interp(shares[:-1] + 1e-6, offsets + steps, times)
+    ends = np.interp(shares[1:] - 1e-6, offsets + steps, times)
+    return [
+        {"start_s": float(start), "end_s": float(max(start, end)), "text": unit}
+        for unit, start, end in zip(units, starts, ends, strict=True)
+    ]
+
+
+def _missing(song: Song, number: int) -> dict[str, Any]:
+    text = song.lines[number].text
+    return _line(MISSING, text, None, score=0.0, library_line=number, library_text=text)
+
+
+def _sung(song: Song, number: int, place: Placed, words: Sequence[Word], canonical_similarity: float) -> dict[str, Any]:
+    text, heard = song.lines[number].text, words[place.first : place.last]
+    canonical = place.similarity >= canonical_similarity
+    return _line(
+        CANONICAL if canonical else HEARD,
+        text if canonical else _text(heard),
+        (heard[0].start_s, heard[-1].end_s),
+        score=place.similarity,
+        words=word_times(text, heard) if canonical else [_word(word) for word in heard],
+        library_line=number,
+        library_text=text,
+    )
+
+
+def _extra(alignment: Alignment, words: Sequence[Word]) -> Iterator[dict[str, Any]]:
+    """Words on which no line lies, a line for each run of them within a segment."""
+    places = [*filter(None, alignment.lines), *(place for _, place in alignment.repeats)]
+    taken = {number for place in places for number in range(place.first, place.last)}
+    for (free, _), run in groupby(enumerate(words), lambda item: (item[0] not in taken, item[1].segment)):
+        heard = [word for _, word in run]
+        if free and sum(len(word.phones) for word in heard) >= _LEAST_EXTRA:
+            time = (heard[0].start_s, heard[-1].end_s)
+            yield _line(EXTRA, _text(heard), time, words=[_word(word) for word in heard])
+
+
+def _text(words: Sequence[Word]) -> str:
+    return _TIGHT.sub("", " ".join(word.text for word in words))
+
+
+def _word(word: Word) -> dict[str, Any]:
+    return {"start_s": word.start_s, "end_s": word.end_s, "text": word.text}
+
+
+def _line(verdict: str, text: str, time: tuple[float, float] | None, **more: Any) -> dict[str, Any]:
+    start_s, end_s = time or (None, None)
+    empty: dict[str, Any] = {"score": None, "words": [], "library_line": None, "library_text": None}
+    return {"start_s": start_s, "end_s": end_s, "text": text, "verdict": verdict, **empty, **more}
