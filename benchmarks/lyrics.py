@@ -120,9 +120,8 @@ def _by_language(library: LyricLibrary, made: list[Song], queries: int) -> None:
         for _, change in [*_conditions()][1:4:2]:  # 20 and 40 % of the words wrong
             sung = _sample(len(made), queries, number)
             found = [library.candidates(_heard(n, change), 1) for n in sung]
-            shares.append(
-                np.mean([bool(hit) and hit[0].song.id == made[n].id for hit, n in zip(found, sung, strict=True)])
-            )
+            right = [bool(hit) and hit[0].song.id == made[n].id for hit, n in zip(found, sung, strict=True)]
+            shares.append(np.mean(right))
         print(f"| {language} | {shares[0]:.3f} at 20 %, {shares[1]:.3f} at 40 % |", flush=True)
 
 
@@ -132,10 +131,8 @@ def compare(songs: int = 5_000, queries: int = 40) -> None:
     made = [song(number) for number in range(songs)]
     texts = [" ".join(line.text for line in one.lines) for one in made]
     sketch = ContainmentSketch()
-    by_ipa, by_text = (
-        LyricLibrary.of(made, sketch),
-        Postings.build([sketch.keys(words.replace(" ", "")) for words in texts]),
-    )
+    by_ipa = LyricLibrary.of(made, sketch)
+    by_text = Postings.build([sketch.keys(words.replace(" ", "")) for words in texts])
     print("| words misheard | containment of IPA | containment of text | rapidfuzz on text |\n|---|---|---|---|")
     for wrong in (0.0, 0.5, 1.0):
         hits, seconds = np.zeros(3), np.zeros(3)

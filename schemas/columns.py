@@ -150,7 +150,10 @@ CAPTION = stage_struct(
 )
 
 LYRIC_TOKENS = stage_struct(
-    field("ids", pa.list_(pa.int32())), field("text", pa.string()), field("vocabulary", pa.string())
+    field("ids", pa.list_(pa.int32())),
+    field("text", pa.string()),
+    field("vocabulary", pa.string()),
+    field("variant", pa.string()),
 )
 
 SPEAKER = stage_struct(field("embedding", pa.list_(pa.float32())))

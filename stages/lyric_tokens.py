@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 from tokenizers import Tokenizer
@@ -16,6 +16,7 @@ from stages.lyric_bpe import BUILT_IN, LINE_END_ID, SPACE, START_ID
 from stages.lyric_cleaning import clean
 from stages.lyric_ledger import SUNG
 from stages.lyric_text import INSTRUMENTAL, heard_segments, parse
+from stages.lyric_variants import Timed, Variant, arrange, drawn
 
 __all__ = ["LyricTokens", "clean", "encode", "load_vocabulary"]
 
@@ -62,12 +63,21 @@ class LyricTokens(base.Stage):
         "lyrics": pa.struct([columns.LYRICS.field("lines")]),
         "given_lyrics": pa.string(),
         "vocals": pa.struct([columns.VOCALS.field("has_vocals")]),
+        "sections": pa.struct([columns.SECTIONS.field("items")]),
+        "row_id": pa.string(),
     }
+    revision = 2
 
     class Params(base.Params):
-        """vocabulary: a vocabulary file, e.g. the released one; by default songmill's own small one."""
+        """How lyrics are written down.
+
+        Attributes:
+            vocabulary: a vocabulary file, e.g. the released one; by default songmill's own small one.
+            variant: with structure tags or without, a line a line or flowing; see `stages.lyric_variants`.
+        """
 
         vocabulary: Path | None = None
+        variant: Literal["drawn"] | Variant = "drawn"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -82,13 +92,16 @@ class LyricTokens(base.Stage):
         self._vocabulary_name = f"{path.stem}@{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
 
     def process(self, track: Mapping[str, Any]) -> dict[str, Any]:
-        """Ids, the cleaned lines they stand for and the vocabulary's name."""
-        lyrics = "\n".join(_sung_lines(track)) or ("" if _has_vocals(track) else INSTRUMENTAL)
+        """Ids, the cleaned lines they stand for, the vocabulary's name and the variant."""
+        wanted = drawn(track.get("row_id") or "") if self.params.variant == "drawn" else self.params.variant
+        lines, variant = arrange(_sung_lines(track), (track.get("sections") or {}).get("items") or (), wanted)
+        lyrics = "\n".join(lines) or ("" if _has_vocals(track) else INSTRUMENTAL)
         language = (track["transcript"] or {}).get("language")
         return self.own(
             ids=encode(lyrics, self._vocabulary, language),
             text="\n".join(line.replace(SPACE, " ") for line in _spell(lyrics, language)),
             vocabulary=self._vocabulary_name,
+            variant=variant if lines else None,
         )
 
 
@@ -105,12 +118,13 @@ def _spell_line(line: str, language: str) -> str:
     return f"[{tag}]{clean(line, language)}".replace(" ", SPACE)
 
 
-def _sung_lines(track: Mapping[str, Any]) -> Sequence[str]:
+def _sung_lines(track: Mapping[str, Any]) -> Sequence[Timed]:
     if lyrics := track.get("lyrics"):
-        return [line["text"] for line in lyrics["lines"] or () if line["verdict"] in SUNG]
+        return [(line["text"], line["start_s"]) for line in lyrics["lines"] or () if line["verdict"] in SUNG]
     if given := parse(track.get("given_lyrics") or ""):
-        return [line.text for line in given]
-    return [segment["text"].strip() for segment in heard_segments(track["transcript"] or {})]
+        return [(line.text, line.start_s) for line in given]
+    segments = heard_segments(track["transcript"] or {})
+    return [(segment["text"].strip(), segment["start_s"]) for segment in segments]
 
 
 def _has_vocals(track: Mapping[str, Any]) -> bool:

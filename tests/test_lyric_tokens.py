@@ -3,7 +3,9 @@
 import json
 import os
 import re
+from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import pyarrow as pa
 import pytest
@@ -15,6 +17,7 @@ from stages.base import Track
 from stages.language import LANGUAGES
 from stages.lyric_bpe import BUILT_IN, CORPUS, LINE_END_ID, START_ID, STRUCTURE_TAGS, cleaned_verses, train
 from stages.lyric_tokens import LyricTokens, clean, encode, load_vocabulary
+from stages.lyric_variants import Variant, arrange, drawn
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "lyrics_clean.json").read_text(encoding="utf-8"))
 RELEASED = os.environ.get("SONGMILL_RELEASED_VOCAB")
@@ -32,8 +35,8 @@ def transcript(*lines: str, language: str = "en") -> dict:
     return {"text": " ".join(lines), "language": language, "segments": segments}
 
 
-def measure(**columns) -> dict:
-    stage = LyricTokens()
+def measure(variant: str = "plain-lines", **columns) -> dict:
+    stage = LyricTokens(LyricTokens.Params(variant=variant))
     stage.setup({})
     return stage.process(Track(pa.table({name: pa.array([value]) for name, value in columns.items()}), 0))[
         "lyric_tokens"
@@ -169,10 +172,8 @@ def test_any_lyrics_are_encoded(lyrics, language):
 
 
 def test_aligned_lines_that_are_sung_are_taken():
-    verdicts = ["canonical", "missing", "extra"]
-    lines = [
-        {"text": text, "verdict": verdict} for text, verdict in zip(("One", "Two", "Three"), verdicts, strict=True)
-    ]
+    verdicts = {"One": "canonical", "Two": "missing", "Three": "extra"}
+    lines = [{"text": text, "verdict": verdict, "start_s": None} for text, verdict in verdicts.items()]
     column = measure(transcript=transcript("Won"), lyrics={"lines": lines}, given_lyrics="Four")
     assert column["text"] == "[en]one\n[en]three"
     assert column["ids"] == encode("One\nThree", VOCABULARY)
@@ -198,3 +199,52 @@ def test_instrumentals_say_so_and_unread_vocals_do_not():
 def test_the_vocabulary_is_part_of_the_fingerprint(tmp_path):
     assert LyricTokens().files == ()
     assert LyricTokens(LyricTokens.Params(vocabulary=tmp_path / "v.json")).files == (tmp_path / "v.json",)
+
+
+SECTIONS = {"items": [
+    {"start_s": 0.0, "end_s": 5.0, "label": "intro"},
+    {"start_s": 5.0, "end_s": 20.0, "label": "verse"},
+    {"start_s": 20.0, "end_s": 40.0, "label": "chorus"},
+]}  # fmt: skip
+LINES = {"lines": [
+    {"text": text, "verdict": "canonical", "start_s": start_s}
+    for text, start_s in (("One", 6.0), ("Two", None), ("Three", 21.0), ("Four", 25.0))
+]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("variant", "text"),
+    [
+        ("plain-lines", "[en]one\n[en]two\n[en]three\n[en]four"),
+        ("plain-flow", "[en]one two three four"),
+        ("tagged-lines", "[en][verse]\n[en]one\n[en]two\n[en][chorus]\n[en]three\n[en]four"),
+        ("tagged-flow", "[en][verse]\n[en]one two\n[en][chorus]\n[en]three four"),
+    ],
+)
+def test_lyrics_are_written_down_in_four_ways(variant, text):
+    column = measure(variant, transcript=transcript("one two three four"), lyrics=LINES, sections=SECTIONS)
+    assert (column["text"], column["variant"]) == (text, variant)
+    assert column["ids"] == encode("\n".join(line[4:] for line in text.splitlines()), VOCABULARY, "en")
+
+
+def test_tags_need_sections_and_times():
+    untimed = {"lines": [{**line, "start_s": None} for line in LINES["lines"]]}
+    for columns in ({"lyrics": LINES}, {"lyrics": untimed, "sections": SECTIONS}):
+        column = measure("tagged-flow", transcript=transcript("one"), **columns)
+        assert (column["text"], column["variant"]) == ("[en]one two three four", "plain-flow")
+
+
+def test_a_row_draws_its_variant_from_its_id_and_all_are_drawn_alike_often():
+    draws = Counter(drawn(f"{number:016x}") for number in range(4000))
+    assert len(draws) == 4
+    assert all(900 < count < 1100 for count in draws.values())
+    columns = {"transcript": transcript("one"), "lyrics": LINES, "sections": SECTIONS, "row_id": f"{7:016x}"}
+    assert measure("drawn", **columns)["variant"] == drawn(f"{7:016x}")
+
+
+@given(st.lists(st.tuples(st.text(min_size=1), st.none() | st.floats(0, 100))), st.sampled_from(get_args(Variant)))
+def test_no_variant_loses_a_line(lines, variant):
+    made, _ = arrange(lines, SECTIONS["items"], variant)
+    assert " ".join(line for line in made if line not in STRUCTURE_TAGS) == " ".join(
+        text for text, _ in lines if text not in STRUCTURE_TAGS
+    )
