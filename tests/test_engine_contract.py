@@ -29,7 +29,14 @@ RATE_HZ = 44_100
 BOUNDS = {"s": (0, math.inf), "Hz": (0, 22_050), "ratio": (0, 1), "probability": (0, 1), "beats/min": (20, 400)}
 TOLERANCE_S = 0.05
 # Their ten minutes take two minutes of a core.
-LONG = {("vocals", "spleeter"), ("vocals", "demucs"), ("sections", "all-in-one"), ("rhythm", "beat-this")}
+LONG = {
+    ("vocals", "spleeter"),
+    ("vocals", "demucs"),
+    ("sections", "all-in-one"),
+    ("rhythm", "beat-this"),
+    ("ssl", "whisper-encoder"),
+    ("transcript", "openai-whisper"),
+}
 
 NAMES = sorted(ENGINES)
 

@@ -32,14 +32,14 @@ def folder(weights: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def transcript(folder: Path) -> TranscriptOpenai:
-    made = TranscriptOpenai(TranscriptOpenai.Params())
+    made = TranscriptOpenai(TranscriptOpenai.Params(beam_size=1))  # five take four times as long
     made.setup({"whisper-large-v3-openai": Weights("whisper-base-openai", folder, "0" * 64)})
     return made
 
 
 @pytest.fixture(scope="module")
 def faster(weights: Callable) -> Transcript:
-    return ready(Transcript, weights)
+    return ready(Transcript, weights, beam_size=1)
 
 
 def hear(stage: Transcript, stem: bytes, language: str | None = None, has_vocals: bool = True) -> dict:
