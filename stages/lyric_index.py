@@ -165,10 +165,12 @@ class Postings:
         weights = np.log1p(self.song_count / lengths)
         unknown = np.log1p(self.song_count) * (len(keys) - len(known))
         entries = np.repeat(starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths) + np.arange(lengths.sum())
-        songs, place = np.unique(self.songs[entries], return_inverse=True)
-        votes = np.bincount(place, np.repeat(weights, lengths)) / (weights.sum() + unknown)
-        first = np.lexsort((songs, -votes))[:most]
-        return [(int(songs[i]), float(votes[i])) for i in first]
+        votes = np.bincount(self.songs[entries], np.repeat(weights, lengths)) / (weights.sum() + unknown)
+        songs = np.flatnonzero(votes)
+        if len(songs) > most:
+            songs = songs[votes[songs] >= np.partition(votes[songs], -most)[-most]]
+        best = songs[np.lexsort((songs, -votes[songs]))][:most]
+        return [(int(song), float(votes[song])) for song in best]
 
 
 def _shingle_hashes(phones: str, shingle: int, seed: int) -> np.ndarray:
