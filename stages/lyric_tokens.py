@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,18 +24,24 @@ __all__ = ["LyricTokens", "clean", "encode", "load_vocabulary"]
 _STRUCTURE = re.compile(r"\[.*?\]")
 
 
-def encode(lyrics: str, vocabulary: Tokenizer, language: str | None = None) -> list[int]:
+def encode(lyrics: str, language: str | None = None, vocabulary: Tokenizer | None = None) -> list[int]:
     """Token ids of whole lyrics: the start id, then every line's ids and the line end; an empty line is its end alone.
 
     Args:
         lyrics: lines of text; a line that begins with `[...]` is a structure tag.
-        vocabulary: see `load_vocabulary`.
         language: what lines whose own language is unsure are in; by default what most of the others are in.
+        vocabulary: see `load_vocabulary`; by default songmill's own small one.
     """
+    vocabulary = vocabulary or _built_in()
     ids = [START_ID]
     for line in _spell(lyrics, language):
         ids += [*vocabulary.encode(line).ids, LINE_END_ID] if line else [LINE_END_ID]
     return ids
+
+
+@cache
+def _built_in() -> Tokenizer:
+    return load_vocabulary()
 
 
 def load_vocabulary(path: Path = BUILT_IN) -> Tokenizer:
@@ -98,7 +105,7 @@ class LyricTokens(base.Stage):
         lyrics = "\n".join(lines) or ("" if _has_vocals(track) else INSTRUMENTAL)
         language = (track["transcript"] or {}).get("language")
         return self.own(
-            ids=encode(lyrics, self._vocabulary, language),
+            ids=encode(lyrics, language, self._vocabulary),
             text="\n".join(line.replace(SPACE, " ") for line in _spell(lyrics, language)),
             vocabulary=self._vocabulary_name,
             variant=variant if lines else None,

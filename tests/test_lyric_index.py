@@ -168,7 +168,7 @@ def test_a_vocabulary_is_trained_from_a_library(tmp_path):
     vocabulary = load_vocabulary(tmp_path / "a.json")
     assert vocabulary.get_vocab_size() == 700
     for text in public_domain().values():
-        ids = encode(text, vocabulary)
+        ids = encode(text, vocabulary=vocabulary)
         assert max(ids) < 700
         assert 1 not in ids  # [UNK]
         assert ids[-1] == LINE_END_ID

@@ -57,7 +57,7 @@ def test_ids_match_the_released_vocabulary():
         tag = "zh-cn" if line["lang"] == "zh" else line["lang"]
         assert vocabulary.encode(f"[{tag}]{line['clean']}".replace(" ", "[SPACE]")).ids == line["ids"], line["text"]
     for song in figures["songs"]:
-        assert encode(song["lyrics"], vocabulary) == song["ids"]
+        assert encode(song["lyrics"], vocabulary=vocabulary) == song["ids"]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_korean_is_romanised_after_its_spelling(hangul, latin):
 
 
 def test_scheme_of_a_song():
-    ids = encode("[Verse]\nHello baby\n\n[inst]", VOCABULARY)
+    ids = encode("[Verse]\nHello baby\n\n[inst]")
     assert ids[0] == START_ID
     ends = [LINE_END_ID]
     hello = VOCABULARY.encode("[en]hello[SPACE]baby").ids
@@ -117,9 +117,7 @@ def test_scheme_of_a_song():
 
 def test_language_tags_stand_before_lines():
     lyrics = "月亮代表我的心\nI love you baby\n사랑해요\nさくらさくら"
-    tags = [
-        token for token in map(VOCABULARY.id_to_token, encode(lyrics, VOCABULARY)) if re.match(r"\[[a-z]{2}", token)
-    ]
+    tags = [token for token in map(VOCABULARY.id_to_token, encode(lyrics)) if re.match(r"\[[a-z]{2}", token)]
     assert tags == ["[zh-cn]", "[en]", "[ko]", "[ja]"]
 
 
@@ -165,7 +163,7 @@ def test_any_text_is_cleaned_and_comes_back_from_its_ids(text, language):
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=60), st.sampled_from([None, *LANGUAGES, "xx"]))
 def test_any_lyrics_are_encoded(lyrics, language):
-    ids = encode(lyrics, VOCABULARY, language)
+    ids = encode(lyrics, language)
     assert ids[0] == START_ID
     assert ids[-1] == LINE_END_ID
     assert all(0 <= id < VOCABULARY.get_vocab_size() for id in ids)
@@ -176,7 +174,7 @@ def test_aligned_lines_that_are_sung_are_taken():
     lines = [{"text": text, "verdict": verdict, "start_s": None} for text, verdict in verdicts.items()]
     column = measure(transcript=transcript("Won"), lyrics={"lines": lines}, given_lyrics="Four")
     assert column["text"] == "[en]one\n[en]three"
-    assert column["ids"] == encode("One\nThree", VOCABULARY)
+    assert column["ids"] == encode("One\nThree", "en")
     assert re.fullmatch(r"lyric_bpe@[0-9a-f]{8}", column["vocabulary"])
 
 
@@ -224,7 +222,7 @@ LINES = {"lines": [
 def test_lyrics_are_written_down_in_four_ways(variant, text):
     column = measure(variant, transcript=transcript("one two three four"), lyrics=LINES, sections=SECTIONS)
     assert (column["text"], column["variant"]) == (text, variant)
-    assert column["ids"] == encode("\n".join(line[4:] for line in text.splitlines()), VOCABULARY, "en")
+    assert column["ids"] == encode("\n".join(line[4:] for line in text.splitlines()), "en")
 
 
 def test_tags_need_sections_and_times():

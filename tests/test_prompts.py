@@ -252,12 +252,14 @@ def test_an_encoder_with_nan_weights_is_refused(damaged: Path) -> None:
 
 @pytest.mark.parametrize("language", [None, "en", "fr", "pt-BR"])
 def test_lyric_ids_are_the_stages_ids(language: str | None) -> None:
-    assert lyric_ids(LYRICS, VOCABULARY, language) == encode(LYRICS, VOCABULARY, language)
+    assert lyric_ids(LYRICS, VOCABULARY, language) == encode(LYRICS, language, VOCABULARY)
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\r", "\u2028"])
 def test_line_ends_and_margins_of_a_file_change_nothing(end: str) -> None:
-    assert lyric_ids("\ufeff" + end + LYRICS.replace("\n", end) + end, VOCABULARY) == encode(LYRICS, VOCABULARY)
+    assert lyric_ids("\ufeff" + end + LYRICS.replace("\n", end) + end, VOCABULARY) == encode(
+        LYRICS, vocabulary=VOCABULARY
+    )
 
 
 @settings(max_examples=40)
@@ -280,7 +282,7 @@ def test_an_unknown_language_is_refused_with_the_known_ones() -> None:
 
 def test_lyrics_over_the_limit_are_refused_with_what_to_cut() -> None:
     lines = ["hello my baby"] * 1000
-    tokens = len(encode("\n".join(lines), VOCABULARY))
+    tokens = len(encode("\n".join(lines), vocabulary=VOCABULARY))
     with pytest.raises(
         SamplingError, match=f"{tokens} tokens long and the model reads 4096: cut {tokens - 4096}"
     ) as told:

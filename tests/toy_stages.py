@@ -184,7 +184,7 @@ class Words(LyricTokens):
     reads_if_present = {}
 
     def process(self, track: Track) -> dict[str, Any]:
-        ids = encode(track["title"], self._vocabulary, "en")
+        ids = encode(track["title"], "en", self._vocabulary)
         return self.own(ids=[START_ID, *ids], text=track["title"], vocabulary=self._vocabulary_name)
 
 
