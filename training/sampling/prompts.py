@@ -85,7 +85,7 @@ def lyric_ids(lyrics: str, vocabulary: Tokenizer | None, language: str | None = 
             "the checkpoint brings no lyric vocabulary: put it there as lyric_vocabulary.json, or name the file with"
             " `vocabulary`; without one leave lyrics empty"
         )
-    ids = lyric_tokens.encode(text, vocabulary, language)
+    ids = lyric_tokens.encode(text, language, vocabulary)
     if (surplus := len(ids) - MAX_LYRIC_TOKENS) > 0:
         lines = len(text.splitlines())
         raise SamplingError(
