@@ -1,6 +1,7 @@
 """Enhanced LRC files of a dataset's lyrics: line and word times for any player, so that nobody has to trust a match."""
 
 from collections.abc import Collection, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -8,6 +9,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import DataProblem
 from schemas.dataset import Layout
+from stages.lyric_alignment import tight
 
 _COLUMNS = ("row_id", "uri", "title", "artist", "album", "language", "audio", "lyrics")
 
@@ -65,8 +67,11 @@ def _line(line: Mapping[str, Any]) -> str:
     words = line["words"]
     if not words:
         return start + " ".join(line["text"].split())
-    timed = " ".join(f"<{_time(word['start_s'])}>{word['text']}" for word in words)
-    return f"{start}{timed} <{_time(words[-1]['end_s'])}>"
+    timed = "".join(
+        f"<{_time(word['start_s'])}>{word['text']}{'' if tight(word['text'], after['text']) else ' '}"
+        for word, after in pairwise([*words, {"text": ""}])
+    )
+    return f"{start}{timed}<{_time(words[-1]['end_s'])}>"
 
 
 def _time(seconds: float) -> str:

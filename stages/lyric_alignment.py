@@ -22,6 +22,7 @@ from rapidfuzz.process import cdist
 from stages.sound_classes import sound_classes
 
 _UNITS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")
+_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
 _SHORTEST, _LONGEST = 0.6, 1.6  # a run of words may have this much of a line's phones
 
 
@@ -80,6 +81,11 @@ def heard_words(segments: Sequence[Mapping[str, Any]], ipa: Sequence[str]) -> li
 def units_of(text: str) -> list[str]:
     """The words of a text; of one that is written without spaces every character."""
     return _UNITS.findall(text)
+
+
+def tight(before: str, after: str) -> bool:
+    """Whether no space stands between two words: both are written in a script without."""
+    return all(_UNSPACED.match(sign) for sign in (before[-1:], after[:1]))
 
 
 def align(lyrics: Sequence[str], words: Sequence[Word], least: float, least_again: float) -> Alignment:

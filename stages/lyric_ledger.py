@@ -4,21 +4,18 @@
 text is kept. "missing": in the library, not sung. "extra": sung, not in the library.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, groupby, pairwise
 from typing import Any
 
 import numpy as np
 
-from stages.lyric_alignment import Alignment, Placed, Word, units_of
+from stages.lyric_alignment import Alignment, Placed, Word, tight, units_of
 from stages.lyric_library import Song
 
 CANONICAL, HEARD, MISSING, EXTRA = "canonical", "heard", "missing", "extra"
 SUNG = frozenset({CANONICAL, HEARD, EXTRA})
 _LEAST_EXTRA = 4  # phones; fewer are the rest of a word that a line left over
-_UNSPACED = r"\u3040-\u30ff\u3400-\u9fff"  # kana and Han characters
-_TIGHT = re.compile(rf"(?<=[{_UNSPACED}]) (?=[{_UNSPACED}])")
 
 
 def matched_lines(
@@ -106,7 +103,8 @@ def _extra(alignment: Alignment, words: Sequence[Word]) -> Iterator[dict[str, An
 
 
 def _text(words: Sequence[Word]) -> str:
-    return _TIGHT.sub("", " ".join(word.text for word in words))
+    texts = [word.text for word in words]
+    return "".join(text if tight(text, after) else f"{text} " for text, after in pairwise([*texts, ""])).rstrip()
 
 
 def _word(word: Word) -> dict[str, Any]:

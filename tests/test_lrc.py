@@ -71,3 +71,8 @@ def test_a_dataset_is_exported_a_file_a_song(tmp_path: Path):
     assert "no verdict sung" in asked(
         "export", "lrc", tmp_path / "dataset", "--out", tmp_path / "x", "--verdicts", "sung", code=2
     )
+
+
+def test_scripts_without_spaces_have_none_between_words():
+    row = {**ROW, "lyrics": {"lines": [line("風 の 中 oh", 1.0)]}}
+    assert "[00:01.00]<00:01.00>風<00:02.00>の<00:03.00>中 <00:04.00>oh <00:04.50>" in lrc(row, SUNG)
