@@ -53,7 +53,7 @@ class ContainmentSketch:
     def keys(self, phones: str) -> np.ndarray:
         """See `Sketch.keys`; a text shorter than a shingle has none."""
         hashes = np.unique(_shingle_hashes(phones, self.shingle, self.seed))
-        return hashes[hashes < np.uint64(2**64 // self.keep_one_in)]
+        return hashes[hashes <= np.uint64((2**64 - 1) // self.keep_one_in)]
 
 
 @dataclass(frozen=True)

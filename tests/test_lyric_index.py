@@ -61,6 +61,7 @@ def test_one_shingle_in_four_is_kept():
     keys = ContainmentSketch().keys(text)
     assert len(keys) == len(set(keys)) == pytest.approx(len(shingles) / 4, rel=0.05)
     assert not np.array_equal(keys, ContainmentSketch(seed=2).keys(text))
+    assert len(ContainmentSketch(keep_one_in=1).keys(text)) == len(shingles)
 
 
 @given(st.lists(st.lists(st.integers(0, 30), max_size=12), max_size=12), st.lists(st.integers(0, 35), max_size=10))
