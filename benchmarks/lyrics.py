@@ -136,8 +136,8 @@ def compare(songs: int = 5_000, queries: int = 40) -> None:
     whole = [frozenset(every.keys("".join(one.phones)).tolist()) for one in made]
     by_text = Postings.build([sketch.keys(words.replace(" ", "")) for words in texts])
     ways = ("containment of IPA", "every shingle of every song", "containment of text", "rapidfuzz on text")
-    print(f"| words misheard | {' | '.join(ways)} |
-|---|---|---|---|---|")
+    print(f"| words misheard | {' | '.join(ways)} |")
+    print("|---|---|---|---|---|")
     for wrong in (0.0, 0.5, 1.0):
         hits, seconds = np.zeros(4), np.zeros(4)
         numbers = [n for code in range(len(LANGUAGES)) for n in _sample(songs, queries // len(LANGUAGES), code)]
