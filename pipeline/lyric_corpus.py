@@ -39,7 +39,7 @@ def _library_lines(library: Path) -> Iterator[str]:
         for row in batch.to_pylist():
             lines = [line.text for line in parse(row["text"] or "")]
             for line, language in zip(lines, line_languages(lines, row["language"]), strict=True):
-                yield clean(line, language)
+                yield clean(line, language, compat=False)
 
 
 def _dataset_lines(shards: list[Path]) -> Iterator[str]:

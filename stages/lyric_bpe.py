@@ -57,7 +57,7 @@ def cleaned_verses(path: Path) -> Iterator[str]:
         if line.startswith("[") and line.endswith("]"):
             language = line[1:-1]
         elif line and not line.startswith("#") and line != "own:":
-            yield clean(line, language)
+            yield clean(line, language, compat=False)
 
 
 def _framed(model: models.BPE) -> Tokenizer:

@@ -1,9 +1,11 @@
 """Lyric lines as the lyric encoder reads them: lower-case, everything spoken out, no script but what it learnt.
 
-The rules follow the cleaning that the released ACE-Step v1 checkpoint was trained with, oddities included ("misess").
+The rules follow the cleaning that the released ACE-Step v1 checkpoint was trained with. What is plainly a mistake there
+("mrs." read as "misess", Czech numerals left as digits) is done only with `compat`, for that checkpoint's vocabulary.
 """
 
 import re
+from collections.abc import Mapping
 from functools import cache
 
 from cutlet import Cutlet
@@ -42,6 +44,7 @@ _ABBREVIATIONS = {
     "nl": {"dhr": "de heer", "mevr": "mevrouw", "dr": "dokter", "jhr": "jonkheer"},
     "hu": {"dr": "doktor", "b": "bácsi", "nőv": "nővér"},
 }  # fmt: skip
+_RIGHTED = {**_ABBREVIATIONS, "en": {**_ABBREVIATIONS["en"], "mrs": "missus"}}
 _RUSSIAN_ABBREVIATIONS = {"г-жа": "госпожа", "г-н": "господин", "д-р": "доктор"}  # a hyphen in place of the stop
 
 _SYMBOLS = {
@@ -66,12 +69,12 @@ _SYMBOLS = {
 }
 
 
-def clean(line: str, language: str) -> str:
+def clean(line: str, language: str, *, compat: bool = True) -> str:
     """One line in one of `stages.language.LANGUAGES` as plain lower-case text.
 
     Latin, Cyrillic and Arabic lines keep their script with numbers, abbreviations and signs spoken out; Chinese turns
     into pinyin with tone digits, Japanese into Hepburn romaji, Korean into its academic romanisation; Hindi is only
-    lower-cased.
+    lower-cased. With `compat` the released cleaning's mistakes are made too.
     """
     if language == "ja":
         return _collapse(_cutlet().romaji(_collapse(line)).lower())
@@ -83,15 +86,16 @@ def clean(line: str, language: str) -> str:
     if language == "ko":
         text = korean.spell_numbers(text)
     else:
-        text = _spell_abbreviations(speak_numbers(text, language), language)
+        text = speak_numbers(text, language, spare_czech=compat)
+        text = _spell_abbreviations(text, language, _ABBREVIATIONS if compat else _RIGHTED)
     text = _spell_symbols(text, language)
     return _collapse(korean.romanise(text) if language == "ko" else text)
 
 
-def _spell_abbreviations(text: str, language: str) -> str:
+def _spell_abbreviations(text: str, language: str, abbreviations: Mapping[str, Mapping[str, str]]) -> str:
     if language == "ru":
         return re.sub(r"\b(г-жа|г-н|д-р)\b", lambda match: _RUSSIAN_ABBREVIATIONS[match[1]], text)
-    words = _ABBREVIATIONS.get(language, {})
+    words = abbreviations.get(language, {})
     return re.sub(r"\b(\w+)\.", lambda match: words.get(match[1], match[0]), text)
 
 

@@ -21,6 +21,7 @@ from stages.lyric_variants import Timed, Variant, arrange, drawn
 
 __all__ = ["LyricTokens", "clean", "encode", "load_vocabulary"]
 
+_RELEASED_SIZE = 6693  # entries with the added structure tags; ours have none added
 _STRUCTURE = re.compile(r"\[.*?\]")
 
 
@@ -34,9 +35,14 @@ def encode(lyrics: str, language: str | None = None, vocabulary: Tokenizer | Non
     """
     vocabulary = vocabulary or _built_in()
     ids = [START_ID]
-    for line in _spell(lyrics, language):
+    for line in _spell(lyrics, language, compat=is_released(vocabulary)):
         ids += [*vocabulary.encode(line).ids, LINE_END_ID] if line else [LINE_END_ID]
     return ids
+
+
+def is_released(vocabulary: Tokenizer) -> bool:
+    """Whether a vocabulary is the released one, whose cleaning has to be matched with its mistakes."""
+    return vocabulary.get_vocab_size() == _RELEASED_SIZE
 
 
 @cache
@@ -104,25 +110,26 @@ class LyricTokens(base.Stage):
         lines, variant = arrange(_sung_lines(track), (track.get("sections") or {}).get("items") or (), wanted)
         lyrics = "\n".join(lines) or ("" if _has_vocals(track) else INSTRUMENTAL)
         language = (track["transcript"] or {}).get("language")
+        spelt = _spell(lyrics, language, compat=is_released(self._vocabulary))
         return self.own(
             ids=encode(lyrics, language, self._vocabulary),
-            text="\n".join(line.replace(SPACE, " ") for line in _spell(lyrics, language)),
+            text="\n".join(line.replace(SPACE, " ") for line in spelt),
             vocabulary=self._vocabulary_name,
             variant=variant if lines else None,
         )
 
 
-def _spell(lyrics: str, language: str | None) -> list[str]:
+def _spell(lyrics: str, language: str | None, *, compat: bool) -> list[str]:
     """Lines as the vocabulary takes them: `[en]neon[SPACE]lights`."""
     lines = [line.strip() for line in lyrics.split("\n")]
     sung = [line for line in lines if line and not _STRUCTURE.match(line)]
     languages = iter(line_languages(sung, language))
-    return [line and _spell_line(line, "en" if _STRUCTURE.match(line) else next(languages)) for line in lines]
+    return [line and _spell_line(line, "en" if _STRUCTURE.match(line) else next(languages), compat) for line in lines]
 
 
-def _spell_line(line: str, language: str) -> str:
+def _spell_line(line: str, language: str, compat: bool) -> str:
     tag = "zh-cn" if language == "zh" else language
-    return f"[{tag}]{clean(line, language)}".replace(" ", SPACE)
+    return f"[{tag}]{clean(line, language, compat=compat)}".replace(" ", SPACE)
 
 
 def _sung_lines(track: Mapping[str, Any]) -> Sequence[Timed]:

@@ -46,20 +46,21 @@ _BEFORE_CENTS = {
 }  # fmt: skip
 
 
-def speak_numbers(text: str, language: str) -> str:
+def speak_numbers(text: str, language: str, *, spare_czech: bool = True) -> str:
     """Every number of a text as words; Korean and Chinese have modules of their own.
 
-    Czech numerals stay: the released lyrics were tokenised with them.
+    With `spare_czech` Czech numerals stay: the released lyrics were tokenised with them.
 
     Arabic and Turkish amounts of money are read as a number beside its sign (num2words knows no dollar there).
     """
-    if language == "cs":
+    if language == "cs" and spare_czech:
         return text
     if language in _GROUPED:
         text = _GROUPED[language].sub(lambda match: re.sub(r"\D", "", match[0]), text)
     if language in _BEFORE_CENTS:
         text = _MONEY.sub(lambda match: _amount(match, language), text)
-    text = _ORDINALS[language].sub(lambda match: speak(match[1], language, to="ordinal"), text)
+    if language in _ORDINALS:
+        text = _ORDINALS[language].sub(lambda match: speak(match[1], language, to="ordinal"), text)
     text = _DECIMAL.sub(lambda match: speak(f"{match[1]}.{match[2]}", language), text)
     return _INTEGER.sub(lambda match: speak(match[0], language), text)
 

@@ -246,3 +246,14 @@ def test_no_variant_loses_a_line(lines, variant):
     assert " ".join(line for line in made if line not in STRUCTURE_TAGS) == " ".join(
         text for text, _ in lines if text not in STRUCTURE_TAGS
     )
+
+
+@pytest.mark.parametrize(
+    ("language", "line", "released", "right"),
+    [("en", "Mrs. Jones", "misess jones", "missus jones"), ("cs", "12 měsíců", "12 měsíců", "dvanáct měsíců")],
+)
+def test_mistakes_of_the_released_cleaning_are_made_for_its_vocabulary_only(language, line, released, right):
+    assert clean(line, language) == released
+    assert clean(line, language, compat=False) == right
+    ours = encode(line, language)
+    assert ours == [START_ID, *VOCABULARY.encode(f"[{language}]{right}".replace(" ", "[SPACE]")).ids, LINE_END_ID]
