@@ -27,6 +27,7 @@ from pipeline.train.cli import app as train_app
 from pipeline.train.speaker_cli import speaker_command
 from pipeline.ui.cli import ui_command
 from pipeline.verification import verify_dataset
+from pipeline.whatif_cli import whatif_command
 from schemas.config import CurateConfig
 from schemas.dataset import Layout
 
@@ -42,6 +43,7 @@ app = typer.Typer(
     help="The open-source refinery for music AI: raw songs in, training-ready Parquet shards out.",
 )
 app.add_typer(models_app, name="models")
+app.command("whatif")(whatif_command)
 app.add_typer(lyrics_app, name="lyrics")
 app.add_typer(export_app, name="export")
 train_app.command("autoencoder")(autoencoder_command)
@@ -82,6 +84,9 @@ def curate_command(
     overrides: Overrides = None,
     license: Annotated[str | None, typer.Option(help="SPDX id or URL of songs that name none.")] = None,
     origin: Annotated[str | None, typer.Option("--source", help="Source of songs that name none.")] = None,
+    require_license: Annotated[
+        list[str] | None, typer.Option(help="SPDX id, family (CC-BY) or unknown that is kept; may be repeated.")
+    ] = None,
     update: Annotated[bool, typer.Option("--update", help="Make columns anew whose plan has changed.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: AsJson = False,
@@ -101,7 +106,7 @@ def curate_command(
       songmill curate --add latents,ssl --set latents.codec=ACE-Step dataset
     """
     if source and out is None and config is None and Layout(Path(source)).plan.is_file():
-        if stages or profile or lyrics or license or origin or update:
+        if stages or profile or lyrics or license or origin or require_license or update:
             _fail(f"{source} is a dataset: to add features to it give --add and --set alone", USAGE_PROBLEM)
         _add_features(Path(source), _names(add), overrides or [], progress=not quiet, as_json=as_json)
         return
@@ -117,6 +122,7 @@ def curate_command(
         lyrics=lyrics,
         license=license,
         source=origin,
+        require_license=require_license,
     )
     outcome = _curate(settings, ModelStore(), update=update, progress=not quiet)
     if as_json:

@@ -37,7 +37,7 @@ def build_config(
         only: names of the stages to run, instead of the profile's.
         add: names of stages to run besides.
         overrides: `stage.param=value`, `column.min_field=value` or `section.key=value`; values are YAML.
-        options: `input`, `output`, `lyrics`, `license`, `source`; None means not given.
+        options: `input`, `output`, `lyrics`, `license`, `source`, `require_license`; None means not given.
 
     Raises:
         ConfigError: unknown stage, parameter or key, or a value of the wrong type.
@@ -139,6 +139,8 @@ def _apply_options(config: dict[str, Any], options: Mapping[str, Any]) -> None:
     for option, key in (("input", "path"), ("license", "license"), ("source", "source")):
         if options.get(option) is not None:
             source[key] = str(options[option])
+    if options.get("require_license"):
+        source["require_license"] = options["require_license"]
     for option in ("output", "lyrics"):
         if options.get(option) is not None:
             config[option] = options[option]

@@ -1,7 +1,10 @@
 """License names: the SPDX id behind what manifests and tags write."""
 
 import re
+from collections.abc import Iterable
 from itertools import product
+
+UNKNOWN = "unknown"  # how the songs that name no license are called where licenses are listed
 
 _CREATIVE_COMMONS = [
     f"CC-{terms}-{version}"
@@ -37,6 +40,27 @@ def normalize_license(text: str | None) -> str | None:
     """
     text = (text or "").strip()
     return find_license(text) or text or None
+
+
+def is_allowed(license: str | None, allowed: Iterable[str]) -> bool:
+    """Whether a license is among those allowed.
+
+    Args:
+        license: as `normalize_license` has it.
+        allowed: SPDX ids, families ("CC-BY" is every version of it, not CC-BY-NC; "CC" is all of Creative Commons), or
+            "unknown" for songs that name no license.
+    """
+    if license is None:
+        return UNKNOWN in allowed
+    return any(_covers(name.strip().lower(), license.lower()) for name in allowed)
+
+
+def _covers(name: str, license: str) -> bool:
+    return (
+        license == name
+        or re.match(rf"{re.escape(name)}-\d", license) is not None
+        or (name == "cc" and license.startswith("cc"))
+    )
 
 
 def find_license(text: str) -> str | None:

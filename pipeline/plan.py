@@ -42,6 +42,7 @@ class Plan(BaseModel):
     columns: dict[str, StagePlan]
     gates: dict[str, Thresholds]
     dedup: DedupConfig | None
+    require_license: list[str] | None = None
 
     @property
     def id(self) -> str:
@@ -51,6 +52,7 @@ class Plan(BaseModel):
             "columns": {column: stage.fingerprint for column, stage in sorted(self.columns.items())},
             "gates": self.gates,
             "dedup": _dedup(self.dedup),
+            **({"require_license": sorted(self.require_license)} if self.require_license is not None else {}),
         }
         return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
 
@@ -65,6 +67,8 @@ class Plan(BaseModel):
                 lines.append(f"~ column {column}: {_stage_change(before, after)}")
         lines += _changes("gate", _flat(self.gates), _flat(other.gates))
         lines += _changes("dedup", _dedup(self.dedup), _dedup(other.dedup))
+        if self.require_license != other.require_license:
+            lines.append(f"~ require_license: {self.require_license} -> {other.require_license}")
         if self.schema_version != other.schema_version:
             lines.append(f"~ schema version {self.schema_version} -> {other.schema_version}")
         return lines
@@ -121,6 +125,7 @@ def make_plan(config: CurateConfig, dag: Dag) -> Plan:
         columns={node.column: _stage_plan(node, _written(dag)) for node in dag.nodes},
         gates={column: bounds for column, bounds in config.gates.items() if column in dag.column_types},
         dedup=config.dedup,
+        require_license=config.input.require_license,
     )
 
 

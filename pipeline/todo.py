@@ -1,6 +1,6 @@
 """Decide, on the whole scan table, what becomes of every row, and cut what is to do into units."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -9,6 +9,7 @@ from pipeline.dag import Dag
 from pipeline.duplicates import find_duplicates
 from pipeline.identity import basis
 from pipeline.ledger import Commit, Ledger
+from pipeline.licenses import UNKNOWN, is_allowed
 from pipeline.operator import TIMING, judge
 from pipeline.plan import Plan
 from pipeline.sink import UNIT
@@ -36,7 +37,7 @@ def todo_schema(dag: Dag) -> pa.Schema:
 
 
 def judge_scan(scan: pa.Table, dag: Dag, plan: Plan, ledger: Ledger) -> pa.Table:
-    """The scan table with verdicts: thresholds on what the scan measured first, then duplicates among what is left.
+    """The scan table with verdicts: licenses first, then thresholds on what the scan measured, then duplicates.
 
     Args:
         scan: the whole scan table.
@@ -44,9 +45,21 @@ def judge_scan(scan: pa.Table, dag: Dag, plan: Plan, ledger: Ledger) -> pa.Table
         plan: its duplicate threshold.
         ledger: rows committed as kept win over later copies.
     """
+    if plan.require_license is not None:
+        scan = _judge_licenses(scan, plan.require_license)
     for node in dag.scan:
         scan = _judge_column(scan, node.column, dag)
     return _judge_duplicates(scan, plan, ledger)
+
+
+def _judge_licenses(scan: pa.Table, allowed: Sequence[str]) -> pa.Table:
+    verdicts = scan["verdict"].to_pylist()
+    for verdict, license in zip(verdicts, scan["license"].to_pylist(), strict=True):
+        if verdict["status"] == "kept" and not is_allowed(license, allowed):
+            reason = "not_allowed" if license else UNKNOWN
+            message = f"license {license or UNKNOWN} is none of {', '.join(allowed)}"
+            verdict |= {"status": "filtered", "stage": "license", "reason": reason, "message": message}
+    return _replace(scan, "verdict", pa.array(verdicts, columns.VERDICT))
 
 
 def _judge_column(scan: pa.Table, column: str, dag: Dag) -> pa.Table:

@@ -37,6 +37,9 @@ class InputConfig(Section):
     path: str = Field(description="folder, glob or manifest (.jsonl, .csv, .parquet); local or any fsspec URI")
     license: str | None = Field(None, description="SPDX id or URL of songs without one")
     source: str | None = Field(None, description="source of songs without one")
+    require_license: list[str] | None = Field(
+        None, description="SPDX ids or families of them (CC-BY: all versions) that are kept; `unknown` for none named"
+    )
 
 
 class ResourceConfig(Section):

@@ -9,7 +9,7 @@ import pytest
 from mutagen.id3 import ID3, TALB, TCOP, TIT2, TLAN, TPE1, TXXX, USLT, WCOP
 from mutagen.mp4 import MP4
 
-from pipeline.licenses import normalize_license
+from pipeline.licenses import is_allowed, normalize_license
 from pipeline.manifest import MANIFEST, ManifestError, describe, fill_defaults, read_manifest, row_id
 from pipeline.sidecars import read_sidecars
 from pipeline.tags import read_tags
@@ -304,3 +304,24 @@ class TestDescribe:
 def test_normalize_license(text, license):
     assert normalize_license(text) == license
     assert normalize_license(license) == license
+
+
+@pytest.mark.parametrize(
+    ("license", "allowed", "kept"),
+    [
+        ("CC-BY-4.0", ["CC-BY"], True),
+        ("CC-BY-NC-4.0", ["CC-BY"], False),
+        ("CC-BY-NC-4.0", ["CC-BY", "cc-by-nc"], True),
+        ("CC-BY-NC-4.0", ["CC"], True),
+        ("CC0-1.0", ["CC"], True),
+        ("CC0-1.0", ["CC-BY-4.0"], False),
+        ("GPL-3.0-only", ["GPL"], True),
+        ("MIT", ["mit"], True),
+        ("MIT-0", ["MIT"], True),
+        ("all rights reserved", ["MIT"], False),
+        (None, ["MIT"], False),
+        (None, ["unknown"], True),
+    ],
+)
+def test_licenses_are_allowed_by_id_and_by_family(license, allowed, kept):
+    assert is_allowed(license, allowed) == kept

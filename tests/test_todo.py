@@ -23,7 +23,7 @@ from pipeline.todo import judge_scan, units_to_do
 from schemas.dataset import Layout
 
 STAGES = ("decode", "quality", "fingerprint", "key")
-KEY = {"tonic": "C", "mode": "major", "strength": 0.9, "model": "by hand"}
+KEY = {"tonic": "C", "mode": "major", "strength": 0.9, "second_tonic": "C", "second_mode": "major", "model": "by hand"}
 
 
 def scanned(name: str, track: str, *, works: bool = True, loudness: float = -14.0, **identity: Any) -> dict[str, Any]:
@@ -189,3 +189,37 @@ def test_figures_count_committed_files_only(dataset):
     dataset.layout.shard_file(99).write_bytes(shard.read_bytes())
     assert collect_stats(dataset.layout).rows == {"kept": 1, "filtered": 1, "failed": 0, "total": 2}
     assert connect(dataset.layout).execute("select count(*) from tracks").fetchone() == (1,)
+
+
+def test_licenses_that_are_not_allowed_are_turned_away_and_come_back(dataset):
+    rows = [
+        scanned("a", "1", license="CC-BY-4.0"),
+        scanned("b", "2", license="CC-BY-NC-4.0"),
+        scanned("c", "3", license=None),
+        scanned("d", "4", license="MIT", works=False),
+    ]
+    run = dataset.run(*rows, overrides=("input.require_license=[CC-BY, CC0-1.0]",))
+    verdicts = {row["row_id"]: row["verdict"] for row in _quarantine(run)}
+    assert {id: (v["status"], v["stage"], v["reason"]) for id, v in verdicts.items()} == {
+        "b": ("filtered", "license", "not_allowed"),
+        "c": ("filtered", "license", "unknown"),
+        "d": ("failed", "decode", "TruncatedAudio"),
+    }
+    assert verdicts["b"]["message"] == "license CC-BY-NC-4.0 is none of CC-BY, CC0-1.0"
+    assert run.measured == ["a"]
+    run = dataset.run(*rows, overrides=("input.require_license=[CC, unknown]",))
+    assert {row["row_id"] for row in _quarantine(run)} == {"d"}
+    assert run.measured == ["a", "b", "c"]
+
+
+def _quarantine(run: Dataset) -> list[dict[str, Any]]:
+    return connect(run.layout).sql("select row_id, verdict from quarantine").to_arrow_table().to_pylist()
+
+
+def test_required_licenses_are_part_of_the_plan_where_there_are_any():
+    plans = []
+    for overrides in ((), ("input.require_license=[CC-BY]",), ("input.require_license=[CC-BY, MIT]",)):
+        config = build_config(only=STAGES, overrides=overrides, input="songs", output=Path("x"))
+        plans.append(make_plan(config, build_dag(config, {}, {})))
+    assert len({plan.id for plan in plans}) == 3
+    assert "~ require_license: None -> ['CC-BY']" in plans[0].differences(plans[1])

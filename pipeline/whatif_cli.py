@@ -1,0 +1,79 @@
+"""`songmill whatif`: what other thresholds would keep, before anything is changed."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.errors import DataProblem, UsageProblem
+from pipeline.whatif import Amount, WhatIf, what_if
+from schemas.dataset import Layout
+
+_DATA_PROBLEM, _USAGE_PROBLEM = 1, 2
+
+
+def whatif_command(
+    dataset: Annotated[Path, typer.Argument(help="A curated dataset.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="column.min_field=NUMBER or max_; null for none. Repeatable.")
+    ] = None,
+    nearest: Annotated[int, typer.Option(min=0, help="Rows to name on each side of a threshold.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Which hours other thresholds would keep and lose, from the stored figures alone; changes nothing.
+
+    [bold]Examples[/]
+
+      songmill whatif dataset --set quality.min_bandwidth_hz=15000 --set events.max_live=0.3
+
+      songmill curate songs/ --out dataset --set quality.min_bandwidth_hz=15000 --update   # makes it so
+    """
+    try:
+        found = what_if(Layout(dataset), overrides or [], nearest)
+    except (DataProblem, UsageProblem) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(_USAGE_PROBLEM if isinstance(error, UsageProblem) else _DATA_PROBLEM) from error
+    if as_json:
+        print(found.model_dump_json(indent=2))
+    else:
+        _show(Console(width=None if sys.stdout.isatty() else 160), found)
+
+
+def _show(console: Console, found: WhatIf) -> None:
+    for name, (now, then) in found.changes.items():
+        console.print(f"{escape(name)}: {_bound(now)} -> {_bound(then)}", highlight=False)
+    table = Table("", "rows", "hours")
+    for title, amount in {
+        "kept now": found.kept_now,
+        "kept then": found.kept_then,
+        **{f"  lost to {reason}": amount for reason, amount in found.newly_rejected.items()},
+        "  back at once": found.newly_kept,
+        "back once their models have run": found.pending,
+    }.items():
+        table.add_row(escape(title), str(amount.rows), _hours(amount))
+    console.print(table)
+    for name, balances in found.by.items():
+        table = Table(name, "hours now", "hours then", "change")
+        for value, balance in balances.items():
+            change = balance.then - balance.now
+            table.add_row(escape(value), f"{balance.now:.3f}", f"{balance.then:.3f}", f"{change:+.3f}")
+        console.print(table)
+    for name, rows in found.nearest.items():
+        table = Table("", "value", "title", "row", title=f"nearest to {escape(name)}", title_justify="left")
+        for row in rows:
+            table.add_row(
+                "out" if row.rejected else "in", f"{row.value:.6g}", escape(row.title or row.uri), row.row_id[:12]
+            )
+        console.print(table)
+
+
+def _hours(amount: Amount) -> str:
+    return f"{amount.hours:.3f}"
+
+
+def _bound(bound: float | None) -> str:
+    return "none" if bound is None else f"{bound:g}"
