@@ -4,12 +4,12 @@ Nothing is decoded and no model runs. A row that failed, or has no allowed licen
 a copy of a song that other thresholds reject would have to be looked at anew by `songmill curate --update`.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import duckdb
 import pyarrow.parquet as pq
-import yaml
 from pydantic import BaseModel
 
 from pipeline.errors import DataProblem, UsageProblem
@@ -124,10 +124,13 @@ def _parsed(overrides: Iterable[str]) -> dict[tuple[str, str], float | None]:
     for override in overrides:
         key, equals, text = override.partition("=")
         column, dot, name = key.strip().partition(".")
-        value = yaml.safe_load(text) if equals else ""
-        if not dot or not (value is None or (isinstance(value, int | float) and not isinstance(value, bool))):
+        try:
+            bound = None if text.strip() == "null" else float(text)
+        except ValueError:
+            bound = math.nan
+        if not (dot and equals) or (bound is not None and not math.isfinite(bound)):
             raise UsageProblem(f"--set {override}: a threshold is written column.min_field=NUMBER (null for none)")
-        changed[column, name] = None if value is None else float(value)
+        changed[column, name] = bound
     if not changed:
         raise UsageProblem("say what to change: --set quality.min_bandwidth_hz=15000")
     return changed
