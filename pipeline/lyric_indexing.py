@@ -5,7 +5,8 @@ import os
 import secrets
 import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,8 +139,10 @@ def _write_segments(
         tables.clear()
         keys.clear()
 
-    with cluster(resources):
-        for rows, songs, their_keys in _phones(library, sketch, ids, skipped):
+    pieces = -(-pq.read_metadata(library).num_rows // _ROWS_PER_TASK)
+    with cluster(resources) if pieces > 1 else nullcontext():  # one piece is read before a cluster has started
+        read = _on_all_cores if pieces > 1 else _one_by_one
+        for rows, songs, their_keys in read(_pieces(library, ids, skipped), sketch):
             tables.append(songs)
             keys += their_keys
             if progress:
@@ -151,26 +154,35 @@ def _write_segments(
     return done, skipped
 
 
-def _phones(
-    library: Path, sketch: Sketch, ids: set[str], skipped: list[dict[str, str]]
-) -> Iterator[tuple[int, pa.Table, list[np.ndarray]]]:
-    """Rows, songs and keys of the library piece by piece, in its order; as many pieces at once as there are cores."""
+def _pieces(library: Path, ids: set[str], skipped: list[dict[str, str]]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """How many rows the library's pieces have, and those that can be indexed."""
+    for batch in pq.ParquetFile(library).iter_batches(_ROWS_PER_TASK, columns=list(COLUMNS)):
+        texts = pa.table({name: pc.cast(batch.column(name), pa.string()) for name in COLUMNS}).to_pylist()
+        yield len(texts), _sound(texts, ids, skipped)
+
+
+_Piece = tuple[int, list[dict[str, Any]]]
+_Read = tuple[int, pa.Table, list[np.ndarray]]
+
+
+def _one_by_one(pieces: Iterable[_Piece], sketch: Sketch) -> Iterator[_Read]:
+    """Rows, songs and keys of every piece, made here."""
+    for rows, sound in pieces:
+        yield rows, *_read_songs(sound, sketch)
+
+
+def _on_all_cores(pieces: Iterable[_Piece], sketch: Sketch) -> Iterator[_Read]:
+    """The same in the same order, as many pieces at once as the cluster has cores."""
     task = ray.remote(_read_songs)
     at_once = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting: deque[tuple[int, Any]] = deque()
-
-    def finished() -> tuple[int, pa.Table, list[np.ndarray]]:
-        rows, reference = waiting.popleft()
-        songs, keys = ray.get(reference)
-        return rows, songs, keys
-
-    for batch in pq.ParquetFile(library).iter_batches(_ROWS_PER_TASK, columns=list(COLUMNS)):
-        texts = pa.table({name: pc.cast(batch.column(name), pa.string()) for name in COLUMNS}).to_pylist()
-        waiting.append((len(texts), task.remote(_sound(texts, ids, skipped), sketch)))
+    for rows, sound in pieces:
+        waiting.append((rows, task.remote(sound, sketch)))
         if len(waiting) >= at_once:
-            yield finished()
-    while waiting:
-        yield finished()
+            done, reference = waiting.popleft()
+            yield done, *ray.get(reference)
+    for done, reference in waiting:
+        yield done, *ray.get(reference)
 
 
 def _sound(rows: list[dict[str, Any]], ids: set[str], skipped: list[dict[str, str]]) -> list[dict[str, Any]]:
