@@ -14,9 +14,12 @@ settings.register_profile("songmill", deadline=None)
 settings.load_profile("songmill")
 
 
+LONGEST = ("test_curate", "test_small_profile", "test_train", "test_add_features", "test_engine_contract")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first, so that two processes end at about the same time."""
-    items.sort(key=lambda item: item.path.stem not in ("test_curate", "test_small_profile"))
+    """The longest files first, so that two processes end at about the same time."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ and ten minutes; and a row that does not depend on the rows it is measured with.
 """
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -21,6 +20,7 @@ from stages.base import Stage
 from stages.registry import ENGINES as REGISTERED
 from stages.registry import stage_class
 from tests.engines import ENGINES
+from tests.long import LONG_TESTS, ON_REQUEST
 from tests.tracks import load
 
 # Behind a real server, and as strictly: tests/test_caption_endpoint.py.
@@ -28,15 +28,9 @@ ELSEWHERE = {("caption", "endpoint")}
 RATE_HZ = 44_100
 BOUNDS = {"s": (0, math.inf), "Hz": (0, 22_050), "ratio": (0, 1), "probability": (0, 1), "beats/min": (20, 400)}
 TOLERANCE_S = 0.05
-# Their ten minutes take two minutes of a core.
-LONG = {
-    ("vocals", "spleeter"),
-    ("vocals", "demucs"),
-    ("sections", "all-in-one"),
-    ("rhythm", "beat-this"),
-    ("ssl", "whisper-encoder"),
-    ("transcript", "openai-whisper"),
-}
+# Ten minutes take them less than three seconds of a core; the others do it on request.
+FAST = {("speaker", "resemblyzer"), ("speaker", "songmill"), ("caption", "template"), ("text_embedding", "e5")}
+FAST |= {("text_embedding", "umt5"), ("transcript", "faster-whisper")}
 
 NAMES = sorted(ENGINES)
 
@@ -158,8 +152,8 @@ def test_a_row_does_not_depend_on_its_batch(name: tuple[str, str], engine: Calla
 @pytest.mark.parametrize("name", NAMES, ids="/".join)
 def test_ten_minutes(name: tuple[str, str], engine: Callable, song, voice) -> None:
     """Sound in the first eight seconds and a voice at the end: times are those of the whole song."""
-    if name in LONG and not os.environ.get("SONGMILL_LONG_TESTS"):
-        pytest.skip("half a minute each: set SONGMILL_LONG_TESTS=1")
+    if name not in FAST and not LONG_TESTS:
+        pytest.skip(ON_REQUEST)
     stage = engine(name)
     mix = np.zeros((2, 600 * RATE_HZ), np.float32)
     mix[:, : song.shape[1]] = song

@@ -22,6 +22,7 @@ from schemas.config import ResourceConfig
 from stages.lyric_tokens import load_vocabulary
 from tests import plain_workers, tiny_checkpoint
 from tests.command import asked
+from tests.long import long
 from tests.toy_dataset import write_dataset
 from training.checkpoints import load_transformer
 from training.data import Widths
@@ -334,7 +335,8 @@ def test_what_is_reckoned_is_what_a_step_takes_on_a_cpu(dataset):
     assert reckoned.activations + gradients == pytest.approx(peak, rel=0.1)
 
 
-def test_two_workers_end_alike_whether_or_not_one_dies(dataset, settings, tmp_path):
+@pytest.mark.parametrize("one_dies", [False, pytest.param(True, marks=long)])
+def test_two_workers_end_alike_whether_or_not_one_dies(dataset, settings, tmp_path, one_dies):
     """Killed after a checkpoint, they are started again from it, and do what two processes do that nobody kills."""
     config = build_config(
         presets=[], size=None, file=settings, flags=dict.fromkeys(FLAGS) | {"DATASET": (dataset,), "--steps": 14},
@@ -352,11 +354,13 @@ def test_two_workers_end_alike_whether_or_not_one_dies(dataset, settings, tmp_pa
 
     plain_workers.train(config, tmp_path / "whole", 2)
     killer = threading.Thread(target=kill)
-    killer.start()
+    if one_dies:
+        killer.start()
     with cluster(ResourceConfig(ray_address="local")):  # not one that another test has started
         train_on_ray(config, tmp_path / "killed", 2, gpu=False)
-    killer.join()
-    assert killed
+    if one_dies:
+        killer.join()
+        assert killed
     assert [step for step, *_ in _losses(tmp_path / "killed")] == list(range(1, 15))
     assert _losses(tmp_path / "killed") == _losses(tmp_path / "whole")
     assert RunFolder(tmp_path / "killed").progress(14)["stream"]["order"]["world_size"] == 2
