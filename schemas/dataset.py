@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 SCHEMA_VERSION = 1
 
 # Keys of a shard's Parquet footer.
@@ -14,6 +16,11 @@ FOOTER_SHARD_DIGEST = b"songmill.shard_sha256"  # in a feature file: the shard w
 
 # Columns too bulky for the shard itself; they lie beside it, same rows, same order.
 FEATURES = ("latents", "ssl", "text_embedding", "preview")
+
+# What a person said of single rows: `keep` or `drop`, and why.
+MARKS = pa.schema(
+    [("row_id", pa.string()), ("mark", pa.string()), ("note", pa.string()), ("marked_at", pa.timestamp("us", "UTC"))]
+)
 
 _UNIT = re.compile(r"^(?:train|part)-(\d{6,})\.parquet$")
 
@@ -53,6 +60,11 @@ class Layout:
     def stats(self) -> Path:
         """Figures of the dataset as of the last run."""
         return self.state / "stats.json"
+
+    @property
+    def marks(self) -> Path:
+        """Marks of single rows, a table of schema `MARKS`; absent where nobody has set one."""
+        return self.state / "marks.parquet"
 
     @property
     def scan(self) -> Path:

@@ -1,0 +1,63 @@
+"""Marks: a person's verdict on single rows, kept beside the dataset and honoured by `curate` and `train`.
+
+`drop` turns a row away whatever the figures say; `keep` exempts it from thresholds and from being a copy. Marks outlive
+every run: they name rows by their `row_id`, and nothing but this file changes when one is set.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Literal, get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock
+from pydantic import BaseModel
+
+from pipeline.errors import UsageProblem
+from pipeline.ledger import move_durably
+from schemas.dataset import MARKS, Layout
+
+Kind = Literal["keep", "drop"]
+
+
+class Mark(BaseModel):
+    """What a person said of a row, when, and why."""
+
+    mark: Kind
+    note: str | None = None
+    marked_at: datetime
+
+
+def read_marks(layout: Layout) -> dict[str, Mark]:
+    """Row id -> its mark; empty where nobody has set one."""
+    if not layout.marks.is_file():
+        return {}
+    rows = pq.read_table(layout.marks, schema=MARKS).to_pylist()
+    return {row.pop("row_id"): Mark.model_validate(row) for row in rows}
+
+
+def set_marks(layout: Layout, kinds: Mapping[str, str | None], note: str | None = None) -> None:
+    """Mark rows, or take their marks away; several processes may do so at a time.
+
+    Args:
+        layout: the dataset.
+        kinds: row id -> `keep`, `drop`, or None to take its mark away.
+        note: why; stored with each mark.
+
+    Raises:
+        UsageProblem: a mark of another kind.
+    """
+    if unknown := sorted({kind for kind in kinds.values() if kind is not None} - {*get_args(Kind)}):
+        raise UsageProblem(f"no mark {', '.join(unknown)}; there are {', '.join(get_args(Kind))}")
+    now = datetime.now(UTC)
+    with FileLock(layout.state / "marks.lock"):
+        marks = read_marks(layout)
+        for row_id, kind in kinds.items():
+            if kind is None:
+                marks.pop(row_id, None)
+            else:
+                marks[row_id] = Mark.model_validate({"mark": kind, "note": note, "marked_at": now})
+        rows = [{"row_id": row_id, **mark.model_dump()} for row_id, mark in sorted(marks.items())]
+        temporary = layout.marks.with_name(".marks.parquet.tmp")
+        pq.write_table(pa.Table.from_pylist(rows, MARKS), temporary)
+        move_durably(temporary, layout.marks)
