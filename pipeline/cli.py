@@ -15,11 +15,13 @@ from pipeline.config import build_config
 from pipeline.demo.input import prepare
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.export_cli import app as export_app
+from pipeline.forget_cli import forget_command
 from pipeline.inspection import show_pilot, show_plan, show_stats
 from pipeline.lyrics_cli import app as lyrics_app
 from pipeline.models.cli import app as models_app
 from pipeline.models.store import ModelStore
 from pipeline.plan import draft_dag, make_plan, weights_bytes
+from pipeline.quarantine_cli import quarantine_command
 from pipeline.remembered import remembered_config
 from pipeline.sample_cli import sample_command
 from pipeline.stats import collect_stats, connect
@@ -45,6 +47,8 @@ app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 app.command("whatif")(whatif_command)
+app.command("quarantine")(quarantine_command)
+app.command("forget")(forget_command)
 app.add_typer(lyrics_app, name="lyrics")
 app.add_typer(export_app, name="export")
 train_app.command("autoencoder")(autoencoder_command)

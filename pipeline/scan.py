@@ -62,6 +62,12 @@ def failed_in_scan(layout: Layout, dag: Dag) -> Set[str]:
     return {*scan.filter(failed)["row_id"].to_pylist()}
 
 
+def scanned_tracks(layout: Layout) -> dict[str, str | None]:
+    """Row id -> track id of every row that any scan has seen."""
+    parts = [pq.read_table(path, columns=["row_id", "track_id"]) for path in sorted(layout.scan.glob("part-*.parquet"))]
+    return {row["row_id"]: row["track_id"] for part in parts for row in part.to_pylist()}
+
+
 def drop_from_scan(layout: Layout, row_ids: Set[str]) -> None:
     """Take rows out of the scan table, as if they had never been read; parts are replaced one by one."""
     gone = pa.array(row_ids, pa.string())
