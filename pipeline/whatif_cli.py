@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -10,8 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.errors import DataProblem, UsageProblem
-from pipeline.whatif import Amount, WhatIf, what_if
-from schemas.dataset import Layout
+
+if TYPE_CHECKING:
+    from pipeline.whatif import Amount, WhatIf
 
 _DATA_PROBLEM, _USAGE_PROBLEM = 1, 2
 
@@ -32,6 +33,9 @@ def whatif_command(
 
       songmill curate songs/ --out dataset --set quality.min_bandwidth_hz=15000 --update   # makes it so
     """
+    from pipeline.whatif import what_if  # here, for DuckDB and Arrow take long to import
+    from schemas.dataset import Layout
+
     try:
         found = what_if(Layout(dataset), overrides or [], nearest)
     except (DataProblem, UsageProblem) as error:
@@ -43,7 +47,7 @@ def whatif_command(
         _show(Console(width=None if sys.stdout.isatty() else 160), found)
 
 
-def _show(console: Console, found: WhatIf) -> None:
+def _show(console: Console, found: "WhatIf") -> None:
     for name, (now, then) in found.changes.items():
         console.print(f"{escape(name)}: {_bound(now)} -> {_bound(then)}", highlight=False)
     table = Table("", "rows", "hours")
@@ -71,7 +75,7 @@ def _show(console: Console, found: WhatIf) -> None:
         console.print(table)
 
 
-def _hours(amount: Amount) -> str:
+def _hours(amount: "Amount") -> str:
     return f"{amount.hours:.3f}"
 
 
