@@ -1,4 +1,7 @@
-"""The `songmill` command. Data goes to stdout, progress and errors to stderr; exit code 0 fine, 1 data, 2 usage."""
+"""The `songmill` command. Data goes to stdout, progress and errors to stderr; exit code 0 fine, 1 data, 2 usage.
+
+Commands import what they need when they run: Ray, torch, DuckDB and Arrow take seconds that `--help` would pay for.
+"""
 
 import json
 import sys
@@ -7,37 +10,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import duckdb
 import typer
 from rich.console import Console
 
-from pipeline.config import build_config
-from pipeline.demo.input import prepare
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.export_cli import app as export_app
 from pipeline.forget_cli import forget_command
-from pipeline.inspection import show_pilot, show_plan, show_stats
 from pipeline.lyrics_cli import app as lyrics_app
 from pipeline.models.cli import app as models_app
-from pipeline.models.store import ModelStore
-from pipeline.plan import draft_dag, make_plan, weights_bytes
 from pipeline.quarantine_cli import quarantine_command
-from pipeline.remembered import remembered_config
 from pipeline.sample_cli import sample_command
-from pipeline.stats import collect_stats, connect
 from pipeline.train.autoencoder_cli import autoencoder_command
 from pipeline.train.cli import app as train_app
 from pipeline.train.speaker_cli import speaker_command
 from pipeline.ui.cli import ui_command
-from pipeline.verification import verify_dataset
 from pipeline.whatif_cli import whatif_command
-from schemas.config import CurateConfig
-from schemas.dataset import Layout
 
 if TYPE_CHECKING:
     from pipeline.curate import Outcome
     from pipeline.features import Addition
     from pipeline.pilot import Pilot
+    from schemas.config import CurateConfig
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -113,6 +106,10 @@ def curate_command(
 
       songmill curate --add latents,ssl --set latents.codec=ACE-Step dataset
     """
+    from pipeline.config import build_config
+    from pipeline.remembered import remembered_config
+    from schemas.dataset import Layout
+
     if source and out is None and config is None and Layout(Path(source)).plan.is_file():
         if stages or profile or lyrics or license or origin or require_license or update:
             _fail(f"{source} is a dataset: to add features to it give --add and --set alone", USAGE_PROBLEM)
@@ -135,7 +132,7 @@ def curate_command(
             source=origin,
             require_license=require_license,
         )
-    outcome = _curate(settings, ModelStore(), update=update, progress=not quiet)
+    outcome = _curate(settings, update=update, progress=not quiet)
     if as_json:
         _print_json({"worked_on": outcome.worked_on, **outcome.stats.model_dump()})
         return
@@ -168,6 +165,11 @@ def plan_command(
 
       songmill plan songs/ --profile full --pilot 20
     """
+    from pipeline.config import build_config
+    from pipeline.inspection import show_pilot, show_plan
+    from pipeline.models.store import ModelStore
+    from pipeline.plan import draft_dag, make_plan, weights_bytes
+
     if pilot and not (source or config):
         _fail("a pilot needs songs: songmill plan SONGS --pilot 20", USAGE_PROBLEM)
     named = bool(config and pilot)  # a pilot runs, so the file has to name songs and output; a plan is content without
@@ -214,6 +216,10 @@ def inspect_command(
 
       songmill inspect dataset --sql "select title, rhythm.bpm from tracks order by 2"
     """
+    from pipeline.inspection import show_stats
+    from pipeline.stats import collect_stats
+    from schemas.dataset import Layout
+
     if sql:
         _query(dataset, sql, as_json)
         return
@@ -232,6 +238,9 @@ def verify_command(dataset: Dataset, as_json: AsJson = False) -> None:
 
       songmill verify dataset
     """
+    from pipeline.verification import verify_dataset
+    from schemas.dataset import Layout
+
     problems = _guarded(verify_dataset, Layout(dataset))
     if as_json:
         _print_json({"problems": problems})
@@ -253,7 +262,9 @@ def demo_command(
 
       songmill models pull small demo && songmill demo --out demo
     """
-    from pipeline.demo.story import QUICK, Demo, Pace  # here, for torch takes seconds to import
+    from pipeline.demo.input import prepare
+    from pipeline.demo.story import QUICK, Demo, Pace
+    from pipeline.models.store import ModelStore
 
     def songmill(arguments: Sequence[str]) -> int:
         return int(app(arguments, standalone_mode=False) or 0)
@@ -264,6 +275,7 @@ def demo_command(
 
 def _add_features(dataset: Path, stages: list[str], overrides: list[str], *, progress: bool, as_json: bool) -> None:
     from pipeline.features import add_features
+    from pipeline.models.store import ModelStore
 
     if not stages:
         _fail(f"{dataset} is a dataset: say what to make of it, such as --add latents,ssl", USAGE_PROBLEM)
@@ -279,13 +291,15 @@ def _add_features(dataset: Path, stages: list[str], overrides: list[str], *, pro
         typer.echo(f"  {failure.rows} {failure.stage} {failure.reason}: {failure.message}")
 
 
-def _curate(settings: CurateConfig, store: ModelStore, **options: bool) -> "Outcome":
-    from pipeline.curate import curate  # here, for Ray takes seconds to import and the other commands do without
+def _curate(settings: "CurateConfig", **options: bool) -> "Outcome":
+    from pipeline.curate import curate
+    from pipeline.models.store import ModelStore
 
-    return _interruptible(curate, settings, store, **options)
+    return _interruptible(curate, settings, ModelStore(), **options)
 
 
-def _pilot(settings: CurateConfig, songs: int) -> "Pilot":
+def _pilot(settings: "CurateConfig", songs: int) -> "Pilot":
+    from pipeline.models.store import ModelStore
     from pipeline.pilot import run_pilot
 
     return _guarded(run_pilot, settings, ModelStore(), songs)
@@ -299,6 +313,11 @@ def _interruptible(run: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _query(dataset: Path, sql: str, as_json: bool) -> None:
+    import duckdb
+
+    from pipeline.stats import connect
+    from schemas.dataset import Layout
+
     if not Layout(dataset).plan.exists():
         _fail(f"{dataset} is no songmill dataset", DATA_PROBLEM)
     try:

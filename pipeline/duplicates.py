@@ -8,14 +8,16 @@ third are not lost with it, and the order in which files arrived does not matter
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasketch import MinHash, MinHashLSH
 
 from stages.fingerprint import SKETCH_SIZE
+
+if TYPE_CHECKING:
+    from datasketch import MinHash
 
 DUPLICATES = pa.schema([("row_id", pa.string()), ("duplicate_of", pa.string()), ("similarity", pa.float64())])
 
@@ -79,19 +81,21 @@ class _Index:
     """The songs kept so far."""
 
     def __init__(self, threshold: float) -> None:
+        from datasketch import MinHashLSH  # here, for it imports much of scipy and many a run has nothing to compare
+
         self._threshold = threshold
         self._by_track: dict[str, str] = {}
         self._sketches: dict[str, np.ndarray] = {}
         self._bands = MinHashLSH(num_perm=_BANDS * _ROWS, params=(_BANDS, _ROWS))
 
-    def keep(self, song: _Song, signature: MinHash | None) -> None:
+    def keep(self, song: _Song, signature: "MinHash | None") -> None:
         if song.track_id is not None:
             self._by_track.setdefault(song.track_id, song.row_id)
         if signature is not None:
             self._sketches[song.row_id] = song.sketch
             self._bands.insert(song.row_id, signature)
 
-    def original_of(self, song: _Song, signature: MinHash | None) -> tuple[str, float] | None:
+    def original_of(self, song: _Song, signature: "MinHash | None") -> tuple[str, float] | None:
         """The kept song it copies, and how similar they are: the same bytes, else the most similar one."""
         if song.track_id in self._by_track:
             return self._by_track[song.track_id], 1.0
@@ -102,10 +106,12 @@ class _Index:
         return min(alike, key=lambda pair: (-pair[1], pair[0]), default=None)
 
 
-def _signature(sketch: np.ndarray) -> MinHash | None:
+def _signature(sketch: np.ndarray) -> "MinHash | None":
     """MinHash of a sketch; None if it is too small to resemble anything."""
     if sketch.size < _ENOUGH:
         return None
+    from datasketch import MinHash
+
     signature = MinHash(num_perm=_BANDS * _ROWS, seed=_SEED, scheme=_SCHEME, hashfunc=int, permutations=_permutations())
     signature.update_batch(sketch)
     return signature
@@ -113,6 +119,8 @@ def _signature(sketch: np.ndarray) -> MinHash | None:
 
 @cache
 def _permutations() -> np.ndarray:
+    from datasketch import MinHash
+
     return MinHash(num_perm=_BANDS * _ROWS, seed=_SEED, scheme=_SCHEME).permutations
 
 
