@@ -62,9 +62,7 @@ Lyrics = Annotated[
     Path | None, typer.Option("--lyrics", help="Lyric library: Parquet with id, title, artist, text ...")
 ]
 Only = Annotated[str, typer.Option("--stages", help="Comma-separated stages to run instead of the profile's.")]
-Add = Annotated[
-    str, typer.Option("--add", help="Comma-separated stages to run besides, such as latents,ssl,text_embedding.")
-]
+Add = Annotated[str, typer.Option("--add", help="Comma-separated stages to run besides, such as latents,ssl,preview.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="stage.param=value or column.min_field=value; may be repeated.")
 ]
