@@ -72,7 +72,7 @@ def shortened(data: bytes, seconds: float) -> bytes:
     """The beginning of a preview; its packets are copied, not encoded again."""
     file = io.BytesIO()
     with (
-        av.open(io.BytesIO(data)) as whole,
+        av.open(io.BytesIO(data), "r") as whole,
         av.open(file, "w", format="ogg", container_options=_REPRODUCIBLE) as beginning,
     ):
         source = whole.streams.audio[0]
