@@ -192,6 +192,9 @@ def inspect_command(
     dataset: Dataset,
     as_json: AsJson = False,
     sql: Annotated[str | None, typer.Option(help="Query over the views tracks and quarantine.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page to see and hear the dataset by.")] = None,
+    rows: Annotated[int, typer.Option(min=0, help="With --html: rows to sample from all verdicts.")] = 100,
+    seed: Annotated[int, typer.Option(help="With --html: another seed samples other rows.")] = 0,
 ) -> None:
     """Show what a dataset holds: counts, hours, verdicts, distributions, time in stages.
 
@@ -200,7 +203,16 @@ def inspect_command(
       songmill inspect dataset
 
       songmill inspect dataset --sql "select title, rhythm.bpm from tracks order by 2"
+
+      songmill inspect dataset --html report.html --rows 50 --seed 7
     """
+    if sql and html:
+        _fail("give either --sql or --html", USAGE_PROBLEM)
+    if html:
+        from pipeline.report_cli import report  # here, for what decodes audio takes its time to import
+
+        report(dataset, html, rows, seed, as_json=as_json)
+        return
     if sql:
         _query(dataset, sql, as_json)
         return
