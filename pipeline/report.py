@@ -84,7 +84,7 @@ def write_report(
         UsageProblem: an extra row is not in the dataset.
     """
     stats = collect_stats(layout)
-    if not stats.rows["total"] and not stats.verdicts:
+    if not stats.rows["total"]:
         raise DataProblem(f"{layout.root} holds no rows yet")
     plan = Plan.model_validate_json(layout.plan.read_bytes())
     connection, gates = connect(layout), dataset_gates(layout)
@@ -144,6 +144,7 @@ class _Page:
             .render(
                 **self.facts,
                 sections=sections,
+                shown={view["row_id"] for view, _ in rows},
                 remark=remark,
                 styles=styles,
                 script=script,

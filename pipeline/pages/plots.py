@@ -154,7 +154,7 @@ def _order(plan: Plan, away: Iterable[str]) -> list[tuple[str, set[str]]]:
     later = [_step(column, stage) for column, stage in stages if not _is_scan(stage)]
     between = [("license", {"license"}), ("dedup", {"dedup"})]
     known = set().union(*(names for _, names in [*scan, *between, *later]))
-    others = [(name or "other", {name}) for name in sorted({*away} - known)]
+    others = [(name or "pending", {name}) for name in sorted({*away} - known)]
     between = [step for step in between if step[0] in away or (step[0] == "dedup" and plan.dedup)]
     return [*scan, *between, *others, *later]
 
