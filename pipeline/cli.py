@@ -60,9 +60,7 @@ Lyrics = Annotated[
     Path | None, typer.Option("--lyrics", help="Lyric library: Parquet with id, title, artist, text ...")
 ]
 Only = Annotated[str, typer.Option("--stages", help="Comma-separated stages to run instead of the profile's.")]
-Add = Annotated[
-    str, typer.Option("--add", help="Comma-separated stages to run besides, such as latents,ssl,text_embedding.")
-]
+Add = Annotated[str, typer.Option("--add", help="Comma-separated stages to run besides, such as latents,ssl,preview.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="stage.param=value or column.min_field=value; may be repeated.")
 ]
@@ -207,6 +205,9 @@ def inspect_command(
     dataset: Dataset,
     as_json: AsJson = False,
     sql: Annotated[str | None, typer.Option(help="Query over the views tracks and quarantine.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page to see and hear the dataset by.")] = None,
+    rows: Annotated[int, typer.Option(min=0, help="With --html: rows to sample from all verdicts.")] = 100,
+    seed: Annotated[int, typer.Option(help="With --html: another seed samples other rows.")] = 0,
 ) -> None:
     """Show what a dataset holds: counts, hours, verdicts, distributions, time in stages.
 
@@ -215,11 +216,20 @@ def inspect_command(
       songmill inspect dataset
 
       songmill inspect dataset --sql "select title, rhythm.bpm from tracks order by 2"
+
+      songmill inspect dataset --html report.html --rows 50 --seed 7
     """
     from pipeline.inspection import show_stats
     from pipeline.stats import collect_stats
     from schemas.dataset import Layout
 
+    if sql and html:
+        _fail("give either --sql or --html", USAGE_PROBLEM)
+    if html:
+        from pipeline.report_cli import report  # here, for what decodes audio takes its time to import
+
+        report(dataset, html, rows, seed, as_json=as_json)
+        return
     if sql:
         _query(dataset, sql, as_json)
         return
