@@ -14,6 +14,7 @@ from rich.console import Console
 from pipeline.config import build_config
 from pipeline.demo.input import prepare
 from pipeline.errors import DataProblem, UsageProblem
+from pipeline.explore.cli import explore_command
 from pipeline.export_cli import app as export_app
 from pipeline.inspection import show_pilot, show_plan, show_stats
 from pipeline.lyrics_cli import app as lyrics_app
@@ -43,6 +44,7 @@ app = typer.Typer(
     help="The open-source refinery for music AI: raw songs in, training-ready Parquet shards out.",
 )
 app.add_typer(models_app, name="models")
+app.command("explore")(explore_command)
 app.command("whatif")(whatif_command)
 app.add_typer(lyrics_app, name="lyrics")
 app.add_typer(export_app, name="export")
