@@ -89,10 +89,10 @@ class Index:
         self.layout = layout
         self.fields: dict[str, str] = {}
         try:
-            shards = [str(layout.root / name) for name in Ledger(layout).read().files if not _is_feature(name)]
+            shards = [layout.root / name for name in Ledger(layout).read().files if not _is_feature(name)]
             self.gates: tuple[Gate, ...] = dataset_gates(layout)
             with duckdb.connect(file, config={"memory_limit": _MEMORY}) as connection:
-                self._make(connection, sorted(shards))
+                self._make(connection, sorted(shards, key=lambda path: (path.parent != layout.shards, path)))
         except (OSError, duckdb.IOException) as problem:
             raise Changed(str(problem)) from problem
         self._connection = _locked(file, layout)
@@ -121,14 +121,14 @@ class Index:
         """Let go of the file once the last cursor has."""
         self._connection.close()
 
-    def _make(self, connection: duckdb.DuckDBPyConnection, shards: list[str]) -> None:
+    def _make(self, connection: duckdb.DuckDBPyConnection, shards: list[Path]) -> None:
         if not shards:
             connection.execute(
                 "create table rows (row_id varchar, uri varchar, title varchar, _file varchar, _row bigint)"
             )
             connection.execute("create view everything as select row_id, uri, title from rows")
             return
-        source = "[" + ", ".join(_quoted(path, "'") for path in shards) + "]"
+        source = "[" + ", ".join(_quoted(str(path), "'") for path in shards) + "]"
         connection.execute(f"create view everything as select * from read_parquet({source}, union_by_name=true)")
         whole = connection.sql("from everything")
         kept = [

@@ -103,6 +103,9 @@ if (all) {
   count();
 }
 
+if (matchMedia("(max-width: 820px)").matches) // the rows first
+  for (const facet of document.querySelectorAll(".facets > details:not(:has([aria-current]))")) facet.open = false;
+
 // --- keys
 
 const followed = (rel) => document.querySelector(`.pager a[rel=${rel}]`)?.click();
