@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from pipeline.errors import DataProblem, UsageProblem
+from pipeline.explore.cli import explore_command
 from pipeline.export_cli import app as export_app
 from pipeline.forget_cli import forget_command
 from pipeline.lyrics_cli import app as lyrics_app
@@ -39,6 +40,7 @@ app = typer.Typer(
     help="The open-source refinery for music AI: raw songs in, training-ready Parquet shards out.",
 )
 app.add_typer(models_app, name="models")
+app.command("explore")(explore_command)
 app.command("whatif")(whatif_command)
 app.command("quarantine")(quarantine_command)
 app.command("forget")(forget_command)
