@@ -93,7 +93,7 @@ class Fingerprint(Recorded):
 
     def figures(self, song: int) -> dict[str, Any]:
         """The sketch."""
-        key = song // 100 % 2**16 if song % 50 == 0 else song % 2**32
+        key = song // 100 % 5000 if song % 50 == 0 else song % 2**32
         return {"hashes": np.sort(_SKETCH ^ np.uint32(key))}
 
 
