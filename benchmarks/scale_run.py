@@ -66,18 +66,9 @@ def main(manifest: str, dataset: str) -> None:
     clock.wrap(Ledger, "add", "commit")
     clock.wrap(scanning, "move_durably", "scan part")
     clock.wrap(curation._Run, "_scan", "end of scan")
-    config = CurateConfig.model_validate(
-        {
-            "input": {"path": manifest},
-            "output": Path(dataset),
-            "stages": recorded.stages(),
-            "gates": _GATES,
-            "resources": _RESOURCES,
-        }
-    )
     memory: list[tuple[float, float]] = []
     threading.Thread(target=_watch, args=(clock, memory), daemon=True).start()
-    outcome = curation.curate(config, ModelStore(), progress=True)
+    outcome = curation.curate(configuration(manifest, Path(dataset)), ModelStore(), progress=True)
     cpu = psutil.Process().cpu_times()
     told = {
         "rows": outcome.stats.rows,
@@ -89,6 +80,19 @@ def main(manifest: str, dataset: str) -> None:
         "memory_mb": memory,
     }
     print(json.dumps(told))
+
+
+def configuration(manifest: str, dataset: Path) -> CurateConfig:
+    """Recorded stages in blocks, shards and scan parts of a thousand rows."""
+    return CurateConfig.model_validate(
+        {
+            "input": {"path": manifest},
+            "output": dataset,
+            "stages": recorded.stages(),
+            "gates": _GATES,
+            "resources": _RESOURCES,
+        }
+    )
 
 
 def _watch(clock: Clock, memory: list[tuple[float, float]]) -> None:

@@ -188,7 +188,7 @@ class _Run:
         return todo.num_rows
 
     def _unscanned(self) -> pa.Table:
-        scanned = read_scan(self.layout, self.dag)
+        scanned = read_scan(self.layout, self.dag, ("row_id", "size", "stamp"))
         return rows_to_scan(self.manifest, scanned, self.ledger.rows.keys(), self.layout, self.dag)
 
     def _todo(self) -> pa.Table:
