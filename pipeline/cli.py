@@ -15,11 +15,14 @@ from pipeline.config import build_config
 from pipeline.demo.input import prepare
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.export_cli import app as export_app
+from pipeline.forget_cli import forget_command
 from pipeline.inspection import show_pilot, show_plan, show_stats
 from pipeline.lyrics_cli import app as lyrics_app
 from pipeline.models.cli import app as models_app
 from pipeline.models.store import ModelStore
 from pipeline.plan import draft_dag, make_plan, weights_bytes
+from pipeline.quarantine_cli import quarantine_command
+from pipeline.remembered import remembered_config
 from pipeline.sample_cli import sample_command
 from pipeline.stats import collect_stats, connect
 from pipeline.train.autoencoder_cli import autoencoder_command
@@ -44,6 +47,8 @@ app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 app.command("whatif")(whatif_command)
+app.command("quarantine")(quarantine_command)
+app.command("forget")(forget_command)
 app.add_typer(lyrics_app, name="lyrics")
 app.add_typer(export_app, name="export")
 train_app.command("autoencoder")(autoencoder_command)
@@ -93,7 +98,8 @@ def curate_command(
 ) -> None:
     """Turn songs into shards. The same command again does only what is left.
 
-    Given a dataset and --add alone, make these features of its rows, beside shards that stay as they are.
+    Given a dataset alone, go on with the settings that it was last written with. With --add, make these features of its
+    rows, beside shards that stay as they are.
 
     [bold]Examples[/]
 
@@ -103,27 +109,32 @@ def curate_command(
 
       songmill curate --config run.yaml --update
 
+      songmill curate dataset
+
       songmill curate --add latents,ssl --set latents.codec=ACE-Step dataset
     """
     if source and out is None and config is None and Layout(Path(source)).plan.is_file():
         if stages or profile or lyrics or license or origin or require_license or update:
             _fail(f"{source} is a dataset: to add features to it give --add and --set alone", USAGE_PROBLEM)
-        _add_features(Path(source), _names(add), overrides or [], progress=not quiet, as_json=as_json)
-        return
-    settings = _guarded(
-        build_config,
-        file=config,
-        profile=profile,
-        only=_names(stages),
-        add=_names(add),
-        overrides=overrides or [],
-        input=source,
-        output=out,
-        lyrics=lyrics,
-        license=license,
-        source=origin,
-        require_license=require_license,
-    )
+        if add or overrides:
+            _add_features(Path(source), _names(add), overrides or [], progress=not quiet, as_json=as_json)
+            return
+        settings = _guarded(remembered_config, Layout(Path(source).resolve()))
+    else:
+        settings = _guarded(
+            build_config,
+            file=config,
+            profile=profile,
+            only=_names(stages),
+            add=_names(add),
+            overrides=overrides or [],
+            input=source,
+            output=out,
+            lyrics=lyrics,
+            license=license,
+            source=origin,
+            require_license=require_license,
+        )
     outcome = _curate(settings, ModelStore(), update=update, progress=not quiet)
     if as_json:
         _print_json({"worked_on": outcome.worked_on, **outcome.stats.model_dump()})

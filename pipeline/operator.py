@@ -37,6 +37,7 @@ class OperatorSpec:
         prepare: completes a block before the first stage: the scan's identity columns, the curation's stored ones.
         is_last: whether finished rows count as done.
         max_attempts: times a row may be begun before it is taken for the killer of its worker.
+        spared: rows that no threshold turns away.
     """
 
     nodes: tuple[Node, ...]
@@ -45,6 +46,7 @@ class OperatorSpec:
     prepare: Callable[[pa.Table], pa.Table] | None
     is_last: bool
     max_attempts: int
+    spared: frozenset[str] = frozenset()
 
 
 class Operator:
@@ -133,8 +135,9 @@ class Operator:
         if not gates or column not in rows.column_names:
             return rows
         verdicts = rows["verdict"].to_pylist()
-        for verdict, value in zip(verdicts, rows[column].to_pylist(), strict=True):
-            judge(verdict, value, gates)
+        for row_id, verdict, value in zip(_ids(rows), verdicts, rows[column].to_pylist(), strict=True):
+            if row_id not in self.spec.spared:
+                judge(verdict, value, gates)
         return _with_column(rows, "verdict", pa.array(verdicts, columns.VERDICT))
 
 

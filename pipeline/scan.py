@@ -18,7 +18,7 @@ from pipeline.dag import Dag
 from pipeline.identity import identify
 from pipeline.ledger import move_durably
 from pipeline.operator import TIMING, OperatorSpec
-from pipeline.sink import UNIT, ScanSink, SinkSpec
+from pipeline.sink import UNIT, ScanSink, SinkSpec, write_rows
 from schemas import columns
 from schemas.config import ResourceConfig
 from schemas.dataset import FOOTER_FINGERPRINTS, Layout, unit_of
@@ -61,6 +61,31 @@ def rows_to_scan(manifest: pa.Table, scanned: pa.Table, committed: Set[str], lay
         return new
     earlier = _latest([pq.read_table(path, columns=new.column_names) for path in _stale_parts(layout, dag)], new.schema)
     return pa.concat_tables([new, earlier.filter(pc.is_in(earlier["row_id"], pa.array(lost, pa.string())))])
+
+
+def failed_in_scan(layout: Layout, dag: Dag) -> Set[str]:
+    """Rows that the scan could not measure."""
+    scan = read_scan(layout, dag)
+    failed = pc.equal(pc.struct_field(scan["verdict"], "status"), "failed")
+    return {*scan.filter(failed)["row_id"].to_pylist()}
+
+
+def scanned_tracks(layout: Layout) -> dict[str, str | None]:
+    """Row id -> track id of every row that any scan has seen."""
+    parts = [pq.read_table(path, columns=["row_id", "track_id"]) for path in sorted(layout.scan.glob("part-*.parquet"))]
+    return {row["row_id"]: row["track_id"] for part in parts for row in part.to_pylist()}
+
+
+def drop_from_scan(layout: Layout, row_ids: Set[str]) -> None:
+    """Take rows out of the scan table, as if they had never been read; parts are replaced one by one."""
+    gone = pa.array(row_ids, pa.string())
+    for path in sorted(layout.scan.glob("part-*.parquet")):
+        held = pc.is_in(pq.read_table(path, columns=["row_id"])["row_id"], gone)
+        if pc.any(held).as_py():
+            rows = pq.read_table(path)
+            temporary = layout.temporary / f"{path.name}.tmp"
+            write_rows(rows.filter(pc.invert(held)), temporary, rows.schema.metadata or {})
+            move_durably(temporary, path)
 
 
 def run_scan(rows: pa.Table, dag: Dag, layout: Layout, resources: ResourceConfig, tally: ActorHandle) -> None:

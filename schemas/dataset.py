@@ -22,6 +22,16 @@ MARKS = pa.schema(
     [("row_id", pa.string()), ("mark", pa.string()), ("note", pa.string()), ("marked_at", pa.timestamp("us", "UTC"))]
 )
 
+# What may never come back: rows by what is left of them, the hashes of their uri and of their bytes.
+TOMBSTONES = pa.schema(
+    [
+        ("row_id", pa.string()),
+        ("track_id", pa.string()),  # null where the file could not be read
+        ("reason", pa.string()),
+        ("forgotten_at", pa.timestamp("us", "UTC")),
+    ]
+)
+
 _UNIT = re.compile(r"^(?:train|part)-(\d{6,})\.parquet$")
 
 
@@ -55,6 +65,16 @@ class Layout:
     def plan(self) -> Path:
         """The plan that made the dataset."""
         return self.state / "plan.json"
+
+    @property
+    def config(self) -> Path:
+        """The configuration of the run that wrote the dataset last."""
+        return self.state / "config.json"
+
+    @property
+    def tombstones(self) -> Path:
+        """What was forgotten, a table of schema `TOMBSTONES`; absent where nothing was."""
+        return self.state / "forgotten.parquet"
 
     @property
     def stats(self) -> Path:
