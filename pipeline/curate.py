@@ -223,7 +223,7 @@ class _Run:
         return todo.num_rows
 
     def _unscanned(self) -> pa.Table:
-        scanned = read_scan(self.layout, self.dag)
+        scanned = read_scan(self.layout, self.dag, ("row_id", "size", "stamp"))
         rows = rows_to_scan(self.manifest, scanned, self.ledger.rows.keys(), self.layout, self.dag)
         return rows if self.retry is None else rows.filter(_in(rows["row_id"], self.retry.row_ids))
 

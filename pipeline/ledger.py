@@ -44,16 +44,21 @@ class StageTime(BaseModel):
     audio_s: float = 0.0
 
 
-class Commit(BaseModel):
-    """One unit that is done: files by path inside the dataset, rows by id."""
+class Record(BaseModel):
+    """What a commit record says of its unit, but for the rows."""
 
     unit: int
     plan: str
     files: dict[str, str]  # path -> sha256
-    rows: dict[str, RowState]
     timings: dict[str, StageTime]
     supersedes: int | None = None
     committed_at: datetime | None = None
+
+
+class Commit(Record):
+    """One unit that is done: files by path inside the dataset, rows by id."""
+
+    rows: dict[str, RowState]
 
 
 class Ledger:
@@ -182,6 +187,13 @@ def _count_tries(commit: Commit, old: Commit | None) -> None:
         if before and before.status == state.status:
             state.first_seen = before.first_seen
             state.tries = before.tries + 1
+
+
+def read_records(layout: Layout) -> list[Record]:
+    """The records that count, without their rows, which are most of a record: for whoever wants files and times."""
+    records = [Record.model_validate_json(path.read_bytes()) for path in sorted(layout.commits.glob("*.json"))]
+    replaced = {record.supersedes for record in records}
+    return [record for record in records if record.unit not in replaced]
 
 
 def unit_files(layout: Layout) -> Iterator[Path]:

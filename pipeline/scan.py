@@ -5,7 +5,7 @@ and the scan stages' fingerprints are the ones it was scanned with.
 """
 
 import json
-from collections.abc import Set
+from collections.abc import Collection, Set
 from pathlib import Path
 
 import pyarrow as pa
@@ -34,10 +34,18 @@ def scan_schema(dag: Dag) -> pa.Schema:
     )
 
 
-def read_scan(layout: Layout, dag: Dag) -> pa.Table:
-    """The scan table as far as it exists and fits the DAG; of a row scanned twice the later one."""
+def read_scan(layout: Layout, dag: Dag, columns: Collection[str] | None = None) -> pa.Table:
+    """The scan table as far as it exists and fits the DAG; of a row scanned twice the later one.
+
+    Args:
+        layout: the dataset.
+        dag: its scan stages.
+        columns: those to read, row_id among them; default all. Sketches are most of a scan: 2 KB a song.
+    """
     schema = scan_schema(dag)
-    return _latest([pq.read_table(path, schema=schema) for path in _valid_parts(layout, dag)], schema)
+    if columns is not None:
+        schema = pa.schema([field for field in schema if field.name in columns])
+    return _latest([_read_part(path, schema) for path in _valid_parts(layout, dag)], schema)
 
 
 def rows_to_scan(manifest: pa.Table, scanned: pa.Table, committed: Set[str], layout: Layout, dag: Dag) -> pa.Table:
@@ -99,10 +107,19 @@ def run_scan(rows: pa.Table, dag: Dag, layout: Layout, resources: ResourceConfig
         part.unlink()  # only now: it may be the last to know a row that is no longer in the input
 
 
+def _read_part(path: Path, schema: pa.Schema) -> pa.Table:
+    """These columns of a part, null where it has none: parts outlive releases."""
+    file = pq.ParquetFile(path)
+    names = [name for name in schema.names if name in file.schema_arrow.names]
+    part = file.read(columns=names)
+    arrays = [part[field.name] if field.name in names else pa.nulls(part.num_rows, field.type) for field in schema]
+    return pa.table(arrays, schema.names)
+
+
 def _latest(parts: list[pa.Table], schema: pa.Schema) -> pa.Table:
     table = pa.concat_tables([schema.empty_table(), *(part.cast(schema) for part in parts)])
     last = {row_id: i for i, row_id in enumerate(table["row_id"].to_pylist())}
-    return table.take(pa.array(last.values(), pa.int64()))
+    return table if len(last) == table.num_rows else table.take(pa.array(last.values(), pa.int64()))
 
 
 def _units(rows: pa.Table, first: int, size: int) -> pa.Table:

@@ -34,6 +34,7 @@ from schemas.dataset import (
 # How a unit travels: which unit a row belongs to, its place in it, how many rows the unit has, what it replaces.
 UNIT = pa.schema([("unit", pa.int64()), ("place", pa.int64()), ("unit_rows", pa.int64()), ("supersedes", pa.int64())])
 _ROW_GROUP = 64  # small groups, so that a reader who wants one column of few rows reads little
+_SCAN_ROW_GROUP = 4096  # the scan is read whole
 FEATURE_ROW_GROUP = 4  # training reads songs one by one, and a whole group for each
 
 
@@ -106,7 +107,7 @@ class ScanSink(Gatherer):
     def write(self, unit: int, rows: pa.Table) -> str:
         """One part."""
         path = self.temporary("scan")
-        write_rows(rows.drop_columns(UNIT.names), path, self.spec.footer)
+        write_rows(rows.drop_columns(UNIT.names), path, self.spec.footer, _SCAN_ROW_GROUP)
         return json.dumps({"unit": unit, "path": str(path)})
 
 
