@@ -3,6 +3,8 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
@@ -86,13 +88,27 @@ class Step:
 
 
 def histograms(connection: duckdb.DuckDBPyConnection, gates: Iterable[Gate]) -> list[Histogram]:
-    """One for every figure that rows of the dataset have, in the columns' order."""
+    """One for every figure that rows of the dataset have, in the columns' order. All of it in two passes."""
     judged = defaultdict(list)
     for gate in gates:
         judged[gate.column, gate.field].append((gate.side, gate.bound))
     schema = connection.sql(f"from {_EVERY} limit 0").to_arrow_table().schema  # type: ignore[union-attr]
-    found = (_histogram(connection, column, name, judged[column, name]) for column, name in _figures(schema))
-    return [histogram for histogram in found if histogram]
+    spreads = _spreads(connection, list(_figures(schema)))
+    return [
+        Histogram(*figure, unit(*figure), bins, spreads[figure].median, judged[figure])
+        for figure, bins in _bins(connection, spreads).items()
+    ]
+
+
+class _Spread(NamedTuple):
+    low: float
+    high: float
+    median: float
+
+    @property
+    def width(self) -> float:
+        """Of a bin."""
+        return (self.high - self.low) / _BINS or 1.0
 
 
 def _figures(schema: pa.Schema) -> Iterator[tuple[str, str]]:
@@ -103,26 +119,51 @@ def _figures(schema: pa.Schema) -> Iterator[tuple[str, str]]:
                     yield column.name, field.name
 
 
-def _histogram(
-    connection: duckdb.DuckDBPyConnection, column: str, field: str, thresholds: Sequence[tuple[str, float]]
-) -> Histogram | None:
-    figure = f'"{column}"."{field}"::double'
-    values = f"select {figure} as v, verdict.status = 'kept' as kept from {_EVERY} where isfinite({figure})"
-    spread = connection.execute(f"select min(v), max(v), median(v) from ({values})").fetchone()
-    low, high, median = spread or (None, None, None)
-    if low is None:
-        return None
-    width = (high - low) / _BINS or 1.0
-    counts = connection.execute(
-        f"select least(floor((v - ?) / ?), {_BINS - 1})::int, count(*), count(*) filter (kept) "
-        f"from ({values}) group by 1",
-        [low, width],
-    ).fetchall()
-    by_bin = {number: (rows, kept) for number, rows, kept in counts}
-    last = _BINS if high > low else 1
-    bins = [Bin(low + i * width, low + (i + 1) * width, *by_bin.get(i, (0, 0))) for i in range(last)]
-    bins[-1] = Bin(bins[-1].low, max(high, bins[-1].low), bins[-1].rows, bins[-1].kept)
-    return Histogram(column, field, unit(column, field), bins, median, thresholds)
+def _spreads(
+    connection: duckdb.DuckDBPyConnection, figures: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], _Spread]:
+    """Of those figures that some row has."""
+    wanted = ", ".join(
+        f"{aggregate}({_number(figure)}) filter (isfinite({_number(figure)}))"
+        for figure in figures
+        for aggregate in ("min", "max", "median")
+    )
+    found = connection.execute(f"select {wanted} from {_EVERY}").fetchone() if figures else None
+    spreads = zip(figures, _groups(found, 3), strict=True)
+    return {figure: _Spread(*spread) for figure, spread in spreads if None not in spread}
+
+
+def _bins(
+    connection: duckdb.DuckDBPyConnection, spreads: Mapping[tuple[str, str], _Spread]
+) -> dict[tuple[str, str], list[Bin]]:
+    wanted, values = [], []
+    for figure, spread in spreads.items():
+        number = f"least(floor(({_number(figure)} - ?) / ?), {_BINS - 1})::int"
+        for condition in ("", " and verdict.status = 'kept'"):
+            wanted.append(f"histogram({number}) filter (isfinite({_number(figure)}){condition})")
+            values += [spread.low, spread.width]
+    found = connection.execute(f"select {', '.join(wanted)} from {_EVERY}", values).fetchone() if wanted else None
+    counts = zip(spreads.items(), _groups(found, 2), strict=True)
+    return {figure: list(_filled(spread, rows, kept or {})) for (figure, spread), (rows, kept) in counts}
+
+
+def _filled(spread: _Spread, rows: Mapping[int, int], kept: Mapping[int, int]) -> Iterator[Bin]:
+    """Bins from the least value to the greatest; a single one of no width where all rows are alike."""
+    last = _BINS - 1 if spread.high > spread.low else 0
+    for i in range(last + 1):
+        high = spread.high if i == last else spread.low + (i + 1) * spread.width
+        yield Bin(spread.low + i * spread.width, high, rows.get(i, 0), kept.get(i, 0))
+
+
+def _groups(values: Sequence[Any] | None, size: int) -> Iterator[tuple[Any, ...]]:
+    remaining = iter(values or ())
+    while group := tuple(islice(remaining, size)):
+        yield group
+
+
+def _number(figure: tuple[str, str]) -> str:
+    column, field = (name.replace('"', '""') for name in figure)
+    return f'"{column}"."{field}"::double'
 
 
 def funnel(plan: Plan, verdicts: Iterable[VerdictCount], rows: int) -> list[Step]:
