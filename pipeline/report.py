@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.ledger import write_durably
 from pipeline.pages.excerpts import Excerpt, make_excerpt, stored_excerpts
-from pipeline.pages.plots import funnel, histograms
+from pipeline.pages.funnel import funnel
+from pipeline.pages.histograms import histograms
 from pipeline.pages.row import row_view
 from pipeline.pages.sampling import fetch, sample
 from pipeline.pages.templates import asset, environment
