@@ -13,8 +13,9 @@ from pydantic import BaseModel
 
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.ledger import write_durably
-from pipeline.pages.excerpts import Excerpt, make_excerpt, stored_excerpts
-from pipeline.pages.plots import funnel, histograms
+from pipeline.pages.excerpts import SHORTEST_S, Excerpt, make_excerpt, stored_excerpts
+from pipeline.pages.funnel import funnel
+from pipeline.pages.histograms import histograms
 from pipeline.pages.row import row_view
 from pipeline.pages.sampling import fetch, sample
 from pipeline.pages.templates import asset, environment
@@ -166,7 +167,7 @@ def _fitted(page: _Page, shown: Sequence[_Shown], limit_bytes: int) -> tuple[byt
     audio = sum(one.excerpt.page_bytes for one in shown)
     share = (limit_bytes - (len(text) - audio)) / max(_heard(shown), 1)
     remark = None
-    while len(text) > limit_bytes and share > 0 and _longest(shown) > 2.0:
+    while len(text) > limit_bytes and share > 0 and _longest(shown) > SHORTEST_S:
         shown = [_Shown(one.view, one.excerpt.at_most(int(share))) for one in shown]
         remark = (
             f"Sounds are cut to {_longest(shown):.0f} s at most, so that the page stays under {_mb(limit_bytes)} MB."

@@ -19,7 +19,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from pipeline.errors import UsageProblem
 from pipeline.pages.excerpts import make_excerpt, stored_excerpts
-from pipeline.pages.plots import funnel, histograms
+from pipeline.pages.funnel import funnel
+from pipeline.pages.histograms import histograms
 from pipeline.pages.row import row_view
 from pipeline.pages.sampling import _shares, sample
 from pipeline.pages.sound import Sound
