@@ -1,6 +1,6 @@
 """`songmill curate`: manifest -> scan -> verdicts on the whole table -> models on what is left -> committed shards."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +17,18 @@ from pipeline.dag import Dag
 from pipeline.errors import DataProblem
 from pipeline.ledger import Commit, Ledger, unit_files, write_durably
 from pipeline.manifest import fill_defaults, read_manifest
+from pipeline.marks import Mark, read_marks
 from pipeline.models.store import ModelStore
 from pipeline.operator import OperatorSpec
 from pipeline.plan import Plan, make_dag, make_plan
 from pipeline.progress import Tally, shown
-from pipeline.scan import read_scan, rows_to_scan, run_scan
+from pipeline.remembered import remember_config
+from pipeline.scan import drop_from_scan, failed_in_scan, read_scan, rows_to_scan, run_scan
 from pipeline.sink import ShardSink, SinkSpec
 from pipeline.stats import Stats, collect_stats
 from pipeline.stored import StoredColumns
-from pipeline.todo import judge_scan, todo_schema, units_to_do
+from pipeline.todo import Retry, judge_scan, keepers, todo_schema, units_to_do
+from pipeline.tombstones import forgotten_tracks, read_tombstones, without_forgotten
 from schemas.config import CurateConfig, StageConfig
 from schemas.dataset import FEATURES, Layout
 
@@ -44,7 +47,14 @@ class Outcome:
     worked_on: int  # rows this run had to do
 
 
-def curate(config: CurateConfig, store: ModelStore, *, update: bool = False, progress: bool = True) -> Outcome:
+def curate(
+    config: CurateConfig,
+    store: ModelStore,
+    *,
+    update: bool = False,
+    progress: bool = True,
+    retry: Set[str] | None = None,
+) -> Outcome:
     """Bring the dataset in line with the input and the plan; do what is not committed yet and nothing twice.
 
     Args:
@@ -52,6 +62,7 @@ def curate(config: CurateConfig, store: ModelStore, *, update: bool = False, pro
         store: where the models lie.
         update: allow a plan other than the dataset's; columns whose fingerprint changed are made anew.
         progress: show live progress on stderr.
+        retry: row ids to work on again, from the stage that failed, and nothing else.
 
     Raises:
         DagError: the DAG does not fit; nothing was started.
@@ -67,11 +78,32 @@ def curate(config: CurateConfig, store: ModelStore, *, update: bool = False, pro
     with alone(layout):
         _check_plan(layout, plan, update)
         ledger = Ledger(layout).open()
-        worked_on = _Run(config, manifest, dag, plan, layout, ledger, progress).bring_up_to_date()
-        stats = collect_stats(layout)
-        write_durably(layout.stats, stats.model_dump_json(indent=2).encode())
-        write_card(layout, plan, stats)
-    return Outcome(stats, worked_on)
+        tombstones = read_tombstones(layout)
+        manifest = without_forgotten(manifest, tombstones)
+        again = None if retry is None else _ready_for_retry(layout, ledger, dag, manifest, retry)
+        marks, forgotten = read_marks(layout), forgotten_tracks(tombstones)
+        run = _Run(config, manifest, dag, plan, layout, ledger, progress, marks, forgotten, again)
+        worked_on = run.bring_up_to_date()
+        return Outcome(describe_dataset(layout, plan), worked_on)
+
+
+def describe_dataset(layout: Layout, plan: Plan) -> Stats:
+    """Write the figures and the card of a dataset anew."""
+    stats = collect_stats(layout)
+    write_durably(layout.stats, stats.model_dump_json(indent=2).encode())
+    write_card(layout, plan, stats)
+    return stats
+
+
+def _ready_for_retry(layout: Layout, ledger: Ledger, dag: Dag, manifest: pa.Table, row_ids: Set[str]) -> Retry:
+    """Let the scan forget what it could not read, as far as the input still has it."""
+    unread = pc.and_(_in(manifest["row_id"], row_ids), _in(manifest["row_id"], failed_in_scan(layout, dag)))
+    drop_from_scan(layout, {*manifest.filter(unread)["row_id"].to_pylist()})
+    return Retry(frozenset(row_ids), ledger.next_unit)
+
+
+def _in(column: pa.ChunkedArray, values: Set[str]) -> pa.ChunkedArray:
+    return pc.is_in(column, pa.array(values, pa.string()))
 
 
 def _with_features(config: CurateConfig, layout: Layout) -> CurateConfig:
@@ -173,6 +205,9 @@ class _Run:
     layout: Layout
     ledger: Ledger
     progress: bool
+    marks: Mapping[str, Mark]
+    forgotten: Set[str]
+    retry: Retry | None
 
     def bring_up_to_date(self) -> int:
         """Run both passes until nothing is left to do; the number of rows that were worked on."""
@@ -188,24 +223,27 @@ class _Run:
         return todo.num_rows
 
     def _unscanned(self) -> pa.Table:
-        scanned = read_scan(self.layout, self.dag)
-        return rows_to_scan(self.manifest, scanned, self.ledger.rows.keys(), self.layout, self.dag)
+        scanned = read_scan(self.layout, self.dag, ("row_id", "size", "stamp"))
+        rows = rows_to_scan(self.manifest, scanned, self.ledger.rows.keys(), self.layout, self.dag)
+        return rows if self.retry is None else rows.filter(_in(rows["row_id"], self.retry.row_ids))
 
     def _todo(self) -> pa.Table:
         scan = read_scan(self.layout, self.dag)
         wanted = pa.array({*self.manifest["row_id"].to_pylist(), *self.ledger.rows}, pa.string())
         scan = scan.filter(pc.is_in(scan["row_id"], wanted))
         scan = fill_defaults(scan, license=self.config.input.license, source=self.config.input.source)
-        judged = judge_scan(scan, self.dag, self.plan, self.ledger)
-        return units_to_do(judged, self.dag, self.plan, self.ledger, self.config.resources)
+        judged = judge_scan(scan, self.dag, self.plan, self.ledger, self.marks, self.forgotten)
+        return units_to_do(judged, self.dag, self.plan, self.ledger, self.config.resources, self.marks, self.retry)
 
     def _scan(self, rows: pa.Table, tally: ActorHandle) -> None:
         run_scan(rows, self.dag, self.layout, self.config.resources, tally)
 
     def _curate(self, rows: pa.Table, tally: ActorHandle) -> None:
-        sink = SinkSpec(self.layout.root, self.plan.id, self.dag.fingerprints)
+        marks = {row_id: mark.mark for row_id, mark in self.marks.items()}
+        sink = SinkSpec(self.layout.root, self.plan.id, self.dag.fingerprints, marks)
         for result in run_pass(rows, self._operators(), ShardSink, sink, self.config.resources, tally):
             remember_plan(self.layout, self.plan)
+            remember_config(self.layout, self.config, self.dag)
             temporary = {final: Path(path) for final, path in result["temporary"].items()}
             self.ledger.add(Commit.model_validate(result["commit"]), temporary)
 
@@ -221,6 +259,7 @@ class _Run:
                 prepare=stored if i == 0 else None,
                 is_last=i == len(groups) - 1,
                 max_attempts=self.config.resources.max_attempts,
+                spared=keepers(self.marks),
             )
             for i, nodes in enumerate(groups)
         ]

@@ -5,44 +5,22 @@ to a row already kept. So a duplicate always names a kept row it resembles itsel
 third are not lost with it, and the order in which files arrived does not matter.
 """
 
-from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterator, Set
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasketch import MinHash, MinHashLSH
 
+from pipeline.sketches import ENOUGH, shared_buckets
 from stages.fingerprint import SKETCH_SIZE
 
 DUPLICATES = pa.schema([("row_id", pa.string()), ("duplicate_of", pa.string()), ("similarity", pa.float64())])
 
-# Candidates come from 64 bands of 3 minima: a pair of Jaccard similarity 0.4 is found with probability 0.986, one of
-# 0.3 with 0.83, and one of 0.01 (two songs of a style) with 0.00006. The scheme is pinned; scans outlive releases.
-_BANDS, _ROWS = 64, 3
-_SCHEME, _SEED = "affine32", 1
-_ENOUGH = 32  # hashes that must be comparable before a resemblance counts
 _ALMOST = 0.999  # the most an estimate can say; 1 is for the same bytes
 
 _LOSSLESS = frozenset({"flac", "alac", "wavpack", "ape", "tta", "mlp", "truehd", "wmalossless", "tak", "shorten"})
-
-
-@dataclass(frozen=True)
-class _Song:
-    """A row that takes part."""
-
-    row_id: str
-    track_id: str | None
-    committed: bool
-    merit: tuple[float, ...]
-    sketch: np.ndarray
-
-    @property
-    def rank(self) -> tuple[Any, ...]:
-        """Sorts the song to keep first."""
-        return not self.committed, tuple(-value for value in self.merit), self.row_id
+_NOTHING = np.empty(0, np.uint32)
 
 
 def find_duplicates(scan: pa.Table, committed: Set[str], threshold: float = 0.4) -> pa.Table:
@@ -62,58 +40,50 @@ def find_duplicates(scan: pa.Table, committed: Set[str], threshold: float = 0.4)
     Returns:
         `DUPLICATES`, by row_id; similarity is 1 where the files are the same bytes.
     """
-    index = _Index(threshold)
-    found: list[tuple[str, str, float]] = []
-    for song in sorted(_songs(scan, committed), key=lambda song: song.rank):
-        signature = _signature(song.sketch)
-        original = index.original_of(song, signature)
+    takes_part = pc.fill_null(pc.equal(pc.struct_field(scan["verdict"], "status"), "kept"), False)
+    sketches = _sketches(scan, takes_part)
+    facts = scan.select([name for name in scan.column_names if name != "fingerprint"]).filter(takes_part)
+    row_ids, track_ids = facts["row_id"].to_pylist(), facts["track_id"].to_pylist()
+    index = _Index(threshold, row_ids, track_ids, sketches)
+    found = []
+    for song in _best_first(facts, row_ids, committed):
+        original = index.original_of(song)
         if original is None:
-            index.keep(song, signature)
+            index.keep(song)
         else:
-            found.append((song.row_id, *original))
+            found.append((row_ids[song], *original))
     rows = [dict(zip(DUPLICATES.names, row, strict=True)) for row in sorted(found)]
     return pa.Table.from_pylist(rows, DUPLICATES)
 
 
 class _Index:
-    """The songs kept so far."""
+    """The songs kept so far, by their number among those that take part."""
 
-    def __init__(self, threshold: float) -> None:
+    def __init__(
+        self, threshold: float, row_ids: list[str], track_ids: list[str | None], sketches: list[np.ndarray]
+    ) -> None:
         self._threshold = threshold
-        self._by_track: dict[str, str] = {}
-        self._sketches: dict[str, np.ndarray] = {}
-        self._bands = MinHashLSH(num_perm=_BANDS * _ROWS, params=(_BANDS, _ROWS))
+        self._row_ids, self._track_ids, self._sketches = row_ids, track_ids, sketches
+        self._by_track: dict[str, int] = {}
+        self._buckets = shared_buckets(sketches)
+        self._in_bucket: defaultdict[int, list[int]] = defaultdict(list)
 
-    def keep(self, song: _Song, signature: MinHash | None) -> None:
-        if song.track_id is not None:
-            self._by_track.setdefault(song.track_id, song.row_id)
-        if signature is not None:
-            self._sketches[song.row_id] = song.sketch
-            self._bands.insert(song.row_id, signature)
+    def keep(self, song: int) -> None:
+        track_id = self._track_ids[song]
+        if track_id is not None:
+            self._by_track.setdefault(track_id, song)
+        for bucket in self._buckets.get(song, ()):
+            self._in_bucket[bucket].append(song)
 
-    def original_of(self, song: _Song, signature: MinHash | None) -> tuple[str, float] | None:
+    def original_of(self, song: int) -> tuple[str, float] | None:
         """The kept song it copies, and how similar they are: the same bytes, else the most similar one."""
-        if song.track_id in self._by_track:
-            return self._by_track[song.track_id], 1.0
-        if signature is None:
-            return None
-        near = ((row_id, containment(song.sketch, self._sketches[row_id])) for row_id in self._bands.query(signature))
-        alike = [(row_id, min(share, _ALMOST)) for row_id, share in near if share >= self._threshold]
+        track_id = self._track_ids[song]
+        if track_id is not None and track_id in self._by_track:
+            return self._row_ids[self._by_track[track_id]], 1.0
+        near = {other for bucket in self._buckets.get(song, ()) for other in self._in_bucket[bucket]}
+        shares = ((other, containment(self._sketches[song], self._sketches[other])) for other in near)
+        alike = [(self._row_ids[other], min(share, _ALMOST)) for other, share in shares if share >= self._threshold]
         return min(alike, key=lambda pair: (-pair[1], pair[0]), default=None)
-
-
-def _signature(sketch: np.ndarray) -> MinHash | None:
-    """MinHash of a sketch; None if it is too small to resemble anything."""
-    if sketch.size < _ENOUGH:
-        return None
-    signature = MinHash(num_perm=_BANDS * _ROWS, seed=_SEED, scheme=_SCHEME, hashfunc=int, permutations=_permutations())
-    signature.update_batch(sketch)
-    return signature
-
-
-@cache
-def _permutations() -> np.ndarray:
-    return MinHash(num_perm=_BANDS * _ROWS, seed=_SEED, scheme=_SCHEME).permutations
 
 
 def containment(a: np.ndarray, b: np.ndarray) -> float:
@@ -125,43 +95,61 @@ def containment(a: np.ndarray, b: np.ndarray) -> float:
     limit = min(_covered(a), _covered(b))
     a, b = (sketch[: np.searchsorted(sketch, limit, side="right")] for sketch in (a, b))
     fewer = min(a.size, b.size)
-    return np.intersect1d(a, b, assume_unique=True).size / fewer if fewer >= _ENOUGH else 0.0
+    return np.intersect1d(a, b, assume_unique=True).size / fewer if fewer >= ENOUGH else 0.0
 
 
 def _covered(sketch: np.ndarray) -> int:
     return int(sketch[-1]) if sketch.size >= SKETCH_SIZE else 2**32 - 1
 
 
-def _songs(scan: pa.Table, committed: Set[str]) -> Iterator[_Song]:
-    kept = scan.filter(pc.equal(pc.struct_field(scan["verdict"], "status"), "kept"))
-    fingerprints = pc.struct_field(kept["fingerprint"], "hashes") if "fingerprint" in kept.column_names else None
-    columns = (
-        kept[name].to_pylist() if name in kept.column_names else [None] * kept.num_rows
-        for name in ("row_id", "track_id", "audio", "quality")
-    )
-    for i, (row_id, track_id, audio, quality) in enumerate(zip(*columns, strict=True)):
-        hashes = fingerprints[i].values if fingerprints else None
-        yield _Song(
-            row_id=row_id,
-            track_id=track_id,
-            committed=row_id in committed,
-            merit=_merit(audio or {}, quality or {}),
-            sketch=np.empty(0, np.uint32) if hashes is None else hashes.to_numpy(),
-        )
+def _sketches(scan: pa.Table, takes_part: pa.ChunkedArray) -> list[np.ndarray]:
+    """The sketch of every song that takes part, a view of the scan's own memory; empty where there is none."""
+    chosen = takes_part.to_numpy(zero_copy_only=False)
+    if "fingerprint" not in scan.column_names:
+        return [_NOTHING] * int(chosen.sum())
+    every = (sketch for chunk in pc.struct_field(scan["fingerprint"], "hashes").chunks for sketch in _lists(chunk))
+    return [sketch for sketch, takes in zip(every, chosen, strict=True) if takes]
 
 
-def _merit(audio: Mapping[str, Any], quality: Mapping[str, Any]) -> tuple[float, ...]:
+def _lists(chunk: pa.ListArray) -> Iterator[np.ndarray]:
+    offsets, values = chunk.offsets.to_numpy(), chunk.values.to_numpy()
+    for valid, start, end in zip(chunk.is_valid().to_pylist(), offsets[:-1], offsets[1:], strict=True):
+        yield values[start:end] if valid else _NOTHING
+
+
+def _best_first(facts: pa.Table, row_ids: list[str], committed: Set[str]) -> list[int]:
+    """The songs in the order in which they are kept: committed ones, then by merit, then by row_id."""
+    by_id = np.array(sorted(range(len(row_ids)), key=row_ids.__getitem__), np.int64)
+    is_new = np.array([row_id not in committed for row_id in row_ids], bool)
+    worst_last = [is_new, *(-figure for figure in _merit(facts))]
+    return by_id[np.lexsort([figure[by_id] for figure in reversed(worst_last)])].tolist()
+
+
+def _merit(facts: pa.Table) -> tuple[np.ndarray, ...]:
     """What makes the better copy, most important first. Coarse steps keep jitter of the measurements from deciding.
 
     Stereo over mono; the wider band (steps of 2 kHz), which comes before lossless since an MP3 saved as FLAC is still
     an MP3; lossless over lossy; less clipping (steps of 0.1 %); longer (whole seconds); the higher sampling rate.
     """
-    codec = audio.get("codec") or ""
     return (
-        min(audio.get("channels") or 0, 2),
-        (quality.get("bandwidth_hz") or 0) // 2000,
-        codec.startswith("pcm_") or codec in _LOSSLESS,
-        -((quality.get("clipped_ratio") or 0) // 0.001),
-        (audio.get("duration_s") or 0) // 1,
-        audio.get("sample_rate_hz") or 0,
+        np.minimum(_figure(facts, "audio", "channels"), 2),
+        _figure(facts, "quality", "bandwidth_hz") // 2000,
+        _is_lossless(facts),
+        -(_figure(facts, "quality", "clipped_ratio") // 0.001),
+        _figure(facts, "audio", "duration_s") // 1,
+        _figure(facts, "audio", "sample_rate_hz"),
     )
+
+
+def _figure(facts: pa.Table, column: str, field: str) -> np.ndarray:
+    """A figure of every song; 0 where it was not measured."""
+    if column not in facts.column_names:
+        return np.zeros(facts.num_rows)
+    return pc.fill_null(pc.struct_field(facts[column], field).cast(pa.float64()), 0.0).to_numpy()
+
+
+def _is_lossless(facts: pa.Table) -> np.ndarray:
+    if "audio" not in facts.column_names:
+        return np.zeros(facts.num_rows)
+    codecs = pc.struct_field(facts["audio"], "codec").to_pylist()
+    return np.array([float((codec or "").startswith("pcm_") or codec in _LOSSLESS) for codec in codecs])

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.errors import DataProblem
-from pipeline.lrc import export_lrc
-from stages.lyric_ledger import CANONICAL, EXTRA, HEARD, SUNG
+from schemas.lyric_verdicts import CANONICAL, EXTRA, HEARD, SUNG
 
 _DATA_PROBLEM, _USAGE_PROBLEM = 1, 2
 
@@ -27,6 +26,8 @@ def lrc_command(
     verdicts: Annotated[str, typer.Option(help="Lines to write, by verdict.")] = f"{CANONICAL},{HEARD},{EXTRA}",
 ) -> None:
     """Enhanced LRC with line and word times, a file a song: listen, and see whether the lyrics fit."""
+    from pipeline.lrc import export_lrc  # here, for Arrow takes long to import
+
     wanted = [name.strip() for name in verdicts.split(",")]
     if unknown := sorted({*wanted} - SUNG):
         print(f"error: no verdict {', '.join(unknown)}; there are {', '.join(sorted(SUNG))}", file=sys.stderr)

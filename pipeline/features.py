@@ -16,18 +16,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from ray.actor import ActorHandle
 
-from pipeline.card import write_card
 from pipeline.cluster import check_placeable, cluster, run_pass
-from pipeline.curate import alone, in_rounds, remember_plan
+from pipeline.curate import alone, describe_dataset, in_rounds, remember_plan
 from pipeline.dag import Dag, Node
 from pipeline.feature_dag import AdditionError, build_feature_dag
 from pipeline.identity import require_same_bytes
-from pipeline.ledger import NO_PLAN, Commit, Ledger, StageTime, write_durably
+from pipeline.ledger import NO_PLAN, Commit, Ledger, StageTime
 from pipeline.models.store import ModelStore
 from pipeline.operator import TIMING, OperatorSpec
 from pipeline.plan import Plan, extended
 from pipeline.sink import UNIT, FeatureSink, FeatureSpec
-from pipeline.stats import collect_stats
 from schemas import columns
 from schemas.config import ResourceConfig
 from schemas.dataset import FEATURES, FOOTER_FINGERPRINTS, FOOTER_SHARD_DIGEST, Layout
@@ -86,9 +84,7 @@ def add_features(
     with alone(layout):
         run = _prepare(layout, stages, overrides, store, progress)
         worked_on = run.bring_up_to_date()
-        stats = collect_stats(layout)
-        write_durably(layout.stats, stats.model_dump_json(indent=2).encode())
-        write_card(layout, run.plan, stats)
+        stats = describe_dataset(layout, run.plan)
     return Addition(run.features, stats.rows["kept"], worked_on, run.failures())
 
 
@@ -210,7 +206,7 @@ class _Run:
         fingerprints = {name: self.dag.fingerprints[name] for name in features}
         commits = {unit: self.ledger.commits[unit] for unit in units}
         shards = {unit: commit.files[self._shard_name(commit)] for unit, commit in commits.items()}
-        sink = FeatureSpec(self.ledger.layout.root, self.plan.id, fingerprints, shards)
+        sink = FeatureSpec(self.ledger.layout.root, self.plan.id, fingerprints, shards=shards)
         for result in run_pass(rows, self._operators(features), FeatureSink, sink, self.resources, tally):
             self._commit(commits[result["unit"]], result)
 

@@ -1,6 +1,7 @@
 """One screen of a dataset on the terminal."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -9,7 +10,7 @@ from rich.table import Table
 
 from pipeline.dag import Dag
 from pipeline.plan import Plan
-from pipeline.stats import Distribution, Stats, VerdictCount, connect
+from pipeline.stats import Stats, connect
 from schemas.config import CurateConfig
 from schemas.dataset import Layout
 
@@ -17,25 +18,34 @@ if TYPE_CHECKING:
     from pipeline.pilot import Pilot  # it imports Ray
 
 _LISTED = 12
+_REASONS = 8
+_STAGE_LINES = 8
+_BARS = " ▁▂▃▄▅▆▇█"
 
 
 def show_stats(console: Console, name: str, stats: Stats) -> None:
-    """Counts, hours, verdicts, distributions, throughput."""
-    hours = stats.hours
-    rows = stats.rows
+    """Counts, hours, verdicts, distributions, values, time in stages: forty lines of 120 columns for most datasets."""
+    hours, rows = stats.hours, stats.rows
+    waiting = f" + {rows['pending']} pending" if "pending" in rows else ""
     console.print(
         f"[bold]{escape(name)}[/]: {rows['total']} rows = {rows['kept']} kept + {rows['filtered']} filtered + "
-        f"{rows['failed']} failed; {hours.get('kept', 0):.3f} h kept of {sum(hours.values()):.3f} h; "
-        f"{stats.shards} shards"
+        f"{rows['failed']} failed{waiting}; {hours.get('kept', 0):.3f} h kept of {sum(hours.values()):.3f} h; "
+        f"{stats.shards} shards{_marks(stats)}"
     )
-    if stats.verdicts:
-        console.print(_verdicts(stats.verdicts))
-    if stats.distributions:
-        console.print(_distributions(stats.distributions))
-    if any(stats.counts.values()):
-        console.print(_counts(stats))
-    if stats.stages:
-        console.print(_stages(stats))
+    for there, table in (
+        (stats.verdicts, _verdicts),
+        (stats.distributions, _distributions),
+        (any(stats.counts.values()), _values),
+        (stats.stages, _stages),
+    ):
+        if there:
+            console.print(table(stats))
+
+
+def sparkline(counts: Sequence[int]) -> str:
+    """Bars of a histogram; an empty bin is a blank, the smallest that is not empty the lowest bar."""
+    most = max(counts, default=0)
+    return "".join(_BARS[math.ceil(count / most * (len(_BARS) - 1))] if count else _BARS[0] for count in counts)
 
 
 def show_songs(console: Console, layout: Layout) -> None:
@@ -115,39 +125,65 @@ def _node_cells(plan: Plan, column: str, weights_bytes: Mapping[str, int | None]
     ]
 
 
-def _verdicts(verdicts: Iterable[VerdictCount]) -> Table:
-    table = Table("verdict", "stage", "reason", "rows", "hours", title="Turned away", title_justify="left")
-    for verdict in verdicts:
-        table.add_row(verdict.status, verdict.stage, escape(verdict.reason), str(verdict.rows), f"{verdict.hours:.3f}")
+def _table(*heads: str) -> Table:
+    """Borders would cost a third of the screen."""
+    return Table(*heads, box=None, padding=(0, 2, 0, 0), header_style="bold")
+
+
+def _marks(stats: Stats) -> str:
+    told = " and ".join(f"{count} {mark}" for mark, count in sorted(stats.marks.items()))
+    return f"; marked by people: {told}" if told else ""
+
+
+def _verdicts(stats: Stats) -> Table:
+    table = _table("Turned away", "stage", "reason", "rows", "hours")
+    for verdict in stats.verdicts[:_REASONS]:
+        cells = (verdict.status, verdict.stage, verdict.reason, str(verdict.rows), f"{verdict.hours:.3f}")
+        table.add_row(*map(escape, cells))
+    if rest := stats.verdicts[_REASONS:]:
+        rows, hours = sum(verdict.rows for verdict in rest), sum(verdict.hours for verdict in rest)
+        table.add_row(f"{len(rest)} more", "", "", str(rows), f"{hours:.3f}")
     return table
 
 
-def _distributions(distributions: Iterable[Distribution]) -> Table:
-    table = Table("column", "rows", "min", "25 %", "median", "75 %", "max", title="Kept rows", title_justify="left")
-    for spread in distributions:
+def _distributions(stats: Stats) -> Table:
+    table = _table("Kept rows", "rows", "min", "25 %", "median", "75 %", "max", "from the 1st to the 99th percentile")
+    for spread in stats.distributions:
         points = (spread.minimum, spread.p25, spread.median, spread.p75, spread.maximum)
         cells = ("-" if value is None else f"{value:.4g}" for value in points)
-        table.add_row(spread.column, str(spread.count), *cells)
+        table.add_row(spread.column, str(spread.count), *cells, sparkline(spread.counts))
     return table
 
 
-def _counts(stats: Stats) -> Table:
-    table = Table("column", "values", title="Most common", title_justify="left")
+def _values(stats: Stats) -> Table:
+    """One line a column; what does not fit is cut, `--json` has it."""
+    table = Table("Most common", "", box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.columns[1].no_wrap, table.columns[1].overflow = True, "ellipsis"
+    if stats.vocal_share is not None:
+        table.add_row("vocal share", f"{stats.vocal_share:.1%} of hours")
     for column, values in stats.counts.items():
-        if values:
-            table.add_row(column, escape(_shortened(values)))
+        if values and column != "vocals.has_vocals":
+            hours = stats.hours_of.get(column, {}) if column == "license" else {}
+            table.add_row(column, escape(_shortened(values, hours)))
     return table
 
 
-def _shortened(values: dict[str, int]) -> str:
-    listed = [f"{value} ({count})" for value, count in list(values.items())[:_LISTED]]
+def _shortened(values: Mapping[str, int], hours: Mapping[str, float]) -> str:
+    listed = [
+        f"{value} ({count}{f', {hours[value]:.2f} h' if value in hours else ''})"
+        for value, count in list(values.items())[:_LISTED]
+    ]
     more = len(values) - len(listed)
     return ", ".join(listed) + (f" and {more} more" if more else "")
 
 
 def _stages(stats: Stats) -> Table:
-    table = Table("stage", "rows", "seconds", "x real time", title="Time in stages", title_justify="left")
-    for stage in stats.stages:
-        speed = f"{stage.speed:.1f}" if stage.audio_s else "-"
-        table.add_row(stage.stage, str(stage.rows), f"{stage.seconds:.2f}", speed)
+    """Stages side by side, each with its seconds and how many times real time it is."""
+    blocks = -(-len(stats.stages) // _STAGE_LINES)
+    table = _table("Time in stages", *("seconds", "x real time", "") * blocks)
+    for line in range(min(_STAGE_LINES, len(stats.stages))):
+        cells = []
+        for stage in stats.stages[line::_STAGE_LINES]:
+            cells += [escape(stage.stage), f"{stage.seconds:.2f}", f"{stage.speed:.1f}" if stage.audio_s else "-"]
+        table.add_row(*cells)
     return table

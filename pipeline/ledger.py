@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -18,11 +19,21 @@ NO_PLAN = ""  # of a unit one of whose files is being replaced
 
 
 class RowState(BaseModel):
-    """Where a row ended, and the digest of what that rests on (see `pipeline.identity.basis`)."""
+    """Where a row ended, and what that rests on.
+
+    Attributes:
+        basis: digest of its identity and of what it is a copy of (see `pipeline.identity.basis`).
+        mark: what a person had said of it (see `pipeline.marks`).
+        first_seen: of a row that is not kept: since when; None for datasets that did not note it.
+        tries: how often it has been worked on with this outcome.
+    """
 
     status: str
     track_id: str | None
     basis: str
+    mark: str | None = None
+    first_seen: datetime | None = None
+    tries: int = 1
 
 
 class StageTime(BaseModel):
@@ -33,15 +44,21 @@ class StageTime(BaseModel):
     audio_s: float = 0.0
 
 
-class Commit(BaseModel):
-    """One unit that is done: files by path inside the dataset, rows by id."""
+class Record(BaseModel):
+    """What a commit record says of its unit, but for the rows."""
 
     unit: int
     plan: str
     files: dict[str, str]  # path -> sha256
-    rows: dict[str, RowState]
     timings: dict[str, StageTime]
     supersedes: int | None = None
+    committed_at: datetime | None = None
+
+
+class Commit(Record):
+    """One unit that is done: files by path inside the dataset, rows by id."""
+
+    rows: dict[str, RowState]
 
 
 class Ledger:
@@ -80,6 +97,26 @@ class Ledger:
         """
         if old := self.commits.get(-1 if commit.supersedes is None else commit.supersedes):
             commit.timings = {**old.timings, **commit.timings}  # what did not run again took what it took
+        commit.committed_at = datetime.now(UTC)
+        _count_tries(commit, old)
+        self._replace(commit, temporary, old)
+
+    def rewrite(self, commit: Commit, temporary: dict[str, Path]) -> None:
+        """Commit a unit in place of another whose rows were judged anew or left out, but not worked on.
+
+        Args:
+            commit: its record, with the states of its rows as they are to stand; without any, the old unit just goes.
+            temporary: final path inside the dataset -> where the file lies now.
+        """
+        old = self.commits[-1 if commit.supersedes is None else commit.supersedes]
+        if commit.rows:
+            self._replace(commit, temporary, old)
+        else:
+            del self.commits[old.unit]
+            self.layout.commit_file(old.unit).unlink()
+            self._remove(old)
+
+    def _replace(self, commit: Commit, temporary: dict[str, Path], old: Commit | None) -> None:
         for final, path in temporary.items():
             move_durably(path, self.layout.root / final)
         self._record(commit)
@@ -121,7 +158,8 @@ class Ledger:
         return [path for commit in self.commits.values() for path in commit.files]
 
     def _record(self, commit: Commit) -> None:
-        write_durably(self.layout.commit_file(commit.unit), commit.model_dump_json().encode())
+        content = commit.model_dump_json(exclude_defaults=True)
+        write_durably(self.layout.commit_file(commit.unit), content.encode())
         self.commits[commit.unit] = commit
 
     def _remove(self, old: Commit) -> None:
@@ -138,6 +176,24 @@ class Ledger:
         for path in self.layout.commits.glob("*.json"):
             if int(path.stem) not in self.commits:
                 path.unlink()
+
+
+def _count_tries(commit: Commit, old: Commit | None) -> None:
+    for row_id, state in commit.rows.items():
+        if state.status == "kept":
+            continue
+        state.first_seen = commit.committed_at
+        before = old.rows.get(row_id) if old else None
+        if before and before.status == state.status:
+            state.first_seen = before.first_seen
+            state.tries = before.tries + 1
+
+
+def read_records(layout: Layout) -> list[Record]:
+    """The records that count, without their rows, which are most of a record: for whoever wants files and times."""
+    records = [Record.model_validate_json(path.read_bytes()) for path in sorted(layout.commits.glob("*.json"))]
+    replaced = {record.supersedes for record in records}
+    return [record for record in records if record.unit not in replaced]
 
 
 def unit_files(layout: Layout) -> Iterator[Path]:

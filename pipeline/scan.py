@@ -5,7 +5,7 @@ and the scan stages' fingerprints are the ones it was scanned with.
 """
 
 import json
-from collections.abc import Set
+from collections.abc import Collection, Set
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ from pipeline.dag import Dag
 from pipeline.identity import identify
 from pipeline.ledger import move_durably
 from pipeline.operator import TIMING, OperatorSpec
-from pipeline.sink import UNIT, ScanSink, SinkSpec
+from pipeline.sink import UNIT, ScanSink, SinkSpec, write_rows
 from schemas import columns
 from schemas.config import ResourceConfig
 from schemas.dataset import FOOTER_FINGERPRINTS, Layout, unit_of
@@ -34,10 +34,18 @@ def scan_schema(dag: Dag) -> pa.Schema:
     )
 
 
-def read_scan(layout: Layout, dag: Dag) -> pa.Table:
-    """The scan table as far as it exists and fits the DAG; of a row scanned twice the later one."""
+def read_scan(layout: Layout, dag: Dag, columns: Collection[str] | None = None) -> pa.Table:
+    """The scan table as far as it exists and fits the DAG; of a row scanned twice the later one.
+
+    Args:
+        layout: the dataset.
+        dag: its scan stages.
+        columns: those to read, row_id among them; default all. Sketches are most of a scan: 2 KB a song.
+    """
     schema = scan_schema(dag)
-    return _latest([pq.read_table(path, schema=schema) for path in _valid_parts(layout, dag)], schema)
+    if columns is not None:
+        schema = pa.schema([field for field in schema if field.name in columns])
+    return _latest([_read_part(path, schema) for path in _valid_parts(layout, dag)], schema)
 
 
 def rows_to_scan(manifest: pa.Table, scanned: pa.Table, committed: Set[str], layout: Layout, dag: Dag) -> pa.Table:
@@ -53,6 +61,31 @@ def rows_to_scan(manifest: pa.Table, scanned: pa.Table, committed: Set[str], lay
         return new
     earlier = _latest([pq.read_table(path, columns=new.column_names) for path in _stale_parts(layout, dag)], new.schema)
     return pa.concat_tables([new, earlier.filter(pc.is_in(earlier["row_id"], pa.array(lost, pa.string())))])
+
+
+def failed_in_scan(layout: Layout, dag: Dag) -> Set[str]:
+    """Rows that the scan could not measure."""
+    scan = read_scan(layout, dag)
+    failed = pc.equal(pc.struct_field(scan["verdict"], "status"), "failed")
+    return {*scan.filter(failed)["row_id"].to_pylist()}
+
+
+def scanned_tracks(layout: Layout) -> dict[str, str | None]:
+    """Row id -> track id of every row that any scan has seen."""
+    parts = [pq.read_table(path, columns=["row_id", "track_id"]) for path in sorted(layout.scan.glob("part-*.parquet"))]
+    return {row["row_id"]: row["track_id"] for part in parts for row in part.to_pylist()}
+
+
+def drop_from_scan(layout: Layout, row_ids: Set[str]) -> None:
+    """Take rows out of the scan table, as if they had never been read; parts are replaced one by one."""
+    gone = pa.array(row_ids, pa.string())
+    for path in sorted(layout.scan.glob("part-*.parquet")):
+        held = pc.is_in(pq.read_table(path, columns=["row_id"])["row_id"], gone)
+        if pc.any(held).as_py():
+            rows = pq.read_table(path)
+            temporary = layout.temporary / f"{path.name}.tmp"
+            write_rows(rows.filter(pc.invert(held)), temporary, rows.schema.metadata or {})
+            move_durably(temporary, path)
 
 
 def run_scan(rows: pa.Table, dag: Dag, layout: Layout, resources: ResourceConfig, tally: ActorHandle) -> None:
@@ -74,10 +107,19 @@ def run_scan(rows: pa.Table, dag: Dag, layout: Layout, resources: ResourceConfig
         part.unlink()  # only now: it may be the last to know a row that is no longer in the input
 
 
+def _read_part(path: Path, schema: pa.Schema) -> pa.Table:
+    """These columns of a part, null where it has none: parts outlive releases."""
+    file = pq.ParquetFile(path)
+    names = [name for name in schema.names if name in file.schema_arrow.names]
+    part = file.read(columns=names)
+    arrays = [part[field.name] if field.name in names else pa.nulls(part.num_rows, field.type) for field in schema]
+    return pa.table(arrays, schema.names)
+
+
 def _latest(parts: list[pa.Table], schema: pa.Schema) -> pa.Table:
     table = pa.concat_tables([schema.empty_table(), *(part.cast(schema) for part in parts)])
     last = {row_id: i for i, row_id in enumerate(table["row_id"].to_pylist())}
-    return table.take(pa.array(last.values(), pa.int64()))
+    return table if len(last) == table.num_rows else table.take(pa.array(last.values(), pa.int64()))
 
 
 def _units(rows: pa.Table, first: int, size: int) -> pa.Table:

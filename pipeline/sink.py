@@ -9,7 +9,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ from schemas.dataset import (
 # How a unit travels: which unit a row belongs to, its place in it, how many rows the unit has, what it replaces.
 UNIT = pa.schema([("unit", pa.int64()), ("place", pa.int64()), ("unit_rows", pa.int64()), ("supersedes", pa.int64())])
 _ROW_GROUP = 64  # small groups, so that a reader who wants one column of few rows reads little
-_FEATURE_ROW_GROUP = 4  # training reads songs one by one, and a whole group for each
+_SCAN_ROW_GROUP = 4096  # the scan is read whole
+FEATURE_ROW_GROUP = 4  # training reads songs one by one, and a whole group for each
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class SinkSpec:
     root: Path
     plan: str
     fingerprints: Mapping[str, str]
+    marks: Mapping[str, str] = field(default_factory=dict)  # row id -> what a person said of it
 
     @property
     def footer(self) -> dict[bytes, bytes]:
@@ -94,7 +96,7 @@ class Gatherer(ABC):
         for name in FEATURES:
             if name in rows.column_names:
                 path = self.temporary(name)
-                _write(rows.select(["row_id", name]), path, footer, _FEATURE_ROW_GROUP)
+                write_rows(rows.select(["row_id", name]), path, footer, FEATURE_ROW_GROUP)
                 files[self.inside(self.layout.feature_file(name, unit))] = path
         return files
 
@@ -105,7 +107,7 @@ class ScanSink(Gatherer):
     def write(self, unit: int, rows: pa.Table) -> str:
         """One part."""
         path = self.temporary("scan")
-        _write(rows.drop_columns(UNIT.names), path, self.spec.footer)
+        write_rows(rows.drop_columns(UNIT.names), path, self.spec.footer, _SCAN_ROW_GROUP)
         return json.dumps({"unit": unit, "path": str(path)})
 
 
@@ -122,13 +124,13 @@ class ShardSink(Gatherer):
             files |= self._write_shard(unit, shard)
         if (rejected := facts.filter(pc.invert(kept))).num_rows:
             path = self.temporary("quarantine")
-            _write(_without_features(rejected), path, self.spec.footer)
+            write_rows(_without_features(rejected), path, self.spec.footer)
             files[self.inside(self.layout.quarantine_file(unit))] = path
         commit = Commit(
             unit=unit,
             plan=self.spec.plan,
             files={final: file_digest(path) for final, path in files.items()},
-            rows=_row_states(facts),
+            rows=_row_states(facts, self.spec.marks),
             timings=_timings(rows),
             supersedes=supersedes,
         )
@@ -137,7 +139,7 @@ class ShardSink(Gatherer):
 
     def _write_shard(self, unit: int, rows: pa.Table) -> dict[str, Path]:
         shard = self.temporary("train")
-        _write(_without_features(rows), shard, self.spec.footer)
+        write_rows(_without_features(rows), shard, self.spec.footer)
         return {self.inside(self.layout.shard_file(unit)): shard, **self.write_features(unit, rows, file_digest(shard))}
 
 
@@ -145,7 +147,7 @@ class ShardSink(Gatherer):
 class FeatureSpec(SinkSpec):
     """What a sink of features needs to know besides: the digest of each unit's shard."""
 
-    shards: Mapping[int, str]
+    shards: Mapping[int, str] = field(default_factory=dict)
 
 
 class FeatureSink(Gatherer):
@@ -172,15 +174,21 @@ def _without_features(rows: pa.Table) -> pa.Table:
     return rows.drop_columns([name for name in FEATURES if name in rows.column_names])
 
 
-def _write(rows: pa.Table, path: Path, footer: Mapping[bytes, bytes], row_group: int = _ROW_GROUP) -> None:
+def write_rows(rows: pa.Table, path: Path, footer: Mapping[bytes, bytes], row_group: int = _ROW_GROUP) -> None:
+    """Write rows as every file of a dataset is written, `footer` in its metadata."""
     schema = rows.schema.with_metadata({**(rows.schema.metadata or {}), **footer})
     pq.write_table(rows.cast(schema), path, compression="zstd", row_group_size=row_group, write_page_checksum=True)
 
 
-def _row_states(rows: pa.Table) -> dict[str, RowState]:
+def _row_states(rows: pa.Table, marks: Mapping[str, str]) -> dict[str, RowState]:
     known = rows.select([*columns.IDENTITY.names, "dedup", "verdict"]).to_pylist()
     return {
-        row["row_id"]: RowState(status=row["verdict"]["status"], track_id=row["track_id"], basis=basis(row))
+        row["row_id"]: RowState(
+            status=row["verdict"]["status"],
+            track_id=row["track_id"],
+            basis=basis(row),
+            mark=marks.get(row["row_id"]),
+        )
         for row in known
     }
 

@@ -1,15 +1,17 @@
 """Figures of a dataset, read from its shards, quarantine and commits through DuckDB."""
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
-import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from pipeline.errors import DataProblem
-from pipeline.ledger import Ledger, StageTime
+from pipeline.ledger import read_records
+from pipeline.marks import read_marks
+from pipeline.stage_times import Throughput, stage_times
 from schemas.dataset import Layout
 
 
@@ -24,7 +26,13 @@ class VerdictCount(BaseModel):
 
 
 class Distribution(BaseModel):
-    """Spread of one figure over the kept rows."""
+    """Spread of one figure over the kept rows.
+
+    Attributes:
+        edges: borders of the bins, one more than there are counts. Inner bins are equally wide between the 1st and the
+            99th percentile, the outer ones reach to the extremes.
+        counts: rows in each bin.
+    """
 
     column: str
     count: int
@@ -33,34 +41,46 @@ class Distribution(BaseModel):
     median: float | None
     p75: float | None
     maximum: float | None
-
-
-class Throughput(StageTime):
-    """Wall time of a stage, and how fast it went."""
-
-    stage: str
-
-    @property
-    def speed(self) -> float:
-        """Seconds of audio a second of one worker."""
-        return self.audio_s / self.seconds if self.seconds else 0.0
+    edges: list[float] = []
+    counts: list[int] = []
 
 
 class Stats(BaseModel):
-    """One screen of a dataset."""
+    """One screen of a dataset.
 
-    rows: dict[str, int]  # kept, filtered, failed, total
+    Attributes:
+        rows: kept, filtered, failed, pending (where there are any) and total.
+        hours: by status.
+        shards: files of kept rows.
+        verdicts: what was turned away; rows that wait for their models are not.
+        distributions: of the kept rows' figures.
+        counts: column -> value -> kept rows.
+        hours_of: the same, their hours.
+        vocal_share: hours with vocals among those of which it is known; None where it is known of none.
+        nulls: column -> kept rows that have none.
+        marks: keep and drop -> how many rows people have marked so.
+        sizes: folder -> bytes of its committed files.
+        stages: wall time.
+    """
+
+    rows: dict[str, int]
     hours: dict[str, float]
     shards: int
     verdicts: list[VerdictCount]
     distributions: list[Distribution]
-    counts: dict[str, dict[str, int]]  # column -> value -> kept rows
+    counts: dict[str, dict[str, int]]
+    hours_of: dict[str, dict[str, float]] = {}
+    vocal_share: float | None = None
+    nulls: dict[str, int] = {}
+    marks: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     stages: list[Throughput]
 
 
 # Figures worth a line, where the dataset has them: column -> expression over the view `tracks`.
+_DURATION = "audio.duration_s"
 _FIGURES = {
-    "audio.duration_s": "audio.duration_s",
+    "audio.duration_s": _DURATION,
     "quality.loudness_lufs": "quality.loudness_lufs",
     "quality.true_peak_dbtp": "quality.true_peak_dbtp",
     "quality.bandwidth_hz": "quality.bandwidth_hz",
@@ -75,27 +95,24 @@ _FIGURES = {
 _VALUES = {
     "license": "coalesce(license, 'unknown')",
     "source": "coalesce(source, 'unknown')",
+    "language": "language",  # as declared; below as heard
     "audio.codec": "audio.codec",
-    "vocals.has_vocals": "case when vocals.has_vocals then 'vocal' else 'instrumental' end",
+    "vocals.has_vocals": "case when vocals.has_vocals then 'vocal' when not vocals.has_vocals then 'instrumental' end",
     "transcript.language": "transcript.language",
     "key": "key.tonic || ' ' || key.mode",
-    "tags.names": "unnest(tags.names[1:3])",
+    "tags.names": "tags.names[1:3]",
     "caption.source": "caption.source",
-    "flags": "unnest(flags)",
+    "flags": "flags",
 }
+_LISTS = ("tags.names", "flags")  # of which every item counts
+_WHOLE = ("license", "source", "language", "transcript.language")  # the card names every one
 _MOST_COMMON = 12
+_BINS = 20
 
 
 def connect(layout: Layout) -> duckdb.DuckDBPyConnection:
     """DuckDB in memory with the views `tracks` and `quarantine`, either of which may be empty."""
-    connection = duckdb.connect()
-    committed = [layout.root / name for name in Ledger(layout).read().files]
-    for view, folder in (("tracks", layout.shards), ("quarantine", layout.quarantine)):
-        files = sorted(path for path in committed if path.parent == folder)
-        # Of an empty view the schema is still wanted; shards and quarantine share theirs.
-        others = [path for path in committed if path.parent in (layout.shards, layout.quarantine)]
-        _create_view(connection, view, files or others[:1], empty=not files)
-    return connection
+    return _connect_to(layout, [name for record in read_records(layout) for name in record.files])
 
 
 def collect_stats(layout: Layout) -> Stats:
@@ -106,20 +123,41 @@ def collect_stats(layout: Layout) -> Stats:
     """
     if not layout.plan.exists():
         raise DataProblem(f"{layout.root} is no songmill dataset (it has no _songmill/plan.json)")
-    ledger = Ledger(layout).read()
-    if not ledger.commits:
-        return Stats(rows=_totals({}), hours={}, shards=0, verdicts=[], distributions=[], counts={}, stages=[])
-    connection = connect(layout)
+    records = read_records(layout)
+    files = [name for record in records for name in record.files]
+    marks = dict(Counter(mark.mark for mark in read_marks(layout).values()))
+    if not records:
+        empty: dict[str, Any] = {"hours": {}, "verdicts": [], "distributions": [], "counts": {}, "stages": []}
+        return Stats(rows=_totals({}), shards=0, marks=marks, **empty)
+    connection = _connect_to(layout, files)
+    nullable = _digest(connection)
     rows, hours = _by_status(connection)
+    counts, hours_of = _values(connection)
     return Stats(
         rows=_totals(rows),
         hours=hours,
-        shards=sum(name.startswith("shards/") for name in ledger.files),
+        shards=sum(name.startswith("shards/") for name in files),
         verdicts=_verdicts(connection),
-        distributions=_distributions(connection),
-        counts=_value_counts(connection),
-        stages=_stage_times(layout, ledger),
+        distributions=_distributions(connection, rows.get("kept", 0)),
+        counts=counts,
+        hours_of=hours_of,
+        vocal_share=_vocal_share(hours_of.get("vocals.has_vocals", {})),
+        nulls=_nulls(connection, nullable),
+        marks=marks,
+        sizes=_sizes(layout, files),
+        stages=stage_times(layout, records),
     )
+
+
+def _connect_to(layout: Layout, files: Sequence[str]) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    committed = [layout.root / name for name in files]
+    for view, folder in (("tracks", layout.shards), ("quarantine", layout.quarantine)):
+        mine = sorted(path for path in committed if path.parent == folder)
+        # Of an empty view the schema is still wanted; shards and quarantine share theirs.
+        others = [path for path in committed if path.parent in (layout.shards, layout.quarantine)]
+        _create_view(connection, view, mine or others[:1], empty=not mine)
+    return connection
 
 
 def _create_view(connection: duckdb.DuckDBPyConnection, view: str, files: list[Path], *, empty: bool) -> None:
@@ -136,18 +174,38 @@ def _listed(files: Iterable[Path]) -> str:
     return "[" + ", ".join("'" + str(file).replace("'", "''") + "'" for file in files) + "]"
 
 
+def _digest(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """Read the files once: tables `kept` and `rejected` hold all that is counted below; columns that may be null."""
+    types = dict(connection.execute("select column_name, column_type from (describe tracks)").fetchall())
+    nullable = [name for name, type in types.items() if type.startswith("STRUCT(") and "model VARCHAR" in type]
+    hours = f"coalesce({_DURATION}, 0) / 3600 as hours" if "audio" in types else "0.0 as hours"
+    there = {column: e for column, e in {**_FIGURES, **_VALUES}.items() if column.partition(".")[0] in types}
+    columns = [
+        *(f'{_finite(e) if column in _FIGURES else e} as "{column}"' for column, e in there.items()),
+        *(f'"{name}".model is null as "null {name}"' for name in nullable),
+    ]
+    connection.execute(f"create table kept as select {', '.join([hours, *columns])} from tracks")
+    verdict = "verdict.status as status, verdict.stage as stage, verdict.reason as reason"
+    connection.execute(f"create table rejected as select {verdict}, {hours} from quarantine")
+    return nullable
+
+
+def _finite(expression: str) -> str:
+    return f"case when isfinite(({expression})::double) then ({expression})::double end"
+
+
 def _by_status(connection: duckdb.DuckDBPyConnection) -> tuple[dict[str, int], dict[str, float]]:
     found = connection.execute(
-        f"select verdict.status, count(*), coalesce(sum({_duration(connection)}), 0) / 3600 "
-        "from (select * from tracks union all by name select * from quarantine) group by 1"
+        "select status, count(*), sum(hours) "
+        "from (select 'kept' as status, hours from kept union all select status, hours from rejected) group by 1"
     ).fetchall()
     return {status: rows for status, rows, _ in found}, {status: hours for status, _, hours in found}
 
 
 def _verdicts(connection: duckdb.DuckDBPyConnection) -> list[VerdictCount]:
     found = connection.execute(
-        f"select verdict.status, verdict.stage, verdict.reason, count(*), coalesce(sum({_duration(connection)}), 0) "
-        "/ 3600 from quarantine group by 1, 2, 3 order by 4 desc, 1, 2, 3"
+        "select status, coalesce(stage, ''), coalesce(reason, ''), count(*), sum(hours) from rejected "
+        "where status != 'pending' group by 1, 2, 3 order by 4 desc, 1, 2, 3"
     ).fetchall()
     return [
         VerdictCount(status=status, stage=stage, reason=reason, rows=rows, hours=hours)
@@ -155,79 +213,85 @@ def _verdicts(connection: duckdb.DuckDBPyConnection) -> list[VerdictCount]:
     ]
 
 
-def _distributions(connection: duckdb.DuckDBPyConnection) -> list[Distribution]:
-    names = _columns(connection)
-    return [
-        _distribution(connection, column, expression)
-        for column, expression in _FIGURES.items()
-        if column.partition(".")[0] in names
-    ]
+def _distributions(connection: duckdb.DuckDBPyConnection, kept: int) -> list[Distribution]:
+    columns = [name for name in _columns(connection) if name in _FIGURES]
+    if not columns or not kept:
+        return [_distribution(connection, column, (0, None, None, None)) for column in columns]
+    asked = ", ".join(
+        f'count("{c}"), min("{c}"), quantile_cont("{c}", [0.01, 0.25, 0.5, 0.75, 0.99]), max("{c}")' for c in columns
+    )
+    found = connection.execute(f"select {asked} from kept").fetchone() or ()
+    return [_distribution(connection, c, found[4 * i : 4 * i + 4]) for i, c in enumerate(columns)]
 
 
-def _distribution(connection: duckdb.DuckDBPyConnection, column: str, expression: str) -> Distribution:
-    row = connection.execute(
-        f"select count(v), min(v), quantile_cont(v, [0.25, 0.5, 0.75]), max(v) "
-        f"from (select ({expression})::double as v from tracks)"
-    ).fetchone()
-    count, minimum, quartiles, maximum = row or (0, None, None, None)
-    p25, median, p75 = quartiles or (None, None, None)
-    return Distribution(column=column, count=count, minimum=minimum, p25=p25, median=median, p75=p75, maximum=maximum)
+def _distribution(connection: duckdb.DuckDBPyConnection, column: str, found: tuple[Any, ...]) -> Distribution:
+    count, minimum, quantiles, maximum = found
+    p1, p25, median, p75, p99 = quantiles or [None] * 5
+    edges, counts = _histogram(connection, column, minimum, p1, p99, maximum) if count else ([], [])
+    points = {"minimum": minimum, "p25": p25, "median": median, "p75": p75, "maximum": maximum}
+    return Distribution(column=column, count=count, edges=edges, counts=counts, **points)
 
 
-def _value_counts(connection: duckdb.DuckDBPyConnection) -> dict[str, dict[str, int]]:
-    names = _columns(connection)
-    return {
-        column: dict(
-            connection.execute(
-                f"select v, count(*) from (select {expression} as v from tracks) where v is not null "
-                f"group by 1 order by 2 desc, 1{_limit(column)}"
-            ).fetchall()
-        )
-        for column, expression in _VALUES.items()
-        if column.partition(".")[0] in names
-    }
+def _histogram(
+    connection: duckdb.DuckDBPyConnection, column: str, minimum: float, p1: float, p99: float, maximum: float
+) -> tuple[list[float], list[int]]:
+    if p1 == p99:
+        return [minimum, maximum], [_count(connection, column)]
+    width = (p99 - p1) / _BINS
+    place = f'least(greatest(floor(("{column}" - {p1!r}) / {width!r}), 0), {_BINS - 1})::integer'
+    counts = [0] * _BINS
+    found = connection.execute(f'select {place}, count(*) from kept where "{column}" is not null group by 1').fetchall()
+    for bin, rows in found:
+        counts[bin] = rows
+    return [minimum, *(p1 + i * width for i in range(1, _BINS)), maximum], counts
 
 
-def _limit(column: str) -> str:
-    """The card names every licence and language; of the rest the most common will do."""
-    return "" if column in ("license", "transcript.language") else f" limit {_MOST_COMMON}"
+def _count(connection: duckdb.DuckDBPyConnection, column: str) -> int:
+    return int((connection.execute(f'select count("{column}") from kept').fetchone() or [0])[0])
 
 
-def _stage_times(layout: Layout, ledger: Ledger) -> list[Throughput]:
-    totals: defaultdict[str, StageTime] = defaultdict(StageTime)
-    for commit in ledger.commits.values():
-        for stage, time in commit.timings.items():
-            totals[stage].rows += time.rows
-            totals[stage].seconds += time.seconds
-            totals[stage].audio_s += time.audio_s
-    return _scan_times(layout) + [Throughput(stage=stage, **time.model_dump()) for stage, time in totals.items()]
+def _values(
+    connection: duckdb.DuckDBPyConnection,
+) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, float]]]:
+    """Column -> value -> kept rows, and their hours; the most common first."""
+    counts, hours_of = {}, {}
+    for column in (name for name in _columns(connection) if name in _VALUES):
+        value = f'unnest("{column}")' if column in _LISTS else f'"{column}"'
+        limit = "" if column in _WHOLE else f" limit {_MOST_COMMON}"
+        found = connection.execute(
+            f"select v, count(*), sum(hours) from (select {value} as v, hours from kept) where v is not null "
+            f"group by 1 order by 2 desc, 1{limit}"
+        ).fetchall()
+        counts[column] = {value: rows for value, rows, _ in found}
+        hours_of[column] = {value: hours for value, _, hours in found}
+    return counts, hours_of
 
 
-def _scan_times(layout: Layout) -> list[Throughput]:
-    """The scan's stages; its decode is listed apart from the curation pass's, which decodes again."""
-    paths = sorted(layout.scan.glob("part-*.parquet"))
-    if not paths:
-        return []
-    duration = "audio.duration_s" if "audio" in pq.read_schema(paths[0]).names else "0"
-    steps = f"select unnest(timing) as step, {duration} as duration_s from read_parquet({_listed(paths)})"
-    found = duckdb.execute(
-        "select step.stage, count(*), sum(step.seconds), coalesce(sum(duration_s), 0) "
-        f"from ({steps}) group by 1 order by 1"
-    ).fetchall()
-    return [
-        Throughput(stage=f"scan: {stage}", rows=rows, seconds=seconds, audio_s=audio_s)
-        for stage, rows, seconds, audio_s in found
-    ]
+def _vocal_share(hours: dict[str, float]) -> float | None:
+    known = sum(hours.values())
+    return hours.get("vocal", 0.0) / known if known else None
 
 
-def _duration(connection: duckdb.DuckDBPyConnection) -> str:
-    return "audio.duration_s" if "audio" in _columns(connection) else "0"
+def _nulls(connection: duckdb.DuckDBPyConnection, columns: list[str]) -> dict[str, int]:
+    if not columns:
+        return {}
+    asked = ", ".join(f'count(*) filter ("null {column}")' for column in columns)
+    return dict(zip(columns, connection.execute(f"select {asked} from kept").fetchone() or (), strict=True))
 
 
-def _columns(connection: duckdb.DuckDBPyConnection) -> set[str]:
-    return {row[0] for row in connection.execute("describe tracks").fetchall()}
+def _sizes(layout: Layout, files: Iterable[str]) -> dict[str, int]:
+    sizes: Counter[str] = Counter()
+    for name in files:
+        path = layout.root / name
+        sizes[str(Path(name).parent)] += path.stat().st_size if path.exists() else 0
+    return dict(sorted(sizes.items()))
+
+
+def _columns(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    return [row[0] for row in connection.execute("describe kept").fetchall()]
 
 
 def _totals(rows: dict[str, int]) -> dict[str, int]:
     statuses = {status: rows.get(status, 0) for status in ("kept", "filtered", "failed")}
-    return {**statuses, "total": sum(rows.values())}
+    waiting = {"pending": rows["pending"]} if rows.get("pending") else {}
+    return {**statuses, **waiting, "total": sum(rows.values())}

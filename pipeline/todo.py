@@ -1,6 +1,8 @@
 """Decide, on the whole scan table, what becomes of every row, and cut what is to do into units."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -8,13 +10,29 @@ import pyarrow as pa
 from pipeline.dag import Dag
 from pipeline.duplicates import find_duplicates
 from pipeline.identity import basis
-from pipeline.ledger import Commit, Ledger
+from pipeline.ledger import Commit, Ledger, RowState
 from pipeline.licenses import UNKNOWN, is_allowed
+from pipeline.marks import Mark
 from pipeline.operator import TIMING, judge
 from pipeline.plan import Plan
 from pipeline.sink import UNIT
 from schemas import columns
 from schemas.config import ResourceConfig
+
+NO_MARKS: Mapping[str, Mark] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Rows to work on again, and no others.
+
+    Attributes:
+        row_ids: which.
+        first_unit: units from this one on hold rows that have been worked on again.
+    """
+
+    row_ids: frozenset[str]
+    first_unit: int
 
 
 def shard_schema(dag: Dag) -> pa.Schema:
@@ -36,20 +54,52 @@ def todo_schema(dag: Dag) -> pa.Schema:
     return pa.schema([*shard_schema(dag), pa.field("timing", TIMING), *UNIT])
 
 
-def judge_scan(scan: pa.Table, dag: Dag, plan: Plan, ledger: Ledger) -> pa.Table:
-    """The scan table with verdicts: licenses first, then thresholds on what the scan measured, then duplicates.
+def judge_scan(
+    scan: pa.Table,
+    dag: Dag,
+    plan: Plan,
+    ledger: Ledger,
+    marks: Mapping[str, Mark] = NO_MARKS,
+    forgotten: Set[str] = frozenset(),
+) -> pa.Table:
+    """The scan table with verdicts: what people said, licenses, thresholds on what the scan measured, duplicates.
 
     Args:
         scan: the whole scan table.
         dag: its gates judge.
         plan: its duplicate threshold.
         ledger: rows committed as kept win over later copies.
+        marks: rows to drop, and rows that neither thresholds nor likeness turn away.
+        forgotten: track ids that may not come back under another name.
     """
+    scan = _judge_persons(scan, marks, forgotten)
     if plan.require_license is not None:
         scan = _judge_licenses(scan, plan.require_license)
+    wanted = keepers(marks)
     for node in dag.scan:
-        scan = _judge_column(scan, node.column, dag)
-    return _judge_duplicates(scan, plan, ledger)
+        scan = _judge_column(scan, node.column, dag, wanted)
+    return _judge_duplicates(scan, plan, ledger, wanted)
+
+
+def keepers(marks: Mapping[str, Mark]) -> frozenset[str]:
+    """Rows that a person wants kept."""
+    return frozenset(row_id for row_id, mark in marks.items() if mark.mark == "keep")
+
+
+def _judge_persons(scan: pa.Table, marks: Mapping[str, Mark], forgotten: Set[str]) -> pa.Table:
+    dropped = {row_id: mark for row_id, mark in marks.items() if mark.mark == "drop"}
+    if not dropped and not forgotten:
+        return scan
+    verdicts = scan["verdict"].to_pylist()
+    ids = zip(scan["row_id"].to_pylist(), scan["track_id"].to_pylist(), strict=True)
+    for verdict, (row_id, track_id) in zip(verdicts, ids, strict=True):
+        if track_id in forgotten:
+            message = "the same bytes as a track that was forgotten"
+            verdict |= {"status": "filtered", "stage": "forget", "reason": "forgotten", "message": message}
+        elif row_id in dropped:
+            message = dropped[row_id].note or "marked by a person"
+            verdict |= {"status": "filtered", "stage": "mark", "reason": "dropped", "message": message}
+    return _replace(scan, "verdict", pa.array(verdicts, columns.VERDICT))
 
 
 def _judge_licenses(scan: pa.Table, allowed: Sequence[str]) -> pa.Table:
@@ -62,7 +112,7 @@ def _judge_licenses(scan: pa.Table, allowed: Sequence[str]) -> pa.Table:
     return _replace(scan, "verdict", pa.array(verdicts, columns.VERDICT))
 
 
-def _judge_column(scan: pa.Table, column: str, dag: Dag) -> pa.Table:
+def _judge_column(scan: pa.Table, column: str, dag: Dag, wanted: Set[str]) -> pa.Table:
     """Apply a column's thresholds, which come before the failure of a later stage.
 
     A file so long that decode left it alone is filtered by its length, not failed by the stage that found no samples.
@@ -71,7 +121,9 @@ def _judge_column(scan: pa.Table, column: str, dag: Dag) -> pa.Table:
     names = [node.name for node in dag.scan]
     later = names[[node.column for node in dag.scan].index(column) + 1 :]
     verdicts = scan["verdict"].to_pylist()
-    for verdict, value in zip(verdicts, scan[column].to_pylist(), strict=True):
+    for row_id, verdict, value in zip(scan["row_id"].to_pylist(), verdicts, scan[column].to_pylist(), strict=True):
+        if row_id in wanted:
+            continue
         failed_later = verdict["status"] == "failed" and verdict["stage"] in later
         judged = {**verdict, "status": "kept"} if failed_later else verdict
         judge(judged, value, gates)
@@ -80,7 +132,7 @@ def _judge_column(scan: pa.Table, column: str, dag: Dag) -> pa.Table:
     return _replace(scan, "verdict", pa.array(verdicts, columns.VERDICT))
 
 
-def _judge_duplicates(scan: pa.Table, plan: Plan, ledger: Ledger) -> pa.Table:
+def _judge_duplicates(scan: pa.Table, plan: Plan, ledger: Ledger, wanted: Set[str]) -> pa.Table:
     if plan.dedup is None:
         return scan.append_column(pa.field("dedup", columns.DEDUP), pa.nulls(scan.num_rows, columns.DEDUP))
     tracks = dict(zip(scan["row_id"].to_pylist(), scan["track_id"].to_pylist(), strict=True))
@@ -90,7 +142,7 @@ def _judge_duplicates(scan: pa.Table, plan: Plan, ledger: Ledger) -> pa.Table:
         if state.status == "kept" and state.track_id == tracks.get(row_id)
     }
     found = find_duplicates(scan, committed, plan.dedup.threshold)
-    duplicates = {row["row_id"]: row for row in found.to_pylist()}
+    duplicates = {row["row_id"]: row for row in found.to_pylist() if row["row_id"] not in wanted}
     uris = dict(zip(scan["row_id"].to_pylist(), scan["uri"].to_pylist(), strict=True))
     verdicts = scan["verdict"].to_pylist()
     dedup: list[dict[str, Any] | None] = []
@@ -111,33 +163,56 @@ def _judge_duplicates(scan: pa.Table, plan: Plan, ledger: Ledger) -> pa.Table:
     return scan.append_column(pa.field("dedup", columns.DEDUP), pa.array(dedup, columns.DEDUP))
 
 
-def units_to_do(judged: pa.Table, dag: Dag, plan: Plan, ledger: Ledger, resources: ResourceConfig) -> pa.Table:
+def units_to_do(
+    judged: pa.Table,
+    dag: Dag,
+    plan: Plan,
+    ledger: Ledger,
+    resources: ResourceConfig,
+    marks: Mapping[str, Mark] = NO_MARKS,
+    retry: Retry | None = None,
+) -> pa.Table:
     """Every row that has to pass the curation pass, with the unit it will be committed in.
 
     These are rows not committed yet, and whole units that were made under another plan, or in which a file, its
-    identity or the song it is a copy of has changed since. What the latter have stored is filled in by the worker
+    identity, its mark or the song it is a copy of has changed since, or a row waits for its models. Of a `retry` these
+    are the units that hold its rows. What the latter have stored is filled in by the worker
     (`pipeline.stored`).
     """
     schema = todo_schema(dag)
     place = {row_id: i for i, row_id in enumerate(judged["row_id"].to_pylist())}
     next_unit = iter(range(ledger.next_unit, 2**62))
     tables = [schema.empty_table()]
-    for commit in _stale(judged, plan, ledger, place):
+    for commit in _asked_for(ledger, retry, place) if retry else _stale(judged, plan, ledger, marks, place):
         rows = judged.take(pa.array([place[row_id] for row_id in commit.rows], pa.int64()))
         tables.append(_as_unit(_from_scan(rows, schema), next(next_unit), commit.unit, schema))
     done = ledger.rows
-    new = [i for row_id, i in place.items() if row_id not in done]
+    new = [i for row_id, i in place.items() if row_id not in done] if retry is None else []
     for indices in _cut(new, judged["verdict"].to_pylist(), resources.rows_per_shard):
         rows = judged.take(pa.array(indices, pa.int64()))
         tables.append(_as_unit(_from_scan(rows, schema), next(next_unit), None, schema))
     return pa.concat_tables(tables)
 
 
-def _stale(judged: pa.Table, plan: Plan, ledger: Ledger, place: Mapping[str, int]) -> list[Commit]:
+def _asked_for(ledger: Ledger, retry: Retry, place: Mapping[str, int]) -> list[Commit]:
+    return [
+        commit
+        for commit in ledger.commits.values()
+        if commit.unit < retry.first_unit and commit.rows.keys() & retry.row_ids and commit.rows.keys() <= place.keys()
+    ]
+
+
+def _stale(
+    judged: pa.Table, plan: Plan, ledger: Ledger, marks: Mapping[str, Mark], place: Mapping[str, int]
+) -> list[Commit]:
     bases = [basis(row) for row in judged.select([*columns.IDENTITY.names, "dedup"]).to_pylist()]
+    said = {row_id: mark.mark for row_id, mark in marks.items()}
+
+    def differs(row_id: str, row: RowState) -> bool:
+        return bases[place[row_id]] != row.basis or said.get(row_id) != row.mark or row.status == "pending"
 
     def changed(commit: Commit) -> bool:
-        return commit.plan != plan.id or any(bases[place[row_id]] != row.basis for row_id, row in commit.rows.items())
+        return commit.plan != plan.id or any(differs(row_id, row) for row_id, row in commit.rows.items())
 
     return [commit for commit in ledger.commits.values() if commit.rows.keys() <= place.keys() and changed(commit)]
 

@@ -2,18 +2,17 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.errors import DataProblem, UsageProblem
-from pipeline.whatif import Amount, WhatIf, what_if
-from schemas.dataset import Layout
+from pipeline.exits import guarded
 
-_DATA_PROBLEM, _USAGE_PROBLEM = 1, 2
+if TYPE_CHECKING:
+    from pipeline.whatif import Amount, WhatIf
 
 
 def whatif_command(
@@ -22,28 +21,41 @@ def whatif_command(
         list[str] | None, typer.Option("--set", help="column.min_field=NUMBER or max_; null for none. Repeatable.")
     ] = None,
     nearest: Annotated[int, typer.Option(min=0, help="Rows to name on each side of a threshold.")] = 5,
+    apply: Annotated[bool, typer.Option("--apply", help="Let the thresholds hold from now on.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Which hours other thresholds would keep and lose, from the stored figures alone; changes nothing.
+    """Which hours other thresholds would keep and lose, from the stored figures alone. Runs no model.
+
+    Changes nothing, unless --apply says so: then rejected rows move to the quarantine at once, accepted ones come back,
+    and those that lack columns become pending until the next `songmill curate DATASET`.
 
     [bold]Examples[/]
 
       songmill whatif dataset --set quality.min_bandwidth_hz=15000 --set events.max_live=0.3
 
-      songmill curate songs/ --out dataset --set quality.min_bandwidth_hz=15000 --update   # makes it so
+      songmill whatif dataset --set quality.min_bandwidth_hz=15000 --apply
     """
-    try:
-        found = what_if(Layout(dataset), overrides or [], nearest)
-    except (DataProblem, UsageProblem) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(_USAGE_PROBLEM if isinstance(error, UsageProblem) else _DATA_PROBLEM) from error
+    from pipeline.whatif import what_if  # here, for DuckDB and Arrow take long to import
+    from schemas.dataset import Layout
+
+    layout = Layout(dataset.resolve())
+    with guarded():
+        found = what_if(layout, overrides or [], nearest)
+        if apply:
+            from pipeline.applying import apply_thresholds  # here, for Ray takes seconds to import
+
+            apply_thresholds(layout, overrides or [])
     if as_json:
         print(found.model_dump_json(indent=2))
-    else:
-        _show(Console(width=None if sys.stdout.isatty() else 160), found)
+        return
+    _show(Console(width=None if sys.stdout.isatty() else 160), found)
+    if apply:
+        waiting = found.pending.rows
+        left = f"; {waiting} rows wait for their models: songmill curate {dataset}" if waiting else ""
+        typer.echo(f"{dataset}: these thresholds hold now{left}")
 
 
-def _show(console: Console, found: WhatIf) -> None:
+def _show(console: Console, found: "WhatIf") -> None:
     for name, (now, then) in found.changes.items():
         console.print(f"{escape(name)}: {_bound(now)} -> {_bound(then)}", highlight=False)
     table = Table("", "rows", "hours")
@@ -71,7 +83,7 @@ def _show(console: Console, found: WhatIf) -> None:
         console.print(table)
 
 
-def _hours(amount: Amount) -> str:
+def _hours(amount: "Amount") -> str:
     return f"{amount.hours:.3f}"
 
 

@@ -4,8 +4,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-
 SCHEMA_VERSION = 1
 
 # Keys of a shard's Parquet footer.
@@ -16,11 +14,6 @@ FOOTER_SHARD_DIGEST = b"songmill.shard_sha256"  # in a feature file: the shard w
 
 # Columns too bulky for the shard itself; they lie beside it, same rows, same order.
 FEATURES = ("latents", "ssl", "text_embedding", "preview")
-
-# What a person said of single rows: `keep` or `drop`, and why.
-MARKS = pa.schema(
-    [("row_id", pa.string()), ("mark", pa.string()), ("note", pa.string()), ("marked_at", pa.timestamp("us", "UTC"))]
-)
 
 _UNIT = re.compile(r"^(?:train|part)-(\d{6,})\.parquet$")
 
@@ -55,6 +48,16 @@ class Layout:
     def plan(self) -> Path:
         """The plan that made the dataset."""
         return self.state / "plan.json"
+
+    @property
+    def config(self) -> Path:
+        """The configuration of the run that wrote the dataset last."""
+        return self.state / "config.json"
+
+    @property
+    def tombstones(self) -> Path:
+        """What was forgotten, a table of schema `TOMBSTONES`; absent where nothing was."""
+        return self.state / "forgotten.parquet"
 
     @property
     def stats(self) -> Path:

@@ -51,7 +51,7 @@ class Lyrics(base.Stage):
         Attributes:
             library: folder that `songmill lyrics index` made, or, for some thousand songs, Parquet with the text
                 columns id, title, artist, language, text, license; ids are unique.
-            engine: how a Parquet library is indexed, "containment" or "lsh" (see `stages.lyric_index`).
+            index: how a Parquet library is indexed, "containment" or "lsh" (see `stages.lyric_index`).
             candidates: songs that are aligned, at most.
             min_similarity: of a line's phones to the words it is placed on; below it the line is missing.
             canonical_similarity: from which the library's text of a line is taken instead of the transcript's, and from
@@ -64,7 +64,7 @@ class Lyrics(base.Stage):
         """
 
         library: Path | None = None
-        engine: Literal["containment", "lsh"] = "containment"
+        index: Literal["containment", "lsh"] = "containment"
         candidates: int = Field(5, ge=1)
         min_similarity: float = Field(0.5, gt=0, le=1)
         canonical_similarity: float = Field(0.7, gt=0, le=1)
@@ -95,7 +95,7 @@ class Lyrics(base.Stage):
         elif library.is_dir():
             self._library = LyricLibrary.open(library)
         else:
-            self._library = LyricLibrary.read(library, SKETCHES[self.params.engine]())
+            self._library = LyricLibrary.read(library, SKETCHES[self.params.index]())
 
     def process(self, track: Mapping[str, Any]) -> dict[str, Any]:
         """The best song that passes the thresholds, else the transcript."""

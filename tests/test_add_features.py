@@ -190,7 +190,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ((), "is a dataset: say what to make of it"),
+            (("--set=ssl.rate=native",), "is a dataset: say what to make of it"),
             (("--add", "ssl", "--update"), "give --add and --set alone"),
             (("--add", "key"), "column 'key' lies in the shards"),
             (("--add", "nonsense"), "no stage named 'nonsense'"),

@@ -4,10 +4,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from datasketch import MinHash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.duplicates import containment, find_duplicates
+from pipeline.sketches import minima, shared_buckets
 from schemas import columns
 from stages.fingerprint import FINGERPRINT, SKETCH_SIZE
 
@@ -106,6 +108,21 @@ def test_half_a_song_is_wholly_contained_in_it():
     whole = np.unique(np.random.default_rng(3).integers(0, 2**32, 8000, dtype=np.uint32))
     half = np.sort(np.random.default_rng(4).choice(whole, 4000, replace=False))
     assert containment(whole[:SKETCH_SIZE], half[:SKETCH_SIZE]) == 1
+
+
+def test_minima_are_those_of_datasketch():
+    expected = MinHash(num_perm=192, seed=1, scheme="affine32", hashfunc=int)
+    expected.update_batch(sketch(5))
+    assert (minima(sketch(5)) == expected.hashvalues).all()
+
+
+def test_sketches_share_a_bucket_where_the_minima_of_a_band_agree():
+    sketches = [sketch(1), sketch(2), sketch(1, kept=0.7), sketch(3)[:31], sketch(1, kept=0.5)]
+    buckets = shared_buckets(sketches)
+    bands = [{(b, *row) for b, row in enumerate(minima(s).reshape(64, 3).tolist())} for s in sketches]
+    assert set(buckets) == {0, 2, 4}
+    for a, b in ((0, 2), (0, 4), (2, 4)):
+        assert len(set(buckets[a]) & set(buckets[b])) == len(bands[a] & bands[b])
 
 
 ROWS = st.builds(

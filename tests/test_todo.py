@@ -14,12 +14,14 @@ import pytest
 from pipeline.config import build_config
 from pipeline.dag import build_dag
 from pipeline.ledger import Commit, Ledger
+from pipeline.marks import read_marks, set_marks
 from pipeline.plan import make_plan
 from pipeline.scan import read_scan, rows_to_scan, scan_schema
 from pipeline.sink import ScanSink, ShardSink, SinkSpec
 from pipeline.stats import collect_stats, connect
 from pipeline.stored import StoredColumns
 from pipeline.todo import judge_scan, units_to_do
+from pipeline.tombstones import bury, forgotten_tracks, read_tombstones
 from schemas.dataset import Layout
 
 STAGES = ("decode", "quality", "fingerprint", "key")
@@ -59,16 +61,22 @@ class Dataset:
         plan = make_plan(config, dag)
         self.layout.plan.write_text(plan.model_dump_json())
         scan = pa.Table.from_pylist(list(rows), scan_schema(dag))
-        todo = units_to_do(judge_scan(scan, dag, plan, self.ledger), dag, plan, self.ledger, config.resources)
+        marks, forgotten = read_marks(self.layout), forgotten_tracks(read_tombstones(self.layout))
+
+        def left() -> pa.Table:
+            judged = judge_scan(scan, dag, plan, self.ledger, marks, forgotten)
+            return units_to_do(judged, dag, plan, self.ledger, config.resources, marks)
+
+        todo = left()
         files = {commit.unit: list(commit.files) for commit in self.ledger.commits.values()}
         worked = StoredColumns(self.layout.root, files, dag)(todo) if todo.num_rows else todo
-        sink = ShardSink(SinkSpec(self.layout.root, plan.id, dag.fingerprints))
+        said = {row_id: mark.mark for row_id, mark in marks.items()}
+        sink = ShardSink(SinkSpec(self.layout.root, plan.id, dag.fingerprints, said))
         for result in sink(self._measure(worked))["result"].to_pylist():
             told = json.loads(result)
             temporary = {final: Path(path) for final, path in told["temporary"].items()}
             self.ledger.add(Commit.model_validate(told["commit"]), temporary)
-        again = judge_scan(scan, dag, plan, self.ledger)
-        assert not units_to_do(again, dag, plan, self.ledger, config.resources).num_rows, "it does not come to rest"
+        assert not left().num_rows, "it does not come to rest"
         return self
 
     def _measure(self, rows: pa.Table) -> pa.Table:
@@ -223,3 +231,35 @@ def test_required_licenses_are_part_of_the_plan_where_there_are_any():
         plans.append(make_plan(config, build_dag(config, {}, {})))
     assert len({plan.id for plan in plans}) == 3
     assert "~ require_license: None -> ['CC-BY']" in plans[0].differences(plans[1])
+
+
+def test_marks_drop_rows_and_spare_them_and_can_be_taken_back(dataset):
+    quiet, copy = scanned("b", "two", loudness=-60), scanned("c", "one")
+    rows = [scanned("a", "one"), quiet, copy, scanned("d", "four", works=False)]
+    dataset.run(*rows)
+    assert dataset.verdicts == {"a": "kept", "b": "min_loudness_lufs", "c": "exact_duplicate", "d": "TruncatedAudio"}
+    set_marks(dataset.layout, {"a": "drop"}, "sings out of tune")
+    set_marks(dataset.layout, dict.fromkeys("bcd", "keep"))
+    dataset.run(*rows)
+    assert dataset.verdicts == {"a": "dropped", "b": "kept", "c": "kept", "d": "TruncatedAudio"}
+    verdict = dataset.rows["a"]["verdict"]
+    assert (verdict["status"], verdict["stage"], verdict["message"]) == ("filtered", "mark", "sings out of tune")
+    set_marks(dataset.layout, dict.fromkeys("abcd"))
+    dataset.run(*rows)
+    assert dataset.verdicts == {"a": "exact_duplicate", "b": "min_loudness_lufs", "c": "kept", "d": "TruncatedAudio"}
+
+
+def test_what_was_forgotten_does_not_come_back_under_another_name(dataset):
+    bury(dataset.layout, {"x": "one"}, "takedown")
+    dataset.run(scanned("a", "one"), scanned("b", "two"))
+    assert dataset.verdicts == {"a": "forgotten", "b": "kept"}
+
+
+def test_a_row_that_is_turned_away_again_is_counted_since_the_first_time(dataset):
+    songs = scanned("a", "one", works=False), scanned("b", "two")
+    dataset.run(*songs)
+    first = dataset.ledger.rows["a"]
+    assert (first.tries, first.first_seen is not None, dataset.ledger.rows["b"].first_seen) == (1, True, None)
+    dataset.run(*songs, overrides=("quality.min_loudness_lufs=-20",))
+    again = Ledger(dataset.layout).read().rows["a"]
+    assert (again.tries, again.first_seen) == (2, first.first_seen)

@@ -215,3 +215,24 @@ class Loudness(Stage):
         rate_hz = pcm.RATE_HZ / 4096
         states = {"frames": len(parts), "dim": 8, "rate_hz": rate_hz, "scales": scales, "data": data}
         return self.own(loudness=states)
+
+
+class FlakyParams(Params):
+    """Parameters of `Flaky`."""
+
+    while_there: Path = Path("unset")
+    fails_on: str = ""
+
+
+class Flaky(Stage):
+    """Fails on some titles as long as a file is there, like a server that is down."""
+
+    name = "flaky"
+    type = stage_struct(pa.field("seconds", pa.float64()))
+    reads = {"pcm": pcm.PCM, "title": pa.string()}
+    Params = FlakyParams
+
+    def process(self, track: Track) -> dict[str, Any]:
+        if self.params.while_there.exists() and self.params.fails_on in track["title"]:
+            raise Unlucky("the server is down")
+        return self.own(seconds=pcm.duration_s(track["pcm"]))

@@ -12,7 +12,8 @@ import pyarrow as pa
 from pipeline.errors import DataProblem
 from pipeline.explore.index import Changed, Index
 from pipeline.marks import Mark, read_marks
-from schemas.dataset import MARKS, Layout
+from schemas.dataset import Layout
+from schemas.tables import MARKS
 
 _TRIES = 3
 _SHARE = 10  # while a run commits, at most so much of the time goes into indices: one part of ten

@@ -26,6 +26,7 @@ _TYPES = {
     "sections": columns.SECTIONS,
 }
 _NOT_MEASURED = {*_IDENTITY, "track_id", "language", "given_lyrics", "flags", "verdict", *FEATURES}
+_LONGEST_UNIT = 12  # what is longer is a remark
 _CAPTIONS = ("simplified", "expanded", "descriptive", "synonyms", "use_cases")
 
 
@@ -69,6 +70,15 @@ def finite(value: Any) -> float | int | None:
     """A number that JSON has; None for anything else, a truth value among it."""
     numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
     return value if numeric and math.isfinite(value) else None
+
+
+def unit(column: str, name: str) -> str | None:
+    """The unit of a figure; None for a ratio of no unit, and for a stage that is the user's own."""
+    known = _TYPES.get(column)
+    if known is None or known.get_field_index(name) < 0:
+        return None
+    stated = (known.field(name).metadata or {}).get(b"unit", b"").decode()
+    return stated if 0 < len(stated) <= _LONGEST_UNIT else None
 
 
 def _struct(row: Mapping[str, Any], column: str) -> Mapping[str, Any]:
@@ -130,7 +140,7 @@ def _scores(row: Mapping[str, Any], gates: Sequence[Gate]) -> list[dict[str, Any
             "column": column,
             "field": name,
             "value": value,
-            "unit": _unit(column, name),
+            "unit": unit(column, name),
             "gates": [_judged(gate, value) for gate in gates if (gate.column, gate.field) == (column, name)],
         }
         for (column, name), value in values.items()
@@ -148,17 +158,6 @@ def _is_number(column: str, name: str, value: Any) -> bool:
 def _field_type(column: str, name: str) -> pa.DataType | None:
     known = _TYPES.get(column)
     return known.field(name).type if known and known.get_field_index(name) >= 0 else None
-
-
-def _unit(column: str, name: str) -> str | None:
-    known = _TYPES.get(column)
-    if known is None or known.get_field_index(name) < 0:
-        return None
-    unit = (known.field(name).metadata or {}).get(b"unit")
-    return unit.decode() if unit and len(unit) <= _LONGEST_UNIT else None
-
-
-_LONGEST_UNIT = 12  # what is longer is a remark
 
 
 def _judged(gate: Gate, value: float | None) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """What happens when in a song: beats, sections, sung lines. All times are seconds from the start of the song."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from stages.lyric_alignment import tight
 from stages.lyric_text import LyricLine, heard_segments, parse
 
 _UNTIMED = {"start_s": None, "end_s": None}
@@ -80,8 +81,15 @@ def _line(line: Mapping[str, Any], verdict: str | None) -> dict[str, Any]:
         **(_span(line) if placed else _UNTIMED),
         "text": (line.get("text") or "").strip(),
         "verdict": verdict,
-        "words": [{**_span(word), "text": (word.get("text") or "").strip()} for word in words],
+        "words": list(_words(words)),
     }
+
+
+def _words(words: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Words, each with what stands between it and the next one: nothing in Japanese, say."""
+    texts = [(word.get("text") or "").strip() for word in words]
+    for word, (text, after) in zip(words, pairwise([*texts, ""]), strict=True):
+        yield {**_span(word), "text": text, "gap": "" if tight(text, after) else " "}
 
 
 def _span(item: Mapping[str, Any]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from training.autoencoder.model import NoSuchModel
 from training.autoencoder.trainer import AutoencoderTrainer
 from training.checkpoints import CheckpointProblem
 from training.events import TensorBoard
+from training.provenance import note_tracks
 from training.run_folder import RunFolder, RunProblem
 
 
@@ -66,6 +67,7 @@ def train(run: AutoencoderRun, *, progress: bool = True) -> bool:
     """
     steps = run.config.steps
     if run.step < steps:
+        note_tracks(run.folder.root, run.audio.table["track_id"].to_pylist())
         with (
             problems_told(),
             shown(run.folder.metrics, run.step, steps, enabled=progress),

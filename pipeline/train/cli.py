@@ -189,6 +189,7 @@ def export_command(
         from stages.lyric_bpe import BUILT_IN
         from training.autoencoder.export import export_codec
         from training.export import export_run
+        from training.provenance import hand_on
         from training.run_folder import RunFolder
         from training.speaker.export import export_speaker_encoder
 
@@ -200,21 +201,21 @@ def export_command(
             if not takes and vocoder:
                 raise UsageProblem("--vocoder is for autoencoder runs: a transformer's codec brings its own")
             if kind == "autoencoder":
-                typer.echo(str(export_codec(run, out, step=step, vocoder=vocoder)))
-                return
-            if kind == "speaker":
-                typer.echo(str(export_speaker_encoder(run, out, step=step)))
-                return
-            written = export_run(
-                run,
-                out,
-                codec=codec,
-                step=step,
-                average=average,
-                text_encoder=text_encoder_folder(text_encoder) if text_encoder else None,
-                vocabulary=vocabulary,
-                own_vocabulary=BUILT_IN,
-            )
+                written = export_codec(run, out, step=step, vocoder=vocoder)
+            elif kind == "speaker":
+                written = export_speaker_encoder(run, out, step=step)
+            else:
+                written = export_run(
+                    run,
+                    out,
+                    codec=codec,
+                    step=step,
+                    average=average,
+                    text_encoder=text_encoder_folder(text_encoder) if text_encoder else None,
+                    vocabulary=vocabulary,
+                    own_vocabulary=BUILT_IN,
+                )
+            hand_on(run, written)
     typer.echo(str(written))
 
 

@@ -18,6 +18,7 @@ from training.events import TensorBoard
 from training.memory import MemoryEstimate, estimate
 from training.model import ACEStepTransformer2DModel
 from training.presets import next_smaller
+from training.provenance import note_tracks, tracks_of
 from training.run_folder import RunFolder, RunProblem
 from training.train_config import TrainConfig
 from training.trainer import Trainer, make_trainable, model_sizes
@@ -118,12 +119,20 @@ def train(run: Run, *, presets: list[str], reckoned: MemoryEstimate | None, prog
     folder, steps = run.folder, run.config.steps
     with problems_told(presets), shown(folder.metrics, run.step, steps, enabled=progress):
         if run.step < steps:
+            note_tracks(folder.root, _tracks(run))
             if run.workers > 1:
                 _train_together(run)
             else:
                 _train_here(run)
     write_card(folder, run.config, run.songs, run.workers, reckoned)
     return run.step >= steps
+
+
+def _tracks(run: Run) -> set[str]:
+    """What the run learns from, and what the checkpoint that it starts from has."""
+    songs = run.songs.part("train", run.config.data.validation_share)
+    before = tracks_of(run.config.checkpoint) if run.config.checkpoint else set()
+    return {*songs.table["track_id"].to_pylist(), *before}
 
 
 def _train_together(run: Run) -> None:

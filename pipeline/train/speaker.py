@@ -14,6 +14,7 @@ from pipeline.train.speaker_card import write_card
 from pipeline.train.voices import prepare_voices, sung_songs
 from training.events import TensorBoard
 from training.model.speaker_encoder import SpeakerEncoder
+from training.provenance import note_tracks
 from training.run_folder import RunFolder, RunProblem
 from training.speaker.config import SpeakerConfig
 from training.speaker.segments import Segments
@@ -104,6 +105,7 @@ def train(run: SpeakerRun, *, progress: bool = True) -> bool:
     """
     steps = run.config.steps
     if run.step < steps:
+        note_tracks(run.folder.root, (song.track_id for song in Segments(run.folder.root / SEGMENTS).songs()))
         with (
             problems_told(),
             shown(run.folder.metrics, run.step, steps, enabled=progress),

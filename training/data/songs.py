@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from schemas.dataset import MARKS, Layout
+from schemas.dataset import Layout
+from schemas.tables import MARKS
 from training.data.config import DataConfig
 from training.data.errors import CorruptShard, DatasetProblem
 from training.data.facts import Facts, read_facts, the_one

@@ -1,0 +1,92 @@
+"""`songmill whatif --apply`: let other thresholds hold, without running a model.
+
+Rows that are rejected now move to the quarantine at once, rows that have all their columns come back at once, and those
+that stages have never run on become pending: the next `curate` completes them. Units are rewritten one by one; the plan
+follows when all are done, so that a killed command is finished by giving it again.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.curate import alone, describe_dataset, remember_plan
+from pipeline.errors import DataProblem
+from pipeline.gates import Gate
+from pipeline.ledger import Commit, Ledger, RowState
+from pipeline.plan import Plan
+from pipeline.rejudging import STANDING, Rejudged, rejudge
+from pipeline.remembered import change_gates, remembered_config
+from pipeline.rewriting import read_unit, rewrite_unit
+from schemas import columns
+from schemas.dataset import Layout
+
+
+def apply_thresholds(layout: Layout, overrides: Iterable[str]) -> None:
+    """Judge a dataset by other thresholds, for good.
+
+    Raises:
+        DataProblem: the folder holds no dataset, another process writes it, or a run of it was interrupted.
+        UsageProblem: an override is no threshold on a column of the dataset.
+    """
+    with alone(layout):
+        judged = rejudge(layout, overrides)
+        plan = judged.plan.model_copy(update={"gates": {c: bounds for c, bounds in judged.gates.items() if bounds}})
+        ledger = Ledger(layout).open()
+        if strange := [c.unit for c in ledger.commits.values() if c.plan not in (judged.plan.id, plan.id)]:
+            raise DataProblem(
+                f"{layout.root}: {len(strange)} units are of another plan, for a run was interrupted; finish it first: "
+                f"songmill curate {layout.root}"
+            )
+        after = _after(judged)
+        for commit in [commit for commit in ledger.commits.values() if commit.plan != plan.id]:
+            _apply(ledger, commit, after, judged.judging, plan)
+        remember_plan(layout, plan)
+        if layout.config.is_file():
+            kept = {c: bounds for c, bounds in remembered_config(layout).gates.items() if c not in plan.columns}
+            change_gates(layout, kept | plan.gates)
+        describe_dataset(layout, plan)
+
+
+def _after(judged: Rejudged) -> dict[str, str]:
+    """Row id -> its new status, of rows that get one."""
+    changed = "select row_id, after from verdicts where after != now or after = 'filtered'"
+    return dict(judged.connection.execute(changed).fetchall())
+
+
+def _apply(ledger: Ledger, commit: Commit, after: Mapping[str, str], gates: Sequence[Gate], plan: Plan) -> None:
+    if not commit.rows.keys() & after.keys():
+        ledger.amend(commit.model_copy(update={"plan": plan.id}), {})
+        return
+    rows = read_unit(ledger.layout, commit)
+    judging = [gate for gate in gates if gate.column in rows.column_names]
+    facts = rows.select(["row_id", "verdict", *{gate.column for gate in judging}]).to_pylist()
+    verdicts = [_verdict(row, after.get(row["row_id"]), judging) for row in facts]
+    place = rows.column_names.index("verdict")
+    rows = rows.set_column(place, rows.schema.field(place), pa.array(verdicts, columns.VERDICT))
+    states = {
+        row["row_id"]: _state(commit.rows[row["row_id"]], verdict["status"])
+        for row, verdict in zip(facts, verdicts, strict=True)
+    }
+    rewrite_unit(ledger, commit, rows, states, plan.id)
+
+
+def _verdict(row: Mapping[str, Any], after: str | None, gates: Iterable[Gate]) -> dict[str, Any]:
+    verdict: dict[str, Any] = row["verdict"]
+    why = next((gate for gate in gates if gate.rejects(row[gate.column])), None)
+    if after is None or (after == "filtered" and (why is None or verdict["stage"] in STANDING)):
+        return verdict
+    told = dict.fromkeys(("stage", "reason", "message"))
+    if after == "filtered" and why:
+        told = {"stage": why.column, "reason": why.reason, "message": why.message(row[why.column])}
+    elif after == "pending":
+        told = {"stage": "whatif", "reason": "waits_for_models", "message": "accepted by other thresholds"}
+    return {**verdict, "status": after, **told}
+
+
+def _state(state: RowState, status: str) -> RowState:
+    if status == state.status:
+        return state
+    since = None if status == "kept" else datetime.now(UTC)
+    return state.model_copy(update={"status": status, "first_seen": since, "tries": 1})
