@@ -1,22 +1,21 @@
 """The pages of `songmill explore` in a real browser, over real songs."""
 
-import os
 import re
 import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psutil
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Error, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from pipeline.marks import read_marks, set_marks
 from schemas.dataset import Layout
+from tests.browser import launched, opened
 from tests.command import songmill, start
-from tests.test_ui import CHROMIUM, OFFLINE, QUIET, free_port
+from tests.test_ui import free_port
 
 CONTROLS = {"button", "checkbox", "combobox", "DisclosureTriangle", "link", "searchbox", "slider", "textbox", "Audio"}
 SHOWN = "button, a[href], input:not([type=hidden]), select, summary, audio, [tabindex='0']"
@@ -30,8 +29,8 @@ def curated(audio: Callable[[str, str], Path], tmp_path_factory: pytest.TempPath
     for name in ("calm_acoustic_1", "energetic_electronic_2", "happy_electronic_1"):
         shutil.copy(audio("demo-music", f"{name}.opus"), folder / "songs")
     shutil.copy(folder / "songs" / "calm_acoustic_1.opus", folder / "songs" / "copy.opus")
-    stages = "decode,quality,fingerprint,rhythm,key"
-    songmill("curate", folder / "songs", "--out", folder / "dataset", "--stages", stages, "--license", "MIT", "--quiet")
+    options = ["--stages", "decode,quality,fingerprint,rhythm,key,preview", "--set", "preview.seconds=12"]
+    songmill("curate", folder / "songs", "--out", folder / "dataset", "--license", "MIT", "--quiet", *options)
     return Layout(folder / "dataset")
 
 
@@ -56,31 +55,14 @@ def address(curated: Layout, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        message = "NO BROWSER: the pages are not tested; install one with: sudo apt-get install chromium"
-        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, *OFFLINE])
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
-    """The list, whose pages load nothing from elsewhere and say nothing on the console."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(20_000)
-    page = context.new_page()
-    said: list[ConsoleMessage | Error] = []
-    asked_hosts = set()
-    page.on("console", lambda message: message.type in ("error", "warning") and said.append(message))
-    page.on("pageerror", lambda error: said.append(error))
-    page.on("request", lambda request: asked_hosts.add(urlsplit(request.url).hostname))
-    page.goto(address)
-    yield page
-    context.close()
-    assert [str(message) for message in said] == []
-    assert asked_hosts - {None} == {"127.0.0.1"}  # None: data addresses
+    with opened(browser, address, "127.0.0.1") as page:
+        yield page
 
 
 def plays_beyond(audio: Locator, seconds: float) -> None:
@@ -158,7 +140,9 @@ class TestBrowser:
         page.locator("main").focus()
         page.keyboard.press("Space")
         plays_beyond(page.locator("song-row audio"), 0.5)
-        assert float(page.get_by_role("slider").get_attribute("aria-valuenow")) > 0
+        expect(page.get_by_text("A preview of the song.")).to_be_visible()
+        slider = page.get_by_role("slider")
+        assert float(slider.get_attribute("aria-valuenow")) > float(slider.get_attribute("aria-valuemin")) > 0
         page.keyboard.press("ArrowRight")  # by range, far ahead of what was played
         plays_beyond(page.locator("song-row audio"), 5)
         assert page.locator("song-row audio").evaluate("audio => audio.error") is None
