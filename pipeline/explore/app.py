@@ -112,7 +112,9 @@ class Explorer:
             problem=problem,
             selection=selection,
             facets=catalog.facets,
-            fields=[name for name, kind in catalog.index.fields.items() if kind != "list"],
+            fields=[
+                name for name, kind in catalog.index.fields.items() if kind != "list" and not name.endswith("model")
+            ],
             size=catalog.index.size,
             pages=-(-counts.rows // PAGE_ROWS),
             first=(selection.page - 1) * PAGE_ROWS + 1,
