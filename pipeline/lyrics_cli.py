@@ -1,4 +1,7 @@
-"""`songmill lyrics`: index a library of lyrics, search it, train a vocabulary."""
+"""`songmill lyrics`: index a library of lyrics, search it, train a vocabulary.
+
+Commands import what they work with themselves: Ray and the phonemizers take seconds, and every command loads this file.
+"""
 
 import json
 import sys
@@ -13,14 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from pipeline.errors import DataProblem
-from pipeline.lyric_corpus import lyric_lines
-from pipeline.lyric_indexing import build_index
 from schemas.config import ResourceConfig
-from stages.ipa import to_ipa
-from stages.language import line_languages
-from stages.lyric_bpe import train
-from stages.lyric_index import SKETCHES
-from stages.lyric_library import LibraryError, LyricLibrary
 
 _DATA_PROBLEM, _USAGE_PROBLEM = 1, 2
 
@@ -40,6 +36,9 @@ def index_command(
 
     Songs with a duplicate id, without lines, too long or in an unknown language are left out and listed.
     """
+    from pipeline.lyric_indexing import build_index
+    from stages.lyric_index import SKETCHES
+
     if engine not in SKETCHES:
         _fail(f"no engine {engine!r}; there are {', '.join(SKETCHES)}", _USAGE_PROBLEM)
     console = Console(stderr=True)
@@ -70,6 +69,10 @@ def search_command(
     as_json: AsJson = False,
 ) -> None:
     """Which songs sound like these words: the share of their telling shingles that a song contains."""
+    from stages.ipa import to_ipa
+    from stages.language import line_languages
+    from stages.lyric_library import LibraryError, LyricLibrary
+
     try:
         library = LyricLibrary.read(index) if index.is_file() else LyricLibrary.open(index)
     except LibraryError as error:
@@ -105,6 +108,10 @@ def train_command(
 
     The same songs give the same file.
     """
+    from pipeline.lyric_corpus import lyric_lines
+    from stages.lyric_bpe import train
+    from stages.lyric_library import LibraryError
+
     if out.exists():
         _fail(f"{out} exists; choose another --out", _DATA_PROBLEM)
     try:
