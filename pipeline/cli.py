@@ -11,6 +11,8 @@ import duckdb
 import typer
 from rich.console import Console
 
+from pipeline.comparison import compare as compare_datasets
+from pipeline.comparison_cli import show_comparison
 from pipeline.config import build_config
 from pipeline.demo.input import prepare
 from pipeline.errors import DataProblem, UsageProblem
@@ -205,6 +207,7 @@ def inspect_command(
     dataset: Dataset,
     as_json: AsJson = False,
     sql: Annotated[str | None, typer.Option(help="Query over the views tracks and quarantine.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="Another dataset to show beside this one.")] = None,
 ) -> None:
     """Show what a dataset holds: counts, hours, verdicts, distributions, time in stages.
 
@@ -213,9 +216,14 @@ def inspect_command(
       songmill inspect dataset
 
       songmill inspect dataset --sql "select title, rhythm.bpm from tracks order by 2"
+
+      songmill inspect dataset --compare dataset-before
     """
     if sql:
         _query(dataset, sql, as_json)
+        return
+    if compare:
+        _compare(dataset, compare, as_json)
         return
     stats = _guarded(collect_stats, Layout(dataset))
     if as_json:
@@ -309,6 +317,14 @@ def _query(dataset: Path, sql: str, as_json: bool) -> None:
             found.show(max_width=max(80, _console().width))
     except duckdb.Error as error:
         _fail(f"--sql: {error}", USAGE_PROBLEM)
+
+
+def _compare(dataset: Path, other: Path, as_json: bool) -> None:
+    found = _guarded(compare_datasets, Layout(dataset), Layout(other))
+    if as_json:
+        _print_json(found.model_dump())
+    else:
+        show_comparison(_console(), str(dataset), str(other), found)
 
 
 def _guarded(function: Any, *args: Any, **kwargs: Any) -> Any:
