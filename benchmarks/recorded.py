@@ -21,7 +21,7 @@ _RECORDED = np.random.default_rng(1).random((4096, 8))  # figures of so many son
 _SKETCH = np.random.default_rng(2).integers(0, 2**32, SKETCH_SIZE, dtype=np.uint32)
 
 
-class UnreadableRecord(TrackError):
+class BrokenRecordError(TrackError):
     """Every five-thousandth song, so that there are failures."""
 
 
@@ -57,7 +57,7 @@ class Decode(Recorded):
     def figures(self, song: int) -> dict[str, Any]:
         """Length and format."""
         if song % 5000 == 0:
-            raise UnreadableRecord(f"song {song} is on record as broken")
+            raise BrokenRecordError(f"song {song} is on record as broken")
         return {"duration_s": 120 + 180 * _of(song)[0], "sample_rate_hz": 44100, "channels": 2, "codec": "mp3"}
 
 

@@ -210,6 +210,7 @@ def inspect_command(
     html: Annotated[Path | None, typer.Option(help="Write a page to see and hear the dataset by.")] = None,
     rows: Annotated[int, typer.Option(min=0, help="With --html: rows to sample from all verdicts.")] = 100,
     seed: Annotated[int, typer.Option(help="With --html: another seed samples other rows.")] = 0,
+    compare: Annotated[Path | None, typer.Option(help="Another dataset to show beside this one.")] = None,
 ) -> None:
     """Show what a dataset holds: counts, hours, verdicts, distributions, time in stages.
 
@@ -220,13 +221,15 @@ def inspect_command(
       songmill inspect dataset --sql "select title, rhythm.bpm from tracks order by 2"
 
       songmill inspect dataset --html report.html --rows 50 --seed 7
+
+      songmill inspect dataset --compare dataset-before
     """
     from pipeline.inspection import show_stats
     from pipeline.stats import collect_stats
     from schemas.dataset import Layout
 
-    if sql and html:
-        _fail("give either --sql or --html", USAGE_PROBLEM)
+    if sum(map(bool, (sql, html, compare))) > 1:
+        _fail("give one of --sql, --html and --compare", USAGE_PROBLEM)
     if html:
         from pipeline.report_cli import report  # here, for what decodes audio takes its time to import
 
@@ -234,6 +237,9 @@ def inspect_command(
         return
     if sql:
         _query(dataset, sql, as_json)
+        return
+    if compare:
+        _compare(dataset, compare, as_json)
         return
     stats = _guarded(collect_stats, Layout(dataset))
     if as_json:
@@ -340,6 +346,18 @@ def _query(dataset: Path, sql: str, as_json: bool) -> None:
             found.show(max_width=max(80, _console().width))
     except duckdb.Error as error:
         _fail(f"--sql: {error}", USAGE_PROBLEM)
+
+
+def _compare(dataset: Path, other: Path, as_json: bool) -> None:
+    from pipeline.comparison import compare
+    from pipeline.comparison_cli import show_comparison
+    from schemas.dataset import Layout
+
+    found = _guarded(compare, Layout(dataset), Layout(other))
+    if as_json:
+        _print_json(found.model_dump())
+    else:
+        show_comparison(_console(), str(dataset), str(other), found)
 
 
 def _guarded(function: Any, *args: Any, **kwargs: Any) -> Any:

@@ -151,6 +151,7 @@ def collect_stats(layout: Layout) -> Stats:
 
 def _connect_to(layout: Layout, files: Sequence[str]) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
+    connection.execute("set parquet_metadata_cache = true")  # else every statement reads all footers, of many files
     committed = [layout.root / name for name in files]
     for view, folder in (("tracks", layout.shards), ("quarantine", layout.quarantine)):
         mine = sorted(path for path in committed if path.parent == folder)
@@ -176,6 +177,7 @@ def _listed(files: Iterable[Path]) -> str:
 
 def _digest(connection: duckdb.DuckDBPyConnection) -> list[str]:
     """Read the files once: tables `kept` and `rejected` hold all that is counted below; columns that may be null."""
+    connection.execute("set preserve_insertion_order = false")
     types = dict(connection.execute("select column_name, column_type from (describe tracks)").fetchall())
     nullable = [name for name, type in types.items() if type.startswith("STRUCT(") and "model VARCHAR" in type]
     hours = f"coalesce({_DURATION}, 0) / 3600 as hours" if "audio" in types else "0.0 as hours"
