@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipeline.errors import DataProblem, UsageProblem
+from pipeline.gates import Gate
 from pipeline.ledger import write_durably
 from pipeline.pages.excerpts import SHORTEST_S, Excerpt, make_excerpt, stored_excerpts
 from pipeline.pages.funnel import funnel
@@ -65,6 +66,7 @@ def write_report(
     seed: int = 0,
     extra_rows: Sequence[str] = (),
     extra_title: str = "Rows asked for",
+    gates: Sequence[Gate] | None = None,
     limit_bytes: int = LIMIT_BYTES,
     watch: Watch = lambda _done, _total: None,
 ) -> Report:
@@ -77,6 +79,7 @@ def write_report(
         seed: another one samples others.
         extra_rows: ids of rows to show above the sample, in this order.
         extra_title: what they are.
+        gates: thresholds that figures are shown against; by default the dataset's own.
         limit_bytes: of the page; longer sounds are cut until they fit.
         watch: told how many rows of how many have got their sound.
 
@@ -88,7 +91,7 @@ def write_report(
     if not stats.rows["total"]:
         raise DataProblem(f"{layout.root} holds no rows yet")
     plan = Plan.model_validate_json(layout.plan.read_bytes())
-    connection, gates = connect(layout), dataset_gates(layout)
+    connection, gates = connect(layout), dataset_gates(layout) if gates is None else gates
     extra = fetch(connection, extra_rows)
     if missing := {*extra_rows} - {row["row_id"] for row in extra}:
         raise UsageProblem(f"{layout.root} has no row {', '.join(sorted(missing))}")
