@@ -39,18 +39,21 @@ def address(curated: Layout, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """`songmill explore` in a process of its own, which ends cleanly."""
     port, folder = free_port(), tmp_path_factory.mktemp("temporary")
     process = start("explore", curated.root, "--port", port, TMPDIR=str(folder))
-    assert process.stdout
-    assert process.stdout.readline().startswith(f"http://127.0.0.1:{port}/ shows ")
-    listening = [c for c in psutil.Process(process.pid).net_connections("tcp") if c.status == psutil.CONN_LISTEN]
-    assert [connection.laddr.ip for connection in listening] == ["127.0.0.1"]
-    [private] = folder.glob("songmill-explore-*")
-    assert private.stat().st_mode & 0o077 == 0
-    yield f"http://127.0.0.1:{port}/"
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
-    assert (process.returncode, out) == (0, ""), err
-    assert err == f"reading {curated.root} ...\n"
-    assert not private.exists()
+    try:
+        assert process.stdout
+        assert process.stdout.readline().startswith(f"http://127.0.0.1:{port}/ shows ")
+        listening = [c for c in psutil.Process(process.pid).net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+        assert [connection.laddr.ip for connection in listening] == ["127.0.0.1"]
+        [private] = folder.glob("songmill-explore-*")
+        assert private.stat().st_mode & 0o077 == 0
+        yield f"http://127.0.0.1:{port}/"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+        assert (process.returncode, out) == (0, ""), err
+        assert err == f"reading {curated.root} ...\n"
+        assert not private.exists()
+    finally:
+        process.kill()
 
 
 @pytest.fixture(scope="module")

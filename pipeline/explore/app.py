@@ -57,6 +57,7 @@ class Explorer:
         self._live = live
         self._limit_s = limit_s
         self._catalog = Catalog(live.index, limit_s)
+        self._catalog.counts(Selection(), live.marks)  # now, so that the first page need not wait for them
         self._token = Token()
         self._peaks = lru_cache(256)(self._drawn)
         self._templates = environment().overlay(

@@ -152,7 +152,7 @@ class Index:
             ]
             return f"case when {value} is not null then struct_pack({', '.join(inner)}) end" if inner else None
         kind = "list" if name in _LISTS else _KINDS.get(type.id)
-        if kind is None or name in _LONG:
+        if kind is None or name in _LONG or name.endswith(".model"):
             return None
         self.fields[name] = kind
         return value
