@@ -1,75 +1,101 @@
-"""Throughput of `songmill curate` with the small profile: one worker against one a core, in one run.
+"""`songmill curate` with the small profile against a plain loop over the same stage objects, in one run.
 
-    python -m benchmarks.curate
+    make bench-curate
 
-Prints Markdown for RESULTS.md. Starting Ray and loading the models is part of the wall time, as users see it; the
-seconds in the stages are not.
+Prints a section for RESULTS.md; takes about ten minutes on two quiet cores. What is measured: real tracks of the model
+store through the command itself, once and four times over; `benchmarks.curate_loop` on the same tracks with one thread
+and with one a core; the command on next to nothing. Warm figures are differences of the two corpora: starting costs
+the same for both.
 """
 
+import json
 import os
 import platform
+import sys
 import tempfile
-import time
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
+from typing import Annotated
 
-from pipeline.config import build_config
-from pipeline.curate import curate
+import typer
+
+from benchmarks.column_bytes import column_bytes
+from benchmarks.curate_loop import Loop
+from benchmarks.curate_report import Figures, report
+from benchmarks.curate_songs import excerpt, linked, tracks
+from benchmarks.process_tree import Usage, watch
 from pipeline.models.store import ModelStore
-from pipeline.stats import Stats
+
+_TIMES = 4
 
 
 @dataclass(frozen=True)
-class Run:
-    replicas: int
-    wall_s: float
-    stats: Stats
+class _Commands:
+    """What is run; duplicates are not looked for, or the tracks under several names would be some."""
 
-    @property
-    def audio_s(self) -> float:
-        return self.stats.hours["kept"] * 3600
+    root: Path
 
-    @property
-    def busy_s(self) -> float:
-        """Seconds that workers spent in stages, the longer of what two of them share."""
-        return sum(stage.seconds for stage in self.stats.stages) / self.replicas
+    def curate(self, songs: Path) -> Usage:
+        config = self.root / "run.yaml"
+        config.write_text("dedup: null\n")
+        out = self.root / f"dataset of {songs.name}"
+        return _told(
+            f"songmill curate, {songs.name}",
+            [sys.executable, "-m", "pipeline.cli", "curate", str(songs), "--out", str(out)],
+            ["--config", str(config), "--quiet", "--json"],
+        )
+
+    def loop(self, songs: Path, threads: int) -> tuple[Loop, Usage]:
+        usage = _told(
+            f"plain loop, {threads} threads",
+            ["env", f"OMP_NUM_THREADS={threads}", sys.executable, "-m", "benchmarks.curate_loop"],
+            [str(songs), f"--threads={threads}"],
+        )
+        return Loop(**json.loads(usage.said)), usage
 
 
-def main() -> None:
-    store = ModelStore()
-    songs = [store.pull(name).path for name in ("demo-music", "demo-songs")]
+def main(count: Annotated[int, typer.Option("--tracks", min=1, help="Tracks, of up to 40 s each.")] = 24) -> None:
+    """Measure and print a section for RESULTS.md."""
+    cores = len(os.sched_getaffinity(0))
+    chosen = tracks(ModelStore(), count)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        (root / "songs").mkdir()
-        for path in (file for song in songs for file in song.iterdir() if file.suffix in (".opus", ".mp3")):
-            (root / "songs" / path.name).symlink_to(path)
-        runs = [run(root, replicas, store) for replicas in (1, len(os.sched_getaffinity(0)))]
-    report(runs)
+        run = _Commands(root)
+        start_up = {
+            "a song of 2 s, which is turned away": run.curate(excerpt(chosen[0], root / "2 s", 2)),
+            "the same again: nothing to do": run.curate(root / "2 s"),
+            "a song of 8 s, which is kept": run.curate(excerpt(chosen[0], root / "8 s", 8)),
+        }
+        once = run.curate(linked(chosen, root / "once"))
+        often = run.curate(linked(chosen, root / f"{_TIMES} times", _TIMES))
+        loops = {threads: run.loop(root / "once", threads) for threads in sorted({1, cores})}
+        figures = Figures(
+            machine=_machine(cores),
+            cores=cores,
+            tracks=len(chosen),
+            kept=json.loads(once.said)["rows"]["kept"],
+            times=_TIMES,
+            once=once,
+            often=often,
+            loops=loops,
+            start_up=start_up,
+            column_bytes=column_bytes((root / "dataset of once" / "shards").glob("*.parquet")),
+        )
+    print(report(figures))
 
 
-def run(root: Path, replicas: int, store: ModelStore) -> Run:
-    overrides = [f"resources.replicas={replicas}", "resources.rows_per_shard=4"]
-    config = build_config(input=str(root / "songs"), output=root / f"dataset-{replicas}", overrides=overrides)
-    started = time.perf_counter()
-    outcome = curate(config, store, progress=True)
-    return Run(replicas, time.perf_counter() - started, outcome.stats)
+def _told(what: str, command: list[str], arguments: list[str]) -> Usage:
+    print(f"{what} ...", file=sys.stderr, flush=True)
+    usage = watch([*command, *arguments])
+    print(f"{what}: {usage.wall_s:.1f} s, CPU {usage.all_cpu_s:.1f} s", file=sys.stderr, flush=True)
+    return usage
 
 
-def report(runs: list[Run]) -> None:
-    cores = len(os.sched_getaffinity(0))
-    kept = runs[0].stats.rows["kept"]
-    print(f"{platform.processor() or platform.machine()}, {cores} cores, Python {platform.python_version()}; ", end="")
-    print(f"{kept} songs, {runs[0].audio_s / 60:.1f} min\n")
-    print("| workers | wall s | x real time | s in stages, per worker | x real time in stages |\n|---|---|---|---|---|")
-    for r in runs:
-        speeds = f"{r.audio_s / r.wall_s:.1f} | {r.busy_s:.0f} | {r.audio_s / r.busy_s:.1f}"
-        print(f"| {r.replicas} | {r.wall_s:.0f} | {speeds} |")
-    print(f"\nwall, {runs[0].replicas} worker : {runs[-1].replicas} workers = {runs[0].wall_s / runs[-1].wall_s:.2f}\n")
-    print("| stage | " + " | ".join(f"x real time, {r.replicas} worker(s)" for r in runs) + " |")
-    print("|---|" + "---|" * len(runs))
-    for stages in zip(*(sorted(r.stats.stages, key=lambda s: s.stage) for r in runs), strict=True):
-        print(f"| {stages[0].stage} | " + " | ".join(f"{stage.speed:.1f}" for stage in stages) + " |")
+def _machine(cores: int) -> str:
+    load = os.getloadavg()[0]
+    return f"{date.today()}, {platform.machine()}, {cores} cores, Python {platform.python_version()}, load {load:.1f}"
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

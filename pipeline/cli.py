@@ -1,4 +1,7 @@
-"""The `songmill` command. Data goes to stdout, progress and errors to stderr; exit code 0 fine, 1 data, 2 usage."""
+"""The `songmill` command. Data goes to stdout, progress and errors to stderr; exit code 0 fine, 1 data, 2 usage.
+
+Commands import what they need when they run: Ray, torch, DuckDB and Arrow take seconds that `--help` would pay for.
+"""
 
 import json
 import sys
@@ -7,39 +10,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import duckdb
 import typer
 from rich.console import Console
 
-from pipeline.comparison import compare as compare_datasets
-from pipeline.comparison_cli import show_comparison
-from pipeline.config import build_config
-from pipeline.demo.input import prepare
 from pipeline.errors import DataProblem, UsageProblem
+from pipeline.explore.cli import explore_command
 from pipeline.export_cli import app as export_app
 from pipeline.forget_cli import forget_command
-from pipeline.inspection import show_pilot, show_plan, show_stats
 from pipeline.lyrics_cli import app as lyrics_app
 from pipeline.models.cli import app as models_app
-from pipeline.models.store import ModelStore
-from pipeline.plan import draft_dag, make_plan, weights_bytes
 from pipeline.quarantine_cli import quarantine_command
-from pipeline.remembered import remembered_config
 from pipeline.sample_cli import sample_command
-from pipeline.stats import collect_stats, connect
 from pipeline.train.autoencoder_cli import autoencoder_command
 from pipeline.train.cli import app as train_app
 from pipeline.train.speaker_cli import speaker_command
 from pipeline.ui.cli import ui_command
-from pipeline.verification import verify_dataset
 from pipeline.whatif_cli import whatif_command
-from schemas.config import CurateConfig
-from schemas.dataset import Layout
 
 if TYPE_CHECKING:
     from pipeline.curate import Outcome
     from pipeline.features import Addition
     from pipeline.pilot import Pilot
+    from schemas.config import CurateConfig
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,6 +40,7 @@ app = typer.Typer(
     help="The open-source refinery for music AI: raw songs in, training-ready Parquet shards out.",
 )
 app.add_typer(models_app, name="models")
+app.command("explore")(explore_command)
 app.command("whatif")(whatif_command)
 app.command("quarantine")(quarantine_command)
 app.command("forget")(forget_command)
@@ -69,9 +62,7 @@ Lyrics = Annotated[
     Path | None, typer.Option("--lyrics", help="Lyric library: Parquet with id, title, artist, text ...")
 ]
 Only = Annotated[str, typer.Option("--stages", help="Comma-separated stages to run instead of the profile's.")]
-Add = Annotated[
-    str, typer.Option("--add", help="Comma-separated stages to run besides, such as latents,ssl,text_embedding.")
-]
+Add = Annotated[str, typer.Option("--add", help="Comma-separated stages to run besides, such as latents,ssl,preview.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="stage.param=value or column.min_field=value; may be repeated.")
 ]
@@ -115,6 +106,10 @@ def curate_command(
 
       songmill curate --add latents,ssl --set latents.codec=ACE-Step dataset
     """
+    from pipeline.config import build_config
+    from pipeline.remembered import remembered_config
+    from schemas.dataset import Layout
+
     if source and out is None and config is None and Layout(Path(source)).plan.is_file():
         if stages or profile or lyrics or license or origin or require_license or update:
             _fail(f"{source} is a dataset: to add features to it give --add and --set alone", USAGE_PROBLEM)
@@ -137,7 +132,7 @@ def curate_command(
             source=origin,
             require_license=require_license,
         )
-    outcome = _curate(settings, ModelStore(), update=update, progress=not quiet)
+    outcome = _curate(settings, update=update, progress=not quiet)
     if as_json:
         _print_json({"worked_on": outcome.worked_on, **outcome.stats.model_dump()})
         return
@@ -170,6 +165,11 @@ def plan_command(
 
       songmill plan songs/ --profile full --pilot 20
     """
+    from pipeline.config import build_config
+    from pipeline.inspection import show_pilot, show_plan
+    from pipeline.models.store import ModelStore
+    from pipeline.plan import draft_dag, make_plan, weights_bytes
+
     if pilot and not (source or config):
         _fail("a pilot needs songs: songmill plan SONGS --pilot 20", USAGE_PROBLEM)
     named = bool(config and pilot)  # a pilot runs, so the file has to name songs and output; a plan is content without
@@ -207,6 +207,9 @@ def inspect_command(
     dataset: Dataset,
     as_json: AsJson = False,
     sql: Annotated[str | None, typer.Option(help="Query over the views tracks and quarantine.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page to see and hear the dataset by.")] = None,
+    rows: Annotated[int, typer.Option(min=0, help="With --html: rows to sample from all verdicts.")] = 100,
+    seed: Annotated[int, typer.Option(help="With --html: another seed samples other rows.")] = 0,
     compare: Annotated[Path | None, typer.Option(help="Another dataset to show beside this one.")] = None,
 ) -> None:
     """Show what a dataset holds: counts, hours, verdicts, distributions, time in stages.
@@ -217,8 +220,21 @@ def inspect_command(
 
       songmill inspect dataset --sql "select title, rhythm.bpm from tracks order by 2"
 
+      songmill inspect dataset --html report.html --rows 50 --seed 7
+
       songmill inspect dataset --compare dataset-before
     """
+    from pipeline.inspection import show_stats
+    from pipeline.stats import collect_stats
+    from schemas.dataset import Layout
+
+    if sum(map(bool, (sql, html, compare))) > 1:
+        _fail("give either --sql, --html or --compare", USAGE_PROBLEM)
+    if html:
+        from pipeline.report_cli import report  # here, for what decodes audio takes its time to import
+
+        report(dataset, html, rows, seed, as_json=as_json)
+        return
     if sql:
         _query(dataset, sql, as_json)
         return
@@ -240,6 +256,9 @@ def verify_command(dataset: Dataset, as_json: AsJson = False) -> None:
 
       songmill verify dataset
     """
+    from pipeline.verification import verify_dataset
+    from schemas.dataset import Layout
+
     problems = _guarded(verify_dataset, Layout(dataset))
     if as_json:
         _print_json({"problems": problems})
@@ -261,7 +280,9 @@ def demo_command(
 
       songmill models pull small demo && songmill demo --out demo
     """
-    from pipeline.demo.story import QUICK, Demo, Pace  # here, for torch takes seconds to import
+    from pipeline.demo.input import prepare
+    from pipeline.demo.story import QUICK, Demo, Pace
+    from pipeline.models.store import ModelStore
 
     def songmill(arguments: Sequence[str]) -> int:
         return int(app(arguments, standalone_mode=False) or 0)
@@ -272,6 +293,7 @@ def demo_command(
 
 def _add_features(dataset: Path, stages: list[str], overrides: list[str], *, progress: bool, as_json: bool) -> None:
     from pipeline.features import add_features
+    from pipeline.models.store import ModelStore
 
     if not stages:
         _fail(f"{dataset} is a dataset: say what to make of it, such as --add latents,ssl", USAGE_PROBLEM)
@@ -287,13 +309,15 @@ def _add_features(dataset: Path, stages: list[str], overrides: list[str], *, pro
         typer.echo(f"  {failure.rows} {failure.stage} {failure.reason}: {failure.message}")
 
 
-def _curate(settings: CurateConfig, store: ModelStore, **options: bool) -> "Outcome":
-    from pipeline.curate import curate  # here, for Ray takes seconds to import and the other commands do without
+def _curate(settings: "CurateConfig", **options: bool) -> "Outcome":
+    from pipeline.curate import curate
+    from pipeline.models.store import ModelStore
 
-    return _interruptible(curate, settings, store, **options)
+    return _interruptible(curate, settings, ModelStore(), **options)
 
 
-def _pilot(settings: CurateConfig, songs: int) -> "Pilot":
+def _pilot(settings: "CurateConfig", songs: int) -> "Pilot":
+    from pipeline.models.store import ModelStore
     from pipeline.pilot import run_pilot
 
     return _guarded(run_pilot, settings, ModelStore(), songs)
@@ -307,6 +331,11 @@ def _interruptible(run: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _query(dataset: Path, sql: str, as_json: bool) -> None:
+    import duckdb
+
+    from pipeline.stats import connect
+    from schemas.dataset import Layout
+
     if not Layout(dataset).plan.exists():
         _fail(f"{dataset} is no songmill dataset", DATA_PROBLEM)
     try:
@@ -320,7 +349,11 @@ def _query(dataset: Path, sql: str, as_json: bool) -> None:
 
 
 def _compare(dataset: Path, other: Path, as_json: bool) -> None:
-    found = _guarded(compare_datasets, Layout(dataset), Layout(other))
+    from pipeline.comparison import compare
+    from pipeline.comparison_cli import show_comparison
+    from schemas.dataset import Layout
+
+    found = _guarded(compare, Layout(dataset), Layout(other))
     if as_json:
         _print_json(found.model_dump())
     else:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,12 +12,13 @@ import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 
+from pipeline import crew
+from pipeline.crew import Crew
 from pipeline.errors import DataProblem
-from pipeline.operator import Operator, OperatorSpec
+from pipeline.operator import OperatorSpec
 from pipeline.sink import Gatherer, SinkSpec
 from schemas.config import ResourceConfig
 
-_ROWS_PER_OBJECT = 4096  # the todo table goes into the object store in pieces of this size
 _OBJECT_STORE_BYTES = 2 * 2**30
 
 
@@ -44,6 +46,7 @@ def cluster(resources: ResourceConfig) -> Iterator[None]:
     try:
         yield
     finally:
+        crew.forget()
         ray.shutdown()
 
 
@@ -55,59 +58,44 @@ def run_pass(
     resources: ResourceConfig,
     tally: ActorHandle,
 ) -> Iterator[dict[str, Any]]:
-    """Stream rows through operators into a sink; yield the sink's results as they come.
+    """Stream rows through operators into a sink, which works in this process; yield its results as they come.
 
     Raises:
         ray.exceptions.RayError: the cluster itself failed.
     """
-    _quiet()
-    pieces = [rows.slice(start, _ROWS_PER_OBJECT) for start in range(0, rows.num_rows, _ROWS_PER_OBJECT)]
-    data = ray.data.from_arrow(pieces).repartition(target_num_rows_per_block=resources.rows_per_block)
-    blocks = -(-rows.num_rows // resources.rows_per_block)
-    for spec in operators:
-        data = data.map_batches(
-            Operator, fn_constructor_args=(spec, tally), **_placement(spec, operators, blocks, resources)
-        )
-    data = data.map_batches(
-        sink,
-        fn_constructor_args=(sink_spec,),
-        compute=ray.data.ActorPoolStrategy(size=1),
-        num_cpus=0,
-        **_BATCHES,
-    )
-    for batch in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        results = batch["result"].to_pylist()  # type: ignore[union-attr]
-        yield from map(json.loads, results)
+    size = resources.rows_per_block
+    blocks = (rows.slice(start, size) for start in range(0, rows.num_rows, size))
+    crews = [
+        _crew(number, operators, -(-rows.num_rows // size), resources, ray.put((spec, tally)))
+        for number, spec in enumerate(operators)
+    ]
+    gatherer = sink(sink_spec)
+    for block in crew.stream(blocks, crews):
+        yield from map(json.loads, gatherer(block)["result"].to_pylist())
 
 
-_BATCHES: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
-
-
-def _placement(
-    spec: OperatorSpec, operators: Sequence[OperatorSpec], blocks: int, resources: ResourceConfig
-) -> dict[str, Any]:
-    """Where an operator's replicas go: one a GPU, one a request, or one a core."""
+def _crew(
+    number: int, operators: Sequence[OperatorSpec], blocks: int, resources: ResourceConfig, job: ray.ObjectRef
+) -> Crew:
+    """An operator's replicas: one a GPU, one a request, or one a core."""
+    spec = operators[number]
+    # A song takes seconds to minutes, so that none should wait behind one while another replica idles; only where
+    # blocks come with their PCM from elsewhere is one fetched while another is worked on.
+    depth = 2 if number else 1
     if gpus := _gpus(spec):
         replicas = min(_gpu_replicas(sum(map(_gpus, operators))), blocks)
-        batches = {"batch_size": resources.rows_per_block}  # which is a block; Ray wants it told
         # No CPU is reserved: the replica would wait for one that a CPU operator holds.
-        return {"compute": _pool(replicas), "num_gpus": gpus, "num_cpus": 0, **_BATCHES, **batches}
+        return Crew.hire(job, replicas, (0.0, gpus), depth=depth)
     if requests := spec.nodes[0].concurrency:
-        return {"compute": _pool(min(requests, blocks)), "num_cpus": 0, **_BATCHES}
+        return Crew.hire(job, min(requests, blocks), (0.0, 0.0), depth=depth)
     replicas = min(resources.replicas or _cores(), blocks)
     pools = sum(not other.nodes[0].alone for other in operators)
-    return {"compute": _pool(replicas), "num_cpus": _share(replicas * pools), **_BATCHES}
-
-
-def _pool(size: int) -> ray.data.ActorPoolStrategy:
-    # A song takes seconds to minutes: queue one behind the one at work, so that no replica hoards while others idle.
-    return ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2)
+    return Crew.hire(job, replicas, (_share(replicas * pools), 0.0), depth=depth)
 
 
 def _share(replicas: int) -> float:
-    """CPUs a replica claims: all but one, split. Ray's own tasks need a whole one, or both would wait."""
-    spare = max(ray.cluster_resources().get("CPU", 1.0) - 1.0, 0.0)
-    return round(min(1.0, spare / replicas), 3)
+    """CPUs a replica claims, so that all of them fit."""
+    return min(1.0, math.floor(ray.cluster_resources().get("CPU", 1.0) / replicas * 1000) / 1000)
 
 
 def check_placeable(operators: Sequence[OperatorSpec]) -> None:
@@ -146,11 +134,3 @@ def _cores() -> int:
 
 def _local_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _quiet() -> None:
-    """Our own progress is shown instead of Ray Data's."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.errors import DataProblem
+from schemas.lyric_verdicts import CANONICAL, EXTRA, HEARD, SUNG
 
 _DATA_PROBLEM, _USAGE_PROBLEM = 1, 2
 
@@ -22,11 +23,10 @@ def export() -> None:
 def lrc_command(
     dataset: Annotated[Path, typer.Argument(help="A curated dataset.")],
     out: Annotated[Path, typer.Option(help="Folder for the files.")],
-    verdicts: Annotated[str, typer.Option(help="Lines to write, by verdict.")] = "canonical,heard,extra",
+    verdicts: Annotated[str, typer.Option(help="Lines to write, by verdict.")] = f"{CANONICAL},{HEARD},{EXTRA}",
 ) -> None:
     """Enhanced LRC with line and word times, a file a song: listen, and see whether the lyrics fit."""
-    from pipeline.lrc import export_lrc  # here, for phonemizers take seconds to import
-    from stages.lyric_ledger import SUNG
+    from pipeline.lrc import export_lrc  # here, for Arrow takes long to import
 
     wanted = [name.strip() for name in verdicts.split(",")]
     if unknown := sorted({*wanted} - SUNG):

@@ -3,14 +3,15 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.exits import guarded
-from pipeline.tombstones import unbury
-from schemas.dataset import Layout
+
+if TYPE_CHECKING:
+    from schemas.dataset import Layout
 
 
 def forget_command(
@@ -37,6 +38,8 @@ def forget_command(
 
       songmill forget dataset --where "artist = 'X'" --runs models/ --yes
     """
+    from schemas.dataset import Layout
+
     layout = Layout(dataset.resolve())
     with guarded():
         if undo:
@@ -64,7 +67,9 @@ def _ask(question: str) -> None:
     typer.confirm(question, abort=True)
 
 
-def _undo(layout: Layout, ids: list[str]) -> None:
+def _undo(layout: "Layout", ids: list[str]) -> None:
+    from pipeline.tombstones import unbury
+
     if not ids:
         raise UsageProblem("say what may come back: --undo --track ID")
     if not layout.tombstones.is_file() or not (count := unbury(layout, ids)):

@@ -1,7 +1,4 @@
-"""`songmill lyrics`: index a library of lyrics, search it, train a vocabulary.
-
-Commands import what they work with themselves: Ray and the phonemizers take seconds, and every command loads this file.
-"""
+"""`songmill lyrics`: index a library of lyrics, search it, train a vocabulary."""
 
 import json
 import sys
@@ -9,14 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, NoReturn
 
-import pyarrow.parquet as pq
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from pipeline.errors import DataProblem
-from schemas.config import ResourceConfig
 
 _DATA_PROBLEM, _USAGE_PROBLEM = 1, 2
 
@@ -36,7 +31,10 @@ def index_command(
 
     Songs with a duplicate id, without lines, too long or in an unknown language are left out and listed.
     """
+    import pyarrow.parquet as pq  # these here, for Ray and the languages' tables take seconds to import
+
     from pipeline.lyric_indexing import build_index
+    from schemas.config import ResourceConfig
     from stages.lyric_index import SKETCHES
 
     if engine not in SKETCHES:

@@ -15,7 +15,8 @@ from pydantic import BaseModel
 
 from pipeline.errors import UsageProblem
 from pipeline.ledger import move_durably
-from schemas.dataset import MARKS, Layout
+from schemas.dataset import Layout
+from schemas.tables import MARKS
 
 Kind = Literal["keep", "drop"]
 

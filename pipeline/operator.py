@@ -50,13 +50,13 @@ class OperatorSpec:
 
 
 class Operator:
-    """A replica: its stages with their models loaded."""
+    """A replica: its stages, each with its models loaded from the first row on that needs them."""
 
     def __init__(self, spec: OperatorSpec, tally: ActorHandle) -> None:
         self.spec = spec
         self.tally = tally
-        self.stages = [self._ready(node) for node in spec.nodes]
-        _limit_threads()
+        self.stages = [self._started(node, node.build) for node in spec.nodes]
+        self._asleep = {node.name: node for node in spec.nodes}
         for stage in self.stages:
             later = {c for s in self.stages for c in (*s.reads, *s.reads_if_present)} | set(spec.carried.names)
             stage.wanted = frozenset(stage.working) & later
@@ -67,15 +67,19 @@ class Operator:
         parts = (block.slice(start, self.batch_rows) for start in range(0, block.num_rows, self.batch_rows))
         return pa.concat_tables(self._batch(part) for part in parts)
 
-    def _ready(self, node: Node) -> Stage:
+    def _wake(self, stage: Stage) -> None:
+        """Load the stage's models: rows that are rejected, or have its column already, never need them."""
+        if node := self._asleep.pop(stage.name, None):
+            self._started(node, lambda: stage.setup(node.weights))
+            _limit_threads()
+
+    def _started(self, node: Node, start: Callable[[], Any]) -> Any:
         try:
-            stage = node.build()
-            stage.setup(node.weights)
+            return start()
         except Exception as error:
-            # Ray buries what a constructor raises; the driver asks the tally for the message instead.
+            # Ray wraps what a worker raises in traces; the driver asks the tally for the message instead.
             ray.get(self.tally.report_broken.remote(f"stage {node.name!r} cannot start: {_describe(error)}"))
             raise
-        return stage
 
     def _batch(self, rows: pa.Table) -> pa.Table:
         rows = self._admit(rows)
@@ -121,6 +125,7 @@ class Operator:
         live = [i for i, status in enumerate(_statuses(rows)) if status == "kept"]
         if not live:
             return rows
+        self._wake(stage)
         started = time.perf_counter()
         measured, errors = _run(stage, rows if len(live) == rows.num_rows else rows.take(live))
         seconds = (time.perf_counter() - started) / len(live)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,10 +15,10 @@ from rich.table import Table
 
 from pipeline.errors import UsageProblem
 from pipeline.exits import guarded
-from pipeline.models.store import ModelStore
-from pipeline.quarantine import Group, find_row, groups, rows_to_retry
-from pipeline.remembered import remembered_config
-from schemas.dataset import Layout
+
+if TYPE_CHECKING:
+    from pipeline.quarantine import Group
+    from schemas.dataset import Layout
 
 _MESSAGE = 80
 
@@ -53,6 +53,9 @@ def quarantine_command(
 
       songmill quarantine dataset retry --stage caption --reason EndpointUnreachable
     """
+    from pipeline.quarantine import find_row, groups, rows_to_retry  # here, for DuckDB and Arrow take long to import
+    from schemas.dataset import Layout
+
     layout = Layout(dataset.resolve())
     with guarded():
         if action is Action.SHOW:
@@ -65,8 +68,11 @@ def quarantine_command(
             _show_groups(groups(layout, stage=stage, reason=reason), as_json)
 
 
-def _retry(layout: Layout, row_ids: frozenset[str], *, progress: bool, as_json: bool) -> None:
-    from pipeline.curate import curate  # here, for Ray takes seconds to import
+def _retry(layout: "Layout", row_ids: frozenset[str], *, progress: bool, as_json: bool) -> None:
+    from pipeline.curate import curate
+    from pipeline.models.store import ModelStore
+    from pipeline.quarantine import groups
+    from pipeline.remembered import remembered_config
 
     curate(remembered_config(layout), ModelStore(), progress=progress, retry=row_ids)
     left = sum(group.rows for group in groups(layout) if group.status == "failed")
@@ -76,7 +82,7 @@ def _retry(layout: Layout, row_ids: frozenset[str], *, progress: bool, as_json: 
         typer.echo(f"{layout.root}: {len(row_ids)} rows tried again; {left} rows of the dataset are failed now")
 
 
-def _show_groups(found: list[Group], as_json: bool) -> None:
+def _show_groups(found: "list[Group]", as_json: bool) -> None:
     if as_json:
         print(json.dumps([group.model_dump(mode="json") for group in found], indent=2))
         return

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
-from datasketch import MinHash
 
 ENOUGH = 32  # hashes that a sketch needs before it can resemble anything
 
@@ -68,4 +67,6 @@ def _band_keys(signature: np.ndarray) -> np.ndarray:
 
 @cache
 def _permutations() -> np.ndarray:
+    from datasketch import MinHash  # here, for it imports much of scipy and many a run has nothing to compare
+
     return MinHash(num_perm=_BANDS * _ROWS, seed=_SEED, scheme=_SCHEME).permutations

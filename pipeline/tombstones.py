@@ -8,7 +8,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.ledger import move_durably
-from schemas.dataset import TOMBSTONES, Layout
+from schemas.dataset import Layout
+from schemas.tables import TOMBSTONES
 
 
 def read_tombstones(layout: Layout) -> pa.Table:

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -10,8 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.exits import guarded
-from pipeline.whatif import Amount, WhatIf, what_if
-from schemas.dataset import Layout
+
+if TYPE_CHECKING:
+    from pipeline.whatif import Amount, WhatIf
 
 
 def whatif_command(
@@ -34,6 +35,9 @@ def whatif_command(
 
       songmill whatif dataset --set quality.min_bandwidth_hz=15000 --apply
     """
+    from pipeline.whatif import what_if  # here, for DuckDB and Arrow take long to import
+    from schemas.dataset import Layout
+
     layout = Layout(dataset.resolve())
     with guarded():
         found = what_if(layout, overrides or [], nearest)
@@ -51,7 +55,7 @@ def whatif_command(
         typer.echo(f"{dataset}: these thresholds hold now{left}")
 
 
-def _show(console: Console, found: WhatIf) -> None:
+def _show(console: Console, found: "WhatIf") -> None:
     for name, (now, then) in found.changes.items():
         console.print(f"{escape(name)}: {_bound(now)} -> {_bound(then)}", highlight=False)
     table = Table("", "rows", "hours")
@@ -79,7 +83,7 @@ def _show(console: Console, found: WhatIf) -> None:
         console.print(table)
 
 
-def _hours(amount: Amount) -> str:
+def _hours(amount: "Amount") -> str:
     return f"{amount.hours:.3f}"
 
 

@@ -191,6 +191,14 @@ TEXT_EMBEDDING = pa.list_(
     )
 )
 
+# A part of the song to listen to: a file of its own, such as Ogg Opus.
+PREVIEW = stage_struct(
+    field("codec", pa.string()),
+    field("start_s", pa.float64(), "s"),
+    field("duration_s", pa.float64(), "s"),
+    field("data", pa.large_binary()),
+)
+
 VERDICT = pa.struct(
     [
         field("status", pa.string()),  # kept, filtered, failed or pending

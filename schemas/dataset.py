@@ -4,8 +4,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-
 SCHEMA_VERSION = 1
 
 # Keys of a shard's Parquet footer.
@@ -16,21 +14,6 @@ FOOTER_SHARD_DIGEST = b"songmill.shard_sha256"  # in a feature file: the shard w
 
 # Columns too bulky for the shard itself; they lie beside it, same rows, same order.
 FEATURES = ("latents", "ssl", "text_embedding", "preview")
-
-# What a person said of single rows: `keep` or `drop`, and why.
-MARKS = pa.schema(
-    [("row_id", pa.string()), ("mark", pa.string()), ("note", pa.string()), ("marked_at", pa.timestamp("us", "UTC"))]
-)
-
-# What may never come back: rows by what is left of them, the hashes of their uri and of their bytes.
-TOMBSTONES = pa.schema(
-    [
-        ("row_id", pa.string()),
-        ("track_id", pa.string()),  # null where the file could not be read
-        ("reason", pa.string()),
-        ("forgotten_at", pa.timestamp("us", "UTC")),
-    ]
-)
 
 _UNIT = re.compile(r"^(?:train|part)-(\d{6,})\.parquet$")
 

@@ -2,8 +2,6 @@
 
 import re
 
-from pypinyin import Style, lazy_pinyin
-
 _DIGITS = "零一二三四五六七八九"
 _PLACES = ("", "十", "百", "千")
 _MYRIADS = ("", "万", "亿", "兆")
@@ -31,6 +29,8 @@ def spell_numbers(text: str) -> str:
 
 def pinyin(text: str) -> str:
     """Pinyin with tone digits, the neutral tone 5; what is no Chinese character stays, full-width signs as ASCII."""
+    from pypinyin import Style, lazy_pinyin  # here, for its tables take long to read and few songs need them
+
     syllables = lazy_pinyin(text, style=Style.TONE3, neutral_tone_with_five=True)
     return "".join(syllables).translate(_PUNCTUATION)
 

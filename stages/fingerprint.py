@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import soxr
-from scipy.ndimage import maximum_filter
 
 from schemas.columns import field, stage_struct
 from stages.base import Stage, Track
@@ -68,6 +67,8 @@ def _spectrogram(mono: np.ndarray) -> np.ndarray:
 
 def _peaks(spectrogram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Frame and bin of every peak, by frame, then bin."""
+    from scipy.ndimage import maximum_filter  # here, for scipy takes seconds to import and a plan does without
+
     around = maximum_filter(spectrogram, (2 * _PEAK_FRAMES + 1, 2 * _PEAK_BINS + 1), mode="constant")
     level = maximum_filter(spectrogram.max(axis=1), 2 * _LEVEL_FRAMES + 1, mode="constant")[:, None]
     frames, bins = np.nonzero((spectrogram == around) & (spectrogram > np.maximum(level * _LEVEL_RATIO, _AUDIBLE)))

@@ -5,13 +5,15 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
 import espeakng_loader
-from phonemizer.backend import EspeakBackend
-from phonemizer.backend.espeak.wrapper import EspeakWrapper
 
 from stages import chinese, ipa_chinese, ipa_japanese
 from stages.language import FALLBACK, known, spoken_language
+
+if TYPE_CHECKING:
+    from phonemizer.backend import EspeakBackend
 
 _VOICES = {"en": "en-us", "fr": "fr-fr"}  # espeak's other voices are named like the language
 _MARKS = frozenset("ˈˌːˑˎ‿͜͡")  # stress, length and ties: singing keeps none of them
@@ -58,7 +60,10 @@ def _chinese(line: str) -> str:
 
 
 @cache
-def _espeak(language: str) -> EspeakBackend:
+def _espeak(language: str) -> "EspeakBackend":
+    from phonemizer.backend import EspeakBackend
+    from phonemizer.backend.espeak.wrapper import EspeakWrapper
+
     EspeakWrapper.set_library(espeakng_loader.get_library_path())
     EspeakWrapper.set_data_path(espeakng_loader.get_data_path())
     quiet = logging.getLogger("songmill.espeak")

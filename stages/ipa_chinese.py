@@ -3,8 +3,6 @@
 Values follow the broad transcription of the IPA journal's illustration of Standard Chinese (Lee and Zee 2003).
 """
 
-from pypinyin import Style, lazy_pinyin
-
 _INITIALS = {
     "b": "p", "p": "pʰ", "m": "m", "f": "f", "d": "t", "t": "tʰ", "n": "n", "l": "l", "g": "k", "k": "kʰ", "h": "x",
     "j": "tɕ", "q": "tɕʰ", "x": "ɕ", "zh": "tʂ", "ch": "tʂʰ", "sh": "ʂ", "r": "ɻ", "z": "ts", "c": "tsʰ", "s": "s",
@@ -21,6 +19,8 @@ _FINALS = {
 
 def read(line: str) -> str:
     """IPA of a line, a syllable a word; what is no Chinese character is left out."""
+    from pypinyin import Style, lazy_pinyin  # here, for its tables take long to read and few songs need them
+
     initials = lazy_pinyin(line, style=Style.INITIALS, errors="ignore")
     finals = lazy_pinyin(line, style=Style.FINALS, errors="ignore")
     return " ".join(_syllable(initial, final) for initial, final in zip(initials, finals, strict=True))

@@ -3,8 +3,6 @@
 Values follow the broad transcription of the IPA Handbook's illustration of Japanese (Okada 1999).
 """
 
-import pyopenjtalk
-
 _PHONES = {
     "a": "a", "i": "i", "u": "ɯ", "e": "e", "o": "o",
     "A": "a", "I": "i", "U": "ɯ", "E": "e", "O": "o",  # devoiced vowels
@@ -22,4 +20,6 @@ _PROLONGED = "ー〜～"  # OpenJTalk complains of a line that begins with the s
 
 def read(line: str) -> str:
     """IPA of a line; pauses at punctuation become spaces."""
+    import pyopenjtalk  # here, for its tables take long to read and few songs need them
+
     return "".join(_PHONES.get(phone, "") for phone in pyopenjtalk.g2p(line.lstrip(_PROLONGED), join=False))

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from datasketch import MinHash
 
 _ARRAYS = ("keys", "offsets", "songs")
 _BUDGET = 200_000  # entries of the index that a query reads, those of the rarest keys first
@@ -80,6 +79,8 @@ class LshSketch:
         shingles = {phones[start : start + self.shingle].encode() for start in range(len(phones) - self.shingle + 1)}
         if not shingles:
             return np.empty(0, np.uint64)
+        from datasketch import MinHash  # here, for it takes long to import and the default engine does without
+
         sketch = MinHash(self.num_perm, seed=self.seed, scheme="affine32")
         sketch.update_batch(sorted(shingles))
         bands = self.num_perm // self.rows

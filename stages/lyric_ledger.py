@@ -1,8 +1,4 @@
-"""What became of every line: a song's lines and the heard words in the order they were sung, each with a verdict.
-
-"canonical": the library's text, sung here. "heard": something like a line of the library was sung, but the transcript's
-text is kept. "missing": in the library, not sung. "extra": sung, not in the library.
-"""
+"""What became of every line: a song's lines and the heard words in the order they were sung, each with a verdict."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, groupby, pairwise
@@ -10,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from schemas.lyric_verdicts import CANONICAL, EXTRA, HEARD, MISSING
 from stages.lyric_alignment import Alignment, Placed, Word, tight, units_of
 from stages.lyric_library import Song
 
-CANONICAL, HEARD, MISSING, EXTRA = "canonical", "heard", "missing", "extra"
-SUNG = frozenset({CANONICAL, HEARD, EXTRA})
 _LEAST_EXTRA = 4  # phones; fewer are the rest of a word that a line left over
 
 

@@ -11,11 +11,11 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from schemas import columns
+from schemas.lyric_verdicts import SUNG
 from stages import base
 from stages.language import line_languages
 from stages.lyric_bpe import BUILT_IN, LINE_END_ID, SPACE, START_ID
 from stages.lyric_cleaning import clean
-from stages.lyric_ledger import SUNG
 from stages.lyric_text import INSTRUMENTAL, heard_segments, parse
 from stages.lyric_variants import Timed, Variant, arrange, drawn
 

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyloudnorm
-import scipy.fft
 import soxr
 from pydantic import Field
 
@@ -80,6 +78,8 @@ def loudness_lufs(samples: np.ndarray, rate_hz: int) -> float | None:
     Shorter than one gating block of 0.4 s it is not defined: None. Of more than five channels the fourth is taken for
     the LFE (FFmpeg's order), which the standard leaves out, and the first five others are measured.
     """
+    import pyloudnorm  # here, for scipy takes seconds to import and a plan does without
+
     if len(samples) < 0.4 * rate_hz:
         return None
     if samples.shape[1] > 5:
@@ -173,6 +173,8 @@ def _window_levels(samples: np.ndarray, rate_hz: int) -> np.ndarray:
 
 def _band_levels_db(samples: np.ndarray, rate_hz: int) -> np.ndarray:
     """Power density of each band of 100 Hz up to Nyquist, in dB re full scale squared per Hz, mean of the channels."""
+    import scipy.fft
+
     size = 2 ** math.ceil(math.log2(_SPECTRUM_S * rate_hz))
     padded = np.pad(samples, ((0, max(0, size - len(samples))), (0, 0)))
     count = min(_SPECTRUM_WINDOWS, len(padded) // size)

@@ -37,6 +37,7 @@ ENGINES: dict[str, dict[str, str]] = {
         "umt5": "stages.text_embedding_umt5:TextEmbeddingUmt5",
     },
     "latents": {"dcae": "stages.latents:Latents"},
+    "preview": {"opus": "stages.preview:Preview"},
     "ssl": {"whisper-encoder": "stages.ssl:Ssl", "mert-mhubert": "stages.ssl_hubert:SslHubert"},
 }
 

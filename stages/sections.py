@@ -5,8 +5,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.signal import find_peaks
 
 from schemas import columns
 from stages import base, pcm
@@ -79,6 +77,8 @@ class Sections(Stage):
 
     def _bounds(self, features: SectionFeatures, rhythm: dict[str, Any], duration_s: float) -> list[float]:
         """Seconds at which parts begin, and the end of the track."""
+        from scipy.signal import find_peaks  # here, for it takes seconds to import and a plan does without
+
         grid_s = _grid(rhythm.get("beats_s") or [], duration_s)
         step_s = duration_s / (len(grid_s) - 1)
         novelty = _novelty(features.means(grid_s), round(_KERNEL_S / step_s))
@@ -118,6 +118,8 @@ def _novelty(blocks: np.ndarray, half: int) -> np.ndarray:
 
 def _kinds(means: np.ndarray) -> list[int]:
     """A number for each part, the same for parts that sound alike (average linkage on cosine distance)."""
+    from scipy.cluster.hierarchy import fcluster, linkage
+
     if len(means) < 2:
         return [0] * len(means)
     return fcluster(linkage(means, method="average", metric="cosine"), _SAME, criterion="distance").tolist()

@@ -8,7 +8,6 @@ import pyarrow as pa
 
 from schemas import columns
 from stages import base, pcm
-from stages.nets.resemblyzer import DIM, RATE_HZ, SpeakerEncoder
 from stages.voice import voiced_segments
 
 
@@ -30,11 +29,15 @@ class Speaker(base.Stage):
 
     def setup(self, weights: Mapping[str, base.Weights]) -> None:
         """Load the encoder."""
+        from stages.nets.resemblyzer import SpeakerEncoder  # here, for torch takes seconds to import
+
         super().setup(weights)
         self._encoder = SpeakerEncoder.load(weights["resemblyzer"].path)
 
     def process(self, track: base.Track) -> dict[str, Any]:
         """Measure the `vocal_stem` column."""
+        from stages.nets.resemblyzer import DIM, RATE_HZ
+
         segments = voiced_segments(track["vocal_stem"], RATE_HZ) if track["vocals"]["has_vocals"] else []
         if not segments:
             return self.own(embedding=[0.0] * DIM)

@@ -4,8 +4,6 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from num2words import num2words
-
 _LONGEST = 15  # digits; longer numbers are read digit by digit
 
 # Signs that group thousands and that open decimals.
@@ -68,6 +66,8 @@ def speak_numbers(text: str, language: str, *, spare_czech: bool = True) -> str:
 @lru_cache(10_000)
 def speak(number: str, language: str, **form: Any) -> str:
     """A number ("12", "2.5") as words; digit by digit where it is too long, as it stands where num2words fails."""
+    from num2words import num2words  # here, for its languages take long to import and few lines hold a number
+
     if len(number) > _LONGEST:
         return " ".join(speak(digit, language) for digit in number if digit.isdigit())
     try:

@@ -4,14 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import torch
-
 from schemas import columns
 from stages import base, pcm
-from stages.nets.musicnn import PATCH, RATE_HZ, Musicnn, log_mel
-
-_BATCH = 4  # patches; the front-end takes about 30 MB for each
 
 
 class TagsParams(base.Params):
@@ -51,6 +45,8 @@ class Tags(base.Stage):
 
     def setup(self, weights: Mapping[str, base.Weights]) -> None:
         """Load both taggers and their labels."""
+        from stages.nets.musicnn import Musicnn  # here, for torch takes seconds to import and a plan does without
+
         super().setup(weights)
         self._taggers = []
         for name in self.models:
@@ -59,19 +55,11 @@ class Tags(base.Stage):
 
     def process(self, track: base.Track) -> dict[str, Any]:
         """Measure the `pcm` column."""
-        batches = _patches(pcm.mono(track["pcm"], RATE_HZ)).split(_BATCH)
+        from stages.nets.musicnn import RATE_HZ, patches
+
+        heard = patches(pcm.mono(track["pcm"], RATE_HZ))
         best: dict[str, float] = {}
         for tagger, labels in self._taggers:
-            scores = torch.cat([tagger(batch) for batch in batches]).mean(0).tolist()
-            for label, score in zip(labels, scores, strict=True):
+            for label, score in zip(labels, tagger.mean_scores(heard), strict=True):
                 best[label] = max(score, best.get(label, 0.0))
         return self.own(**self.params.strongest(best))
-
-
-def _patches(audio: np.ndarray) -> torch.Tensor:
-    """Mel patches [patches, PATCH, mels] of a track; a rest is dropped, a track too short for one patch repeated."""
-    mel = log_mel(audio)
-    if len(mel) < PATCH:
-        mel = np.resize(mel, (PATCH, mel.shape[1]))
-    whole = len(mel) // PATCH * PATCH
-    return torch.from_numpy(mel[:whole].reshape(-1, PATCH, mel.shape[1]))

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import theilslopes
 
 MIN_BEATS = 4
 PLAUSIBLE_BPM = (70.0, 180.0)
@@ -33,6 +32,8 @@ def fit_bpm(beats_s: np.ndarray) -> float | None:
     and an extra one is dropped. Where no line fits, because the tempo changes or the tracker slips by half a beat,
     the same fit is made in windows of 24 beats and their median is the tempo.
     """
+    from scipy.stats import theilslopes  # here, for it takes long to import and a plan does without
+
     if len(beats_s) < MIN_BEATS:
         return None
     period = float(np.median(np.diff(beats_s)))

@@ -14,6 +14,7 @@ from stages import base, pcm
 from stages.hallucination import Guards
 from stages.lyric_text import INSTRUMENTAL
 from stages.nets.whisper import RATE_HZ, Whisper
+from stages.word_times import settle, voice_times
 
 
 class TranscriptParams(Guards):
@@ -44,6 +45,7 @@ class TranscriptBase(base.Stage):
     """
 
     name = "transcript"
+    revision = 2
     type = columns.TRANSCRIPT
     reads = {
         "vocal_stem": pcm.PCM,
@@ -57,7 +59,8 @@ class TranscriptBase(base.Stage):
             return self.own(text=INSTRUMENTAL, segments=[])
         stem = pcm.mono(track["vocal_stem"], RATE_HZ)
         heard, language = self._transcribe(stem, self._declared(track["language"]))
-        segments = [segment for segment in heard if not self.params.drop(segment, stem)]
+        believed = [segment for segment in heard if not self.params.drop(segment, stem)]
+        segments = settle(believed, voice_times(stem, self.params.voice_threshold)) if believed else []
         return self.own(
             text="\n".join(segment.text.strip() for segment in segments),
             language=language if segments else None,

@@ -8,7 +8,6 @@ import numpy as np
 
 from schemas import columns
 from stages import base, pcm
-from stages.nets.spleeter import Spleeter
 from stages.voice import RATE_HZ, THRESHOLD, voiced_spans
 
 
@@ -59,6 +58,8 @@ class Vocals(base.Stage):
 
     def setup(self, weights: Mapping[str, base.Weights]) -> None:
         """Load the separator."""
+        from stages.nets.spleeter import Spleeter  # here, for torch takes seconds to import and a plan does without
+
         super().setup(weights)
         self._separator: Separator = Spleeter.load(weights["spleeter-2stems"].path)
 

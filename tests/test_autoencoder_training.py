@@ -19,7 +19,9 @@ from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.marks import set_marks
 from pipeline.train.audio import DatasetAudio
+from schemas.dataset import Layout
 from stages import pcm
 from stages.latents import Latents
 from tests import tiny_checkpoint
@@ -128,6 +130,13 @@ class TestAudio:
         calm = DatasetAudio([dataset], "artist = 'calm_acoustic_1'")
         assert (calm.table["artist"].to_pylist(), calm.left_out) == (["calm_acoustic_1"], 3)
         assert calm.fingerprint == fingerprint(calm.recordings) != twice.fingerprint
+
+    def test_songs_marked_drop_are_left_out(self, tmp_path: Path, files: list[Path]) -> None:
+        dataset = write_audio_dataset(tmp_path, files)
+        set_marks(Layout(dataset), {"row-0": "drop", "row-1": "keep"})
+        audio = DatasetAudio([dataset])
+        assert sorted(audio.table["uri"].to_pylist()) == sorted(map(str, files[1:]))
+        assert audio.left_out == 1
 
     @pytest.mark.parametrize(
         ("spoil", "told"),

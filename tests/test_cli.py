@@ -1,11 +1,21 @@
 """What the commands say: help with examples, plans, errors with an exit code that tells whose turn it is."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.command import asked, songmill
+
+
+def test_the_command_line_is_there_before_anything_heavy_is():
+    heavy = {"ray", "torch", "gradio", "transformers", "pyarrow", "numpy", "duckdb", "pandas", "pydantic", "av"}
+    loaded = "import pipeline.cli, sys; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", loaded], check=True, capture_output=True, text=True).stdout.split()
+    assert "pipeline.lyrics_cli" in modules
+    assert heavy.isdisjoint(modules)
 
 
 @pytest.mark.parametrize("command", ["curate", "plan", "inspect", "verify", "demo"])

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from pipeline.lrc import lrc
 from schemas import columns
 from schemas.dataset import Layout
-from stages.lyric_ledger import SUNG
+from schemas.lyric_verdicts import SUNG
 from stages.lyric_text import parse
 from tests.command import asked
 

@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.marks import set_marks
 from schemas import ssl_codec
 from schemas.dataset import FOOTER_SCHEMA_VERSION, Layout
 from tests.toy_dataset import LATENT_HZ, write_dataset
@@ -411,6 +412,28 @@ def test_a_track_of_two_datasets_counts_once(tmp_path: Path) -> None:
     songs = open_songs(config(one, two))
     assert len(songs) == 13
     assert songs.left_out == {"duplicate": 3}
+
+
+def test_songs_marked_drop_are_left_out_of_the_dataset_they_are_marked_in(tmp_path: Path) -> None:
+    one = write_dataset(tmp_path / "one", 8, shards=2)
+    two = write_dataset(tmp_path / "two", 8, shards=2, first_song=5)
+    rows = [f"row-{number:016x}" for number in (0, 3, 5, 6)]
+    set_marks(Layout(one), {rows[0]: "drop", rows[1]: "keep", rows[2]: "drop", rows[3]: "drop"}, "clicks")
+    set_marks(Layout(two), {rows[3]: "drop", "a row that is gone": "drop"})
+    songs = open_songs(config(one, two, where="right(row_id, 1) <> '1'"))
+    assert songs.left_out == {"where": 1, "marked drop": 4, "duplicate": 1}
+    numbers = {int(track_id[4:], 16) for track_id in songs.table["track_id"].to_pylist()}
+    assert numbers == set(range(13)) - {0, 1, 6}  # 5 is dropped here and not there
+
+
+def test_a_run_whose_songs_were_marked_since_is_not_resumed(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path, 8)
+    state = stream(config(dataset)).state_dict()
+    set_marks(Layout(dataset), {"row-0000000000000002": "keep"})
+    stream(config(dataset)).load_state_dict(state)
+    set_marks(Layout(dataset), {"row-0000000000000002": "drop"})
+    with pytest.raises(DatasetProblem, match="not what the run was stopped with: songs"):
+        stream(config(dataset)).load_state_dict(state)
 
 
 def test_widths_and_models_are_known(dataset: Path) -> None:

@@ -4,33 +4,25 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import av
 import psutil
 import pytest
 import torch
-from playwright.sync_api import Browser, ConsoleMessage, Error, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from pipeline.sample_config import build_config, read_settings
 from pipeline.ui import cli
 from tests import tiny_checkpoint
+from tests.browser import launched, opened
 from tests.command import asked
 from training.sampling.audio import read_audio
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
-OFFLINE = (
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--autoplay-policy=no-user-gesture-required",
-)
 SECONDS = 2
 
 
@@ -62,32 +54,15 @@ def address(checkpoint: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        message = "NO BROWSER: the page is not tested; install one with: sudo apt-get install chromium"
-        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, *OFFLINE])
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
     """The page, which must load nothing from elsewhere and say nothing on the console."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(20_000)
-    page = context.new_page()
-    said: list[ConsoleMessage | Error] = []
-    asked_hosts = set()
-    page.on("console", lambda message: message.type == "error" and said.append(message))
-    page.on("pageerror", lambda error: said.append(error))
-    page.on("request", lambda request: asked_hosts.add(urlsplit(request.url).hostname))
-    page.goto(address)
-    yield page
-    page.close()
-    context.close()
-    assert [str(message) for message in said] == []
-    assert asked_hosts - {None} == {"127.0.0.1"}  # None: data and blob addresses
+    with opened(browser, address, "127.0.0.1") as page:
+        yield page
 
 
 def test_a_clip_of_a_random_checkpoint_is_generated_and_played(page: Page) -> None:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,10 +15,12 @@ from rich.progress import Progress as Bars
 from rich.table import Column, Table
 
 from pipeline.models.errors import ModelStoreError, UnknownModel
-from pipeline.models.progress import Progress
-from pipeline.models.store import Check, ModelStore
 
-_GROUPS = ("small", "full", "demo", "test")
+if TYPE_CHECKING:
+    from pipeline.models.progress import Progress
+    from pipeline.models.store import Check, ModelStore
+
+_GROUPS = ("small", "full", "demo", "test", "bench")
 _DATA_PROBLEM, _USAGE_PROBLEM = 1, 2
 
 app = typer.Typer(
@@ -30,7 +32,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 @app.command("list", epilog="Example: songmill models list --json")
 def list_entries(as_json: AsJson = False) -> None:
     """What there is, under which licence, and whether it is in the store."""
-    store = ModelStore()
+    store = _store()
     entries = [
         {
             **entry.model_dump(include={"name", "kind", "groups", "task", "licence", "homepage"}),
@@ -64,7 +66,7 @@ def pull(
     ] = None,
 ) -> None:
     """Fetch entries that are not in the store yet; the network is left alone for those that are."""
-    store = ModelStore()
+    store = _store()
     wanted = _expanded(store, names)
     problems = []
     with _progress_on_stderr() as progress:
@@ -86,7 +88,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Hash every file again. A damaged entry is fetched anew by the next pull."""
-    store = ModelStore()
+    store = _store()
     checks = [store.verify(name) for name in _expanded(store, names or [e.name for e in store.entries()])]
     found = checks if names else [check for check in checks if check.state != "missing"]
     if as_json:
@@ -98,11 +100,17 @@ def verify(
         raise typer.Exit(_DATA_PROBLEM)
 
 
-def _line(check: Check) -> str:
+def _store() -> "ModelStore":
+    from pipeline.models.store import ModelStore  # here, for Arrow takes long to import and `--help` does without
+
+    return ModelStore()
+
+
+def _line(check: "Check") -> str:
     return f"{check.name}: {check.state}" + (f" ({check.problem})" if check.problem else "")
 
 
-def _expanded(store: ModelStore, names: list[str]) -> list[str]:
+def _expanded(store: "ModelStore", names: list[str]) -> list[str]:
     """Names of entries, each once, for names of entries and groups."""
     wanted: dict[str, None] = {}
     for name in names:
@@ -118,7 +126,7 @@ def _expanded(store: ModelStore, names: list[str]) -> list[str]:
 
 
 @contextmanager
-def _progress_on_stderr() -> Iterator[Progress]:
+def _progress_on_stderr() -> Iterator["Progress"]:
     """A bar an entry on a terminal; elsewhere one line a step."""
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -129,7 +137,7 @@ def _progress_on_stderr() -> Iterator[Progress]:
         yield _bars(bars)
 
 
-def _lines(console: Console) -> Progress:
+def _lines(console: Console) -> "Progress":
     seen: set[tuple[str, str]] = set()
 
     def report(name: str, step: str, _done: int, total: int) -> None:
@@ -141,7 +149,7 @@ def _lines(console: Console) -> Progress:
     return report
 
 
-def _bars(bars: Bars) -> Progress:
+def _bars(bars: Bars) -> "Progress":
     tasks: dict[str, TaskID] = {}
 
     def report(name: str, step: str, done: int, total: int) -> None:

@@ -89,7 +89,7 @@ class Entry(_Frozen):
 
     name: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]*$")]
     kind: Literal["weights", "audio"]
-    groups: list[Literal["small", "full", "demo", "test"]]
+    groups: list[Literal["small", "full", "demo", "test", "bench"]]
     task: str
     licence: str
     homepage: str

@@ -10,9 +10,11 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.errors import DataProblem
 from pipeline.identity import track_id
+from pipeline.marks import read_marks
 from pipeline.stats import connect
 from schemas.dataset import Layout
 from stages import pcm
@@ -33,7 +35,8 @@ class DatasetAudio:
     Attributes:
         table: `track_id`, `uri`, `samples`, `source`, `license`, `artist` and `language` (null where unknown), in the
             order of `recordings`.
-        left_out: rows for which the condition does not hold, and rows of a track that is there already.
+        left_out: rows for which the condition does not hold, rows marked `drop`, and rows of a track that is there
+            already.
     """
 
     def __init__(self, datasets: Sequence[Path], where: str | None = None, *, cache_bytes: int = _CACHE_BYTES) -> None:
@@ -108,7 +111,7 @@ class _Cache:
 
 
 def _songs(dataset: Path, where: str | None) -> tuple[pa.Table, int]:
-    """The rows of a dataset for which the condition holds, and how many it has."""
+    """The rows of a dataset for which the condition holds and that nobody has dropped, and how many it has."""
     layout = Layout(dataset)
     if not layout.plan.is_file():
         raise DataProblem(f"{dataset} is no songmill dataset: give a folder that `songmill curate` wrote")
@@ -120,9 +123,12 @@ def _songs(dataset: Path, where: str | None) -> tuple[pa.Table, int]:
             rows = connection.sql("from tracks")
             chosen = rows.filter(where) if where else rows
             seconds = f"cast(round(audio.duration_s * {audio.RATE_HZ}) as bigint) as samples"
-            return chosen.project(f"track_id, uri, {seconds}, {', '.join(_FACTS)}").to_arrow_table(), total
+            songs = chosen.project(f"row_id, track_id, uri, {seconds}, {', '.join(_FACTS)}").to_arrow_table()
         except duckdb.Error as problem:
             raise DataProblem(f"{f'--where {where!r}' if where else dataset}: {_without_query(problem)}") from problem
+    dropped = [row_id for row_id, mark in read_marks(layout).items() if mark.mark == "drop"]
+    kept = pc.invert(pc.is_in(songs["row_id"], pa.array(dropped, pa.string())))
+    return songs.filter(kept).drop_columns("row_id"), total
 
 
 def _each_once(songs: pa.Table) -> pa.Table:

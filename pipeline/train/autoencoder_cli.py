@@ -9,7 +9,6 @@ from rich.console import Console
 
 from pipeline.errors import UsageProblem
 from pipeline.train import command
-from training.audio import RATE_HZ
 
 if TYPE_CHECKING:
     from pipeline.train.autoencoder import AutoencoderRun
@@ -112,11 +111,13 @@ def autoencoder_command(
 
 
 def _show_start(run: "AutoencoderRun") -> None:
+    from training.audio import RATE_HZ
+
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     hours = sum(run.audio.table["samples"].to_pylist()) / RATE_HZ / 3600
     console.print(f"{len(run.audio.recordings)} songs, {hours:.2f} hours, on {run.device}")
     if run.audio.left_out:
-        console.print(f"  {run.audio.left_out} left out, by --where or because they are there twice")
+        console.print(f"  {run.audio.left_out} left out: by --where, by a mark, or because they are there twice")
     phases = ", ".join(f"{name} {phase.steps}" for name, phase in run.config.phases() if phase.steps)
     console.print(f"phases: {phases} steps")
     if run.step:

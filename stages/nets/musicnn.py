@@ -20,6 +20,7 @@ _TIMBRAL = (0.4, 0.7)  # height of the tall filters, as a share of the mel bands
 _TEMPORAL = (128, 64, 32)  # length of the long filters, frames
 _WIDTH = 64
 _FRONT_END = 2 * 204 + 3 * 51
+_BATCH = 4  # patches; the front-end takes about 30 MB for each
 
 
 def log_mel(audio: np.ndarray) -> np.ndarray:
@@ -27,6 +28,15 @@ def log_mel(audio: np.ndarray) -> np.ndarray:
     power = librosa.feature.melspectrogram(y=audio, sr=RATE_HZ, n_fft=512, hop_length=256, n_mels=MELS).T
     stored = power.astype(np.float16).astype(np.float32)  # the training set was stored with this precision
     return np.log10(10_000 * stored + 1)
+
+
+def patches(audio: np.ndarray) -> Tensor:
+    """Mel patches [patches, PATCH, MELS] of a track; a rest is dropped, a track too short for one patch repeated."""
+    mel = log_mel(audio)
+    if len(mel) < PATCH:
+        mel = np.resize(mel, (PATCH, mel.shape[1]))
+    whole = len(mel) // PATCH * PATCH
+    return torch.from_numpy(mel[:whole].reshape(-1, PATCH, mel.shape[1]))
 
 
 class _Timbral(nn.Module):
@@ -100,3 +110,7 @@ class Musicnn(nn.Module):
         pooled = torch.stack([features.amax(2), features.mean(2)], dim=2).flatten(1)  # max and mean of each, in turn
         hidden = self.penultimate_norm(F.relu(self.penultimate(self.pool_norm(pooled))))
         return torch.sigmoid(self.output(hidden))
+
+    def mean_scores(self, patches: Tensor) -> list[float]:
+        """Probability of every tag, the mean over the patches of a track [patches, PATCH, MELS]."""
+        return torch.cat([self(batch) for batch in patches.split(_BATCH)]).mean(0).tolist()

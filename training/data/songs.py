@@ -10,7 +10,10 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from schemas.dataset import Layout
+from schemas.tables import MARKS
 from training.data.config import DataConfig
 from training.data.errors import CorruptShard, DatasetProblem
 from training.data.facts import Facts, read_facts, the_one
@@ -48,7 +51,7 @@ class Songs:
         units: where the rows lie.
         widths: see there.
         models: feature -> what made it.
-        left_out: why -> how many rows: a condition, a feature that they lack, or a track that is there already.
+        left_out: why -> how many rows: a condition, a mark, a feature that they lack, or a track that is there already.
         corrupt: units that cannot be read.
         maker: makes the features; None where they are read.
     """
@@ -111,7 +114,10 @@ def open_songs(config: DataConfig, models: Mapping[str, str] | None = None, make
     if not units:
         raise DatasetProblem("no shard can be read: " + "; ".join(map(str, corrupt)))
     rows = pa.concat_tables(fact.rows for fact in readable)
-    table, left_out = _select(_query(units, config.where), rows, [fact.rows.num_rows for fact in readable])
+    chosen, left_out = _unmarked(_query(units, config.where), units)
+    left_out["where"] = rows.num_rows - chosen.num_rows - left_out["marked drop"]
+    table, incomplete = _select(chosen, rows, [fact.rows.num_rows for fact in readable])
+    left_out = {why: count for why, count in {**left_out, **incomplete}.items() if count}
     if not table.num_rows:
         reasons = ", ".join(f"{count} for {reason}" for reason, count in left_out.items())
         raise DatasetProblem(f"no song is left to train on; left out: {reasons}")
@@ -136,7 +142,7 @@ def _query(units: Sequence[Unit], where: str | None) -> pa.Table:
         try:
             chosen = shards.filter(where) if where else shards
             table = chosen.project(
-                "coalesce(track_id, row_id) as track_id, filename, file_row_number::int as row, "
+                "coalesce(track_id, row_id) as track_id, row_id, filename, file_row_number::int as row, "
                 "coalesce(source, 'unknown') as source, coalesce(license, 'unknown') as license, "
                 f"coalesce({heard}, language, 'unknown') as language"
             ).to_arrow_table()
@@ -148,15 +154,31 @@ def _query(units: Sequence[Unit], where: str | None) -> pa.Table:
     return table.drop_columns("filename").append_column("unit", unit)
 
 
+def _unmarked(rows: pa.Table, units: Sequence[Unit]) -> tuple[pa.Table, dict[str, int]]:
+    """The rows that nobody has marked `drop` in the dataset they lie in."""
+    roots = [unit.shard.parent.parent for unit in units]
+    marked = np.zeros(rows.num_rows, dtype=bool)
+    for root in set(roots):
+        here = np.array([other == root for other in roots])[rows["unit"].to_numpy()]
+        marked |= here & pc.is_in(rows["row_id"], _dropped(Layout(root))).to_numpy()
+    return rows.filter(~marked).drop_columns("row_id"), {"marked drop": int(marked.sum())}
+
+
+def _dropped(layout: Layout) -> pa.Array:
+    if not layout.marks.is_file():
+        return pa.array([], pa.string())
+    marks = pq.read_table(layout.marks, schema=MARKS, filters=pc.field("mark") == "drop")
+    return marks["row_id"].combine_chunks()
+
+
 def _select(chosen: pa.Table, facts: pa.Table, unit_rows: Sequence[int]) -> tuple[pa.Table, dict[str, int]]:
     """Of the chosen rows those with every feature, each track once, by track id."""
-    left_out = {"where": facts.num_rows - chosen.num_rows}
     first = np.concatenate([[0], np.cumsum(unit_rows)])
     places = first[chosen["unit"].to_numpy()] + chosen["row"].to_numpy()
     for name in facts.column_names:
         chosen = chosen.append_column(name, facts[name].take(pa.array(places)))
     lacks = chosen["lacks"]
-    left_out |= {count["values"]: count["counts"] for count in pc.value_counts(lacks.drop_null()).to_pylist()}
+    left_out = {count["values"]: count["counts"] for count in pc.value_counts(lacks.drop_null()).to_pylist()}
     complete = chosen.filter(pc.is_null(lacks)).drop_columns("lacks")
     ordered = complete.sort_by([("track_id", "ascending"), ("unit", "ascending"), ("row", "ascending")])
     ids = ordered["track_id"].combine_chunks()
@@ -165,7 +187,7 @@ def _select(chosen: pa.Table, facts: pa.Table, unit_rows: Sequence[int]) -> tupl
     left_out["duplicate"] = int((~new).sum())
     songs = ordered.filter(new)
     keys = np.array([_key(track_id) for track_id in songs["track_id"].to_pylist()], np.uint64)
-    return songs.append_column("key", pa.array(keys)), {why: count for why, count in left_out.items() if count}
+    return songs.append_column("key", pa.array(keys)), left_out
 
 
 def _key(track_id: str) -> int:

@@ -1,0 +1,87 @@
+"""What a command and all processes it starts take: wall time, CPU seconds by role, memory."""
+
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psutil
+
+_EVERY_S = 0.2
+_RAY = ("gcs_server", "raylet", "monitor.py", "log_monitor.py", "dashboard.py", "agent.py", "main.py", "Agent")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a command took.
+
+    Attributes:
+        wall_s: from its start to its end.
+        cpu_s: CPU seconds, user and system, by role: "driver", "Ray itself", "tally", "workers".
+        peak_bytes: the most that all processes had resident at a time; pages they share count in each.
+        said: its stdout.
+    """
+
+    wall_s: float
+    cpu_s: dict[str, float]
+    peak_bytes: int
+    said: str
+
+    @property
+    def all_cpu_s(self) -> float:
+        return sum(self.cpu_s.values())
+
+
+def watch(command: Sequence[str]) -> Usage:
+    """Run a command and look at its processes several times a second.
+
+    Raises:
+        RuntimeError: it failed; the message is what it wrote to stderr.
+    """
+    started = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        cpu: dict[tuple[int, float], float] = {}  # by process and when it began
+        role: dict[tuple[int, float], str] = {}
+        peak = 0
+        while process.poll() is None:
+            resident = 0
+            for one in _tree(process.pid):
+                try:
+                    with one.oneshot():
+                        key = (one.pid, one.create_time())
+                        cpu[key] = sum(one.cpu_times()[:2])
+                        role[key] = _role(one, process.pid, role.get(key, "workers"))
+                        resident += one.memory_info().rss
+                except psutil.Error:
+                    continue  # it has ended meanwhile
+            peak = max(peak, resident)
+            time.sleep(_EVERY_S)
+        wall_s = time.perf_counter() - started
+        said, complained = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {complained}")
+    by_role: Counter[str] = Counter()
+    for key, seconds in cpu.items():
+        by_role[role[key]] += seconds  # type: ignore[assignment]
+    return Usage(wall_s, dict(by_role), peak, said)
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    try:
+        root = psutil.Process(pid)
+        return [root, *root.children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def _role(process: psutil.Process, root: int, before: str) -> str:
+    """A Ray worker's title is that of what it does just now, so once it was the tally it stays it."""
+    if process.pid == root:
+        return "driver"
+    title = " ".join(process.cmdline())
+    if "ray::Tally" in title:
+        return "tally"
+    if "default_worker" not in title and any(name in title for name in _RAY):
+        return "Ray itself"
+    return before

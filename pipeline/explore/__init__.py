@@ -1,0 +1,1 @@
+"""A dataset in the browser: look at its rows, listen to them, filter and mark them."""

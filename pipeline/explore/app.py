@@ -1,0 +1,220 @@
+"""The pages: a list, a row, its sound, and marks."""
+
+from collections.abc import Callable, Collection
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import duckdb
+import jinja2
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from pipeline.errors import DataProblem, UsageProblem
+from pipeline.explore.audio import NothingToHear, open_content, sound_of
+from pipeline.explore.guard import Guard, Token
+from pipeline.explore.index import Changed, Place, read_row
+from pipeline.explore.live import Live
+from pipeline.explore.query import LIMIT_S, Catalog, Counts
+from pipeline.explore.ranges import serve
+from pipeline.explore.selection import PAGE_ROWS, Selection
+from pipeline.marks import set_marks
+from pipeline.pages.row import row_view
+from pipeline.pages.templates import asset, environment
+from pipeline.pages.waveform import NoWaveform, peaks
+
+_HERE = Path(__file__).parent
+_ASSETS = {
+    "pages.css": ("text/css", asset),
+    "player.js": ("text/javascript", asset),
+    "explore.css": ("text/css", lambda name: (_HERE / "assets" / name).read_text("utf-8")),
+    "explore.js": ("text/javascript", lambda name: (_HERE / "assets" / name).read_text("utf-8")),
+}
+_LARGEST_FORM = 1 << 20
+_GONE = "the dataset has no such row (any more): a run may have replaced or removed it"
+
+
+class NoSuchRow(Exception):  # noqa: N818
+    """The dataset does not have it."""
+
+
+class Explorer:
+    """The application over one dataset."""
+
+    def __init__(self, live: Live, hosts: Collection[str], limit_s: float = LIMIT_S) -> None:
+        """Make the application; `asgi` is what a server serves.
+
+        Args:
+            live: the dataset.
+            hosts: `name:port` under which it may be asked.
+            limit_s: how long a query may take.
+        """
+        self._live = live
+        self._limit_s = limit_s
+        self._catalog = Catalog(live.index, limit_s)
+        self._token = Token()
+        self._peaks = lru_cache(256)(self._drawn)
+        self._templates = environment().overlay(
+            loader=jinja2.ChoiceLoader([jinja2.FileSystemLoader(_HERE / "templates"), environment().loader])  # type: ignore[list-item]
+        )
+        self._templates.globals.update(dataset=live.layout.root.resolve().name, token=self._token.value)
+        self.asgi = Starlette(
+            routes=[
+                Route("/", self._list),
+                Route("/row/{row_id:path}", self._row),
+                Route("/audio/{row_id:path}", self._audio),
+                Route("/waveform/{row_id:path}", self._waveform),
+                Route("/mark", self._mark, methods=["POST"]),
+                Route("/assets/{name}", self._asset),
+            ],
+            middleware=[Middleware(Guard, hosts=hosts)],
+            exception_handlers={
+                UsageProblem: self._problem(400),
+                NoSuchRow: self._problem(404),
+                NothingToHear: self._problem(404),
+                NoWaveform: self._problem(404),
+                DataProblem: self._problem(503),
+                404: self._problem(404),
+            },
+        )
+
+    @property
+    def catalog(self) -> Catalog:
+        """Of the newest index."""
+        index = self._live.index
+        if self._catalog.index is not index:
+            self._catalog = Catalog(index, self._limit_s)
+        return self._catalog
+
+    def _list(self, request: Request) -> Response:
+        """A page of rows beside the facets. A condition that cannot be answered is told above the form that has it."""
+        catalog, marks = self.catalog, self._live.marks
+        selection = Selection.of(request.query_params, catalog.facets, catalog.index.fields)
+        rows, counts, problem = [], Counts(), None
+        try:
+            counts = catalog.counts(selection, marks)
+            rows = catalog.rows(selection, marks)
+        except UsageProblem as said:
+            problem = str(said)
+        except duckdb.IOException as said:
+            self._live.reopen()
+            raise DataProblem("the dataset changed while it was read: load the page again") from said
+        return self._page(
+            "list.html",
+            400 if problem else 200,
+            rows=rows,
+            counts=counts,
+            problem=problem,
+            selection=selection,
+            facets=catalog.facets,
+            fields=[name for name, kind in catalog.index.fields.items() if kind != "list"],
+            size=catalog.index.size,
+            pages=-(-counts.rows // PAGE_ROWS),
+            first=(selection.page - 1) * PAGE_ROWS + 1,
+            stale=self._live.stale,
+        )
+
+    def _row(self, request: Request) -> Response:
+        """One row with all that is known of it."""
+        row_id = request.path_params["row_id"]
+        place, row = self._found(row_id)
+        duration_s = (row.get("audio") or {}).get("duration_s")
+        view = row_view(row, self.catalog.index.gates)
+        catalog = self.catalog
+        return self._page(
+            "song.html",
+            row={**view, "duplicate_of": None},
+            copy_of=view["duplicate_of"],
+            sound=sound_of(self._live.layout, place, duration_s),
+            mark=self._live.marks.by_row.get(row_id),
+            selection=Selection.of(request.query_params, catalog.facets, catalog.index.fields),
+        )
+
+    def _audio(self, request: Request) -> Response:
+        """The sound of a row, or the part of it that was asked for."""
+        return serve(request, open_content(self._live.layout, self._place(request.path_params["row_id"])))
+
+    def _waveform(self, request: Request) -> Response:
+        """The bars of a row's sound, as a JSON list."""
+        return JSONResponse(self._peaks(self._place(request.path_params["row_id"])))
+
+    async def _mark(self, request: Request) -> Response:
+        """Set or take away marks: form fields `row_id` (repeatable), `mark`, `note`, `back`, `token`."""
+        body = await request.body()
+        if len(body) > _LARGEST_FORM:
+            raise UsageProblem("that is more than a form of these pages sends")
+        form = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True)
+        return await run_in_threadpool(self._marked, form, "application/json" in request.headers.get("accept", ""))
+
+    def _marked(self, form: dict[str, list[str]], as_json: bool) -> Response:
+        def one(name: str) -> str:
+            return form.get(name, [""])[0]
+
+        if not self._token.fits(one("token")):
+            return self._page("problem.html", 403, said="this form is from an earlier run: load the page again")
+        row_ids, kind = form.get("row_id", []), one("mark")
+        if not row_ids:
+            raise UsageProblem("no row is selected")
+        unknown = set(row_ids) - self._live.index.places(row_ids).keys()
+        if unknown:
+            raise UsageProblem(f"not in the dataset: {', '.join(sorted(unknown)[:5])}")
+        set_marks(
+            self._live.layout, dict.fromkeys(row_ids, None if kind == "none" else kind), one("note").strip() or None
+        )
+        if as_json:
+            return JSONResponse({"rows": row_ids, "mark": kind})
+        return RedirectResponse(_on_this_site(one("back")), status_code=303)
+
+    def _asset(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in _ASSETS:
+            raise NoSuchRow(f"no file {name}")
+        media_type, read = _ASSETS[name]
+        return Response(read(name), media_type=media_type, headers={"Cache-Control": "no-cache"})
+
+    def _place(self, row_id: str) -> Place:
+        place = self._live.index.places([row_id]).get(row_id)
+        if place is None:
+            raise NoSuchRow(_GONE)
+        return place
+
+    def _found(self, row_id: str) -> tuple[Place, dict[str, Any]]:
+        """A row; looked up again where a run has just moved it."""
+        try:
+            place = self._place(row_id)
+            return place, read_row(place)
+        except Changed:
+            self._live.reopen()
+        try:
+            place = self._place(row_id)
+            return place, read_row(place)
+        except Changed as problem:
+            raise DataProblem("the dataset is changing: load the page again in a moment") from problem
+
+    def _drawn(self, place: Place) -> list[float]:
+        with open_content(self._live.layout, place).file as file:
+            return peaks(file)
+
+    def _page(self, name: str, status: int = 200, **values: Any) -> HTMLResponse:
+        return HTMLResponse(self._templates.get_template(name).render(**values), status, {"Cache-Control": "no-store"})
+
+    def _problem(self, status: int) -> Callable[[Request, Exception], Response]:
+        def told(request: Request, problem: Exception) -> Response:
+            said = str(getattr(problem, "detail", None) or problem)
+            if "application/json" in request.headers.get("accept", ""):
+                return JSONResponse({"problem": said}, status)
+            return self._page("problem.html", status, said=said)
+
+        return told
+
+
+def _on_this_site(address: str) -> str:
+    """An address to go back to, without its host: a form must not send anybody elsewhere."""
+    parts = urlsplit(address)
+    path = "/" + parts.path.lstrip("/\\")
+    return f"{path}?{parts.query}" if parts.query else path

@@ -1,0 +1,77 @@
+"""`songmill explore`: a dataset in the browser, served to this machine only."""
+
+import signal
+import socket
+import tempfile
+import webbrowser
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import UsageProblem
+from pipeline.exits import guarded
+from schemas.dataset import Layout
+
+_FIRST_PORT, _TRIED = 7870, 100
+_HOST = "127.0.0.1"
+_LET_FINISH_S = 2  # answers that are being sent when the server is told to end
+
+
+def explore_command(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help=f"Default: the first free one from {_FIRST_PORT}.")
+    ] = None,
+    browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Look at a dataset in the browser: filter, sort, listen to its rows, and mark them keep or drop.
+
+    The page is served on 127.0.0.1 and loads nothing from elsewhere. `curate` and `train` honour the marks.
+
+    [bold]Examples[/]
+
+      songmill explore dataset --open
+
+      songmill explore dataset --port 8000
+    """
+    with guarded(), _listening(port) as listener, tempfile.TemporaryDirectory(prefix="songmill-explore-") as folder:
+        _serve(Layout(dataset), listener, Path(folder), browser)
+
+
+def _serve(layout: Layout, listener: socket.socket, folder: Path, browser: bool) -> None:
+    import uvicorn  # here, for the other commands do without
+
+    from pipeline.explore.app import Explorer
+    from pipeline.explore.live import Live
+
+    port = listener.getsockname()[1]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder goes either way
+    with suppress(KeyboardInterrupt):
+        typer.echo(f"reading {layout.root} ...", err=True)
+        app = Explorer(Live(layout, folder), [f"{_HOST}:{port}", f"localhost:{port}"]).asgi
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            lifespan="off",
+            ws="none",
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=_LET_FINISH_S,
+        )
+        address = f"http://{_HOST}:{port}/"
+        typer.echo(f"{address} shows {layout.root}; Ctrl+C ends it")
+        if browser:
+            webbrowser.open(address)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listening(port: int | None) -> socket.socket:
+    """A socket that listens from now on, so that nobody takes the port in between."""
+    for tried in [port] if port else range(_FIRST_PORT, _FIRST_PORT + _TRIED):
+        with suppress(OSError):
+            return socket.create_server((_HOST, tried))
+    if port:
+        raise UsageProblem(f"--port {port} is taken; use another one, or none to have a free one chosen")
+    raise UsageProblem(f"no port from {_FIRST_PORT} to {_FIRST_PORT + _TRIED - 1} is free; name one with --port")

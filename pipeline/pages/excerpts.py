@@ -1,0 +1,97 @@
+"""What of a row can be heard without its song: the preview beside the shard, or an excerpt made on the spot."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.identity import track_id
+from pipeline.ledger import Ledger
+from pipeline.pages.sound import Sound
+from pipeline.pages.waveform import NoWaveform, peaks
+from schemas import columns
+from schemas.dataset import Layout
+from stages import preview
+from stages.decode import DecodeParams, decode_file
+
+_BARS = 240
+# Whatever is left of a damaged file may be heard: that it is damaged is what its verdict says.
+_LENIENT = DecodeParams(missing_s=86_400.0, lost_ratio=1.0)
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """Ogg Opus of a part of a song, or a sentence that says why there is none."""
+
+    data: bytes | None
+    start_s: float = 0.0
+    duration_s: float = 0.0
+    remark: str | None = None
+
+    @property
+    def page_bytes(self) -> int:
+        """How much of a page its audio takes."""
+        return 0 if self.data is None else len(self.data) * 4 // 3
+
+    def at_most(self, page_bytes: int) -> "Excerpt":
+        """Its beginning, so long that it takes no more than so much of a page."""
+        if self.data is None or self.page_bytes <= page_bytes:
+            return self
+        duration_s = max(self.duration_s * page_bytes / self.page_bytes, _SHORTEST_S)
+        return replace(self, data=preview.shortened(self.data, duration_s), duration_s=min(duration_s, self.duration_s))
+
+    def sound(self) -> Sound:
+        """It, as a page plays it."""
+        if self.data is None:
+            return Sound(None, remark=self.remark)
+        src = f"data:{preview.MEDIA_TYPE};base64,{base64.b64encode(self.data).decode()}"
+        try:
+            bars = peaks(io.BytesIO(self.data), _BARS)
+        except NoWaveform as error:
+            return Sound(None, remark=f"No sound: its preview is damaged ({error}).")
+        return Sound(src, self.start_s, self.duration_s, bars, remark=self.remark)
+
+
+_SHORTEST_S = 2.0  # less says nothing
+
+
+def stored_excerpts(layout: Layout, row_ids: Sequence[str]) -> dict[str, Excerpt]:
+    """Row id -> the preview that lies beside its shard, for those rows that have one which browsers play."""
+    files = [layout.root / name for name in Ledger(layout).read().files if name.startswith("features/preview/")]
+    files = [file for file in files if _is_playable(pq.read_schema(file))]
+    if not files:
+        return {}
+    found = duckdb.execute(
+        "select row_id, preview.data, preview.start_s, preview.duration_s from read_parquet(?) "
+        "where row_id in (select unnest(?::varchar[])) and preview.codec = ? and preview.data is not null",
+        [[str(file) for file in files], list(row_ids), preview.CODEC],
+    ).fetchall()
+    return {row_id: Excerpt(bytes(data), start_s, duration_s) for row_id, data, start_s, duration_s in found}
+
+
+def make_excerpt(row: Mapping[str, Any], seconds: float, kbps: int) -> Excerpt:
+    """The loudest part of a row's song, from its file; of a damaged one, what can be decoded of it."""
+    uri = row.get("uri")
+    if not uri:
+        return Excerpt(None, remark="No sound: the row names no file.")
+    try:
+        if row.get("track_id") and track_id(uri) != row["track_id"]:
+            return Excerpt(None, remark=f"No sound: {uri} is not the file that was curated; its bytes have changed.")
+        sound = decode_file(uri, {"pcm"}, _LENIENT).pcm
+        if sound is None:
+            return Excerpt(None, remark=f"No sound: {uri} is longer than {_LENIENT.limit_s / 60:g} minutes.")
+        made = preview.Preview(preview.PreviewParams(seconds=seconds, kbps=kbps)).process({"pcm": sound})["preview"]
+    except Exception as error:  # whatever a storage or a decoder raises costs this row its sound and no other
+        return Excerpt(None, remark=f"No sound: {error}")
+    return Excerpt(made["data"], made["start_s"], made["duration_s"])
+
+
+def _is_playable(schema: pa.Schema) -> bool:
+    """Whether a file of previews is songmill's own stage's; a user's may hold anything."""
+    type = schema.field("preview").type
+    return pa.types.is_struct(type) and {f.name for f in columns.PREVIEW} <= {f.name for f in type}

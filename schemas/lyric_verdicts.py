@@ -1,0 +1,7 @@
+"""What became of a line of lyrics, as the `lyrics` column says it."""
+
+CANONICAL = "canonical"  # the library's text, sung here
+HEARD = "heard"  # something like a line of the library was sung, but the transcript's text is kept
+MISSING = "missing"  # in the library, not sung
+EXTRA = "extra"  # sung, not in the library
+SUNG = frozenset({CANONICAL, HEARD, EXTRA})
