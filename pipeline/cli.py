@@ -228,8 +228,10 @@ def inspect_command(
     from pipeline.stats import collect_stats
     from schemas.dataset import Layout
 
-    if sum(map(bool, (sql, html, compare))) > 1:
-        _fail("give either --sql, --html or --compare", USAGE_PROBLEM)
+    if sql and html:
+        _fail("give either --sql or --html", USAGE_PROBLEM)
+    if compare and (sql or html):
+        _fail("give --compare without --sql and --html", USAGE_PROBLEM)
     if html:
         from pipeline.report_cli import report  # here, for what decodes audio takes its time to import
 
