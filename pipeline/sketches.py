@@ -16,6 +16,7 @@ ENOUGH = 32  # hashes that a sketch needs before it can resemble anything
 # 64 bands of 3 minima: a pair of Jaccard similarity 0.4 is found with probability 0.986, one of 0.3 with 0.83, and one
 # of 0.01 (two songs of a style) with 0.00006.
 _BANDS, _ROWS = 64, 3
+_PIECE = 64  # hashes that are permuted at a time, so that it stays in the cache
 _SCHEME, _SEED = "affine32", 1
 
 
@@ -45,9 +46,13 @@ def shared_buckets(sketches: Sequence[np.ndarray]) -> Mapping[int, list[int]]:
 def minima(sketch: np.ndarray) -> np.ndarray:
     """The MinHash of a sketch: uint32 [bands x rows]."""
     multipliers, offsets = _permutations()
-    permuted = multipliers[:, None] * _mixed(sketch)
-    permuted += offsets[:, None]
-    return permuted.min(axis=1)
+    mixed = _mixed(sketch)
+    least = np.full(multipliers.size, 2**32 - 1, np.uint32)
+    for start in range(0, mixed.size, _PIECE):
+        permuted = mixed[start : start + _PIECE, None] * multipliers
+        permuted += offsets
+        np.minimum(least, permuted.min(axis=0), out=least)
+    return least
 
 
 def _mixed(hashes: np.ndarray) -> np.ndarray:
