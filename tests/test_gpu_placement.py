@@ -44,9 +44,7 @@ def test_stages_with_shares_run_in_processes_of_their_own(cluster, command) -> N
     assert not {row["placed"]["pid"] for row in rows} & {row["placed_too"]["pid"] for row in rows}
 
 
-def test_operators_before_and_after_one_that_waits_share_the_cores_that_the_scan_had(
-    cluster, command, tmp_path
-) -> None:
+def test_operators_around_one_that_waits_share_the_cores_of_the_scan(cluster, command, tmp_path) -> None:
     _, songs, _, config, _, _, *rest = command
     stages = "".join(f"  {name}: {{engine: 'tests.toy_stages:{name.capitalize()}'}}\n" for name in ("asked", "length"))
     Path(config).with_name("asked.yaml").write_text(f"stages:\n  decode: {{}}\n{stages}")
