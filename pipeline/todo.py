@@ -118,6 +118,8 @@ def _judge_column(scan: pa.Table, column: str, dag: Dag, wanted: Set[str]) -> pa
     A file so long that decode left it alone is filtered by its length, not failed by the stage that found no samples.
     """
     gates = [gate for gate in dag.gates if gate.column == column]
+    if not gates:
+        return scan  # a sketch as Python numbers takes 18 KB a song
     names = [node.name for node in dag.scan]
     later = names[[node.column for node in dag.scan].index(column) + 1 :]
     verdicts = scan["verdict"].to_pylist()
