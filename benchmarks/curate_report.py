@@ -92,8 +92,8 @@ def _limits(f: Figures) -> str:
     return (
         f"What limits it: {busy:.0%} of {f.cores} cores are busy while it is warm. The same tracks take "
         f"{f.warm_cpu_s:.1f} s of CPU there and {stages:.1f} s in the stages of the loop on one thread, {more:.2f} "
-        f"times as many. The second decode, for the models after the scan, is {twice:.1f} s of that; the rest is cores "
-        "that share caches and memory, and moving rows."
+        f"times as many. The second decode, for the models after the scan, is {twice:.1f} s of that."
+        " Not told apart: moving rows, and two cores that share caches and memory."
     )
 
 
