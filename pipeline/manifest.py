@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ _FIELDS = {
 }
 _STAMPS = ("ETag", "etag", "version_id", "generation", "mtime", "LastModified", "last_modified", "updated", "created")
 _STAT_THREADS = 32  # a stat of remote storage is mostly waiting
+_TASKS_A_THREAD = 64  # rows go to the threads in so many pieces; one each would cost more than its stat, and 2 KB
 _LISTED = 10  # lines that an error names
 
 _log = logging.getLogger("songmill.manifest")
@@ -245,8 +247,10 @@ def _warn_of_unknown(name: str, keys: Iterable[str]) -> None:
 
 
 def _with_stat(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    size = 1 + len(rows) // (_STAT_THREADS * _TASKS_A_THREAD)
+    pieces = [rows[start : start + size] for start in range(0, len(rows), size)]
     with ThreadPoolExecutor(_STAT_THREADS) as pool:
-        infos = pool.map(_stat, (row["uri"] for row in rows))
+        infos = chain.from_iterable(pool.map(lambda piece: [_stat(row["uri"]) for row in piece], pieces))
         return [_row(row["uri"], info, row) for row, info in zip(rows, infos, strict=True)]
 
 
