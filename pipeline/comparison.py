@@ -6,9 +6,11 @@ import duckdb
 import pyarrow as pa
 from pydantic import BaseModel
 
+from pipeline.duck import new_connection
 from pipeline.ledger import read_records
 from pipeline.plan import Plan
-from pipeline.stats import Distribution, Stats, collect_stats, connect
+from pipeline.snapshot import current_stats
+from pipeline.stats import Distribution, Stats, connect
 from schemas.dataset import Layout
 
 _NAMED = 20  # rows named of each kind
@@ -90,7 +92,7 @@ def compare(a: Layout, b: Layout) -> Comparison:
     Raises:
         DataProblem: one of the folders holds no dataset.
     """
-    stats = collect_stats(a), collect_stats(b)
+    stats = current_stats(a), current_stats(b)
     plans = [Plan.model_validate_json(layout.plan.read_bytes()) for layout in (a, b)]
     connection, matched_by = _joined(a, b)
     return Comparison(
@@ -170,7 +172,7 @@ def _share_below(spread: Distribution, value: float) -> float:
 
 def _joined(a: Layout, b: Layout) -> tuple[duckdb.DuckDBPyConnection, str]:
     """Table `pairs`: every row of either side with its verdict in both; and the column that they were matched by."""
-    connection = duckdb.connect()
+    connection = new_connection()
     for name, layout in (("a_rows", a), ("b_rows", b)):
         table = _verdicts(layout)
         connection.register("read", table)

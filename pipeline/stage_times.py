@@ -3,9 +3,9 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
-import duckdb
 import pyarrow.parquet as pq
 
+from pipeline.duck import new_connection
 from pipeline.ledger import Record, StageTime
 from schemas.dataset import Layout
 
@@ -38,7 +38,7 @@ def _scan_times(layout: Layout) -> list[Throughput]:
         return []
     duration = "audio.duration_s" if "audio" in pq.read_schema(paths[0]).names else "0"
     found = (
-        duckdb.connect()
+        new_connection()
         .read_parquet([str(path) for path in paths])
         .select(f"unnest(timing) as step, {duration} as duration_s")
         .aggregate("step.stage as stage, count(*), sum(step.seconds), coalesce(sum(duration_s), 0)")

@@ -8,6 +8,7 @@ from typing import Any
 import duckdb
 from pydantic import BaseModel
 
+from pipeline.duck import new_connection
 from pipeline.errors import DataProblem
 from pipeline.ledger import read_records
 from pipeline.marks import read_marks
@@ -125,7 +126,7 @@ def collect_stats(layout: Layout) -> Stats:
         raise DataProblem(f"{layout.root} is no songmill dataset (it has no _songmill/plan.json)")
     records = read_records(layout)
     files = [name for record in records for name in record.files]
-    marks = dict(Counter(mark.mark for mark in read_marks(layout).values()))
+    marks = count_marks(layout)
     if not records:
         empty: dict[str, Any] = {"hours": {}, "verdicts": [], "distributions": [], "counts": {}, "stages": []}
         return Stats(rows=_totals({}), shards=0, marks=marks, **empty)
@@ -149,8 +150,13 @@ def collect_stats(layout: Layout) -> Stats:
     )
 
 
+def count_marks(layout: Layout) -> dict[str, int]:
+    """Kind of mark -> how many rows have it."""
+    return dict(Counter(mark.mark for mark in read_marks(layout).values()))
+
+
 def _connect_to(layout: Layout, files: Sequence[str]) -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect()
+    connection = new_connection()
     connection.execute("set parquet_metadata_cache = true")  # else every statement reads all footers, of many files
     committed = [layout.root / name for name in files]
     for view, folder in (("tracks", layout.shards), ("quarantine", layout.quarantine)):

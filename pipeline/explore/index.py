@@ -93,6 +93,7 @@ class Index:
             shards = [path for path in files if path.parent in (layout.shards, layout.quarantine)]
             self.gates: tuple[Gate, ...] = dataset_gates(layout)
             with duckdb.connect(file, config={"memory_limit": _MEMORY}) as connection:
+                connection.execute("set enable_progress_bar = false")
                 self._make(connection, sorted(shards, key=lambda path: (path.parent != layout.shards, path)))
         except (OSError, duckdb.IOException) as problem:
             raise Changed(str(problem)) from problem
