@@ -1,6 +1,6 @@
 """The lyric index: how big, how fast, and how often right, on made-up songs (see `benchmarks.lyric_world`).
 
-python -m benchmarks.lyrics scale --songs 1000000 --index /tmp/million.index
+python -m benchmarks.lyrics scale --songs 1000000 --index million.index
 python -m benchmarks.lyrics recall --songs 100000 --queries 50
 python -m benchmarks.lyrics compare
 """
