@@ -34,7 +34,7 @@ _STEPS = (
     "rows_to_scan",
     "judge_scan",
     "units_to_do",
-    "collect_stats",
+    "renew_stats",
     "write_card",
 )
 _QUERIES = {

@@ -20,7 +20,7 @@ from pipeline.ledger import Ledger
 from pipeline.models.store import ModelStore
 from schemas.config import CurateConfig
 
-_STEPS = ("read_manifest", "read_scan", "rows_to_scan", "judge_scan", "units_to_do", "collect_stats", "write_card")
+_STEPS = ("read_manifest", "read_scan", "rows_to_scan", "judge_scan", "units_to_do", "renew_stats", "write_card")
 _RESOURCES = {"rows_per_block": 1000, "rows_per_shard": 1000, "rows_per_scan_part": 1000}
 _GATES = {"quality": {"min_bandwidth_hz": 7000.0}}
 

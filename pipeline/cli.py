@@ -225,7 +225,7 @@ def inspect_command(
       songmill inspect dataset --compare dataset-before
     """
     from pipeline.inspection import show_stats
-    from pipeline.stats import collect_stats
+    from pipeline.snapshot import current_stats
     from schemas.dataset import Layout
 
     if sql and html:
@@ -243,7 +243,7 @@ def inspect_command(
     if compare:
         _compare(dataset, compare, as_json)
         return
-    stats = _guarded(collect_stats, Layout(dataset))
+    stats = _guarded(current_stats, Layout(dataset))
     if as_json:
         _print_json(stats.model_dump())
     else:

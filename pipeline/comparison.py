@@ -8,7 +8,8 @@ from pydantic import BaseModel
 
 from pipeline.ledger import read_records
 from pipeline.plan import Plan
-from pipeline.stats import Distribution, Stats, collect_stats, connect
+from pipeline.snapshot import current_stats
+from pipeline.stats import Distribution, Stats, connect
 from schemas.dataset import Layout
 
 _NAMED = 20  # rows named of each kind
@@ -90,7 +91,7 @@ def compare(a: Layout, b: Layout) -> Comparison:
     Raises:
         DataProblem: one of the folders holds no dataset.
     """
-    stats = collect_stats(a), collect_stats(b)
+    stats = current_stats(a), current_stats(b)
     plans = [Plan.model_validate_json(layout.plan.read_bytes()) for layout in (a, b)]
     connection, matched_by = _joined(a, b)
     return Comparison(

@@ -25,7 +25,8 @@ from pipeline.progress import Tally, shown
 from pipeline.remembered import remember_config
 from pipeline.scan import drop_from_scan, failed_in_scan, read_scan, rows_to_scan, run_scan
 from pipeline.sink import ShardSink, SinkSpec
-from pipeline.stats import Stats, collect_stats
+from pipeline.snapshot import renew_stats
+from pipeline.stats import Stats
 from pipeline.stored import StoredColumns
 from pipeline.todo import Retry, judge_scan, keepers, todo_schema, units_to_do
 from pipeline.tombstones import forgotten_tracks, read_tombstones, without_forgotten
@@ -89,8 +90,7 @@ def curate(
 
 def describe_dataset(layout: Layout, plan: Plan) -> Stats:
     """Write the figures and the card of a dataset anew."""
-    stats = collect_stats(layout)
-    write_durably(layout.stats, stats.model_dump_json(indent=2).encode())
+    stats = renew_stats(layout)
     write_card(layout, plan, stats)
     return stats
 

@@ -125,7 +125,7 @@ def collect_stats(layout: Layout) -> Stats:
         raise DataProblem(f"{layout.root} is no songmill dataset (it has no _songmill/plan.json)")
     records = read_records(layout)
     files = [name for record in records for name in record.files]
-    marks = dict(Counter(mark.mark for mark in read_marks(layout).values()))
+    marks = count_marks(layout)
     if not records:
         empty: dict[str, Any] = {"hours": {}, "verdicts": [], "distributions": [], "counts": {}, "stages": []}
         return Stats(rows=_totals({}), shards=0, marks=marks, **empty)
@@ -147,6 +147,11 @@ def collect_stats(layout: Layout) -> Stats:
         sizes=_sizes(layout, files),
         stages=stage_times(layout, records),
     )
+
+
+def count_marks(layout: Layout) -> dict[str, int]:
+    """Kind of mark -> how many rows have it."""
+    return dict(Counter(mark.mark for mark in read_marks(layout).values()))
 
 
 def _connect_to(layout: Layout, files: Sequence[str]) -> duckdb.DuckDBPyConnection:

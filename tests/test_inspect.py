@@ -5,6 +5,8 @@ import json
 import math
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from rich.console import Console
 from pipeline.inspection import show_stats, sparkline
 from pipeline.ledger import Ledger, read_records
 from pipeline.marks import set_marks
+from pipeline.snapshot import _Snapshot, current_stats, renew_stats
 from pipeline.stats import Stats, collect_stats
 from schemas.dataset import Layout
 from tests.command import asked, inspected, songmill
@@ -126,6 +129,25 @@ def test_an_empty_dataset_has_a_screen(tmp_path: Path):
     layout.plan.write_text("{}")
     assert json.loads(asked("inspect", tmp_path, "--json"))["rows"]["total"] == 0
     assert "0 rows = 0 kept" in asked("inspect", tmp_path)
+
+
+def test_the_figures_of_the_last_run_stand_until_something_is_committed_or_scanned(layout: Layout):
+    stats = renew_stats(layout)
+    told = _Snapshot.model_validate_json(layout.stats.read_bytes())
+    layout.stats.write_text(told.model_copy(update={"shards": 77}).model_dump_json())
+    assert current_stats(layout).shards == 77  # it does not count
+    set_marks(layout, {"a": "drop"})
+    assert current_stats(layout).marks == {"drop": 1}
+    (commit,) = Ledger(layout).read().commits.values()
+    layout.commit_file(0).write_text(commit.model_copy(update={"timings": {}}).model_dump_json())
+    assert current_stats(layout).shards == 1
+    renew_stats(layout)
+    assert current_stats(layout).stages == []
+    layout.scan.mkdir()
+    pq.write_table(pa.table({"timing": [[{"stage": "decode", "seconds": 2.0}]]}), layout.scan_file(0))
+    assert [stage.stage for stage in current_stats(layout).stages] == ["scan: decode"]
+    layout.stats.write_text('{"of": "another release"}')
+    assert current_stats(layout).rows == stats.rows
 
 
 def test_records_without_rows_are_those_that_count(layout: Layout):
