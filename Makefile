@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 ROOT   := $(if $(filter 0,$(shell id -u)),,sudo -n)
 UV     := VIRTUAL_ENV=$(CURDIR)/$(VENV) UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv
 
-.PHONY: demo test chromium lint format lock bench bench-sampler bench-trainer clean setup
+.PHONY: demo test chromium lint format lock bench-curate bench-sampler bench-trainer clean setup
 setup: $(READY)
 
 $(READY): requirements.lock requirements-cuda.lock pyproject.toml
@@ -52,7 +52,8 @@ lock: $(READY)
 	grep -E '^(nvidia|cuda)' build-lock.txt > requirements-cuda.lock
 	rm -f build-overrides.txt build-lock.txt
 
-bench: $(READY)
+bench-curate: $(READY)
+	$(BIN)/songmill models pull small demo bench
 	$(BIN)/python -m benchmarks.curate
 
 bench-sampler: $(READY)

@@ -61,9 +61,7 @@ class Figures:
 def report(f: Figures) -> str:
     """The section for RESULTS.md."""
     minutes = f.single.audio_s / 60
-    head = (
-        f"{f.machine}. {f.tracks} tracks, {minutes:.1f} min, {f.kept} kept; small profile, duplicates not looked for."
-    )
+    head = f"{f.machine}. {f.tracks} tracks, {minutes:.1f} min, {f.kept} kept; no search for duplicates."
     return "\n\n".join([head, _speed(f), _limits(f), _memory(f), _stages(f), _start_up(f), _bytes(f)])
 
 
@@ -90,11 +88,12 @@ def _limits(f: Figures) -> str:
     """Where the rest of the ideal ratio went: double work, cores that wait, cores that slow each other down."""
     twice = f.single.stage_s["decode"]
     stages = sum(f.single.stage_s.values())
+    busy, more = f.warm_cpu_s / f.warm_s / f.cores, f.warm_cpu_s / stages
     return (
-        f"What limits it: of {f.cores} cores {f.warm_cpu_s / f.warm_s / f.cores:.0%} are busy while it is warm. The same "
-        f"tracks take {f.warm_cpu_s:.0f} s of CPU there and {stages:.0f} s in the stages of the loop on one thread, "
-        f"{f.warm_cpu_s / stages:.2f} times as many; the second decode, for the models after the scan, is {twice:.1f} s "
-        "of that, the rest cores that share caches and memory, and moving rows."
+        f"What limits it: {busy:.0%} of {f.cores} cores are busy while it is warm. The same tracks take "
+        f"{f.warm_cpu_s:.1f} s of CPU there and {stages:.1f} s in the stages of the loop on one thread, {more:.2f} "
+        f"times as many. The second decode, for the models after the scan, is {twice:.1f} s of that."
+        " Not told apart: moving rows, and two cores that share caches and memory."
     )
 
 

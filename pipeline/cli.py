@@ -228,10 +228,8 @@ def inspect_command(
     from pipeline.snapshot import current_stats
     from schemas.dataset import Layout
 
-    if sql and html:
-        _fail("give either --sql or --html", USAGE_PROBLEM)
-    if compare and (sql or html):
-        _fail("give --compare without --sql and --html", USAGE_PROBLEM)
+    if sum(map(bool, (sql, html, compare))) > 1:
+        _fail("give one of --sql, --html and --compare", USAGE_PROBLEM)
     if html:
         from pipeline.report_cli import report  # here, for what decodes audio takes its time to import
 

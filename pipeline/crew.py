@@ -58,7 +58,10 @@ class Crew:
 
     @classmethod
     def hire(cls, job: ObjectRef, size: int, claims: tuple[float, float], *, depth: int) -> "Crew":
-        """A crew of workers that are idle already, and new ones."""
+        """A crew of workers that are idle already, and new ones; idle ones that claim otherwise make room."""
+        for other in _idle.keys() - {claims}:
+            for worker in _idle.pop(other):
+                ray.kill(worker)
         idle = _idle.setdefault(claims, [])
         workers = [idle.pop() for _ in range(min(size, len(idle)))]
         new = Worker.options(num_cpus=claims[0], num_gpus=claims[1])  # type: ignore[attr-defined]
@@ -77,7 +80,7 @@ class Crew:
 
     def release(self) -> None:
         """The workers are free for another pass."""
-        _idle[self.claims] += self.workers
+        _idle.setdefault(self.claims, []).extend(self.workers)
 
     def dismiss(self) -> None:
         """End the workers, whatever they are at."""

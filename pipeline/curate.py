@@ -183,6 +183,8 @@ def in_rounds(
                     raise CurateError(broken) from error
                 if attempt == _ROUNDS - 1:
                     raise CurateError(f"the cluster failed {_ROUNDS} times, at last with: {error}") from error
+            except OSError as error:  # the disk is full, say; shards are written by this process
+                raise CurateError(f"{error}; what is committed stands, the same command goes on from there") from error
         rows = still_left()
     if rows.num_rows:
         raise CurateError(f"{rows.num_rows} rows are not done after {_ROUNDS} rounds; run the same command again")

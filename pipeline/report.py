@@ -12,9 +12,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipeline.errors import DataProblem, UsageProblem
+from pipeline.gates import Gate
 from pipeline.ledger import write_durably
-from pipeline.pages.excerpts import Excerpt, make_excerpt, stored_excerpts
-from pipeline.pages.plots import funnel, histograms
+from pipeline.pages.excerpts import SHORTEST_S, Excerpt, make_excerpt, stored_excerpts
+from pipeline.pages.funnel import funnel
+from pipeline.pages.histograms import histograms
 from pipeline.pages.row import row_view
 from pipeline.pages.sampling import fetch, sample
 from pipeline.pages.templates import asset, environment
@@ -64,6 +66,7 @@ def write_report(
     seed: int = 0,
     extra_rows: Sequence[str] = (),
     extra_title: str = "Rows asked for",
+    gates: Sequence[Gate] | None = None,
     limit_bytes: int = LIMIT_BYTES,
     watch: Watch = lambda _done, _total: None,
 ) -> Report:
@@ -76,6 +79,7 @@ def write_report(
         seed: another one samples others.
         extra_rows: ids of rows to show above the sample, in this order.
         extra_title: what they are.
+        gates: thresholds that figures are shown against; by default the dataset's own.
         limit_bytes: of the page; longer sounds are cut until they fit.
         watch: told how many rows of how many have got their sound.
 
@@ -87,7 +91,7 @@ def write_report(
     if not stats.rows["total"]:
         raise DataProblem(f"{layout.root} holds no rows yet")
     plan = Plan.model_validate_json(layout.plan.read_bytes())
-    connection, gates = connect(layout), dataset_gates(layout)
+    connection, gates = connect(layout), dataset_gates(layout) if gates is None else gates
     extra = fetch(connection, extra_rows)
     if missing := {*extra_rows} - {row["row_id"] for row in extra}:
         raise UsageProblem(f"{layout.root} has no row {', '.join(sorted(missing))}")
@@ -166,7 +170,7 @@ def _fitted(page: _Page, shown: Sequence[_Shown], limit_bytes: int) -> tuple[byt
     audio = sum(one.excerpt.page_bytes for one in shown)
     share = (limit_bytes - (len(text) - audio)) / max(_heard(shown), 1)
     remark = None
-    while len(text) > limit_bytes and share > 0 and _longest(shown) > 2.0:
+    while len(text) > limit_bytes and share > 0 and _longest(shown) > SHORTEST_S:
         shown = [_Shown(one.view, one.excerpt.at_most(int(share))) for one in shown]
         remark = (
             f"Sounds are cut to {_longest(shown):.0f} s at most, so that the page stays under {_mb(limit_bytes)} MB."

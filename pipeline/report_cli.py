@@ -18,7 +18,7 @@ _LINE_INTERVAL_S = 10.0
 
 def report(dataset: Path, out: Path, rows: int, seed: int, *, as_json: bool) -> None:
     """Write a dataset's page and say what is on it."""
-    with guarded(), _watching() as watch:
+    with guarded(), watching() as watch:
         made = write_report(Layout(dataset), out, rows=rows, seed=seed, watch=watch)
     if as_json:
         typer.echo(made.model_dump_json(indent=2))
@@ -30,7 +30,7 @@ def report(dataset: Path, out: Path, rows: int, seed: int, *, as_json: bool) -> 
 
 
 @contextmanager
-def _watching() -> Iterator[Watch]:
+def watching() -> Iterator[Watch]:
     """A bar on a terminal, else a line every ten seconds."""
     console = Console(stderr=True)
     if not console.is_terminal:

@@ -1,6 +1,7 @@
 """`songmill whatif`: what other thresholds would keep, before anything is changed."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from pipeline.exits import guarded
 
 if TYPE_CHECKING:
     from pipeline.whatif import Amount, WhatIf
+    from schemas.dataset import Layout
 
 
 def whatif_command(
@@ -21,6 +23,7 @@ def whatif_command(
         list[str] | None, typer.Option("--set", help="column.min_field=NUMBER or max_; null for none. Repeatable.")
     ] = None,
     nearest: Annotated[int, typer.Option(min=0, help="Rows to name on each side of a threshold.")] = 5,
+    html: Annotated[Path | None, typer.Option(help="Write a page to hear these rows by.")] = None,
     apply: Annotated[bool, typer.Option("--apply", help="Let the thresholds hold from now on.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
@@ -33,6 +36,8 @@ def whatif_command(
 
       songmill whatif dataset --set quality.min_bandwidth_hz=15000 --set events.max_live=0.3
 
+      songmill whatif dataset --set quality.min_bandwidth_hz=15000 --nearest 20 --html nearest.html
+
       songmill whatif dataset --set quality.min_bandwidth_hz=15000 --apply
     """
     from pipeline.whatif import what_if  # here, for DuckDB and Arrow take long to import
@@ -41,6 +46,8 @@ def whatif_command(
     layout = Layout(dataset.resolve())
     with guarded():
         found = what_if(layout, overrides or [], nearest)
+        if html:
+            _write_page(layout, html, overrides or [], found)
         if apply:
             from pipeline.applying import apply_thresholds  # here, for Ray takes seconds to import
 
@@ -53,6 +60,19 @@ def whatif_command(
         waiting = found.pending.rows
         left = f"; {waiting} rows wait for their models: songmill curate {dataset}" if waiting else ""
         typer.echo(f"{dataset}: these thresholds hold now{left}")
+
+
+def _write_page(layout: "Layout", html: Path, overrides: Sequence[str], found: "WhatIf") -> None:
+    """The rows nearest to the thresholds, their figures against the new ones."""
+    from pipeline.rejudging import rejudge
+    from pipeline.report import write_report
+    from pipeline.report_cli import watching
+
+    rows = list(dict.fromkeys(near.row_id for rows in found.nearest.values() for near in rows))
+    title = f"Nearest to {', '.join(found.nearest) or 'no threshold'}"
+    gates = rejudge(layout, overrides).judging
+    with watching() as watch:
+        write_report(layout, html, rows=0, extra_rows=rows, extra_title=title, gates=gates, watch=watch)
 
 
 def _show(console: Console, found: "WhatIf") -> None:

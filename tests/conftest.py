@@ -14,7 +14,17 @@ settings.register_profile("songmill", deadline=None)
 settings.load_profile("songmill")
 
 
-LONGEST = ("test_curate", "test_small_profile", "test_train", "test_add_features", "test_engine_contract")
+LONGEST = (
+    "test_curate",
+    "test_small_profile",
+    "test_train",
+    "test_add_features",
+    "test_quarantine",
+    "test_report",
+    "test_engine_contract",
+    "test_explore_browser",
+    "test_benchmark_curate",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -45,6 +45,7 @@ from training.autoencoder.trainer import AutoencoderTrainer
 from training.checkpoints import load_codec
 from training.model import autoencoder as spectrograms
 from training.model.codec import AUTOENCODER
+from training.provenance import tracks_of
 from training.run_folder import RunFolder, RunProblem
 
 SMALL = {  # 0.1 M weights
@@ -487,10 +488,12 @@ class TestTheCommand:
         assert b"validation/mel_distance_db" in events
 
         assert str(codec) in asked("train", "export", run, "--out", codec)
+        assert tracks_of(codec) == tracks_of(run) != set()
         assert sorted(path.relative_to(codec).as_posix() for path in codec.rglob("*.*")) == [
             "music_dcae_f8c8/config.json",
             f"music_dcae_f8c8/{WEIGHTS}",
             "music_vocoder/config.json",
+            "trained_on.parquet",
         ]
         loaded = load_codec(codec)
         heard = pcm.encode(load(files[0], 3.0))

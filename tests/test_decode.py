@@ -98,6 +98,13 @@ def test_mono_goes_to_both_channels_at_its_level(tmp_path: Path) -> None:
     assert np.abs(pcm.stereo(decoded.pcm) - tone(440, 0.5)).max() < 2**-14
 
 
+def test_mono_is_the_mean_of_both_channels_to_the_last_bit() -> None:
+    every = np.arange(-32_768, 32_768, dtype="<i2")
+    frames = np.stack([every, np.random.default_rng(0).permutation(every)], axis=1)
+    exact = frames.mean(axis=1, dtype=np.float32) / np.float32(32_767)
+    np.testing.assert_array_equal(pcm.mono(frames.tobytes()), exact)
+
+
 def test_surround_is_mixed_down_without_clipping(tmp_path: Path) -> None:
     left_and_centre = tone(440, 0.5, channels=6, dbfs=0.0) * np.array([[1], [0], [1], [0], [0], [0]], dtype=np.float32)
     decoded = decode_file(str(write(tmp_path / "film.flac", left_and_centre)))

@@ -44,6 +44,17 @@ def test_stages_with_shares_run_in_processes_of_their_own(cluster, command) -> N
     assert not {row["placed"]["pid"] for row in rows} & {row["placed_too"]["pid"] for row in rows}
 
 
+def test_operators_around_one_that_waits_share_the_cores_of_the_scan(cluster, command, tmp_path) -> None:
+    _, songs, _, config, _, _, *rest = command
+    stages = "".join(f"  {name}: {{engine: 'tests.toy_stages:{name.capitalize()}'}}\n" for name in ("asked", "length"))
+    Path(config).with_name("asked.yaml").write_text(f"stages:\n  decode: {{}}\n{stages}")
+    out = tmp_path / "dataset"
+    songmill("curate", songs, "--config", Path(config).with_name("asked.yaml"), "--out", out, *rest, **cluster)
+    rows = queried(out, "select asked, length from tracks")
+    assert [row["length"]["seconds"] for row in rows] == [pytest.approx(6, abs=0.1)] * 3
+    assert all(row["asked"]["pid"] for row in rows)
+
+
 def test_a_share_that_names_no_stage_is_refused(command) -> None:
     _, said = songmill(*command, "--set", "resources.gpus={vocal: 0.3}", code=2)
     assert "resources.gpus: no stage named 'vocal'" in said

@@ -19,7 +19,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from pipeline.errors import UsageProblem
 from pipeline.pages.excerpts import make_excerpt, stored_excerpts
-from pipeline.pages.plots import funnel, histograms
+from pipeline.pages.funnel import funnel
+from pipeline.pages.histograms import histograms
 from pipeline.pages.row import row_view
 from pipeline.pages.sampling import _shares, sample
 from pipeline.pages.sound import Sound
@@ -321,7 +322,7 @@ class TestRefusals:
     def test_no_dataset_and_no_folder(self, dataset: Path, tmp_path: Path):
         assert "is no songmill dataset" in asked("inspect", tmp_path, "--html", tmp_path / "x.html", code=1)
         assert "No such file or directory" in asked("inspect", dataset, "--html", tmp_path / "no" / "x.html", code=1)
-        assert "either --sql or --html" in asked("inspect", dataset, "--html", "x.html", "--sql", "select 1", code=2)
+        assert "give one of --sql, --html" in asked("inspect", dataset, "--html", "x.html", "--sql", "select 1", code=2)
 
 
 class TestSample:

@@ -61,6 +61,16 @@ class PlacedToo(Placed):
     name = "placed_too"
 
 
+class Asked(Placed):
+    """One that waits for others, so that it has an operator of its own, and those around it are two."""
+
+    name = "asked"
+
+    @property
+    def concurrency(self) -> int:
+        return 2
+
+
 class PreviewParams(LengthParams):
     """Parameters of `Preview`."""
 

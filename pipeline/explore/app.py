@@ -57,6 +57,7 @@ class Explorer:
         self._live = live
         self._limit_s = limit_s
         self._catalog = Catalog(live.index, limit_s)
+        self._catalog.counts(Selection(), live.marks)  # now, so that the first page need not wait for them
         self._token = Token()
         self._peaks = lru_cache(256)(self._drawn)
         self._templates = environment().overlay(
@@ -112,7 +113,9 @@ class Explorer:
             problem=problem,
             selection=selection,
             facets=catalog.facets,
-            fields=[name for name, kind in catalog.index.fields.items() if kind != "list"],
+            fields=[
+                name for name, kind in catalog.index.fields.items() if kind != "list" and not name.endswith("model")
+            ],
             size=catalog.index.size,
             pages=-(-counts.rows // PAGE_ROWS),
             first=(selection.page - 1) * PAGE_ROWS + 1,

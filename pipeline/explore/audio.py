@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-import av
-
 from pipeline.explore.index import Changed, Place, read_at
 from pipeline.explore.ranges import Content
 from pipeline.pages.sound import Sound
 from schemas.dataset import Layout, unit_of
+from stages import preview
 
 _TYPES = {
     ".aac": "audio/aac",
@@ -31,7 +30,6 @@ _TYPES = {
     ".opus": "audio/ogg",
     ".wav": "audio/wav",
 }
-_PREVIEW_TYPE = "audio/ogg"
 
 
 class NothingToHear(Exception):  # noqa: N818
@@ -59,20 +57,20 @@ def open_content(layout: Layout, place: Place) -> Content:
     Raises:
         NothingToHear: neither preview nor song are there.
     """
-    if preview := read_preview(layout, place):
-        version = hashlib.blake2b(preview.data, digest_size=8).hexdigest()
-        return Content(io.BytesIO(preview.data), len(preview.data), _PREVIEW_TYPE, version)
+    if excerpt := read_preview(layout, place):
+        version = hashlib.blake2b(excerpt.data, digest_size=8).hexdigest()
+        return Content(io.BytesIO(excerpt.data), len(excerpt.data), preview.MEDIA_TYPE, version)
     return _open_song(place.uri)
 
 
 def sound_of(layout: Layout, place: Place, duration_s: float | None) -> Sound:
     """The sound of a row for its page."""
     name = quote(place.row_id, safe="")
-    if preview := read_preview(layout, place):
+    if excerpt := read_preview(layout, place):
         return Sound(
             f"/audio/{name}",
-            start_s=preview.start_s,
-            length_s=preview.length_s,
+            start_s=excerpt.start_s,
+            length_s=excerpt.length_s,
             peaks_src=f"/waveform/{name}",
             remark="A preview of the song.",
         )
@@ -90,14 +88,12 @@ def read_preview(layout: Layout, place: Place) -> Preview | None:
         return None
     try:
         row = read_at(layout.feature_file("preview", unit), place.number, place.row_id, ["row_id", "preview"])
-        found = row["preview"] or {}
-        if not found.get("data"):
+        found = row["preview"]
+        if not found or found["codec"] != preview.CODEC or not found["data"]:
             return None
-        with av.open(io.BytesIO(found["data"]), "r") as container:
-            length_s = (container.duration or 0) / av.time_base
-    except (Changed, KeyError, av.FFmpegError):
+        return Preview(found["data"], found["start_s"], found["duration_s"])
+    except (Changed, KeyError):  # nobody has made one, or another stage than songmill's has
         return None
-    return Preview(found["data"], found.get("start_s") or 0.0, length_s)
 
 
 def _open_song(uri: str | None) -> Content:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.gates import Gate
-from pipeline.ledger import Ledger
+from pipeline.ledger import read_records
 from pipeline.pages.thresholds import dataset_gates
 from schemas import columns
 from schemas.dataset import Layout
@@ -89,7 +89,8 @@ class Index:
         self.layout = layout
         self.fields: dict[str, str] = {}
         try:
-            shards = [layout.root / name for name in Ledger(layout).read().files if not _is_feature(name)]
+            files = [layout.root / name for record in read_records(layout) for name in record.files]
+            shards = [path for path in files if path.parent in (layout.shards, layout.quarantine)]
             self.gates: tuple[Gate, ...] = dataset_gates(layout)
             with duckdb.connect(file, config={"memory_limit": _MEMORY}) as connection:
                 self._make(connection, sorted(shards, key=lambda path: (path.parent != layout.shards, path)))
@@ -151,7 +152,7 @@ class Index:
             ]
             return f"case when {value} is not null then struct_pack({', '.join(inner)}) end" if inner else None
         kind = "list" if name in _LISTS else _KINDS.get(type.id)
-        if kind is None or name in _LONG:
+        if kind is None or name in _LONG or name.endswith(".model"):
             return None
         self.fields[name] = kind
         return value
@@ -207,10 +208,6 @@ def _locked(file: Path, layout: Layout) -> duckdb.DuckDBPyConnection:
     ):
         connection.execute(f"set {setting}")
     return connection
-
-
-def _is_feature(name: str) -> bool:
-    return name.startswith("features/")
 
 
 def _quoted(name: str, quote: str = '"') -> str:

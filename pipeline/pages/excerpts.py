@@ -19,6 +19,7 @@ from schemas.dataset import Layout
 from stages import preview
 from stages.decode import DecodeParams, decode_file
 
+SHORTEST_S = 2.0  # less says nothing
 _BARS = 240
 # Whatever is left of a damaged file may be heard: that it is damaged is what its verdict says.
 _LENIENT = DecodeParams(missing_s=86_400.0, lost_ratio=1.0)
@@ -42,7 +43,7 @@ class Excerpt:
         """Its beginning, so long that it takes no more than so much of a page."""
         if self.data is None or self.page_bytes <= page_bytes:
             return self
-        duration_s = max(self.duration_s * page_bytes / self.page_bytes, _SHORTEST_S)
+        duration_s = max(self.duration_s * page_bytes / self.page_bytes, SHORTEST_S)
         return replace(self, data=preview.shortened(self.data, duration_s), duration_s=min(duration_s, self.duration_s))
 
     def sound(self) -> Sound:
@@ -55,9 +56,6 @@ class Excerpt:
         except NoWaveform as error:
             return Sound(None, remark=f"No sound: its preview is damaged ({error}).")
         return Sound(src, self.start_s, self.duration_s, bars, remark=self.remark)
-
-
-_SHORTEST_S = 2.0  # less says nothing
 
 
 def stored_excerpts(layout: Layout, row_ids: Sequence[str]) -> dict[str, Excerpt]:

@@ -1,7 +1,7 @@
 """What a page plays for a row."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.pages.timeline import within
@@ -36,7 +36,3 @@ class Sound:
         """A row's view (see `pipeline.pages.row.row_view`) with the timeline of what is heard."""
         timeline = within(view["timeline"], self.start_s, self.length_s) if self.src else view["timeline"]
         return {**view, "timeline": timeline}
-
-    def model_dump(self) -> dict[str, Any]:
-        """What the player's script needs to know."""
-        return asdict(self)

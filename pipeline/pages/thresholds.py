@@ -3,7 +3,7 @@
 import pyarrow.parquet as pq
 
 from pipeline.gates import Gate, build_gates
-from pipeline.ledger import Ledger
+from pipeline.ledger import read_records
 from pipeline.plan import Plan
 from schemas.dataset import Layout
 
@@ -11,7 +11,8 @@ from schemas.dataset import Layout
 def dataset_gates(layout: Layout) -> tuple[Gate, ...]:
     """The gates of a dataset's plan, in the order in which they judge; none before its first rows."""
     plan = Plan.model_validate_json(layout.plan.read_bytes())
-    file = next((name for name in Ledger(layout).read().files if not name.startswith("features/")), None)
+    files = (name for record in read_records(layout) for name in record.files)
+    file = next((name for name in files if not name.startswith("features/")), None)
     types = {field.name: field.type for field in pq.read_schema(layout.root / file)} if file else {}
     order = list(plan.columns)
     return tuple(sorted(build_gates(plan.gates, types), key=lambda gate: order.index(gate.column)))

@@ -91,7 +91,7 @@ def _first_line(problem: BaseException) -> str:
 def _committed(layout: Layout) -> dict[str, str]:
     """File -> sha256 by the commit records; empty where a dataset comes without them."""
     records = [json.loads(path.read_bytes()) for path in sorted(layout.commits.glob("*.json"))]
-    replaced = {record["supersedes"] for record in records}
+    replaced = {record.get("supersedes") for record in records}
     files = (record["files"] for record in records if record["unit"] not in replaced)
     return {name: digest for unit in files for name, digest in unit.items()}
 

@@ -1,0 +1,179 @@
+"""Which values the figures of a dataset take, as histograms: all rows, and those of them that are kept."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.gates import Gate
+from pipeline.pages.row import unit
+from schemas.dataset import FEATURES
+
+_BINS = 24
+_NULL = "null::double"
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Rows whose figure lies in `low` to `high`."""
+
+    low: float
+    high: float
+    rows: int
+    kept: int
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How a figure spreads over the rows that have it.
+
+    Attributes:
+        thresholds: (side, bound) of the gates that judge it.
+        median: over all rows.
+    """
+
+    column: str
+    field: str
+    unit: str | None
+    bins: Sequence[Bin]
+    median: float
+    thresholds: Sequence[tuple[str, float]]
+
+    @property
+    def low(self) -> float:
+        """The least value."""
+        return self.bins[0].low
+
+    @property
+    def high(self) -> float:
+        """The greatest value."""
+        return self.bins[-1].high
+
+    @property
+    def rows(self) -> int:
+        """Rows that have the figure."""
+        return sum(bin.rows for bin in self.bins)
+
+    @property
+    def highest(self) -> int:
+        """Rows in the fullest bin."""
+        return max(bin.rows for bin in self.bins)
+
+    def share(self, value: float) -> float | None:
+        """Where a value lies between `low` and `high`, 0..1; None outside."""
+        if not self.low <= value <= self.high:
+            return None
+        return (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
+
+
+def histograms(connection: duckdb.DuckDBPyConnection, gates: Iterable[Gate]) -> list[Histogram]:
+    """One for every figure that rows of the dataset have, in the columns' order. All of it in two passes."""
+    judged = defaultdict(list)
+    for gate in gates:
+        judged[gate.column, gate.field].append((gate.side, gate.bound))
+    table = _Table.of(connection)
+    spreads = table.spreads(connection)
+    return [
+        Histogram(*figure, unit(*figure), bins, spreads[figure].median, judged[figure])
+        for figure, bins in table.bins(connection, spreads).items()
+    ]
+
+
+class _Spread(NamedTuple):
+    low: float
+    high: float
+    median: float
+
+    @property
+    def width(self) -> float:
+        """Of a bin."""
+        return (self.high - self.low) / _BINS or 1.0
+
+
+@dataclass(frozen=True)
+class _Table:
+    """All rows with nothing but their figures, f0, f1 ..., and whether they are `kept`.
+
+    Taken from each view by itself: of a union of whole rows, DuckDB would read every column.
+    """
+
+    figures: Sequence[tuple[str, str]]
+    sql: str
+
+    @classmethod
+    def of(cls, connection: duckdb.DuckDBPyConnection) -> "_Table":
+        """That of the views `tracks` and `quarantine`."""
+        views = {view: list(_figures(connection, view)) for view in ("tracks", "quarantine")}
+        figures = list(dict.fromkeys(figure for there in views.values() for figure in there))
+        selects = (
+            f"select {''.join(f'{_number(f) if f in there else _NULL} as f{i}, ' for i, f in enumerate(figures))}"
+            f"verdict.status = 'kept' as kept from {view}"
+            for view, there in views.items()
+        )
+        return cls(figures, f"({' union all '.join(selects)})")
+
+    def spreads(self, connection: duckdb.DuckDBPyConnection) -> dict[tuple[str, str], _Spread]:
+        """Of those figures that some row has."""
+        wanted = [
+            f"{aggregate}(f{i}) filter (isfinite(f{i}))"
+            for i in range(len(self.figures))
+            for aggregate in ("min", "max", "median")
+        ]
+        found = self._first(connection, wanted, [])
+        return {
+            f: _Spread(*spread) for f, spread in zip(self.figures, _groups(found, 3), strict=True) if None not in spread
+        }
+
+    def bins(
+        self, connection: duckdb.DuckDBPyConnection, spreads: Mapping[tuple[str, str], _Spread]
+    ) -> dict[tuple[str, str], list[Bin]]:
+        """Of the figures with a spread."""
+        wanted, values = [], []
+        for figure, spread in spreads.items():
+            name = f"f{self.figures.index(figure)}"
+            for condition in ("", " and kept"):
+                wanted.append(
+                    f"histogram(least(floor(({name} - ?) / ?), {_BINS - 1})::int) filter (isfinite({name}){condition})"
+                )
+                values += [spread.low, spread.width]
+        counts = zip(spreads.items(), _groups(self._first(connection, wanted, values), 2), strict=True)
+        return {figure: list(_filled(spread, rows, kept or {})) for (figure, spread), (rows, kept) in counts}
+
+    def _first(
+        self, connection: duckdb.DuckDBPyConnection, wanted: Sequence[str], values: Sequence[float]
+    ) -> Sequence[Any]:
+        if not wanted:
+            return ()
+        return connection.execute(f"select {', '.join(wanted)} from {self.sql}", values).fetchone() or ()
+
+
+def _figures(connection: duckdb.DuckDBPyConnection, view: str) -> Iterator[tuple[str, str]]:
+    schema = connection.sql(f"from {view} limit 0").to_arrow_table().schema  # type: ignore[union-attr]
+    for column in schema:
+        if pa.types.is_struct(column.type) and column.name not in ("verdict", *FEATURES):
+            for field in column.type:
+                if pa.types.is_floating(field.type) or pa.types.is_integer(field.type):
+                    yield column.name, field.name
+
+
+def _filled(spread: _Spread, rows: Mapping[int, int], kept: Mapping[int, int]) -> Iterator[Bin]:
+    """Bins from the least value to the greatest; a single one of no width where all rows are alike."""
+    last = _BINS - 1 if spread.high > spread.low else 0
+    for i in range(last + 1):
+        high = spread.high if i == last else spread.low + (i + 1) * spread.width
+        yield Bin(spread.low + i * spread.width, high, rows.get(i, 0), kept.get(i, 0))
+
+
+def _groups(values: Sequence[Any], size: int) -> Iterator[tuple[Any, ...]]:
+    remaining = iter(values)
+    while group := tuple(islice(remaining, size)):
+        yield group
+
+
+def _number(figure: tuple[str, str]) -> str:
+    column, field = (name.replace('"', '""') for name in figure)
+    return f'"{column}"."{field}"::double'
