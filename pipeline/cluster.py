@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,14 +57,26 @@ def run_pass(
     sink_spec: SinkSpec,
     resources: ResourceConfig,
     tally: ActorHandle,
+    complete: Callable[[pa.Table], pa.Table] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Stream rows through operators into a sink, which works in this process; yield its results as they come.
+
+    Args:
+        rows: what to put through, in order.
+        operators: what they go through.
+        sink: what gathers them behind the last one.
+        sink_spec: what it needs to know.
+        resources: replicas and sizes.
+        tally: counts rows, attempts and failures.
+        complete: adds to a block, as it sets out, what would take too much memory in all rows at once.
 
     Raises:
         ray.exceptions.RayError: the cluster itself failed.
     """
     size = resources.rows_per_block
-    blocks = (rows.slice(start, size) for start in range(0, rows.num_rows, size))
+    blocks: Iterator[pa.Table] = (rows.slice(start, size) for start in range(0, rows.num_rows, size))
+    if complete:
+        blocks = map(complete, blocks)
     crews = [
         _crew(number, operators, -(-rows.num_rows // size), resources, ray.put((spec, tally)))
         for number, spec in enumerate(operators)

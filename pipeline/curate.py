@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from pipeline.card import write_card
 from pipeline.cluster import check_placeable, cluster, run_pass
 from pipeline.dag import Dag
 from pipeline.errors import DataProblem
+from pipeline.judging import judge_scan, keepers
 from pipeline.ledger import Commit, Ledger, unit_files, write_durably
 from pipeline.manifest import fill_defaults, read_manifest
 from pipeline.marks import Mark, read_marks
@@ -25,10 +27,11 @@ from pipeline.progress import Tally, shown
 from pipeline.remembered import remember_config
 from pipeline.scan import drop_from_scan, failed_in_scan, read_scan, rows_to_scan, run_scan
 from pipeline.sink import ShardSink, SinkSpec
+from pipeline.sketch_reader import SketchReader
 from pipeline.snapshot import renew_stats
 from pipeline.stats import Stats
 from pipeline.stored import StoredColumns
-from pipeline.todo import Retry, judge_scan, keepers, todo_schema, units_to_do
+from pipeline.todo import todo_schema, units_to_do
 from pipeline.tombstones import forgotten_tracks, read_tombstones, without_forgotten
 from schemas.config import CurateConfig, StageConfig
 from schemas.dataset import FEATURES, Layout
@@ -81,9 +84,10 @@ def curate(
         ledger = Ledger(layout).open()
         tombstones = read_tombstones(layout)
         manifest = without_forgotten(manifest, tombstones)
-        again = None if retry is None else _ready_for_retry(layout, ledger, dag, manifest, retry)
+        if retry is not None:
+            _ready_for_retry(layout, dag, manifest, retry)
         marks, forgotten = read_marks(layout), forgotten_tracks(tombstones)
-        run = _Run(config, manifest, dag, plan, layout, ledger, progress, marks, forgotten, again)
+        run = _Run(config, manifest, dag, plan, layout, ledger, progress, marks, forgotten, retry)
         worked_on = run.bring_up_to_date()
         return Outcome(describe_dataset(layout, plan), worked_on)
 
@@ -95,11 +99,10 @@ def describe_dataset(layout: Layout, plan: Plan) -> Stats:
     return stats
 
 
-def _ready_for_retry(layout: Layout, ledger: Ledger, dag: Dag, manifest: pa.Table, row_ids: Set[str]) -> Retry:
+def _ready_for_retry(layout: Layout, dag: Dag, manifest: pa.Table, row_ids: Set[str]) -> None:
     """Let the scan forget what it could not read, as far as the input still has it."""
     unread = pc.and_(_in(manifest["row_id"], row_ids), _in(manifest["row_id"], failed_in_scan(layout, dag)))
     drop_from_scan(layout, {*manifest.filter(unread)["row_id"].to_pylist()})
-    return Retry(frozenset(row_ids), ledger.next_unit)
 
 
 def _in(column: pa.ChunkedArray, values: Set[str]) -> pa.ChunkedArray:
@@ -209,7 +212,7 @@ class _Run:
     progress: bool
     marks: Mapping[str, Mark]
     forgotten: Set[str]
-    retry: Retry | None
+    retry: Set[str] | None
 
     def bring_up_to_date(self) -> int:
         """Run both passes until nothing is left to do; the number of rows that were worked on."""
@@ -221,21 +224,25 @@ class _Run:
             check_placeable(self._operators())
             in_rounds("scan", unscanned, self._unscanned, self._scan, progress=self.progress)
             todo = self._todo() if todo is None else todo
-            in_rounds("curate", todo, self._todo, self._curate, progress=self.progress)
+            in_rounds("curate", todo, partial(self._uncommitted, todo), self._curate, progress=self.progress)
         return todo.num_rows
 
     def _unscanned(self) -> pa.Table:
         scanned = read_scan(self.layout, self.dag, ("row_id", "size", "stamp"))
         rows = rows_to_scan(self.manifest, scanned, self.ledger.rows.keys(), self.layout, self.dag)
-        return rows if self.retry is None else rows.filter(_in(rows["row_id"], self.retry.row_ids))
+        return rows if self.retry is None else rows.filter(_in(rows["row_id"], self.retry))
 
     def _todo(self) -> pa.Table:
         scan = read_scan(self.layout, self.dag)
         wanted = pa.array({*self.manifest["row_id"].to_pylist(), *self.ledger.rows}, pa.string())
         scan = scan.filter(pc.is_in(scan["row_id"], wanted))
         scan = fill_defaults(scan, license=self.config.input.license, source=self.config.input.source)
-        judged = judge_scan(scan, self.dag, self.plan, self.ledger, self.marks, self.forgotten)
+        sketches = SketchReader(self.layout)
+        judged = judge_scan(scan, self.dag, self.plan, self.ledger, sketches, self.marks, self.forgotten)
         return units_to_do(judged, self.dag, self.plan, self.ledger, self.config.resources, self.marks, self.retry)
+
+    def _uncommitted(self, todo: pa.Table) -> pa.Table:
+        return todo.filter(pc.invert(pc.is_in(todo["unit"], pa.array(list(self.ledger.commits), pa.int64()))))
 
     def _scan(self, rows: pa.Table, tally: ActorHandle) -> None:
         run_scan(rows, self.dag, self.layout, self.config.resources, tally)
@@ -243,7 +250,8 @@ class _Run:
     def _curate(self, rows: pa.Table, tally: ActorHandle) -> None:
         marks = {row_id: mark.mark for row_id, mark in self.marks.items()}
         sink = SinkSpec(self.layout.root, self.plan.id, self.dag.fingerprints, marks)
-        for result in run_pass(rows, self._operators(), ShardSink, sink, self.config.resources, tally):
+        complete, resources = SketchReader(self.layout).complete, self.config.resources
+        for result in run_pass(rows, self._operators(), ShardSink, sink, resources, tally, complete):
             remember_plan(self.layout, self.plan)
             remember_config(self.layout, self.config, self.dag)
             temporary = {final: Path(path) for final, path in result["temporary"].items()}

@@ -6,13 +6,13 @@ third are not lost with it, and the order in which files arrived does not matter
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Set
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.sketches import ENOUGH, shared_buckets
+from pipeline.sketches import BANDS, ENOUGH, shared_buckets, sketches
 from stages.fingerprint import SKETCH_SIZE
 
 DUPLICATES = pa.schema([("row_id", pa.string()), ("duplicate_of", pa.string()), ("similarity", pa.float64())])
@@ -20,19 +20,24 @@ DUPLICATES = pa.schema([("row_id", pa.string()), ("duplicate_of", pa.string()), 
 _ALMOST = 0.999  # the most an estimate can say; 1 is for the same bytes
 
 _LOSSLESS = frozenset({"flac", "alac", "wavpack", "ape", "tta", "mlp", "truehd", "wmalossless", "tak", "shorten"})
-_NOTHING = np.empty(0, np.uint32)
 
 
-def find_duplicates(scan: pa.Table, committed: Set[str], threshold: float = 0.4) -> pa.Table:
+def find_duplicates(
+    scan: pa.Table,
+    committed: np.ndarray,
+    fingerprints: Callable[[pa.Table], pa.ChunkedArray],
+    threshold: float = 0.4,
+) -> pa.Table:
     """Name every copy among the scan's kept rows, with the row it is a copy of.
 
     Of several copies the one stays that is committed already, else the best (see `_merit`), else the smaller row_id.
     A committed row is a duplicate of a committed one only. The result does not depend on the order of the rows.
 
     Args:
-        scan: columns row_id, track_id, verdict and, null or absent where unknown, audio, quality, fingerprint. Rows
-            whose verdict is not "kept" take no part.
-        committed: row_ids that an earlier run has committed as kept.
+        scan: columns row_id, track_id, verdict, `BANDS` and, null or absent where unknown, audio, quality. Rows whose
+            verdict is not "kept" take no part.
+        committed: bool [rows]: whether an earlier run has committed the row as kept.
+        fingerprints: column fingerprint of rows of the scan; asked for those few that may resemble others.
         threshold: similarity (see `containment`) from which a song is a copy. Measured on AI songs of one generator:
             copies (MP3 and Opus at 64 kbit/s, +6 dB clipped, cut by 4 s of 30 s, also all of it together) lie above
             0.5, different songs below 0.25.
@@ -41,38 +46,45 @@ def find_duplicates(scan: pa.Table, committed: Set[str], threshold: float = 0.4)
         `DUPLICATES`, by row_id; similarity is 1 where the files are the same bytes.
     """
     takes_part = pc.fill_null(pc.equal(pc.struct_field(scan["verdict"], "status"), "kept"), False)
-    sketches = _sketches(scan, takes_part)
-    facts = scan.select([name for name in scan.column_names if name != "fingerprint"]).filter(takes_part)
-    row_ids, track_ids = facts["row_id"].to_pylist(), facts["track_id"].to_pylist()
-    index = _Index(threshold, row_ids, track_ids, sketches)
+    numbers = np.nonzero(takes_part.to_numpy())[0]
+    buckets = shared_buckets(scan[BANDS.name].filter(takes_part))
+    entangled = np.union1d(_same_bytes(scan["track_id"].filter(takes_part)), np.array([*buckets], np.int64))
+    songs = scan.take(numbers[entangled])
+    known = [*sketches(fingerprints(songs))] if buckets else []  # then nobody asks for them
+    index = _Index(threshold, songs, known, [buckets.get(i, []) for i in entangled.tolist()])
     found = []
-    for song in _best_first(facts, row_ids, committed):
+    for song in _best_first(songs, committed[numbers[entangled]]):
         original = index.original_of(song)
         if original is None:
             index.keep(song)
         else:
-            found.append((row_ids[song], *original))
+            found.append((songs["row_id"][song].as_py(), *original))
     rows = [dict(zip(DUPLICATES.names, row, strict=True)) for row in sorted(found)]
     return pa.Table.from_pylist(rows, DUPLICATES)
 
 
-class _Index:
-    """The songs kept so far, by their number among those that take part."""
+def _same_bytes(track_ids: pa.ChunkedArray) -> np.ndarray:
+    """Places of the songs whose track id another one has too."""
+    counts = pc.value_counts(track_ids.drop_null())
+    several = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    return np.nonzero(pc.is_in(track_ids, several).to_numpy())[0]
 
-    def __init__(
-        self, threshold: float, row_ids: list[str], track_ids: list[str | None], sketches: list[np.ndarray]
-    ) -> None:
+
+class _Index:
+    """The songs kept so far, by their number among those that have something in common with others."""
+
+    def __init__(self, threshold: float, songs: pa.Table, known: list[np.ndarray], buckets: list[list[int]]) -> None:
         self._threshold = threshold
-        self._row_ids, self._track_ids, self._sketches = row_ids, track_ids, sketches
+        self._row_ids, self._track_ids = songs["row_id"].to_pylist(), songs["track_id"].to_pylist()
+        self._sketches, self._buckets = known, buckets
         self._by_track: dict[str, int] = {}
-        self._buckets = shared_buckets(sketches)
         self._in_bucket: defaultdict[int, list[int]] = defaultdict(list)
 
     def keep(self, song: int) -> None:
         track_id = self._track_ids[song]
         if track_id is not None:
             self._by_track.setdefault(track_id, song)
-        for bucket in self._buckets.get(song, ()):
+        for bucket in self._buckets[song]:
             self._in_bucket[bucket].append(song)
 
     def original_of(self, song: int) -> tuple[str, float] | None:
@@ -80,7 +92,7 @@ class _Index:
         track_id = self._track_ids[song]
         if track_id is not None and track_id in self._by_track:
             return self._row_ids[self._by_track[track_id]], 1.0
-        near = {other for bucket in self._buckets.get(song, ()) for other in self._in_bucket[bucket]}
+        near = {other for bucket in self._buckets[song] for other in self._in_bucket[bucket]}
         shares = ((other, containment(self._sketches[song], self._sketches[other])) for other in near)
         alike = [(self._row_ids[other], min(share, _ALMOST)) for other, share in shares if share >= self._threshold]
         return min(alike, key=lambda pair: (-pair[1], pair[0]), default=None)
@@ -102,26 +114,10 @@ def _covered(sketch: np.ndarray) -> int:
     return int(sketch[-1]) if sketch.size >= SKETCH_SIZE else 2**32 - 1
 
 
-def _sketches(scan: pa.Table, takes_part: pa.ChunkedArray) -> list[np.ndarray]:
-    """The sketch of every song that takes part, a view of the scan's own memory; empty where there is none."""
-    chosen = takes_part.to_numpy(zero_copy_only=False)
-    if "fingerprint" not in scan.column_names:
-        return [_NOTHING] * int(chosen.sum())
-    every = (sketch for chunk in pc.struct_field(scan["fingerprint"], "hashes").chunks for sketch in _lists(chunk))
-    return [sketch for sketch, takes in zip(every, chosen, strict=True) if takes]
-
-
-def _lists(chunk: pa.ListArray) -> Iterator[np.ndarray]:
-    offsets, values = chunk.offsets.to_numpy(), chunk.values.to_numpy()
-    for valid, start, end in zip(chunk.is_valid().to_pylist(), offsets[:-1], offsets[1:], strict=True):
-        yield values[start:end] if valid else _NOTHING
-
-
-def _best_first(facts: pa.Table, row_ids: list[str], committed: Set[str]) -> list[int]:
+def _best_first(songs: pa.Table, committed: np.ndarray) -> list[int]:
     """The songs in the order in which they are kept: committed ones, then by merit, then by row_id."""
-    by_id = np.array(sorted(range(len(row_ids)), key=row_ids.__getitem__), np.int64)
-    is_new = np.array([row_id not in committed for row_id in row_ids], bool)
-    worst_last = [is_new, *(-figure for figure in _merit(facts))]
+    by_id = pc.sort_indices(songs["row_id"]).to_numpy()
+    worst_last = [~committed, *(-figure for figure in _merit(songs))]
     return by_id[np.lexsort([figure[by_id] for figure in reversed(worst_last)])].tolist()
 
 

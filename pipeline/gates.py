@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from schemas.config import Thresholds
 
@@ -33,6 +34,11 @@ class Gate:
         if measured is None:
             return False
         return measured < self.bound if self.side == "min" else measured > self.bound
+
+    def rejected(self, values: pa.ChunkedArray) -> pa.ChunkedArray:
+        """The same of a whole column: never null."""
+        beyond = pc.less if self.side == "min" else pc.greater
+        return pc.fill_null(beyond(pc.struct_field(values, self.field), self.bound), False)
 
     def message(self, value: Mapping[str, Any]) -> str:
         """The measured figure against the threshold, for the verdict."""

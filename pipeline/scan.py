@@ -8,6 +8,7 @@ import json
 from collections.abc import Collection, Set
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -19,6 +20,8 @@ from pipeline.identity import identify
 from pipeline.ledger import move_durably
 from pipeline.operator import TIMING, OperatorSpec
 from pipeline.sink import UNIT, ScanSink, SinkSpec, write_rows
+from pipeline.sketch_reader import PART
+from pipeline.sketches import BANDS, with_bands
 from schemas import columns
 from schemas.config import ResourceConfig
 from schemas.dataset import FOOTER_FINGERPRINTS, Layout, unit_of
@@ -37,12 +40,15 @@ def scan_schema(dag: Dag) -> pa.Schema:
 def read_scan(layout: Layout, dag: Dag, columns: Collection[str] | None = None) -> pa.Table:
     """The scan table as far as it exists and fits the DAG; of a row scanned twice the later one.
 
+    In place of the sketches, which are most of it, there are their `BANDS` and each row's `PART`, by which
+    `pipeline.sketch_reader` finds them.
+
     Args:
         layout: the dataset.
         dag: its scan stages.
-        columns: those to read, row_id among them; default all. Sketches are most of a scan: 2 KB a song.
+        columns: those to read, row_id among them; default all.
     """
-    schema = scan_schema(dag)
+    schema = pa.schema([*(field for field in scan_schema(dag) if field.name != "fingerprint"), BANDS, PART])
     if columns is not None:
         schema = pa.schema([field for field in schema if field.name in columns])
     return _latest([_read_part(path, schema) for path in _valid_parts(layout, dag)], schema)
@@ -55,7 +61,7 @@ def rows_to_scan(manifest: pa.Table, scanned: pa.Table, committed: Set[str], lay
     """
     known = set(zip(*(scanned[name].to_pylist() for name in ("row_id", "size", "stamp")), strict=True))
     rows = zip(*(manifest[name].to_pylist() for name in ("row_id", "size", "stamp")), strict=True)
-    new = manifest.take(pa.array([i for i, row in enumerate(rows) if row not in known], pa.int64()))
+    new = manifest.filter(pa.array([row not in known for row in rows], pa.bool_()))
     lost = committed - set(scanned["row_id"].to_pylist()) - set(manifest["row_id"].to_pylist())
     if not lost:
         return new
@@ -65,7 +71,7 @@ def rows_to_scan(manifest: pa.Table, scanned: pa.Table, committed: Set[str], lay
 
 def failed_in_scan(layout: Layout, dag: Dag) -> Set[str]:
     """Rows that the scan could not measure."""
-    scan = read_scan(layout, dag)
+    scan = read_scan(layout, dag, ("row_id", "verdict"))
     failed = pc.equal(pc.struct_field(scan["verdict"], "status"), "failed")
     return {*scan.filter(failed)["row_id"].to_pylist()}
 
@@ -110,16 +116,26 @@ def run_scan(rows: pa.Table, dag: Dag, layout: Layout, resources: ResourceConfig
 def _read_part(path: Path, schema: pa.Schema) -> pa.Table:
     """These columns of a part, null where it has none: parts outlive releases."""
     file = pq.ParquetFile(path)
-    names = [name for name in schema.names if name in file.schema_arrow.names]
-    part = file.read(columns=names)
-    arrays = [part[field.name] if field.name in names else pa.nulls(part.num_rows, field.type) for field in schema]
-    return pa.table(arrays, schema.names)
+    there = file.schema_arrow.names
+    part = file.read(columns=[name for name in schema.names if name in there])
+    if BANDS.name in schema.names and BANDS.name not in there and "fingerprint" in there:
+        part = part.append_column(BANDS, with_bands(file.read(columns=["fingerprint"]))[BANDS.name])
+    if PART.name in schema.names:
+        part = part.append_column(PART, pa.array([unit_of(path)] * part.num_rows, PART.type))
+    arrays = [
+        part[field.name] if field.name in part.column_names else pa.nulls(part.num_rows, field.type) for field in schema
+    ]
+    return pa.table(arrays, schema.names).cast(schema)
 
 
 def _latest(parts: list[pa.Table], schema: pa.Schema) -> pa.Table:
-    table = pa.concat_tables([schema.empty_table(), *(part.cast(schema) for part in parts)])
+    table = pa.concat_tables([schema.empty_table(), *parts])
     last = {row_id: i for i, row_id in enumerate(table["row_id"].to_pylist())}
-    return table if len(last) == table.num_rows else table.take(pa.array(last.values(), pa.int64()))
+    if len(last) == table.num_rows:
+        return table
+    mask = np.zeros(table.num_rows, bool)
+    mask[[*last.values()]] = True
+    return table.filter(pa.array(mask))
 
 
 def _units(rows: pa.Table, first: int, size: int) -> pa.Table:

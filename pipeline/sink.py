@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from pipeline.flags import with_flags
 from pipeline.identity import basis
 from pipeline.ledger import Commit, RowState, StageTime, file_digest
+from pipeline.sketches import with_bands
 from schemas import columns
 from schemas.dataset import (
     FEATURES,
@@ -103,9 +104,9 @@ class ScanSink(Gatherer):
     """Writes parts of the scan table; the file is its own record."""
 
     def write(self, unit: int, rows: pa.Table) -> str:
-        """One part."""
+        """One part, with what every later run would have to work out of its sketches."""
         path = self.temporary("scan")
-        write_rows(rows.drop_columns(UNIT.names), path, self.spec.footer, _SCAN_ROW_GROUP)
+        write_rows(with_bands(rows.drop_columns(UNIT.names)), path, self.spec.footer, _SCAN_ROW_GROUP)
         return json.dumps({"unit": unit, "path": str(path)})
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.duplicates import containment, find_duplicates
-from pipeline.sketches import minima, shared_buckets
+from pipeline.sketches import minima, shared_buckets, with_bands
 from schemas import columns
 from stages.fingerprint import FINGERPRINT, SKETCH_SIZE
 
@@ -45,7 +45,9 @@ def row(row_id: str, hashes: Sequence[int] | None = None, *, track: str | None =
 
 
 def duplicates(*rows: dict[str, Any], committed: frozenset[str] = frozenset()) -> dict[str, tuple[str, float]]:
-    found = find_duplicates(pa.Table.from_pylist(list(rows), SCHEMA), committed)
+    scan = with_bands(pa.Table.from_pylist(list(rows), SCHEMA))
+    is_committed = np.array([r["row_id"] in committed for r in rows], bool)
+    found = find_duplicates(scan, is_committed, lambda songs: songs["fingerprint"])
     return {r["row_id"]: (r["duplicate_of"], r["similarity"]) for r in found.to_pylist()}
 
 
@@ -118,7 +120,8 @@ def test_minima_are_those_of_datasketch():
 
 def test_sketches_share_a_bucket_where_the_minima_of_a_band_agree():
     sketches = [sketch(1), sketch(2), sketch(1, kept=0.7), sketch(3)[:31], sketch(1, kept=0.5)]
-    buckets = shared_buckets(sketches)
+    scan = with_bands(pa.Table.from_pylist([row(str(i), s) for i, s in enumerate(sketches)], SCHEMA))
+    buckets = shared_buckets(scan["bands"])
     bands = [{(b, *row) for b, row in enumerate(minima(s).reshape(64, 3).tolist())} for s in sketches]
     assert set(buckets) == {0, 2, 4}
     for a, b in ((0, 2), (0, 4), (2, 4)):

@@ -4,6 +4,7 @@ A run is played by hand: the scan table is written down, the worker only fills i
 """
 
 import json
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ import pytest
 
 from pipeline.config import build_config
 from pipeline.dag import build_dag
+from pipeline.judging import judge_scan
 from pipeline.ledger import Commit, Ledger
 from pipeline.marks import read_marks, set_marks
 from pipeline.plan import make_plan
 from pipeline.scan import read_scan, rows_to_scan, scan_schema
 from pipeline.sink import ScanSink, ShardSink, SinkSpec
+from pipeline.sketches import with_bands
 from pipeline.stats import collect_stats, connect
 from pipeline.stored import StoredColumns
-from pipeline.todo import judge_scan, units_to_do
+from pipeline.todo import units_to_do
 from pipeline.tombstones import bury, forgotten_tracks, read_tombstones
 from schemas.dataset import Layout
 
@@ -60,11 +63,11 @@ class Dataset:
         dag = build_dag(config, {}, {})
         plan = make_plan(config, dag)
         self.layout.plan.write_text(plan.model_dump_json())
-        scan = pa.Table.from_pylist(list(rows), scan_schema(dag))
+        scan = with_bands(pa.Table.from_pylist(list(rows), scan_schema(dag)))
         marks, forgotten = read_marks(self.layout), forgotten_tracks(read_tombstones(self.layout))
 
         def left() -> pa.Table:
-            judged = judge_scan(scan, dag, plan, self.ledger, marks, forgotten)
+            judged = judge_scan(scan, dag, plan, self.ledger, itemgetter("fingerprint"), marks, forgotten)
             return units_to_do(judged, dag, plan, self.ledger, config.resources, marks)
 
         todo = left()

@@ -1,0 +1,47 @@
+"""Sketches of songs, read from the scan table when somebody asks for them: they are most of it, 2 KB a song."""
+
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from schemas.dataset import Layout
+from stages.fingerprint import FINGERPRINT
+
+PART = pa.field("part", pa.int64())  # which part of the scan table a row was read from
+
+
+@dataclass
+class SketchReader:
+    """Column fingerprint of rows of the scan table."""
+
+    layout: Layout
+    _read: tuple[int, pa.Table | None] = field(default=(-1, None), repr=False)  # rows come part by part
+
+    def __call__(self, rows: pa.Table) -> pa.ChunkedArray:
+        """Fingerprints of rows, null where there is none.
+
+        Args:
+            rows: columns row_id and `PART`.
+        """
+        ids = rows["row_id"].combine_chunks()
+        schema = pa.schema([("row_id", pa.string()), ("fingerprint", FINGERPRINT)])
+        found = [schema.empty_table()]
+        for part in pc.unique(rows[PART.name]).sort().to_pylist():
+            known = self._part(part)
+            found.append(known.filter(pc.is_in(known["row_id"], ids)))
+        every = pa.concat_tables(found)
+        return every["fingerprint"].combine_chunks().take(pc.index_in(ids, every["row_id"].combine_chunks()))
+
+    def complete(self, rows: pa.Table) -> pa.Table:
+        """The rows with their fingerprints in place of nulls."""
+        if "fingerprint" not in rows.column_names:
+            return rows
+        place = rows.column_names.index("fingerprint")
+        return rows.set_column(place, rows.schema.field(place), self(rows))
+
+    def _part(self, part: int) -> pa.Table:
+        if self._read[0] != part:
+            self._read = (part, pq.read_table(self.layout.scan_file(part), columns=["row_id", "fingerprint"]))
+        return self._read[1]
