@@ -25,7 +25,7 @@ _LOSSLESS = frozenset({"flac", "alac", "wavpack", "ape", "tta", "mlp", "truehd",
 def find_duplicates(
     scan: pa.Table,
     committed: np.ndarray,
-    fingerprints: Callable[[pa.Table], pa.ChunkedArray],
+    fingerprints: Callable[[pa.Table], pa.StructArray],
     threshold: float = 0.4,
 ) -> pa.Table:
     """Name every copy among the scan's kept rows, with the row it is a copy of.

@@ -28,7 +28,7 @@ def judge_scan(
     dag: Dag,
     plan: Plan,
     ledger: Ledger,
-    fingerprints: Callable[[pa.Table], pa.ChunkedArray],
+    fingerprints: Callable[[pa.Table], pa.StructArray],
     marks: Mapping[str, Mark] = _NO_MARKS,
     forgotten: Set[str] = frozenset(),
 ) -> pa.Table:
@@ -107,7 +107,7 @@ def _judge_duplicates(
     scan: pa.Table,
     plan: Plan,
     ledger: Ledger,
-    fingerprints: Callable[[pa.Table], pa.ChunkedArray],
+    fingerprints: Callable[[pa.Table], pa.StructArray],
     wanted: Set[str],
 ) -> pa.Table:
     if plan.dedup is None:

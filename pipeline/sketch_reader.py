@@ -19,7 +19,7 @@ class SketchReader:
     layout: Layout
     _read: tuple[int, pa.Table | None] = field(default=(-1, None), repr=False)  # rows come part by part
 
-    def __call__(self, rows: pa.Table) -> pa.ChunkedArray:
+    def __call__(self, rows: pa.Table) -> pa.StructArray:
         """Fingerprints of rows, null where there is none.
 
         Args:

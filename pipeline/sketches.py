@@ -29,17 +29,17 @@ def with_bands(rows: pa.Table) -> pa.Table:
     """The rows with column `BANDS`, made from their fingerprints where there are any."""
     if "fingerprint" not in rows.column_names:
         return rows.append_column(BANDS, pa.nulls(rows.num_rows, BANDS.type))
-    made = [bands(sketch).tobytes() if sketch.size >= ENOUGH else None for sketch in sketches(rows["fingerprint"])]
+    made = [bands(sketch).tobytes() if sketch.size >= ENOUGH else None for sketch in sketches(rows["fingerprint"].combine_chunks())]
     return rows.append_column(BANDS, pa.array(made, BANDS.type))
 
 
-def sketches(fingerprints: pa.ChunkedArray) -> Iterator[np.ndarray]:
+def sketches(fingerprints: pa.StructArray) -> Iterator[np.ndarray]:
     """The sketch of every song, a view of the column's memory; empty where there is none."""
     nothing = np.empty(0, np.uint32)
-    for chunk in pc.struct_field(fingerprints, "hashes").chunks:
-        offsets, values = chunk.offsets.to_numpy(), chunk.values.to_numpy()
-        for valid, start, end in zip(chunk.is_valid().to_pylist(), offsets[:-1], offsets[1:], strict=True):
-            yield values[start:end] if valid else nothing
+    hashes = pc.struct_field(fingerprints, "hashes")
+    offsets, values = hashes.offsets.to_numpy(), hashes.values.to_numpy()
+    for valid, start, end in zip(hashes.is_valid().to_pylist(), offsets[:-1], offsets[1:], strict=True):
+        yield values[start:end] if valid else nothing
 
 
 def shared_buckets(songs: pa.ChunkedArray) -> Mapping[int, list[int]]:

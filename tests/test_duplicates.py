@@ -47,7 +47,7 @@ def row(row_id: str, hashes: Sequence[int] | None = None, *, track: str | None =
 def duplicates(*rows: dict[str, Any], committed: frozenset[str] = frozenset()) -> dict[str, tuple[str, float]]:
     scan = with_bands(pa.Table.from_pylist(list(rows), SCHEMA))
     is_committed = np.array([r["row_id"] in committed for r in rows], bool)
-    found = find_duplicates(scan, is_committed, lambda songs: songs["fingerprint"])
+    found = find_duplicates(scan, is_committed, lambda songs: songs["fingerprint"].combine_chunks())
     return {r["row_id"]: (r["duplicate_of"], r["similarity"]) for r in found.to_pylist()}
 
 

@@ -4,7 +4,6 @@ A run is played by hand: the scan table is written down, the worker only fills i
 """
 
 import json
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +49,10 @@ def scanned(name: str, track: str, *, works: bool = True, loudness: float = -14.
     }
 
 
+def _fingerprints(rows: pa.Table) -> pa.StructArray:
+    return rows["fingerprint"].combine_chunks()
+
+
 class Dataset:
     """A dataset whose models are played: every kept row without a key gets one, and is counted."""
 
@@ -67,7 +70,7 @@ class Dataset:
         marks, forgotten = read_marks(self.layout), forgotten_tracks(read_tombstones(self.layout))
 
         def left() -> pa.Table:
-            judged = judge_scan(scan, dag, plan, self.ledger, itemgetter("fingerprint"), marks, forgotten)
+            judged = judge_scan(scan, dag, plan, self.ledger, _fingerprints, marks, forgotten)
             return units_to_do(judged, dag, plan, self.ledger, config.resources, marks)
 
         todo = left()
