@@ -83,12 +83,12 @@ def find_row(layout: Layout, wanted: str) -> dict[str, Any]:
         DataProblem: the folder holds no dataset, or the quarantine no such row, or several.
     """
     connection = _connect(layout)
-    cursor = connection.execute(
+    relation = connection.sql(
         "select * from quarantine left join states using (row_id) "
         "where starts_with(row_id, ?) or starts_with(coalesce(track_id, ''), ?) limit 3",
-        [wanted, wanted],
+        params=[wanted, wanted],
     )
-    found: list[dict[str, Any]] = cursor.to_arrow_table().to_pylist()  # type: ignore[union-attr]
+    found: list[dict[str, Any]] = relation.to_arrow_table().to_pylist()  # type: ignore[union-attr]
     exact = [row for row in found if wanted in (row["row_id"], row["track_id"])]
     rows = exact or (found if len(wanted) >= _LEAST_PREFIX else [])
     if len(rows) != 1:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Error, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Error, Page, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
@@ -16,6 +16,7 @@ OFFLINE = (
     "--disable-component-update",
     "--autoplay-policy=no-user-gesture-required",
 )
+_PATIENCE_MS = 30_000  # the other tests are at work meanwhile
 
 
 @contextmanager
@@ -34,7 +35,8 @@ def launched() -> Iterator[Browser]:
 def opened(browser: Browser, address: str, *hosts: str, **options: object) -> Iterator[Page]:
     """A page that says nothing on the console and asks no host but these; data: and file: addresses have none."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)  # type: ignore[arg-type]
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(_PATIENCE_MS)
+    expect.set_options(timeout=_PATIENCE_MS)
     page = context.new_page()
     said: list[ConsoleMessage | Error] = []
     asked: set[str] = set()
