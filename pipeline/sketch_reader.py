@@ -25,14 +25,14 @@ class SketchReader:
         Args:
             rows: columns row_id and `PART`.
         """
-        ids = rows["row_id"].combine_chunks()
         schema = pa.schema([("row_id", pa.string()), ("fingerprint", FINGERPRINT)])
         found = [schema.empty_table()]
         for part in pc.unique(rows[PART.name]).sort().to_pylist():
-            known = self._part(part)
-            found.append(known.filter(pc.is_in(known["row_id"], ids)))
+            known, wanted = self._part(part), rows.filter(pc.equal(rows[PART.name], part))["row_id"]
+            found.append(known.filter(pc.is_in(known["row_id"], wanted.combine_chunks())))
         every = pa.concat_tables(found)
-        return every["fingerprint"].combine_chunks().take(pc.index_in(ids, every["row_id"].combine_chunks()))
+        places = pc.index_in(rows["row_id"].combine_chunks(), every["row_id"].combine_chunks())
+        return every["fingerprint"].combine_chunks().take(places)
 
     def complete(self, rows: pa.Table) -> pa.Table:
         """The rows with their fingerprints in place of nulls."""

@@ -29,7 +29,10 @@ def with_bands(rows: pa.Table) -> pa.Table:
     """The rows with column `BANDS`, made from their fingerprints where there are any."""
     if "fingerprint" not in rows.column_names:
         return rows.append_column(BANDS, pa.nulls(rows.num_rows, BANDS.type))
-    made = [bands(sketch).tobytes() if sketch.size >= ENOUGH else None for sketch in sketches(rows["fingerprint"].combine_chunks())]
+    made = [
+        bands(sketch).tobytes() if sketch.size >= ENOUGH else None
+        for sketch in sketches(rows["fingerprint"].combine_chunks())
+    ]
     return rows.append_column(BANDS, pa.array(made, BANDS.type))
 
 

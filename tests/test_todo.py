@@ -11,20 +11,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import todo
 from pipeline.config import build_config
-from pipeline.dag import build_dag
+from pipeline.dag import Dag, build_dag
 from pipeline.judging import judge_scan
 from pipeline.ledger import Commit, Ledger
 from pipeline.marks import read_marks, set_marks
 from pipeline.plan import make_plan
 from pipeline.scan import read_scan, rows_to_scan, scan_schema
 from pipeline.sink import ScanSink, ShardSink, SinkSpec
+from pipeline.sketch_reader import SketchReader
 from pipeline.sketches import with_bands
 from pipeline.stats import collect_stats, connect
 from pipeline.stored import StoredColumns
 from pipeline.todo import units_to_do
 from pipeline.tombstones import bury, forgotten_tracks, read_tombstones
 from schemas.dataset import Layout
+from stages.fingerprint import FINGERPRINT
 
 STAGES = ("decode", "quality", "fingerprint", "key")
 KEY = {"tonic": "C", "mode": "major", "strength": 0.9, "second_tonic": "C", "second_mode": "major", "model": "by hand"}
@@ -61,28 +64,32 @@ class Dataset:
         self.ledger = Ledger(self.layout).open()
         self.measured: list[str] = []
 
+    def todo(self, *rows: dict[str, Any], overrides: tuple[str, ...] = ()) -> pa.Table:
+        """What a run would have to do."""
+        config = build_config(only=STAGES, overrides=overrides, input="songs", output=self.layout.root)
+        dag = build_dag(config, {}, {})
+        plan = make_plan(config, dag)
+        scan = with_bands(pa.Table.from_pylist(list(rows), scan_schema(dag)))
+        marks, forgotten = read_marks(self.layout), forgotten_tracks(read_tombstones(self.layout))
+        judged = judge_scan(scan, dag, plan, self.ledger, _fingerprints, marks, forgotten)
+        return units_to_do(judged, dag, plan, self.ledger, config.resources, marks)
+
     def run(self, *rows: dict[str, Any], overrides: tuple[str, ...] = ()) -> "Dataset":
         config = build_config(only=STAGES, overrides=overrides, input="songs", output=self.layout.root)
         dag = build_dag(config, {}, {})
         plan = make_plan(config, dag)
         self.layout.plan.write_text(plan.model_dump_json())
-        scan = with_bands(pa.Table.from_pylist(list(rows), scan_schema(dag)))
-        marks, forgotten = read_marks(self.layout), forgotten_tracks(read_tombstones(self.layout))
-
-        def left() -> pa.Table:
-            judged = judge_scan(scan, dag, plan, self.ledger, _fingerprints, marks, forgotten)
-            return units_to_do(judged, dag, plan, self.ledger, config.resources, marks)
-
-        todo = left()
+        marks = read_marks(self.layout)
+        rows_to_do = self.todo(*rows, overrides=overrides)
         files = {commit.unit: list(commit.files) for commit in self.ledger.commits.values()}
-        worked = StoredColumns(self.layout.root, files, dag)(todo) if todo.num_rows else todo
+        worked = StoredColumns(self.layout.root, files, dag)(rows_to_do) if rows_to_do.num_rows else rows_to_do
         said = {row_id: mark.mark for row_id, mark in marks.items()}
         sink = ShardSink(SinkSpec(self.layout.root, plan.id, dag.fingerprints, said))
         for result in sink(self._measure(worked))["result"].to_pylist():
             told = json.loads(result)
             temporary = {final: Path(path) for final, path in told["temporary"].items()}
             self.ledger.add(Commit.model_validate(told["commit"]), temporary)
-        assert not left().num_rows, "it does not come to rest"
+        assert not self.todo(*rows, overrides=overrides).num_rows, "it does not come to rest"
         return self
 
     def _measure(self, rows: pa.Table) -> pa.Table:
@@ -168,21 +175,24 @@ def test_an_edited_licence_reaches_the_shard_without_any_measurement(dataset):
     assert dataset.measured == ["a", "b"]
 
 
-def test_a_row_that_left_the_input_stays_and_is_scanned_again_for_another_plan(dataset):
-    def scan_pass(overrides: tuple[str, ...], *rows: dict[str, Any]):
-        config = build_config(only=STAGES, overrides=overrides, input="songs", output=dataset.layout.root)
-        dag = build_dag(config, {}, {})
-        fingerprints = {node.column: node.fingerprint for node in dag.scan}
-        sink = ScanSink(SinkSpec(dataset.layout.root, "scan", fingerprints))
-        table = pa.Table.from_pylist(list(rows), scan_schema(dag))
-        for column, values in {"unit": 7, "place": 0, "unit_rows": 1, "supersedes": None}.items():
-            table = table.append_column(column, pa.array([values], pa.int64()))
-        told = json.loads(sink(table)["result"][0].as_py())
-        Path(told["path"]).replace(dataset.layout.scan_file(told["unit"]))
-        return dag
+def scan_pass(dataset: Dataset, *rows: dict[str, Any], unit: int = 7, overrides: tuple[str, ...] = ()) -> Dag:
+    """Write these rows down as one part of the scan table."""
+    config = build_config(only=STAGES, overrides=overrides, input="songs", output=dataset.layout.root)
+    dag = build_dag(config, {}, {})
+    fingerprints = {node.column: node.fingerprint for node in dag.scan}
+    table = pa.Table.from_pylist(list(rows), scan_schema(dag))
+    count = len(rows)
+    places = {"unit": [unit] * count, "place": range(count), "unit_rows": [count] * count, "supersedes": [None] * count}
+    for column, values in places.items():
+        table = table.append_column(column, pa.array(values, pa.int64()))
+    sink = ScanSink(SinkSpec(dataset.layout.root, "scan", fingerprints))
+    told = json.loads(sink(table)["result"][0].as_py())
+    Path(told["path"]).replace(dataset.layout.scan_file(told["unit"]))
+    return dag
 
-    row = scanned("a", "one", size=5, stamp="x")
-    dag = scan_pass((), row)
+
+def test_a_row_that_left_the_input_stays_and_is_scanned_again_for_another_plan(dataset):
+    dag = scan_pass(dataset, scanned("a", "one", size=5, stamp="x"))
     assert read_scan(dataset.layout, dag)["row_id"].to_pylist() == ["a"]
     other = build_dag(
         build_config(only=STAGES, overrides=["decode.missing_s=2"], input="songs", output=dataset.layout.root), {}, {}
@@ -195,6 +205,42 @@ def test_a_row_that_left_the_input_stays_and_is_scanned_again_for_another_plan(d
     found = rows_to_scan(empty, read_scan(dataset.layout, other), {"a"}, dataset.layout, other)
     assert found["uri"].to_pylist() == ["songs/a.flac"]
     assert not rows_to_scan(empty, read_scan(dataset.layout, dag), {"a"}, dataset.layout, dag).num_rows
+
+
+def test_sketches_are_read_from_the_part_that_counts_when_somebody_asks(dataset):
+    scan_pass(dataset, scanned("a", "one"), scanned("b", "two"), unit=0)
+    dag = scan_pass(dataset, scanned("c", "three", works=False), scanned("a", "four"), unit=1)
+    scan = read_scan(dataset.layout, dag)
+    assert scan.select(["row_id", "part"]).to_pylist() == [
+        {"row_id": "b", "part": 0}, {"row_id": "c", "part": 1}, {"row_id": "a", "part": 1},
+    ]  # fmt: skip
+    reader = SketchReader(dataset.layout)
+    expected = [scanned("b", "two")["fingerprint"], None, scanned("a", "four")["fingerprint"]]
+    known = [value and value["hashes"] for value in reader(scan).to_pylist()]
+    assert known == [value and value["hashes"] for value in expected]
+    block = scan.slice(2, 1).append_column("fingerprint", pa.nulls(1, FINGERPRINT))
+    assert reader.complete(block)["fingerprint"][0].as_py()["hashes"] == expected[2]["hashes"]
+    assert "fingerprint" not in reader.complete(scan).column_names
+
+
+def test_bands_are_made_for_a_part_that_an_earlier_release_wrote_without(dataset):
+    dag = scan_pass(dataset, scanned("a", "one"), scanned("b", "two", works=False), unit=0)
+    path = dataset.layout.scan_file(0)
+    with_them, part = read_scan(dataset.layout, dag), pq.read_table(path)
+    assert [value is None for value in with_them["bands"].to_pylist()] == [False, True]
+    pq.write_table(part.drop_columns(["bands"]), path)
+    assert read_scan(dataset.layout, dag) == with_them
+
+
+def test_rows_to_do_are_the_same_in_small_pieces(dataset, monkeypatch):
+    rows = [scanned(name, name, loudness=-14.0 - 30 * (i % 3 == 0)) for i, name in enumerate("fbdace")]
+    overrides = ("quality.min_loudness_lufs=-20", "resources.rows_per_shard=2")
+    whole = dataset.todo(*rows, overrides=overrides)
+    assert whole["row_id"].to_pylist() == ["f", "a", "b", "d", "c", "e"]
+    assert whole["unit"].to_pylist() == [0, 0, 1, 1, 2, 2]
+    assert whole["place"].to_pylist() == [0, 1] * 3
+    monkeypatch.setattr(todo, "_PIECE", 4)
+    assert dataset.todo(*rows, overrides=overrides) == whole
 
 
 def test_figures_count_committed_files_only(dataset):
