@@ -6,6 +6,7 @@ follows when all are done, so that a killed command is finished by giving it aga
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -89,4 +90,4 @@ def _state(state: RowState, status: str) -> RowState:
     if status == state.status:
         return state
     since = None if status == "kept" else datetime.now(UTC)
-    return state.model_copy(update={"status": status, "first_seen": since, "tries": 1})
+    return replace(state, status=status, first_seen=since, tries=1)

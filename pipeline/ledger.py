@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from schemas.dataset import FEATURES, Layout, unit_of
 NO_PLAN = ""  # of a unit one of whose files is being replaced
 
 
-class RowState(BaseModel):
+@dataclass(slots=True)  # there is one of every row in memory, and a model takes twice as much
+class RowState:
     """Where a row ended, and what that rests on.
 
     Attributes:

@@ -25,22 +25,28 @@ def current_stats(layout: Layout) -> Stats:
     Raises:
         DataProblem: the folder holds no dataset.
     """
-    try:
-        snapshot = _Snapshot.model_validate_json(layout.stats.read_bytes())
-    except (OSError, ValidationError):  # none, or another release's
-        return collect_stats(layout)
-    if snapshot.state != _state(layout):
-        return collect_stats(layout)
-    return Stats.model_validate(snapshot.model_dump(exclude={"state"}) | {"marks": count_marks(layout)})
+    return _remembered(layout, _state(layout)) or collect_stats(layout)
 
 
 def renew_stats(layout: Layout) -> Stats:
-    """Count the figures of a dataset and remember them."""
+    """The same, and they are remembered."""
     state = _state(layout)  # first: what changes meanwhile makes them old
+    if known := _remembered(layout, state):
+        return known
     stats = collect_stats(layout)
     snapshot = _Snapshot(**stats.model_dump(), state=state)
     write_durably(layout.stats, snapshot.model_dump_json(indent=2).encode())
     return stats
+
+
+def _remembered(layout: Layout, state: str) -> Stats | None:
+    try:
+        snapshot = _Snapshot.model_validate_json(layout.stats.read_bytes())
+    except (OSError, ValidationError):  # none, or another release's
+        return None
+    if snapshot.state != state:
+        return None
+    return Stats.model_validate(snapshot.model_dump(exclude={"state"}) | {"marks": count_marks(layout)})
 
 
 def _state(layout: Layout) -> str:
