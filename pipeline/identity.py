@@ -13,6 +13,7 @@ from stages.base import TrackError
 from stages.decode import opened
 
 _READ_BYTES = 1 << 20
+_in_order = json.JSONEncoder(sort_keys=True).encode  # made once: there are millions of rows
 
 
 def track_id(uri: str) -> str:
@@ -59,7 +60,7 @@ def basis(row: Mapping[str, Any]) -> str:
     """Digest of what a committed row's place rests on: identity columns, and which row it is a copy of."""
     facts = {name: row.get(name) for name in columns.IDENTITY.names}
     facts["duplicate_of"] = (row.get("dedup") or {}).get("duplicate_of")
-    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(_in_order(facts).encode(), digest_size=8).hexdigest()
 
 
 def _identified(row: dict[str, Any]) -> dict[str, Any]:

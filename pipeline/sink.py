@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,8 +18,9 @@ import pyarrow.parquet as pq
 
 from pipeline.flags import with_flags
 from pipeline.identity import basis
-from pipeline.ledger import Commit, RowState, StageTime, file_digest
+from pipeline.ledger import Commit, RowState, file_digest
 from pipeline.sketches import with_bands
+from pipeline.stage_times import row_times
 from schemas import columns
 from schemas.dataset import (
     FEATURES,
@@ -28,6 +28,7 @@ from schemas.dataset import (
     FOOTER_PLAN,
     FOOTER_SCHEMA_VERSION,
     FOOTER_SHARD_DIGEST,
+    FOOTER_TIMINGS,
     SCHEMA_VERSION,
     Layout,
 )
@@ -108,7 +109,9 @@ class ScanSink(Gatherer):
     def write(self, unit: int, rows: pa.Table) -> str:
         """One part, with what every later run would have to work out of its sketches."""
         path = self.temporary("scan")
-        write_rows(with_bands(rows.drop_columns(UNIT.names)), path, self.spec.footer, _SCAN_ROW_GROUP)
+        timings = {stage: time.model_dump() for stage, time in row_times(rows).items()}
+        footer = {**self.spec.footer, FOOTER_TIMINGS: json.dumps(timings).encode()}
+        write_rows(with_bands(rows.drop_columns(UNIT.names)), path, footer, _SCAN_ROW_GROUP)
         return json.dumps({"unit": unit, "path": str(path)})
 
 
@@ -132,7 +135,7 @@ class ShardSink(Gatherer):
             plan=self.spec.plan,
             files={final: file_digest(path) for final, path in files.items()},
             rows=_row_states(facts, self.spec.marks),
-            timings=_timings(rows),
+            timings=row_times(rows),
             supersedes=supersedes,
         )
         temporary = {final: str(path) for final, path in files.items()}
@@ -165,7 +168,7 @@ class FeatureSink(Gatherer):
                 "unit": unit,
                 "files": {final: file_digest(path) for final, path in files.items()},
                 "temporary": {final: str(path) for final, path in files.items()},
-                "timings": {stage: time.model_dump() for stage, time in _timings(rows).items()},
+                "timings": {stage: time.model_dump() for stage, time in row_times(rows).items()},
                 "failures": [(v["stage"], v["reason"], v["message"]) for v in verdicts if v["status"] == "failed"],
             }
         )
@@ -203,15 +206,3 @@ def _row_states(rows: pa.Table, marks: Mapping[str, str]) -> dict[str, RowState]
         )
         for row in known
     }
-
-
-def _timings(rows: pa.Table) -> dict[str, StageTime]:
-    totals: defaultdict[str, StageTime] = defaultdict(StageTime)
-    audio: list[Any] = rows["audio"].to_pylist() if "audio" in rows.column_names else [None] * rows.num_rows
-    for steps, facts in zip(rows["timing"].to_pylist(), audio, strict=True):
-        for step in steps or []:
-            total = totals[step["stage"]]
-            total.rows += 1
-            total.seconds += step["seconds"]
-            total.audio_s += (facts or {}).get("duration_s") or 0.0
-    return dict(totals)

@@ -78,6 +78,8 @@ def _asked_for(ledger: Ledger, retry: Set[str], place: Mapping[str, int]) -> lis
 def _stale(
     judged: pa.Table, plan: Plan, ledger: Ledger, marks: Mapping[str, Mark], place: Mapping[str, int]
 ) -> list[Commit]:
+    if not ledger.commits:
+        return []
     facts = judged.select([*columns.IDENTITY.names, "dedup"])
     bases = [basis(row) for piece in facts.to_batches(_PIECE) for row in piece.to_pylist()]
     said = {row_id: mark.mark for row_id, mark in marks.items()}

@@ -10,6 +10,7 @@ SCHEMA_VERSION = 1
 FOOTER_SCHEMA_VERSION = b"songmill.schema_version"
 FOOTER_PLAN = b"songmill.plan"
 FOOTER_FINGERPRINTS = b"songmill.fingerprints"
+FOOTER_TIMINGS = b"songmill.timings"  # in a part of the scan: what its stages took, as a commit record says it
 FOOTER_SHARD_DIGEST = b"songmill.shard_sha256"  # in a feature file: the shard whose rows it holds
 
 # Columns too bulky for the shard itself; they lie beside it, same rows, same order.

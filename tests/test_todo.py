@@ -22,6 +22,7 @@ from pipeline.scan import read_scan, rows_to_scan, scan_schema
 from pipeline.sink import ScanSink, ShardSink, SinkSpec
 from pipeline.sketch_reader import SketchReader
 from pipeline.sketches import with_bands
+from pipeline.stage_times import stage_times
 from pipeline.stats import collect_stats, connect
 from pipeline.stored import StoredColumns
 from pipeline.todo import units_to_do
@@ -221,6 +222,21 @@ def test_sketches_are_read_from_the_part_that_counts_when_somebody_asks(dataset)
     block = scan.slice(2, 1).append_column("fingerprint", pa.nulls(1, FINGERPRINT))
     assert reader.complete(block)["fingerprint"][0].as_py()["hashes"] == expected[2]["hashes"]
     assert "fingerprint" not in reader.complete(scan).column_names
+
+
+def test_times_of_a_part_stand_in_its_footer_or_of_an_earlier_release_in_its_rows(dataset):
+    timing = [{"stage": "decode", "seconds": 2.0}, {"stage": "quality", "seconds": 0.5}]
+    failed = [{"stage": "decode", "seconds": 1.0}]
+    scan_pass(dataset, {**scanned("a", "one"), "timing": timing}, {**scanned("b", "b", works=False), "timing": failed})
+    path = dataset.layout.scan_file(7)
+    times = {time.stage: (time.rows, time.seconds, time.audio_s) for time in stage_times(dataset.layout, [])}
+    assert times == {"scan: decode": (2, 3.0, 30.0), "scan: quality": (1, 0.5, 30.0)}
+    whole = stage_times(dataset.layout, [])
+    rows = pq.read_table(path)
+    pq.write_table(rows.replace_schema_metadata(None), path)
+    assert stage_times(dataset.layout, []) == whole
+    pq.write_table(rows.drop_columns(["timing"]), path)
+    assert stage_times(dataset.layout, []) == whole
 
 
 def test_bands_are_made_for_a_part_that_an_earlier_release_wrote_without(dataset):
