@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import product
 
 UNKNOWN = "unknown"  # how the songs that name no license are called where licenses are listed
@@ -33,6 +34,7 @@ _ID_URL = re.compile(
 _CC_SAME_TERMS = {"by-nd-nc": "by-nc-nd"}  # how version 1.0 spelt them
 
 
+@lru_cache(maxsize=4096)  # a million songs have few
 def normalize_license(text: str | None) -> str | None:
     """The SPDX id of a license given by id or URL; other texts stay as they are, blank ones are None.
 

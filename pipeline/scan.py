@@ -59,14 +59,21 @@ def rows_to_scan(manifest: pa.Table, scanned: pa.Table, committed: Set[str], lay
 
     The latter are rows of an earlier input, last seen by a scan with other fingerprints.
     """
-    known = set(zip(*(scanned[name].to_pylist() for name in ("row_id", "size", "stamp")), strict=True))
-    rows = zip(*(manifest[name].to_pylist() for name in ("row_id", "size", "stamp")), strict=True)
-    new = manifest.filter(pa.array([row not in known for row in rows], pa.bool_()))
-    lost = committed - set(scanned["row_id"].to_pylist()) - set(manifest["row_id"].to_pylist())
-    if not lost:
+    places = pc.index_in(manifest["row_id"], scanned["row_id"])
+    before = scanned.select(["size", "stamp"]).take(places)
+    same = pc.and_(_same(manifest["size"], before["size"]), _same(manifest["stamp"], before["stamp"]))
+    new = manifest.filter(pc.invert(pc.and_(pc.is_valid(places), same)))
+    known = pa.chunked_array([*scanned["row_id"].chunks, *manifest["row_id"].chunks], pa.string())
+    every = pa.array(list(committed), pa.string())
+    lost = every.filter(pc.invert(pc.is_in(every, known)))
+    if not len(lost):
         return new
-    earlier = _latest([pq.read_table(path, columns=new.column_names) for path in _stale_parts(layout, dag)], new.schema)
-    return pa.concat_tables([new, earlier.filter(pc.is_in(earlier["row_id"], pa.array(lost, pa.string())))])
+    earlier = _latest([_read_part(path, new.schema) for path in _stale_parts(layout, dag)], new.schema)
+    return pa.concat_tables([new, earlier.filter(pc.is_in(earlier["row_id"], lost))])
+
+
+def _same(values: pa.ChunkedArray, before: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.fill_null(pc.equal(values, before), pc.and_(pc.is_null(values), pc.is_null(before)))
 
 
 def failed_in_scan(layout: Layout, dag: Dag) -> Set[str]:
