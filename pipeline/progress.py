@@ -44,6 +44,7 @@ class Tally:
     def __init__(self) -> None:
         self._begun: Counter[tuple[str, str]] = Counter()
         self._finished: dict[str, str] = {}
+        self._status: Counter[str] = Counter()
         self._audio_s = 0.0
         self._stage_s: defaultdict[str, float] = defaultdict(float)
         self._broken: str | None = None
@@ -62,9 +63,13 @@ class Tally:
     def finished(self, rows: list[dict[str, Any]]) -> None:
         """Rows that have passed the last operator; a row that was repeated counts once."""
         for row in rows:
-            if row["row_id"] not in self._finished:
+            before = self._finished.get(row["row_id"])
+            if before is None:
                 self._audio_s += row["seconds"]
+            else:
+                self._status[before] -= 1
             self._finished[row["row_id"]] = row["status"]
+            self._status[row["status"]] += 1
             for step in row["timing"]:
                 self._stage_s[step["stage"]] += step["seconds"]
 
@@ -78,7 +83,7 @@ class Tally:
 
     def snapshot(self) -> Snapshot:
         """The counts so far."""
-        return Snapshot(Counter(self._finished.values()), self._audio_s, dict(self._stage_s))
+        return Snapshot(self._status, self._audio_s, dict(self._stage_s))
 
 
 @contextmanager
