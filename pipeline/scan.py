@@ -41,14 +41,16 @@ def read_scan(layout: Layout, dag: Dag, columns: Collection[str] | None = None) 
     """The scan table as far as it exists and fits the DAG; of a row scanned twice the later one.
 
     In place of the sketches, which are most of it, there are their `BANDS` and each row's `PART`, by which
-    `pipeline.sketch_reader` finds them.
+    `pipeline.sketch_reader` finds them; what the stages took stays behind.
 
     Args:
         layout: the dataset.
         dag: its scan stages.
         columns: those to read, row_id among them; default all.
     """
-    schema = pa.schema([*(field for field in scan_schema(dag) if field.name != "fingerprint"), BANDS, PART])
+    schema = pa.schema(
+        [*(field for field in scan_schema(dag) if field.name not in ("fingerprint", "timing")), BANDS, PART]
+    )
     if columns is not None:
         schema = pa.schema([field for field in schema if field.name in columns])
     return _latest([_read_part(path, schema) for path in _valid_parts(layout, dag)], schema)

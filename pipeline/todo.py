@@ -140,7 +140,7 @@ def _taken(table: pa.Table, rows: np.ndarray) -> Iterator[pa.Table]:
 
 def _from_scan(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     flags = [_flags(license) for license in rows["license"].to_pylist()]
-    rows = rows.drop_columns(["timing"]).append_column("flags", pa.array(flags, columns.FLAGS))
+    rows = rows.append_column("flags", pa.array(flags, columns.FLAGS))
     arrays = [
         rows[field.name] if field.name in rows.column_names else pa.nulls(rows.num_rows, field.type) for field in schema
     ]

@@ -70,7 +70,7 @@ class Dataset:
         config = build_config(only=STAGES, overrides=overrides, input="songs", output=self.layout.root)
         dag = build_dag(config, {}, {})
         plan = make_plan(config, dag)
-        scan = with_bands(pa.Table.from_pylist(list(rows), scan_schema(dag)))
+        scan = with_bands(pa.Table.from_pylist(list(rows), scan_schema(dag))).drop_columns(["timing"])
         marks, forgotten = read_marks(self.layout), forgotten_tracks(read_tombstones(self.layout))
         judged = judge_scan(scan, dag, plan, self.ledger, _fingerprints, marks, forgotten)
         return units_to_do(judged, dag, plan, self.ledger, config.resources, marks)
