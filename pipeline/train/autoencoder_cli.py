@@ -1,10 +1,8 @@
 """`songmill train autoencoder`: from curated songs to a music codec."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.console import Console
 
 from pipeline.errors import UsageProblem
@@ -24,13 +22,8 @@ FLAGS = {
 
 
 def autoencoder_command(
-    datasets: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="DATASET...", show_default=False, help="Folders that songmill curate wrote."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", show_default=False, help="Folder of the run; one that exists goes on.")
-    ] = None,
+    datasets: command.Datasets = None,
+    out: command.Out = None,
     where: Annotated[
         str | None,
         command.data("--where", "Train on the songs for which this SQL holds, e.g. quality.bandwidth_hz > 15000."),
@@ -46,15 +39,13 @@ def autoencoder_command(
     ] = None,
     steps: Annotated[int | None, command.training("--steps", "Stop after so many, not after the last phase.")] = None,
     seed: Annotated[int | None, command.training("--seed", "Of weights and excerpts.")] = None,
-    config: Annotated[
-        Path | None, command.training("--config", "YAML of such settings. The command line wins.")
-    ] = None,
+    config: command.Config = None,
     overrides: Annotated[
         list[str] | None, command.training("--set", "key.sub=value, such as head.steps=1000; may be repeated.")
     ] = None,
-    device: Annotated[str, command.machine("--device", "auto, cpu or cuda.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the last figures.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    device: command.Device = "auto",
+    as_json: command.AsJson = False,
+    quiet: command.Quiet = False,
 ) -> None:
     """Train the music autoencoder on curated songs. The same command again goes on from the last checkpoint.
 
@@ -96,18 +87,8 @@ def autoencoder_command(
         if not quiet:
             _show_start(run)
         complete = train(run, progress=not quiet)
-    figures = run.folder.figures()
-    last = figures[-1] if figures else {}
-    if not complete:
-        command.fail(
-            f"stopped; the checkpoint of step {run.step} is saved and the same command goes on from it",
-            command.INTERRUPTED,
-        )
-    if as_json:
-        typer.echo(json.dumps(last, indent=2))
-    else:
-        distance = f", {last['validation/mel_distance_db']:.2f} dB held out" if "validation/loss" in last else ""
-        typer.echo(f"{out}: {run.step} steps, loss {last['loss']:.5f}{distance}; see {run.folder.root / 'README.md'}")
+    figure = ", {validation/mel_distance_db:.2f} dB held out"
+    command.end(run, complete=complete, as_json=as_json, out=out, figure=figure, digits=5)
 
 
 def _show_start(run: "AutoencoderRun") -> None:

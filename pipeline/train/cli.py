@@ -1,6 +1,5 @@
 """`songmill train`: from shards to a model, and from a run to a checkpoint."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,13 +18,8 @@ app = typer.Typer(no_args_is_help=True, help="Train models on shards, and turn r
 
 @app.command("dit")
 def dit_command(
-    datasets: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="DATASET...", show_default=False, help="Folders that songmill curate wrote."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", show_default=False, help="Folder of the run; one that exists goes on.")
-    ] = None,
+    datasets: command.Datasets = None,
+    out: command.Out = None,
     where: Annotated[
         str | None,
         command.data("--where", "Train on the songs for which this SQL holds, e.g. quality.bandwidth_hz > 15000."),
@@ -74,19 +68,17 @@ def dit_command(
             "--set samples.codec=FOLDER and --set samples.text_encoder=FOLDER.",
         ),
     ] = None,
-    config: Annotated[
-        Path | None, command.training("--config", "YAML of such settings. The command line wins.")
-    ] = None,
+    config: command.Config = None,
     overrides: Annotated[
         list[str] | None, command.training("--set", "key.sub=value, such as optimizer.decay=cosine; may be repeated.")
     ] = None,
-    device: Annotated[str, command.machine("--device", "auto, cpu or cuda.")] = "auto",
+    device: command.Device = "auto",
     workers: Annotated[int, typer.Option(min=1, help="Processes that train together.", rich_help_panel="Machine")] = 1,
     readers: Annotated[
         int | None, command.machine("--readers", "Processes of each worker that read ahead; 4 on a GPU, else none.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the last figures.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    as_json: command.AsJson = False,
+    quiet: command.Quiet = False,
 ) -> None:
     """Train the diffusion transformer. The same command again goes on from the last checkpoint.
 
@@ -132,18 +124,7 @@ def dit_command(
         if not quiet:
             _show_start(run, reckoned)
         complete = train(run, presets=presets, reckoned=reckoned, progress=not quiet)
-    figures = run.folder.figures()
-    last = figures[-1] if figures else {}
-    if not complete:
-        command.fail(
-            f"stopped; the checkpoint of step {run.step} is saved and the same command goes on from it",
-            command.INTERRUPTED,
-        )
-    if as_json:
-        typer.echo(json.dumps(last, indent=2))
-    else:
-        held_out = f", held out {last['validation/loss']:.4f}" if "validation/loss" in last else ""
-        typer.echo(f"{out}: {run.step} steps, loss {last['loss']:.4f}{held_out}; see {run.folder.root / 'README.md'}")
+    command.end(run, complete=complete, as_json=as_json, out=out, figure=", held out {validation/loss:.4f}")
 
 
 @app.command("export")

@@ -1,8 +1,10 @@
-"""What the commands of `songmill train` share: panels of options, and errors that users can mend."""
+"""What the commands of `songmill train` share: options and their panels, errors that users can mend, how they end."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, Protocol
 
 import typer
 
@@ -29,6 +31,55 @@ def training(name: str, text: str) -> Any:
 def machine(name: str, text: str) -> Any:
     """An option that says on what to train."""
     return typer.Option(name, help=text, rich_help_panel="Machine", show_default=False)
+
+
+Datasets = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="DATASET...", show_default=False, help="Folders that songmill curate wrote."),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", show_default=False, help="Folder of the run; one that exists goes on.")
+]
+Config = Annotated[Path | None, training("--config", "YAML of such settings. The command line wins.")]
+Device = Annotated[str, machine("--device", "auto, cpu or cuda.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the last figures.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+
+
+class Run(Protocol):
+    """A training run of any of the commands."""
+
+    @property
+    def step(self) -> int:
+        """Steps that have been taken."""
+
+    @property
+    def folder(self) -> Any:
+        """A `training.checkpoints.RunFolder`, whose module imports torch."""
+
+
+def end(run: Run, *, complete: bool, as_json: bool, out: Path, figure: str, digits: int = 4) -> None:
+    """Say how a run ended.
+
+    Args:
+        run: the run.
+        complete: whether it took all its steps, or was stopped.
+        as_json: print the last figures and nothing else.
+        out: its folder, as the user named it.
+        figure: of the last figures the one that tells most, as a format string; left out where it was not measured.
+        digits: of the loss.
+    """
+    if not complete:
+        fail(f"stopped; the checkpoint of step {run.step} is saved and the same command goes on from it", INTERRUPTED)
+    last: dict[str, Any] = next(reversed(run.folder.figures()), {})
+    if as_json:
+        typer.echo(json.dumps(last, indent=2))
+        return
+    try:
+        told = figure.format(**last)
+    except KeyError:
+        told = ""
+    typer.echo(f"{out}: {run.step} steps, loss {last['loss']:.{digits}f}{told}; see {run.folder.root / 'README.md'}")
 
 
 @contextmanager

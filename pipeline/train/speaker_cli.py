@@ -1,11 +1,8 @@
 """`songmill train speaker`: from songs with vocals to an encoder of singers."""
 
-import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.console import Console
 
 from pipeline.errors import UsageProblem
@@ -28,13 +25,8 @@ FLAGS = {
 
 
 def speaker_command(
-    datasets: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="DATASET...", show_default=False, help="Folders that songmill curate wrote."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", show_default=False, help="Folder of the run; one that exists goes on.")
-    ] = None,
+    datasets: command.Datasets = None,
+    out: command.Out = None,
     where: Annotated[
         str | None,
         command.data("--where", "Train on the songs for which this SQL holds, e.g. vocals.active_ratio > 0.3."),
@@ -49,18 +41,16 @@ def speaker_command(
     singers: Annotated[int | None, command.training("--singers", "Of a batch.")] = None,
     segments: Annotated[int | None, command.training("--segments", "Of each singer in a batch.")] = None,
     seed: Annotated[int | None, command.training("--seed", "Of weights, batches and augmentation.")] = None,
-    config: Annotated[
-        Path | None, command.training("--config", "YAML of such settings. The command line wins.")
-    ] = None,
+    config: command.Config = None,
     overrides: Annotated[
         list[str] | None, command.training("--set", "key.sub=value, such as objective.margin=0.3; may be repeated.")
     ] = None,
-    device: Annotated[str, command.machine("--device", "auto, cpu or cuda.")] = "auto",
+    device: command.Device = "auto",
     workers: Annotated[
         int | None, command.machine("--workers", "Processes that separate vocals before the first step; one a CPU.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the last figures.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    as_json: command.AsJson = False,
+    quiet: command.Quiet = False,
 ) -> None:
     """Train the speaker encoder on the voices of curated songs. The same command again goes on where it stopped.
 
@@ -102,18 +92,8 @@ def speaker_command(
         if not quiet:
             _show_start(run)
         complete = train(run, progress=not quiet)
-    figures = run.folder.figures()
-    last = figures[-1] if figures else {}
-    if not complete:
-        command.fail(
-            f"stopped; the checkpoint of step {run.step} is saved and the same command goes on from it",
-            command.INTERRUPTED,
-        )
-    if as_json:
-        typer.echo(json.dumps(last, indent=2))
-    else:
-        error = f", equal error rate {last['validation/eer']:.3f}" if "validation/eer" in last else ""
-        typer.echo(f"{out}: {run.step} steps, loss {last['loss']:.4f}{error}; see {run.folder.root / 'README.md'}")
+    figure = ", equal error rate {validation/eer:.3f}"
+    command.end(run, complete=complete, as_json=as_json, out=out, figure=figure)
 
 
 def _show_start(run: "SpeakerRun") -> None:
