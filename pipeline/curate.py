@@ -166,10 +166,11 @@ def in_rounds(
     rows: pa.Table,
     still_left: Callable[[], pa.Table],
     work: Callable[[pa.Table, ActorHandle], None],
+    tally: ActorHandle,
     *,
     progress: bool,
 ) -> None:
-    """Work on rows, and again on those that a dying worker took with it.
+    """Work on rows, and again on those that a dying worker took with it. The tally counts each round anew.
 
     Raises:
         CurateError: a stage cannot start, the cluster fails every time, or rows are left after all rounds.
@@ -177,9 +178,9 @@ def in_rounds(
     for attempt in range(_ROUNDS):
         if not rows.num_rows:
             return
-        tally = Tally.remote()  # type: ignore[attr-defined]
         with shown(title, rows.num_rows, tally, enabled=progress):
             try:
+                ray.get(tally.renew.remote())
                 work(rows, tally)
             except ray.exceptions.RayError as error:
                 if broken := _broken(tally):
@@ -222,9 +223,11 @@ class _Run:
             return 0  # nothing to do needs no cluster
         with cluster(self.config.resources):
             check_placeable(self._operators())
-            in_rounds("scan", unscanned, self._unscanned, self._scan, progress=self.progress)
+            tally = Tally.remote()  # type: ignore[attr-defined]
+            in_rounds("scan", unscanned, self._unscanned, self._scan, tally, progress=self.progress)
             todo = self._todo() if todo is None else todo
-            in_rounds("curate", todo, partial(self._uncommitted, todo), self._curate, progress=self.progress)
+            left = partial(self._uncommitted, todo)
+            in_rounds("curate", todo, left, self._curate, tally, progress=self.progress)
         return todo.num_rows
 
     def _unscanned(self) -> pa.Table:

@@ -25,6 +25,7 @@ from pipeline.ledger import NO_PLAN, Commit, Ledger, StageTime
 from pipeline.models.store import ModelStore
 from pipeline.operator import TIMING, OperatorSpec
 from pipeline.plan import Plan, extended
+from pipeline.progress import Tally
 from pipeline.sink import UNIT, FeatureSink, FeatureSpec
 from schemas import columns
 from schemas.config import ResourceConfig
@@ -124,7 +125,8 @@ class _Run:
         if todo.num_rows:  # nothing to do needs no cluster
             with cluster(self.resources):
                 check_placeable(self._operators(self.features))
-                in_rounds("features", todo, self._todo, self._work, progress=self.progress)
+                tally = Tally.remote()  # type: ignore[attr-defined]
+                in_rounds("features", todo, self._todo, self._work, tally, progress=self.progress)
         for commit in list(self.ledger.commits.values()):
             if commit.plan != self.plan.id:
                 self.ledger.amend(commit.model_copy(update={"plan": self.plan.id}), {})

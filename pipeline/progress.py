@@ -42,6 +42,10 @@ class Tally:
     """Counts rows begun and finished. Losing it loses the display and the attempt counts, never a row."""
 
     def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Forget everything: another pass begins."""
         self._begun: Counter[tuple[str, str]] = Counter()
         self._finished: dict[str, str] = {}
         self._status: Counter[str] = Counter()
