@@ -53,9 +53,10 @@ class _Filters(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         sign = self.norm.weight.sign()
-        weight, bias = self.conv.weight * sign[:, None, None, None], self.conv.bias * sign
-        responses = F.conv2d(F.pad(x, self.pad), weight, bias).movedim(1, 3)  # [batch, frames, heights, channels]
-        return self.norm(F.relu(responses.amax(2) * sign).transpose(1, 2))
+        # [batch, frames, heights, channels], the order in which the greatest of the heights is soonest found
+        responses = F.conv2d(F.pad(x, self.pad), self.conv.weight * sign[:, None, None, None]).movedim(1, 3)
+        strongest = responses.amax(2) * sign + self.conv.bias  # type: ignore[operator]
+        return self.norm(F.relu(strongest).transpose(1, 2))
 
 
 class _Layer(nn.Module):
@@ -90,7 +91,8 @@ class Musicnn(nn.Module):
         """The pretrained network from a folder with `model.safetensors`."""
         model = cls()
         model.load_state_dict(load_file(folder / "model.safetensors"))
-        return model.eval().to(memory_format=torch.channels_last)  # a CPU filters in three quarters of the time
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a CPU is a quarter faster so
+        return model.eval()
 
     @torch.inference_mode()
     def forward(self, patches: Tensor) -> Tensor:
