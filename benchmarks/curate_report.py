@@ -99,7 +99,7 @@ def _limits(f: Figures) -> str:
 
 def _memory(f: Figures) -> str:
     once, often = f.once.peak_bytes, f.often.peak_bytes
-    lines = ["| peak resident memory, all processes | MiB |", "|---|---|"]
+    lines = ["| peak memory, all processes (a shared page counts once) | MiB |", "|---|---|"]
     lines += [f"| songmill curate, {f.tracks} tracks | {once / _MIB:.0f} |"]
     lines += [f"| songmill curate, {f.tracks * f.times} tracks | {often / _MIB:.0f} ({often / once - 1:+.0%}) |"]
     lines += [f"| plain loop, {threads} threads | {u.peak_bytes / _MIB:.0f} |" for threads, (_, u) in f.loops.items()]

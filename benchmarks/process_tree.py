@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import psutil
 
 _EVERY_S = 0.2
+_MEMORY_EVERY_S = 0.6  # the kernel walks every page of a process to tell its share: 10 ms for a large one
 _RAY = ("gcs_server", "raylet", "monitor.py", "log_monitor.py", "dashboard.py", "agent.py", "main.py", "Agent")
 
 
@@ -19,7 +20,7 @@ class Usage:
     Attributes:
         wall_s: from its start to its end.
         cpu_s: CPU seconds, user and system, by role: "driver", "Ray itself", "tally", "workers".
-        peak_bytes: the most that all processes had resident at a time; pages they share count in each.
+        peak_bytes: the most memory that all processes had at a time; of a page that several share, each has its part.
         said: its stdout.
     """
 
@@ -34,7 +35,7 @@ class Usage:
 
 
 def watch(command: Sequence[str]) -> Usage:
-    """Run a command and look at its processes several times a second.
+    """Run a command and look at its processes several times a second, at their memory less often.
 
     Raises:
         RuntimeError: it failed; the message is what it wrote to stderr.
@@ -43,19 +44,22 @@ def watch(command: Sequence[str]) -> Usage:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         cpu: dict[tuple[int, float], float] = {}  # by process and when it began
         role: dict[tuple[int, float], str] = {}
-        peak = 0
+        peak, memory_due = 0, started
         while process.poll() is None:
-            resident = 0
+            memory = 0
+            weigh = time.perf_counter() >= memory_due
             for one in _tree(process.pid):
                 try:
                     with one.oneshot():
                         key = (one.pid, one.create_time())
                         cpu[key] = sum(one.cpu_times()[:2])
                         role[key] = _role(one, process.pid, role.get(key, "workers"))
-                        resident += one.memory_info().rss
+                        memory += _memory(one) if weigh else 0
                 except psutil.Error:
                     continue  # it has ended meanwhile
-            peak = max(peak, resident)
+            if weigh:
+                peak = max(peak, memory)
+                memory_due = time.perf_counter() + _MEMORY_EVERY_S
             time.sleep(_EVERY_S)
         wall_s = time.perf_counter() - started
         said, complained = process.communicate()
@@ -73,6 +77,12 @@ def _tree(pid: int) -> list[psutil.Process]:
         return [root, *root.children(recursive=True)]
     except psutil.Error:
         return []
+
+
+def _memory(process: psutil.Process) -> int:
+    """Bytes in memory: the proportional share of each page, or where the system does not tell it, all of it."""
+    told = process.memory_full_info()
+    return getattr(told, "pss", told.rss)
 
 
 def _role(process: psutil.Process, root: int, before: str) -> str:

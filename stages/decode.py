@@ -66,8 +66,8 @@ class Decoded:
     channels: int
     codec: str
     lost_packets: int
-    native: memoryview | None
-    pcm: memoryview | None
+    native: bytearray | None
+    pcm: bytearray | None
 
 
 class DecodeParams(base.Params):
@@ -211,8 +211,8 @@ class _Native:
     def write(self, block: np.ndarray) -> None:
         self._samples += block.data.cast("B")
 
-    def close(self) -> memoryview:
-        return memoryview(self._samples)
+    def close(self) -> bytearray:
+        return self._samples  # not a view of it: Arrow, which copies either, never lets go of a memoryview
 
 
 class _Canonical:
@@ -228,9 +228,9 @@ class _Canonical:
     def write(self, block: np.ndarray) -> None:
         self._append(self._stereo(block))
 
-    def close(self) -> memoryview:
+    def close(self) -> bytearray:
         self._append(np.zeros((0, pcm.CHANNELS), dtype=np.float32), last=True)
-        return memoryview(self._pcm)
+        return self._pcm
 
     def _append(self, stereo: np.ndarray, last: bool = False) -> None:
         if self._resampler:
@@ -239,8 +239,10 @@ class _Canonical:
 
     def _stereo(self, block: np.ndarray) -> np.ndarray:
         channels = block.shape[1]
-        if channels <= pcm.CHANNELS:
-            return np.repeat(block, pcm.CHANNELS // channels, axis=1)
+        if channels == pcm.CHANNELS:
+            return block
+        if channels == 1:
+            return np.repeat(block, pcm.CHANNELS, axis=1)
         frame = av.AudioFrame.from_ndarray(block.reshape(1, -1), "flt", self._layout)
         frame.sample_rate = self._rate_hz
         mixed = [part.to_ndarray() for part in self._mixer.resample(frame)]
@@ -258,12 +260,24 @@ def _sinks(wanted: Collection[str], samples: _Samples) -> dict[str, _Native | _C
 
 def _fill(sinks: dict[str, _Native | _Canonical], samples: _Samples, limit_s: float) -> bool:
     """Decode everything into the sinks; False as soon as it gets longer than the limit."""
-    for block in samples:
+    for block in _joined(samples):
         if samples.duration_s > limit_s:
             return False
         for sink in sinks.values():
             sink.write(block)
     return True
+
+
+def _joined(samples: _Samples) -> Iterator[np.ndarray]:
+    """Blocks of half a second, for there are a hundred packets a second and each call has its price."""
+    waiting: list[np.ndarray] = []
+    for block in samples:
+        waiting.append(block)
+        if 2 * sum(map(len, waiting)) >= samples.rate_hz:
+            yield np.concatenate(waiting)
+            waiting = []
+    if waiting:
+        yield np.concatenate(waiting)
 
 
 def _require_whole(samples: _Samples, file: BinaryIO, params: DecodeParams) -> None:

@@ -36,6 +36,7 @@ class Tags(base.Stage):
     name = "tags"
     type = columns.TAGS
     reads = {"pcm": pcm.PCM}
+    revision = 2
     Params = TagsParams
 
     @property

@@ -44,6 +44,7 @@ class Vocals(base.Stage):
     type = columns.VOCALS
     reads = {"pcm": pcm.PCM}
     working = {"vocal_stem": pcm.PCM}
+    revision = 2
     Params = VocalsParams
 
     @property

@@ -30,6 +30,7 @@ class VocalsDemucs(vocals.Vocals):
     """
 
     working = dict.fromkeys(_SOURCES, pcm.PCM)
+    revision = 1  # its own: Spleeter's changes do not concern it
     Params = Params
 
     @property

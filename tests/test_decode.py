@@ -1,5 +1,6 @@
 """Decoding: every format comes out whole and in place, every kind of broken file gets its name."""
 
+import tracemalloc
 import wave
 import zipfile
 from collections.abc import Callable
@@ -340,6 +341,26 @@ def test_stage_leaves_out_what_nobody_reads(tmp_path: Path) -> None:
     row = stage.run(pa.table({"uri": [str(path)]}))
 
     assert set(row) == {"audio", "pcm"}
+
+
+def test_no_samples_outlive_their_row(tmp_path: Path) -> None:
+    """Workers decode thousands of songs; Arrow keeps for ever what it is handed as a memoryview."""
+    batch = pa.table({"uri": [str(write(tmp_path / "a.wav", SONG, 44_100))]})
+    stage = Decode()
+
+    def held() -> int:
+        made = stage.run(batch)
+        for name, type in Decode.working.items():
+            pa.array(made[name], type)
+        del made
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = held()
+        assert held() - before < 44_100
+    finally:
+        tracemalloc.stop()
 
 
 def test_an_adts_file_that_opens_with_silence_is_as_long_as_it_is(tmp_path):

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from pipeline.models.convert import musicnn as converter
 from stages import pcm
-from stages.nets.musicnn import MELS, PATCH, Musicnn
+from stages.nets.musicnn import MELS, PATCH, Musicnn, _Filters
 from stages.tags import Tags
 from tests import audio as signals
 from tests.tracks import load, measure, ready
@@ -99,6 +100,19 @@ def test_network_equals_the_tensorflow_graph_written_out() -> None:
     padded = np.pad(mel, ((63, 64), (0, 0)))  # TensorFlow's "same" puts the odd zero at the end
     at_60 = long @ padded[60 : 60 + 128] + variables["conv2d_2/bias"][7]
     np.testing.assert_allclose(temporal[60], normalised(at_60, 3, 7).max(), rtol=1e-4)
+
+
+def test_filters_normalise_the_strongest_response_as_if_they_had_normalised_all() -> None:
+    """Whatever the sign of the norm's weight, which decides whether the greatest response counts or the least."""
+    torch.manual_seed(0)
+    filters = _Filters(6, 7, 38).eval()
+    filters.norm.weight.data = torch.tensor([1.5, -2.0, 0.0, -0.3, 0.7, -1.0])
+    filters.norm.bias.data.normal_()
+    filters.norm.running_mean.normal_()
+    x = torch.randn(2, 1, 20, MELS)
+    every = F.relu(filters.conv(F.pad(x, filters.pad))).movedim(1, 3).flatten(0, 2)
+    defined = filters.norm(every).unflatten(0, (2, 20, -1)).amax(2).transpose(1, 2)
+    torch.testing.assert_close(filters(x), defined)
 
 
 def test_labels_are_read_without_running_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

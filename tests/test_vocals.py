@@ -3,10 +3,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from pipeline.models.convert import spleeter as converter
 from stages import pcm
-from stages.nets.spleeter import HOP, SEGMENT, Spleeter, UNet
+from stages.nets.spleeter import HOP, SEGMENT, Spleeter, UNet, _four_outputs, _Up
 from stages.vocals import Vocals
 from stages.voice import RATE_HZ, voiced_spans
 from tests import audio as signals
@@ -117,6 +118,18 @@ def test_voiced_spans_follow_the_voice(audio: Callable) -> None:
     spans = voiced_spans(pcm.mono(pcm.encode(padded), RATE_HZ))
     assert 1.5 < spans[0].start / RATE_HZ < 3.0
     assert spans[-1].stop / RATE_HZ < 2 + voice.shape[1] / pcm.RATE_HZ + 0.6
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 5), (4, 3)])
+def test_a_block_of_the_decoder_is_a_transposed_convolution(height: int, width: int) -> None:
+    """As Spleeter defines it: kernel 5, stride 2, one row and column cut off in front and two behind."""
+    torch.manual_seed(0)
+    weight, bias, x = torch.randn(6, 4, 5, 5), torch.randn(4), torch.randn(2, 6, height, width)
+    up = _Up(6, 4).eval()
+    up.load_state_dict({"conv.weight": _four_outputs(weight), "conv.bias": _four_outputs(bias)}, strict=False)
+    defined = up.norm(F.relu(F.conv_transpose2d(x, weight, bias, stride=2)[..., 1:-2, 1:-2]))
+    with torch.inference_mode():
+        torch.testing.assert_close(up(x), defined, atol=1e-5, rtol=1e-5)
 
 
 def test_converter_names_every_parameter_of_the_network() -> None:

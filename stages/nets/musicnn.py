@@ -20,7 +20,6 @@ _TIMBRAL = (0.4, 0.7)  # height of the tall filters, as a share of the mel bands
 _TEMPORAL = (128, 64, 32)  # length of the long filters, frames
 _WIDTH = 64
 _FRONT_END = 2 * 204 + 3 * 51
-_BATCH = 4  # patches; the front-end takes about 30 MB for each
 
 
 def log_mel(audio: np.ndarray) -> np.ndarray:
@@ -39,29 +38,25 @@ def patches(audio: np.ndarray) -> Tensor:
     return torch.from_numpy(mel[:whole].reshape(-1, PATCH, mel.shape[1]))
 
 
-class _Timbral(nn.Module):
-    """[batch, 1, frames, MELS] to [batch, 204, frames]: the strongest response at any height."""
+class _Filters(nn.Module):
+    """[batch, 1, frames, MELS] to [batch, channels, frames]: the strongest normalised response at any height.
 
-    def __init__(self, height: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, 204, (7, height), padding=(3, 0))
-        self.norm = nn.BatchNorm2d(204, eps=1e-3)
+    The norm keeps the order of a filter's responses, or turns it round where its weight is negative. So of all heights
+    only the greatest response, or the least, is rectified and normalised: the same figures for less work.
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(F.relu(self.conv(x))).amax(3)
-
-
-class _Temporal(nn.Module):
-    """[batch, 1, frames, MELS] to [batch, 51, frames]: the strongest response in any mel band."""
-
-    def __init__(self, length: int) -> None:
+    def __init__(self, channels: int, length: int, height: int) -> None:
         super().__init__()
         self.pad = (0, 0, (length - 1) // 2, length // 2)  # as many frames out as in
-        self.conv = nn.Conv2d(1, 51, (length, 1))
-        self.norm = nn.BatchNorm2d(51, eps=1e-3)
+        self.conv = nn.Conv2d(1, channels, (length, height))
+        self.norm = nn.BatchNorm1d(channels, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(F.relu(self.conv(F.pad(x, self.pad)))).amax(3)
+        sign = self.norm.weight.sign()
+        # [batch, frames, heights, channels], the order in which the greatest of the heights is soonest found
+        responses = F.conv2d(F.pad(x, self.pad), self.conv.weight * sign[:, None, None, None]).movedim(1, 3)
+        strongest = responses.amax(2) * sign + self.conv.bias  # type: ignore[operator]
+        return self.norm(F.relu(strongest).transpose(1, 2))
 
 
 class _Layer(nn.Module):
@@ -82,8 +77,8 @@ class Musicnn(nn.Module):
     def __init__(self, tags: int = 50) -> None:
         super().__init__()
         self.input_norm = nn.BatchNorm2d(1, eps=1e-3)
-        self.timbral = nn.ModuleList(_Timbral(int(share * MELS)) for share in _TIMBRAL)
-        self.temporal = nn.ModuleList(_Temporal(length) for length in _TEMPORAL)
+        self.timbral = nn.ModuleList(_Filters(204, 7, int(share * MELS)) for share in _TIMBRAL)
+        self.temporal = nn.ModuleList(_Filters(51, length, 1) for length in _TEMPORAL)
         self.mid_end = nn.ModuleList(_Layer(inputs) for inputs in (_FRONT_END, _WIDTH, _WIDTH))
         pooled = 2 * (_FRONT_END + 3 * _WIDTH)
         self.pool_norm = nn.BatchNorm1d(pooled, eps=1e-3)
@@ -96,6 +91,7 @@ class Musicnn(nn.Module):
         """The pretrained network from a folder with `model.safetensors`."""
         model = cls()
         model.load_state_dict(load_file(folder / "model.safetensors"))
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a CPU is a quarter faster so
         return model.eval()
 
     @torch.inference_mode()
@@ -113,4 +109,5 @@ class Musicnn(nn.Module):
 
     def mean_scores(self, patches: Tensor) -> list[float]:
         """Probability of every tag, the mean over the patches of a track [patches, PATCH, MELS]."""
-        return torch.cat([self(batch) for batch in patches.split(_BATCH)]).mean(0).tolist()
+        # One by one: the filters' responses to a single patch take 15 MB, which is more than most caches hold.
+        return torch.cat([self(patch) for patch in patches.split(1)]).mean(0).tolist()

@@ -4,6 +4,7 @@ Hennequin, Khlif, Voituret, Moussallam, "Spleeter: a fast and efficient music so
 models", JOSS 2020; the U-Net is that of Jansson et al., ISMIR 2017.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,19 +34,19 @@ class _Down(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         skip = self.conv(F.pad(x, (1, 2, 1, 2)))
-        return skip, skip if self.norm is None else F.leaky_relu(self.norm(skip), 0.2)
+        return skip, skip if self.norm is None else F.leaky_relu_(self.norm(skip), 0.2)
 
 
 class _Up(nn.Module):
-    """Doubles time and frequency."""
+    """Doubles time and frequency. `conv` gives the four outputs of each input: see `_four_outputs`."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.conv = nn.ConvTranspose2d(inputs, outputs, kernel_size=5, stride=2)
+        self.conv = nn.Conv2d(inputs, 4 * outputs, kernel_size=3, padding=1)
         self.norm = nn.BatchNorm2d(outputs, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(F.relu(self.conv(x)[..., 1:-2, 1:-2]))
+        return self.norm(F.pixel_shuffle(self.conv(x), 2).relu_())
 
 
 class UNet(nn.Module):
@@ -88,12 +89,17 @@ class Spleeter(nn.Module):
     @classmethod
     def load(cls, folder: Path) -> "Spleeter":
         """The pretrained network from a folder with `model.safetensors`."""
+        parameters = load_file(folder / "model.safetensors")
+        for name in filter(re.compile(r"decoder\.\d+\.conv").search, parameters):
+            parameters[name] = _four_outputs(parameters[name])
         model = cls()
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        model.load_state_dict(parameters)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a CPU is a quarter faster so
         return model.eval()
 
     def forward(self, magnitude: Tensor) -> Tensor:
         """Magnitudes [batch, 2, SEGMENT, BINS] to the share of vocals in each bin's energy, same shape."""
+        magnitude = magnitude.contiguous(memory_format=torch.channels_last)
         vocals, accompaniment = self.vocals(magnitude).square(), self.accompaniment(magnitude).square()
         return (vocals + _EPSILON / 2) / (vocals + accompaniment + _EPSILON)
 
@@ -117,13 +123,25 @@ class Spleeter(nn.Module):
 
     def _vocals(self, block: Tensor) -> Tensor:
         """One segment [2, samples], windowed and unscaled at its ends so that its neighbours can be added."""
-        spectrum = torch.fft.rfft(block.unfold(1, N_FFT, HOP) * self.window)  # [2, SEGMENT, N_FFT / 2 + 1]
-        spectrum[..., :BINS] *= self(spectrum[..., :BINS].abs()[None])[0]
-        spectrum[..., BINS:] = 0
-        frames = torch.fft.irfft(spectrum, N_FFT) * self.window / _WINDOW_GAIN
-        return F.fold(frames.transpose(1, 2), (1, block.shape[1]), kernel_size=(1, N_FFT), stride=(1, HOP)).squeeze(
-            (1, 2)
-        )
+        spectrum = torch.fft.rfft(block.unfold(1, N_FFT, HOP) * self.window)[..., :BINS]  # [2, SEGMENT, BINS]
+        frames = torch.fft.irfft(spectrum * self(spectrum.abs()[None])[0], N_FFT) * (self.window / _WINDOW_GAIN)
+        hops = block.new_zeros(2, block.shape[1] // HOP, HOP)
+        for late, part in enumerate(frames.unflatten(2, (-1, HOP)).unbind(2)):
+            hops[:, late : late + SEGMENT] += part
+        return hops.flatten(1)
+
+
+def _four_outputs(transposed: Tensor) -> Tensor:
+    """Weight [inputs, outputs, 5, 5] or bias [outputs] of a transposed convolution, stride 2, for a plain one.
+
+    Output 2i + p of it hears input i + d through tap 1 + p - 2d, if there is one: of each axis the even outputs are a
+    convolution with the taps 3, 1 and none, the odd ones with 4, 2 and 0. All four kinds of outputs together are one
+    convolution, [4 outputs, inputs, 3, 3] in the order of `pixel_shuffle`, for which a CPU has much better code.
+    """
+    if transposed.ndim == 1:
+        return transposed.repeat_interleave(4)
+    pairs = F.pad(transposed, (1, 0, 1, 0)).unflatten(3, (3, 2)).unflatten(2, (3, 2)).flip(2, 4)
+    return pairs.permute(1, 3, 5, 0, 2, 4).flatten(0, 2)
 
 
 def _cut(mix: np.ndarray, start: int, size: int) -> Tensor:
