@@ -36,21 +36,24 @@ def explore_command(
 
       songmill explore dataset --port 8000
     """
-    with guarded(), _listening(port) as listener, tempfile.TemporaryDirectory(prefix="songmill-explore-") as folder:
-        _serve(Layout(dataset), listener, Path(folder), browser)
+    with guarded(), _listening(port) as listener:
+        _serve(Layout(dataset), listener, browser)
 
 
-def _serve(layout: Layout, listener: socket.socket, folder: Path, browser: bool) -> None:
+def _serve(layout: Layout, listener: socket.socket, browser: bool) -> None:
     import uvicorn  # here, for the other commands do without
 
     from pipeline.explore.app import Explorer
     from pipeline.explore.live import Live
+    from pipeline.explore.shelf import Shelf, index_cache
 
     port = listener.getsockname()[1]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder goes either way
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
-        typer.echo(f"reading {layout.root} ...", err=True)
-        app = Explorer(Live(layout, folder), [f"{_HOST}:{port}", f"localhost:{port}"]).asgi
+        shelf = Shelf(layout, index_cache())
+        with _shown(shelf.folder) as progress:
+            live = Live(shelf, progress)
+        app = Explorer(live, [f"{_HOST}:{port}", f"localhost:{port}"]).asgi
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -65,6 +68,22 @@ def _serve(layout: Layout, listener: socket.socket, folder: Path, browser: bool)
         if browser:
             webbrowser.open(address)
         uvicorn.Server(config).run(sockets=[listener])
+
+
+@contextmanager
+def _shown(folder: Path) -> Iterator[Callable[[int, int], None]]:
+    """How far the index is, on stderr; nothing where none has to be made."""
+    console = Console(stderr=True)
+    columns = (TextColumn("files"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+
+        def told(done: int, total: int) -> None:
+            if not done:
+                typer.echo(f"making the index of {total:,} files in {folder}, once for each state ...", err=True)
+            bar.update(task, completed=done, total=total)
+
+        task = bar.add_task("", visible=False)
+        yield told
 
 
 def _listening(port: int | None) -> socket.socket:

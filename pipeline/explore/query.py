@@ -85,7 +85,7 @@ class Catalog:
                 # The places first: to order whole rows far down a list would move all of them.
                 f"with page as (select _n from {_source(selection)} where {condition} "
                 f"order by {order} _n limit {PAGE_ROWS} offset {(selection.page - 1) * PAGE_ROWS}) "
-                f"select {columns} from {_ROWS} where _n in (from page) order by {order} _n",
+                f"select {columns} from rows where _n in (from page) order by {order} _n",
                 parameters,
             )
             names = [column[0] for column in found.description or ()]
@@ -192,13 +192,12 @@ class Catalog:
         return " and ".join(parts), parameters
 
 
-_ROWS = "(select rowid as _n, * from rows)"
-_MARKED = "(select rows.rowid as _n, rows.*, mark, note from rows left join marks using (row_id))"
+_MARKED = "(select rows.*, mark, note from rows left join marks using (row_id))"
 _WHOLE = "(select everything.*, mark, note from everything left join marks using (row_id))"
 
 
 def _source(selection: Selection) -> str:
-    return _MARKED if selection.where or "mark" in selection.chosen else _ROWS
+    return _MARKED if selection.where or "mark" in selection.chosen else "rows"
 
 
 def _checked(cursor: duckdb.DuckDBPyConnection, where: str) -> str:
