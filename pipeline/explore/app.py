@@ -103,7 +103,7 @@ class Explorer:
         except UsageProblem as said:
             problem = str(said)
         except duckdb.IOException as said:
-            self._live.reopen(afresh=not selection.where)  # only conditions read anything but the index
+            self._live.reopen()
             raise DataProblem("the dataset changed while it was read: load the page again") from said
         return self._page(
             "list.html",

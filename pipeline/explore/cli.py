@@ -2,13 +2,15 @@
 
 import signal
 import socket
-import tempfile
 import webbrowser
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline.errors import UsageProblem
 from pipeline.exits import guarded
@@ -29,6 +31,9 @@ def explore_command(
     """Look at a dataset in the browser: filter, sort, listen to its rows, and mark them keep or drop.
 
     The page is served on 127.0.0.1 and loads nothing from elsewhere. `curate` and `train` honour the marks.
+
+    The first start makes an index of the dataset, which stays in your cache folder (songmill/explore; XDG_CACHE_HOME
+    moves it). Later starts open it; after a run only the files that changed are read. It may be deleted at any time.
 
     [bold]Examples[/]
 

@@ -1,8 +1,8 @@
 """The index of a dataset: all that a list shows, filters or sorts by, in one DuckDB file that lies on disk.
 
 A dataset of a million rows has thousands of shards; to open each for every page would take seconds. The index has the
-scalar columns, and is read-only: what a query of the page's user can reach is this file and the dataset's shards, nothing
-else on the machine.
+scalar columns, and is read-only: what a query of the page's user can reach is this file and the dataset's shards,
+nothing else on the machine.
 """
 
 from collections.abc import Iterable, Iterator
@@ -147,8 +147,11 @@ def _locked(file: Path, layout: Layout) -> duckdb.DuckDBPyConnection:
         read_only=True,
         config={"memory_limit": MEMORY, "temp_directory": "", "python_enable_replacements": False},
     )
+    if connection.execute("select current_setting('lock_configuration')").fetchall() == [(True,)]:
+        return connection  # of what this process has open already
     folders = ", ".join(quoted(str(folder), "'") for folder in (layout.shards, layout.quarantine))
     for setting in (
+        "parquet_metadata_cache = true",  # else every condition that reads shards reads all footers, and thrice
         f"allowed_directories = [{folders}]",
         "enable_external_access = false",
         "lock_configuration = true",

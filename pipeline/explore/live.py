@@ -71,14 +71,10 @@ class Live:
         """Whether the dataset has changed since the index was made."""
         return _state(self.layout) != self._state
 
-    def reopen(self, *, afresh: bool = False) -> Index:
-        """The newest index without any delay, for something was not where it said.
-
-        Args:
-            afresh: made from nothing, for it may be damaged.
-        """
+    def reopen(self) -> Index:
+        """The index of this moment, for something was not where it said."""
         with self._lock:
-            self._replace(afresh)
+            self._replace()
             return self._index
 
     @property
@@ -90,17 +86,17 @@ class Live:
                 self._marks = Marks(version, marks_table(self.layout))
             return self._marks
 
-    def _replace(self, afresh: bool = False) -> None:
+    def _replace(self) -> None:
         old = self._index
-        self._state, self._index = self._opened(silent, afresh)
+        self._state, self._index = self._opened(silent)
         old.close()
 
-    def _opened(self, progress: Progress, afresh: bool = False) -> tuple[object, Index]:
+    def _opened(self, progress: Progress) -> tuple[object, Index]:
         began = time.monotonic()
         for _ in range(_TRIES):
             state = _state(self.layout)
             try:
-                index = self._shelf.index(progress, afresh=afresh)
+                index = self._shelf.index(progress)
             except Changed as problem:
                 said = problem
                 continue
