@@ -181,6 +181,12 @@ class TestList:
         assert sorted(chain(*pages)) == list(range(SONGS))
         assert "There is no page 4" in get(reader, page=4)
 
+    def test_a_page_is_asked_for_by_its_number_within_what_is_chosen(self, reader: TestClient):
+        page = get(reader, q="song", status="kept", sort="rhythm.bpm")
+        form = re.search(r'<form action="/" method="get">.*?</form>', page, re.DOTALL)[0]
+        fields = dict(re.findall(r'name="([^"]+)"(?: type="number")?(?: min="1" max="\d+")? value="([^"]*)"', form))
+        assert fields == {"q": "song", "status": "kept", "sort": "rhythm.bpm", "page": "1"}
+
     @pytest.mark.parametrize("descending", [False, True])
     def test_rows_are_sorted_by_any_figure_and_unknown_ones_come_last(self, reader: TestClient, descending: bool):
         order = {"order": "desc"} if descending else {}

@@ -84,7 +84,7 @@ def _shown(folder: Path) -> Iterator[Callable[[int, int], None]]:
 
         def told(done: int, total: int) -> None:
             if not done:
-                typer.echo(f"making the index of {total:,} files in {folder}, once for each state ...", err=True)
+                typer.echo(f"reading {total:,} files into the index in {folder}, which later starts open ...", err=True)
             bar.update(task, completed=done, total=total)
 
         task = bar.add_task("", visible=False)
