@@ -31,10 +31,20 @@ class Mark(BaseModel):
 
 def read_marks(layout: Layout) -> dict[str, Mark]:
     """Row id -> its mark; empty where nobody has set one."""
+    return marks_of(marks_table(layout))
+
+
+def marks_of(table: pa.Table) -> dict[str, Mark]:
+    """Row id -> its mark, of a table of schema `MARKS`."""
+    return {row.pop("row_id"): Mark.model_validate(row) for row in table.to_pylist()}
+
+
+def marks_table(layout: Layout) -> pa.Table:
+    """The marks as they are stored, of schema `MARKS`."""
     if not layout.marks.is_file():
-        return {}
-    rows = pq.read_table(layout.marks, schema=MARKS).to_pylist()
-    return {row.pop("row_id"): Mark.model_validate(row) for row in rows}
+        return pa.Table.from_batches([], MARKS)  # not `empty_table`, which imports pandas, a second or two
+    with pq.ParquetFile(layout.marks) as file:
+        return file.read().select(MARKS.names).cast(MARKS)
 
 
 def set_marks(layout: Layout, kinds: Mapping[str, str | None], note: str | None = None) -> None:

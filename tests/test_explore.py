@@ -28,6 +28,7 @@ from pipeline.explore.live import Live
 from pipeline.explore.query import Catalog
 from pipeline.explore.ranges import Unsatisfiable, part_of
 from pipeline.explore.selection import PAGE_ROWS, Selection
+from pipeline.explore.shelf import Shelf
 from pipeline.ledger import Commit, Ledger, RowState, file_digest
 from pipeline.marks import read_marks, set_marks
 from pipeline.plan import Plan, StagePlan
@@ -126,8 +127,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Live:
     layout = write(root, [song(number, root / "songs") for number in range(SONGS)])
     set_marks(layout, {f"{3:032x}": "drop", f"{50:032x}": "drop"}, "a; b")
     set_marks(layout, {f"{8:032x}": "keep"})
-    (root / "index").mkdir()
-    return Live(layout, root / "index")
+    return Live(Shelf(layout, root / "index"))
 
 
 @pytest.fixture(scope="module")
@@ -142,13 +142,12 @@ def songs(tmp_path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def layout(tmp_path: Path, songs: list[dict[str, Any]]) -> Layout:
-    (tmp_path / "index").mkdir()
     return write(tmp_path, songs)
 
 
 @pytest.fixture
 def live(layout: Layout, tmp_path: Path) -> Live:
-    return Live(layout, tmp_path / "index")
+    return Live(Shelf(layout, tmp_path / "index"))
 
 
 @pytest.fixture
@@ -181,6 +180,12 @@ class TestList:
         assert [len(page) for page in pages] == [PAGE_ROWS, PAGE_ROWS, SONGS - 2 * PAGE_ROWS]
         assert sorted(chain(*pages)) == list(range(SONGS))
         assert "There is no page 4" in get(reader, page=4)
+
+    def test_a_page_is_asked_for_by_its_number_within_what_is_chosen(self, reader: TestClient):
+        page = get(reader, q="song", status="kept", sort="rhythm.bpm")
+        form = re.search(r'<form action="/" method="get">.*?</form>', page, re.DOTALL)[0]
+        fields = dict(re.findall(r'name="([^"]+)"(?: type="number")?(?: min="1" max="\d+")? value="([^"]*)"', form))
+        assert fields == {"q": "song", "status": "kept", "sort": "rhythm.bpm", "page": "1"}
 
     @pytest.mark.parametrize("descending", [False, True])
     def test_rows_are_sorted_by_any_figure_and_unknown_ones_come_last(self, reader: TestClient, descending: bool):
@@ -391,7 +396,7 @@ class TestSound:
         for number, uri in tempting.items():
             songs[number]["uri"] = uri
         commit(layout, 2, songs[:70], supersedes=0)
-        client = served(Live(layout, tmp_path / "index"))
+        client = served(Live(Shelf(layout, tmp_path / "index")))
         for number in tempting:
             answer = client.get(f"/audio/{number:032x}", headers={"Accept": "application/json"})
             assert answer.status_code == 404
@@ -462,7 +467,7 @@ class TestPages:
         row |= {"tags": {"names": [HOSTILE], "scores": [0.5]}, "flags": [HOSTILE], "transcript": {"text": HOSTILE}}
         commit(layout, 2, [row])
         set_marks(layout, {HOSTILE: "keep"}, HOSTILE)
-        client = served(Live(layout, tmp_path / "index"))
+        client = served(Live(Shelf(layout, tmp_path / "index")))
         for page in (
             get(client, q="script"),
             get(client, f"/row/{quote(HOSTILE, safe='')}"),
@@ -518,7 +523,7 @@ class TestChange:
     def test_an_empty_dataset_says_so(self, layout: Layout, tmp_path: Path):
         for folder in (layout.commits, layout.shards, layout.quarantine):
             shutil.rmtree(folder)
-        client = served(Live(layout, tmp_path / "index"))
+        client = served(Live(Shelf(layout, tmp_path / "index")))
         assert "has no rows yet" in get(client)
 
 

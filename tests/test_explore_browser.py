@@ -37,21 +37,21 @@ def curated(audio: Callable[[str, str], Path], tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="module")
 def address(curated: Layout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`songmill explore` in a process of its own, which ends cleanly."""
-    port, folder = free_port(), tmp_path_factory.mktemp("temporary")
-    process = start("explore", curated.root, "--port", port, TMPDIR=str(folder))
+    port, cache = free_port(), tmp_path_factory.mktemp("cache")
+    process = start("explore", curated.root, "--port", port, XDG_CACHE_HOME=str(cache))
     try:
         assert process.stdout
         assert process.stdout.readline().startswith(f"http://127.0.0.1:{port}/ shows ")
         listening = [c for c in psutil.Process(process.pid).net_connections("tcp") if c.status == psutil.CONN_LISTEN]
         assert [connection.laddr.ip for connection in listening] == ["127.0.0.1"]
-        [private] = folder.glob("songmill-explore-*")
+        [private] = (cache / "songmill" / "explore").iterdir()
         assert private.stat().st_mode & 0o077 == 0
         yield f"http://127.0.0.1:{port}/"
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
         assert (process.returncode, out) == (0, ""), err
-        assert err == f"reading {curated.root} ...\n"
-        assert not private.exists()
+        assert err == f"reading 2 files into the index in {private}, which later starts open ...\n"
+        assert len([*private.glob("*.duckdb")]) == 1
     finally:
         process.kill()
 
@@ -125,10 +125,51 @@ class TestBrowser:
         page.keyboard.press("Escape")
         expect(page.locator(".rows tbody tr")).to_have_count(3)  # the list as it was
 
+    def test_a_mark_gets_its_note_in_the_list_by_keyboard_alone(self, page: Page, curated: Layout):
+        set_marks(curated, dict.fromkeys(read_marks(curated)))
+        page.keyboard.press("j")
+        first = page.locator(".rows tbody tr").first
+        row_id, name = first.get_attribute("data-row"), first.get_attribute("data-name")
+        page.keyboard.press("n")
+        expect(page.get_by_role("status").filter(has_text="Mark the row first")).to_have_count(1)
+        page.keyboard.press("d")
+        expect(first.locator(".chip.drop")).to_be_visible()
+
+        page.keyboard.press("n")
+        dialog = page.get_by_role("dialog", name=f"Note on {name}, marked drop")
+        expect(dialog.get_by_role("textbox", name="Note")).to_be_focused()
+        page.keyboard.type("jumps & <b>hums</b>, y d u")  # keys that do something elsewhere
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("status").filter(has_text="marked drop, note: jumps & <b>hums</b>")).to_have_count(1)
+        expect(first.locator(".mark")).to_contain_text("note: jumps & <b>hums</b>")
+        expect(first.locator("th a")).to_be_focused()
+        mark = read_marks(curated)[row_id]
+        assert (mark.mark, mark.note) == ("drop", "jumps & <b>hums</b>, y d u")
+
+        page.keyboard.press("n")
+        page.keyboard.type("something else")
+        page.keyboard.press("Escape")
+        expect(dialog).to_be_hidden()
+        expect(first.locator("th a")).to_be_focused()
+        page.keyboard.press("y")  # another mark keeps the note
+        expect(first.locator(".chip.keep")).to_be_visible()
+        mark = read_marks(curated)[row_id]
+        assert (mark.mark, mark.note) == ("keep", "jumps & <b>hums</b>, y d u")
+
+        page.reload()
+        page.keyboard.press("j")
+        page.keyboard.press("n")
+        expect(page.get_by_label("Note", exact=True)).to_have_value("jumps & <b>hums</b>, y d u")
+        page.keyboard.press("Escape")
+        page.keyboard.press("u")
+        expect(first.locator(".mark")).to_have_text("")
+        assert row_id not in read_marks(curated)
+
     def test_rows_are_marked_together_with_the_mouse(self, page: Page, curated: Layout):
         set_marks(curated, dict.fromkeys(read_marks(curated)))
         page.get_by_role("link", name=re.compile("filtered")).first.click()
         expect(page.locator(".rows tbody tr")).to_have_count(1)
+        expect(page.get_by_label("Note for the selected rows")).to_be_hidden()
         page.get_by_role("checkbox", name="Select all rows of this page").check()
         expect(page.get_by_text("1 row selected")).to_be_visible()
         page.get_by_label("Note for the selected rows").fill("not a copy")

@@ -2,13 +2,15 @@
 
 import signal
 import socket
-import tempfile
 import webbrowser
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline.errors import UsageProblem
 from pipeline.exits import guarded
@@ -30,27 +32,33 @@ def explore_command(
 
     The page is served on 127.0.0.1 and loads nothing from elsewhere. `curate` and `train` honour the marks.
 
+    The first start makes an index of the dataset, which stays in your cache folder (songmill/explore; XDG_CACHE_HOME
+    moves it). Later starts open it; after a run only the files that changed are read. It may be deleted at any time.
+
     [bold]Examples[/]
 
       songmill explore dataset --open
 
       songmill explore dataset --port 8000
     """
-    with guarded(), _listening(port) as listener, tempfile.TemporaryDirectory(prefix="songmill-explore-") as folder:
-        _serve(Layout(dataset), listener, Path(folder), browser)
+    with guarded(), _listening(port) as listener:
+        _serve(Layout(dataset), listener, browser)
 
 
-def _serve(layout: Layout, listener: socket.socket, folder: Path, browser: bool) -> None:
+def _serve(layout: Layout, listener: socket.socket, browser: bool) -> None:
     import uvicorn  # here, for the other commands do without
 
     from pipeline.explore.app import Explorer
     from pipeline.explore.live import Live
+    from pipeline.explore.shelf import Shelf, index_cache
 
     port = listener.getsockname()[1]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder goes either way
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
-        typer.echo(f"reading {layout.root} ...", err=True)
-        app = Explorer(Live(layout, folder), [f"{_HOST}:{port}", f"localhost:{port}"]).asgi
+        shelf = Shelf(layout, index_cache())
+        with _shown(shelf.folder) as progress:
+            live = Live(shelf, progress)
+        app = Explorer(live, [f"{_HOST}:{port}", f"localhost:{port}"]).asgi
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -65,6 +73,22 @@ def _serve(layout: Layout, listener: socket.socket, folder: Path, browser: bool)
         if browser:
             webbrowser.open(address)
         uvicorn.Server(config).run(sockets=[listener])
+
+
+@contextmanager
+def _shown(folder: Path) -> Iterator[Callable[[int, int], None]]:
+    """How far the index is, on stderr; nothing where none has to be made."""
+    console = Console(stderr=True)
+    columns = (TextColumn("files"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+
+        def told(done: int, total: int) -> None:
+            if not done:
+                typer.echo(f"reading {total:,} files into the index in {folder}, which later starts open ...", err=True)
+            bar.update(task, completed=done, total=total)
+
+        task = bar.add_task("", visible=False)
+        yield told
 
 
 def _listening(port: int | None) -> socket.socket:

@@ -1,4 +1,4 @@
-"""The dataset as it is now: its index, made anew when a run commits, and its marks."""
+"""The dataset as it is now: its index, brought up to date when a run commits, and its marks."""
 
 import threading
 import time
@@ -11,9 +11,10 @@ import pyarrow as pa
 
 from pipeline.errors import DataProblem
 from pipeline.explore.index import Changed, Index
-from pipeline.marks import Mark, read_marks
+from pipeline.explore.making import Progress, silent
+from pipeline.explore.shelf import Shelf
+from pipeline.marks import Mark, marks_of, marks_table
 from schemas.dataset import Layout
-from schemas.tables import MARKS
 
 _TRIES = 3
 _SHARE = 10  # while a run commits, at most so much of the time goes into indices: one part of ten
@@ -25,44 +26,41 @@ class Marks:
 
     Attributes:
         version: another one where they may differ.
-        by_row: row id -> its mark.
+        table: of schema `MARKS`, for joins.
     """
 
     version: object
-    by_row: Mapping[str, Mark]
+    table: pa.Table
 
     @cached_property
-    def table(self) -> pa.Table:
-        """Of schema `MARKS`, for joins."""
-        rows = [{"row_id": row_id, **mark.model_dump()} for row_id, mark in self.by_row.items()]
-        return pa.Table.from_pylist(rows, MARKS)
+    def by_row(self) -> Mapping[str, Mark]:
+        """Row id -> its mark."""
+        return marks_of(self.table)
 
 
 class Live:
     """A dataset that others may change while it is looked at."""
 
-    def __init__(self, layout: Layout, folder: Path) -> None:
-        """Make the index.
+    def __init__(self, shelf: Shelf, progress: Progress = silent) -> None:
+        """Open the index, or make it.
 
         Args:
-            layout: the dataset.
-            folder: for the index; somebody else removes it.
+            shelf: where it stays.
+            progress: told how many of how many files have been read, now but not later on.
 
         Raises:
-            DataProblem: the folder holds no dataset.
+            DataProblem: the dataset is changing too fast.
         """
-        if not layout.plan.is_file():
-            raise DataProblem(f"{layout.root} is no songmill dataset: give a folder that `songmill curate` wrote")
-        self.layout = layout
-        self._folder, self._number = folder, 0
+        self.layout = shelf.layout
+        self._shelf = shelf
         self._lock = threading.Lock()
         self._not_before = 0.0
-        self._marks = Marks(None, {})
-        self._state, self._index = self._opened()
+        self._marks = Marks(None, marks_table(self.layout))
+        self._state, self._index = self._opened(progress)
 
     @property
     def index(self) -> Index:
-        """The newest index. It is made anew where the dataset has changed, but not all the time."""
+        """The newest index. It is renewed where the dataset has changed, but not all the time."""
         with self._lock:
             if self.stale and time.monotonic() >= self._not_before:
                 self._replace()
@@ -74,7 +72,7 @@ class Live:
         return _state(self.layout) != self._state
 
     def reopen(self) -> Index:
-        """The index made anew, for something was not where it said."""
+        """The index of this moment, for something was not where it said."""
         with self._lock:
             self._replace()
             return self._index
@@ -85,27 +83,23 @@ class Live:
         with self._lock:
             version = _file_state(self.layout.marks)
             if self._marks.version != version:
-                self._marks = Marks(version, read_marks(self.layout))
+                self._marks = Marks(version, marks_table(self.layout))
             return self._marks
 
     def _replace(self) -> None:
         old = self._index
-        self._state, self._index = self._opened()
+        self._state, self._index = self._opened(silent)
         old.close()
 
-    def _opened(self) -> tuple[object, Index]:
+    def _opened(self, progress: Progress) -> tuple[object, Index]:
         began = time.monotonic()
         for _ in range(_TRIES):
             state = _state(self.layout)
-            self._number += 1
-            file = self._folder / f"index-{self._number}.duckdb"
             try:
-                index = Index(self.layout, file)
+                index = self._shelf.index(progress)
             except Changed as problem:
                 said = problem
                 continue
-            finally:
-                file.unlink(missing_ok=True)  # whoever has it open keeps it
             self._not_before = time.monotonic() + (time.monotonic() - began) * (_SHARE - 1)
             return state, index
         raise DataProblem(f"{self.layout.root} is changing faster than it can be read; try again ({said})")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 from pipeline.errors import UsageProblem
 from pipeline.explore.facets import UNKNOWN, Facet, facets_of
@@ -17,6 +18,7 @@ from pipeline.explore.selection import PAGE_ROWS, Selection
 
 LIMIT_S = 20.0
 _CACHED = 64
+_CACHED_FITS = 4  # of a million ids each, at most
 _SEARCHED = ("title", "artist", "album", "uri")
 _SHOWN = {
     "title": "title",
@@ -65,6 +67,7 @@ class Catalog:
         self.facets = facets_of(index.fields)
         self._limit_s = limit_s
         self._counts: OrderedDict[Any, Counts] = OrderedDict()
+        self._fits: OrderedDict[Any, pa.Table] = OrderedDict()
 
     def rows(self, selection: Selection, marks: Marks) -> list[dict[str, Any]]:
         """One page of rows: `row_id`, the columns of the list, `sorted`, the value they are ordered by, and `mark`.
@@ -85,7 +88,7 @@ class Catalog:
                 # The places first: to order whole rows far down a list would move all of them.
                 f"with page as (select _n from {_source(selection)} where {condition} "
                 f"order by {order} _n limit {PAGE_ROWS} offset {(selection.page - 1) * PAGE_ROWS}) "
-                f"select {columns} from {_ROWS} where _n in (from page) order by {order} _n",
+                f"select {columns} from rows where _n in (from page) order by {order} _n",
                 parameters,
             )
             names = [column[0] for column in found.description or ()]
@@ -163,7 +166,7 @@ class Catalog:
         timer = threading.Timer(self._limit_s, cursor.interrupt)
         timer.start()
         try:
-            condition, parameters = self._condition(cursor, selection)
+            condition, parameters = self._condition(cursor, selection, marks)
             yield cursor, condition, {**parameters, **(more or {})}
         except duckdb.InterruptException as problem:
             raise BadExpression(f"this took longer than {self._limit_s:g} s and was stopped") from problem
@@ -177,7 +180,9 @@ class Catalog:
             timer.cancel()
             cursor.close()
 
-    def _condition(self, cursor: duckdb.DuckDBPyConnection, selection: Selection) -> tuple[str, dict[str, Any]]:
+    def _condition(
+        self, cursor: duckdb.DuckDBPyConnection, selection: Selection, marks: Marks
+    ) -> tuple[str, dict[str, Any]]:
         parts, parameters = ["true"], dict[str, Any]()
         searched = ", ".join(["' '", *(_path(name) for name in _SEARCHED if name in self.index.fields)])
         for number, word in enumerate(selection.text.split()):
@@ -188,32 +193,39 @@ class Catalog:
             parts.append(self.facets[name].chosen)
             parameters[name] = list(values)
         if selection.where:
-            parts.append(_checked(cursor, selection.where))
+            parts.append(self._checked(cursor, selection.where, marks))
         return " and ".join(parts), parameters
 
+    def _checked(self, cursor: duckdb.DuckDBPyConnection, where: str, marks: Marks) -> str:
+        """A user's condition as part of a query: over the index where that has all it names, else over the shards."""
+        try:
+            duckdb.SQLExpression(where)  # refuses all but one expression
+        except duckdb.Error as problem:
+            raise BadExpression(_without_query(problem)) from problem
+        inside = f"({where}\n)"  # on a line of its own, for the condition may end in a comment
+        try:
+            cursor.execute(f"select 1 from {_MARKED} where {inside} limit 0")
+        except duckdb.BinderException:
+            cursor.register("fits", self._read(cursor, inside, marks))
+            return "row_id in (from fits)"
+        return inside
 
-_ROWS = "(select rowid as _n, * from rows)"
-_MARKED = "(select rows.rowid as _n, rows.*, mark, note from rows left join marks using (row_id))"
+    def _read(self, cursor: duckdb.DuckDBPyConnection, inside: str, marks: Marks) -> pa.Table:
+        """The ids of the rows that fulfil a condition on the shards, which are read once for all pages and facets."""
+        key = (inside, marks.version)
+        if key not in self._fits:
+            self._fits[key] = cursor.sql(f"select row_id from {_WHOLE} where {inside}").to_arrow_table()
+            while len(self._fits) > _CACHED_FITS:
+                self._fits.popitem(last=False)
+        return self._fits[key]
+
+
+_MARKED = "(select rows.*, mark, note from rows left join marks using (row_id))"
 _WHOLE = "(select everything.*, mark, note from everything left join marks using (row_id))"
 
 
 def _source(selection: Selection) -> str:
-    return _MARKED if selection.where or "mark" in selection.chosen else _ROWS
-
-
-def _checked(cursor: duckdb.DuckDBPyConnection, where: str) -> str:
-    """A user's condition as part of a query: over the index where that has all it names, else over the shards."""
-    try:
-        duckdb.SQLExpression(where)  # refuses all but one expression
-    except duckdb.Error as problem:
-        raise BadExpression(_without_query(problem)) from problem
-    inside = f"({where}\n)"  # on a line of its own, for the condition may end in a comment
-    try:
-        cursor.execute(f"select 1 from {_MARKED} where {inside} limit 0")
-    except duckdb.BinderException:
-        cursor.execute(f"select 1 from {_WHOLE} where {inside} limit 0")
-        return f"row_id in (select row_id from {_WHOLE} where {inside})"
-    return inside
+    return _MARKED if selection.where or "mark" in selection.chosen else "rows"
 
 
 def _group(facet: Facet, chosen: list[Facet]) -> str:
@@ -221,7 +233,7 @@ def _group(facet: Facet, chosen: list[Facet]) -> str:
     value, fits = f"{facet.name}_", _all(chosen)
     if not facet.many:
         return f"select '{facet.name}', {value}, count(*), 0 from hits where {fits} group by 2"
-    values = f"unnest(case when coalesce(len({value}), 0) = 0 then [null] else list_distinct({value}) end)"
+    values = f"unnest(case when coalesce(len({value}), 0) = 0 then [null] else {value} end)"
     return f"select '{facet.name}', v, count(*), 0 from (select {values} as v from hits where {fits}) group by 2"
 
 

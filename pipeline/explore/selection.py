@@ -59,14 +59,19 @@ class Selection:
     @property
     def query(self) -> str:
         """The part of the address after the question mark, which starts it; empty for everything from the start."""
-        pairs: list[tuple[str, Any]] = [("q", self.text), ("where", self.where)]
-        parts = [(name, value) for name, value in pairs if value]
+        return "?" + urlencode(self.pairs) if self.pairs else ""
+
+    @property
+    def pairs(self) -> list[tuple[str, Any]]:
+        """The same as the fields of a form."""
+        texts: list[tuple[str, Any]] = [("q", self.text), ("where", self.where)]
+        parts = [(name, value) for name, value in texts if value]
         parts += [(name, value) for name, values in self.chosen.items() for value in values]
         if self.sort:
             parts += [("sort", self.sort), *([("order", "desc")] if self.descending else [])]
         if self.page > 1:
             parts.append(("page", self.page))
-        return "?" + urlencode(parts) if parts else ""
+        return parts
 
     @property
     def is_filtered(self) -> bool:

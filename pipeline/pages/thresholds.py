@@ -1,5 +1,7 @@
 """The thresholds that a dataset's rows were judged by."""
 
+from collections.abc import Iterable
+
 import pyarrow.parquet as pq
 
 from pipeline.gates import Gate, build_gates
@@ -8,10 +10,16 @@ from pipeline.plan import Plan
 from schemas.dataset import Layout
 
 
-def dataset_gates(layout: Layout) -> tuple[Gate, ...]:
-    """The gates of a dataset's plan, in the order in which they judge; none before its first rows."""
+def dataset_gates(layout: Layout, files: Iterable[str] | None = None) -> tuple[Gate, ...]:
+    """The gates of a dataset's plan, in the order in which they judge; none before its first rows.
+
+    Args:
+        layout: the dataset.
+        files: its committed files, by path inside it, where they are known; else the records are read.
+    """
     plan = Plan.model_validate_json(layout.plan.read_bytes())
-    files = (name for record in read_records(layout) for name in record.files)
+    if files is None:
+        files = (name for record in read_records(layout) for name in record.files)
     file = next((name for name in files if not name.startswith("features/")), None)
     types = {field.name: field.type for field in pq.read_schema(layout.root / file)} if file else {}
     order = list(plan.columns)

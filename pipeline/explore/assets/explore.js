@@ -66,31 +66,56 @@ if (dock) {
 
 // --- marks
 
-const chip = (kind) => {
+const chip = (kind, note) => {
   if (kind === "none") return song ? ["none"] : [];
   const icon = Object.assign(document.createElement("span"), { textContent: kind === "keep" ? "✓ " : "✕ " });
   icon.setAttribute("aria-hidden", "true");
   const made = Object.assign(document.createElement("span"), { className: `chip ${kind}` });
   made.append(icon, kind);
-  return [made];
+  if (!note) return [made];
+  const pencil = Object.assign(document.createElement("span"), { className: "note", title: note, textContent: " ✎" });
+  pencil.setAttribute("aria-hidden", "true");
+  return [made, pencil, Object.assign(document.createElement("span"), { className: "unseen", textContent: `, note: ${note}` })];
 };
 
-const mark = async (element, kind) => {
+// A row whose mark changes keeps its note: in the list it is written with `n`.
+const mark = async (element, kind, note = song ? document.getElementById("note").value.trim() : element?.dataset.note) => {
   if (!element) return say("Go to a row first: j or k");
   const { row, name } = element.dataset;
-  const note = song ? document.getElementById("note").value : "";
   const body = new URLSearchParams({ row_id: row, mark: kind, note, token: document.body.dataset.token });
   const answer = await fetch("/mark", { method: "POST", body, headers: { Accept: "application/json" } }).catch(() => null);
   if (!answer?.ok) return say(`${name} could not be marked: load the page again`);
-  element.querySelector(".mark").replaceChildren(...chip(kind));
-  say(kind === "none" ? `${name}: no mark` : `${name}: marked ${kind}`);
+  element.dataset.mark = kind === "none" ? "" : kind;
+  element.dataset.note = kind === "none" ? "" : note;
+  element.querySelector(".mark").replaceChildren(...chip(kind, note));
+  say(kind === "none" ? `${name}: no mark` : `${name}: marked ${kind}${note ? `, note: ${note}` : ""}`);
 };
 
+const noting = document.getElementById("noting");
+const noted = document.getElementById("noted");
+let annotated = null;
+
+const annotate = (row) => {
+  if (!row) return say("Go to a row first: j or k");
+  if (!row.dataset.mark) return say("Mark the row first: y or d");
+  annotated = row;
+  document.getElementById("noting-title").textContent = `Note on ${row.dataset.name}, marked ${row.dataset.mark}`;
+  noted.value = row.dataset.note;
+  noting.returnValue = "";
+  noting.showModal();
+};
+
+noting?.addEventListener("close", () => {
+  if (noting.returnValue === "save") mark(annotated, annotated.dataset.mark, noted.value.trim());
+});
+
 const all = document.getElementById("all");
+const bulk = document.querySelector(".bulk");
 const boxes = [...document.querySelectorAll("input[name=row_id][type=checkbox]")];
 const count = () => {
   const chosen = boxes.filter((box) => box.checked).length;
   document.getElementById("selected").textContent = chosen === 1 ? "1 row selected" : `${chosen} rows selected`;
+  bulk.hidden = !chosen;
   all.checked = chosen === boxes.length;
   all.indeterminate = chosen > 0 && chosen < boxes.length;
 };
@@ -122,7 +147,7 @@ const KEYS = {
   d: () => mark(song ?? current(), "drop"),
   u: () => mark(song ?? current(), "none"),
   x: () => current()?.querySelector("input[type=checkbox]").click(),
-  n: () => document.getElementById("note")?.focus(),
+  n: () => (song ? document.getElementById("note").focus() : annotate(current())),
   "/": () => document.getElementById("q")?.focus(),
   "[": () => followed("prev"),
   "]": () => followed("next"),
@@ -134,7 +159,7 @@ const ALWAYS = ["Escape"]; // the others may be switched off, for those who dict
 
 document.addEventListener("keydown", (event) => {
   const { key, target } = event;
-  if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || help.open || noting?.open) return;
   if (target.closest("textarea, select, input:not([type=checkbox])")) {
     if (key === "Escape") target.blur();
     return;
