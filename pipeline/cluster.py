@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -40,7 +41,8 @@ def cluster(resources: ResourceConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it calls the restart of a lost worker an error
 
     try:
-        ray.init(**options)
+        with heard_if_it_fails():
+            ray.init(**options)
     except (ConnectionError, ray.exceptions.RayError) as error:
         raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {error}") from error
     try:
@@ -48,6 +50,23 @@ def cluster(resources: ResourceConfig) -> Iterator[None]:
     finally:
         crew.forget()
         ray.shutdown()
+
+
+@contextmanager
+def heard_if_it_fails() -> Iterator[None]:
+    """Keep back what is written to stderr below Python: Ray announces its own log level there, every time."""
+    with tempfile.TemporaryFile() as said:
+        stderr = os.dup(2)
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            said.seek(0)
+            os.write(stderr, said.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def run_pass(

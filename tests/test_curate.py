@@ -1,5 +1,6 @@
 """The guarantees of `songmill curate`, through the real command on real audio."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from datasets import load_dataset
 from filelock import FileLock
 
+from pipeline.cluster import heard_if_it_fails
 from pipeline.ledger import file_digest
 from tests.audio import noise, silence, tone, write
 from tests.command import asked, inspected, kill_when, queried, ray_cluster, songmill
@@ -257,3 +259,13 @@ def _committed_digests(dataset: Path) -> dict[str, tuple[str, int]]:
     """Digests of files that have a record; a kill may leave others, which do not count."""
     units = {path.stem for path in dataset.glob("_songmill/commits/*.json")}
     return {path: digest for path, digest in digests(dataset).items() if Path(path).stem.partition("-")[2] in units}
+
+
+def test_what_ray_says_below_python_is_heard_only_if_it_fails(capfd):
+    with heard_if_it_fails():
+        os.write(2, b"Set ray log level")
+    assert capfd.readouterr().err == ""
+    with pytest.raises(ConnectionError), heard_if_it_fails():
+        os.write(2, b"no such host")
+        raise ConnectionError
+    assert capfd.readouterr().err == "no such host"
