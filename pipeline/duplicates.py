@@ -12,10 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.sketch_reader import PART
 from pipeline.sketches import BANDS, ENOUGH, shared_buckets, sketches
 from stages.fingerprint import SKETCH_SIZE
 
 DUPLICATES = pa.schema([("row_id", pa.string()), ("duplicate_of", pa.string()), ("similarity", pa.float64())])
+
+_NEEDED = ("row_id", "track_id", "audio", "quality", PART.name)
 
 _ALMOST = 0.999  # the most an estimate can say; 1 is for the same bytes
 
@@ -34,8 +37,8 @@ def find_duplicates(
     A committed row is a duplicate of a committed one only. The result does not depend on the order of the rows.
 
     Args:
-        scan: columns row_id, track_id, verdict, `BANDS` and, null or absent where unknown, audio, quality. Rows whose
-            verdict is not "kept" take no part.
+        scan: columns row_id, track_id, verdict, `BANDS`, `PART` and, null or absent where unknown, audio, quality.
+            Rows whose verdict is not "kept" take no part.
         committed: bool [rows]: whether an earlier run has committed the row as kept.
         fingerprints: column fingerprint of rows of the scan; asked for those few that may resemble others.
         threshold: similarity (see `containment`) from which a song is a copy. Measured on AI songs of one generator:
@@ -49,7 +52,9 @@ def find_duplicates(
     numbers = np.nonzero(takes_part.to_numpy())[0]
     buckets = shared_buckets(scan[BANDS.name].filter(takes_part))
     entangled = np.union1d(_same_bytes(scan["track_id"].filter(takes_part)), np.array([*buckets], np.int64))
-    songs = scan.take(numbers[entangled])
+    # Not whole rows: their lyrics, of a million songs, overflow the one array that `take` makes of each column.
+    needed = scan.select([name for name in scan.column_names if name in _NEEDED])
+    songs = needed.take(numbers[entangled])
     known = [*sketches(fingerprints(songs))] if buckets else []  # then nobody asks for them
     index = _Index(threshold, songs, known, [buckets.get(i, []) for i in entangled.tolist()])
     found = []

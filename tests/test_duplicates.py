@@ -1,8 +1,10 @@
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from datasketch import MinHash
 from hypothesis import given, settings
@@ -47,8 +49,13 @@ def row(row_id: str, hashes: Sequence[int] | None = None, *, track: str | None =
 def duplicates(*rows: dict[str, Any], committed: frozenset[str] = frozenset()) -> dict[str, tuple[str, float]]:
     scan = with_bands(pa.Table.from_pylist(list(rows), SCHEMA))
     is_committed = np.array([r["row_id"] in committed for r in rows], bool)
-    found = find_duplicates(scan, is_committed, lambda songs: songs["fingerprint"].combine_chunks())
+    found = find_duplicates(scan, is_committed, partial(fingerprints_of, scan))
     return {r["row_id"]: (r["duplicate_of"], r["similarity"]) for r in found.to_pylist()}
+
+
+def fingerprints_of(scan: pa.Table, rows: pa.Table) -> pa.StructArray:
+    """Column fingerprint of rows, which their table lacks."""
+    return scan["fingerprint"].combine_chunks().take(pc.index_in(rows["row_id"].combine_chunks(), scan["row_id"]))
 
 
 def names(found: dict[str, tuple[str, float]]) -> dict[str, str]:

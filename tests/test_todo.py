@@ -4,6 +4,7 @@ A run is played by hand: the scan table is written down, the worker only fills i
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from pipeline.todo import units_to_do
 from pipeline.tombstones import bury, forgotten_tracks, read_tombstones
 from schemas.dataset import Layout
 from stages.fingerprint import FINGERPRINT
+from tests.test_duplicates import fingerprints_of
 
 STAGES = ("decode", "quality", "fingerprint", "key")
 KEY = {"tonic": "C", "mode": "major", "strength": 0.9, "second_tonic": "C", "second_mode": "major", "model": "by hand"}
@@ -53,10 +55,6 @@ def scanned(name: str, track: str, *, works: bool = True, loudness: float = -14.
     }
 
 
-def _fingerprints(rows: pa.Table) -> pa.StructArray:
-    return rows["fingerprint"].combine_chunks()
-
-
 class Dataset:
     """A dataset whose models are played: every kept row without a key gets one, and is counted."""
 
@@ -72,7 +70,7 @@ class Dataset:
         plan = make_plan(config, dag)
         scan = with_bands(pa.Table.from_pylist(list(rows), scan_schema(dag))).drop_columns(["timing"])
         marks, forgotten = read_marks(self.layout), forgotten_tracks(read_tombstones(self.layout))
-        judged = judge_scan(scan, dag, plan, self.ledger, _fingerprints, marks, forgotten)
+        judged = judge_scan(scan, dag, plan, self.ledger, partial(fingerprints_of, scan), marks, forgotten)
         return units_to_do(judged, dag, plan, self.ledger, config.resources, marks)
 
     def run(self, *rows: dict[str, Any], overrides: tuple[str, ...] = ()) -> "Dataset":
