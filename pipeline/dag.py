@@ -26,7 +26,10 @@ from stages.registry import ENGINES, stage_class
 # Audio at the file's own rate exists in the scan only; whoever reads it, and decode itself, runs there.
 NATIVE = "native"
 # Columns that the run itself keeps.
-RESERVED = ("dedup", "flags", "verdict", "timing", "size", "stamp", "unit", "place", "unit_rows", "supersedes")
+RESERVED = (
+    *("dedup", "flags", "verdict", "timing", "size", "stamp", "bands", "part"),
+    *("unit", "place", "unit_rows", "supersedes"),
+)
 
 
 class DagError(UsageProblem):
@@ -252,8 +255,11 @@ def _mismatch(wanted: pa.DataType, written: pa.DataType) -> str | None:
 
 
 def _gates(config: CurateConfig, stages: Mapping[str, Stage]) -> tuple[tuple[Gate, ...], list[str]]:
+    types = {s.column: s.type for s in stages.values()}
+    if "fingerprint" in types and config.gates.get("fingerprint"):
+        return (), ["gates.fingerprint: fingerprints are compared with each other and have no thresholds"]
     try:
-        return build_gates(config.gates, {s.column: s.type for s in stages.values()}), []
+        return build_gates(config.gates, types), []
     except GateError as error:
         return (), [str(error)]
 

@@ -4,7 +4,6 @@ A million rows as Python objects take gigabytes and minutes, so only those that 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,9 @@ from pipeline.duplicates import find_duplicates
 from pipeline.gates import Gate
 from pipeline.ledger import Ledger
 from pipeline.licenses import UNKNOWN, is_allowed
-from pipeline.marks import Mark
+from pipeline.marks import NO_MARKS, Mark
 from pipeline.plan import Plan
 from schemas import columns
-
-_NO_MARKS: Mapping[str, Mark] = MappingProxyType({})
 
 
 def judge_scan(
@@ -29,7 +26,7 @@ def judge_scan(
     plan: Plan,
     ledger: Ledger,
     fingerprints: Callable[[pa.Table], pa.StructArray],
-    marks: Mapping[str, Mark] = _NO_MARKS,
+    marks: Mapping[str, Mark] = NO_MARKS,
     forgotten: Set[str] = frozenset(),
 ) -> pa.Table:
     """The scan table with verdicts: what people said, licenses, thresholds on what the scan measured, duplicates.

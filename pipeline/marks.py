@@ -6,6 +6,7 @@ every run: they name rows by their `row_id`, and nothing but this file changes w
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Literal, get_args
 
 import pyarrow as pa
@@ -27,6 +28,9 @@ class Mark(BaseModel):
     mark: Kind
     note: str | None = None
     marked_at: datetime
+
+
+NO_MARKS: Mapping[str, Mark] = MappingProxyType({})
 
 
 def read_marks(layout: Layout) -> dict[str, Mark]:

@@ -37,7 +37,7 @@ class Snapshot:
         return max(self.stage_s, key=self.stage_s.__getitem__) if self.stage_s else None
 
 
-@ray.remote(num_cpus=0, max_restarts=-1)
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Tally:
     """Counts rows begun and finished. Losing it loses the display and the attempt counts, never a row."""
 

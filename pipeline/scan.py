@@ -19,7 +19,7 @@ from pipeline.dag import Dag
 from pipeline.identity import identify
 from pipeline.ledger import move_durably
 from pipeline.operator import TIMING, OperatorSpec
-from pipeline.sink import UNIT, ScanSink, SinkSpec, write_rows
+from pipeline.sink import UNIT, ScanSink, SinkSpec, write_scan_part
 from pipeline.sketch_reader import PART
 from pipeline.sketches import BANDS, with_bands
 from schemas import columns
@@ -99,7 +99,7 @@ def drop_from_scan(layout: Layout, row_ids: Set[str]) -> None:
         if pc.any(held).as_py():
             rows = pq.read_table(path)
             temporary = layout.temporary / f"{path.name}.tmp"
-            write_rows(rows.filter(pc.invert(held)), temporary, rows.schema.metadata or {})
+            write_scan_part(rows.filter(pc.invert(held)), temporary, rows.schema.metadata or {})
             move_durably(temporary, path)
 
 

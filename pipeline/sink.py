@@ -35,10 +35,9 @@ from schemas.dataset import (
 
 # How a unit travels: which unit a row belongs to, its place in it, how many rows the unit has, what it replaces.
 UNIT = pa.schema([("unit", pa.int64()), ("place", pa.int64()), ("unit_rows", pa.int64()), ("supersedes", pa.int64())])
-_ROW_GROUP = (
-    256  # training reads a whole group for a song; with groups of 64 every count of a million rows takes twice as long
-)
-_SCAN_ROW_GROUP = 4096  # the scan is read whole
+# Training reads a whole group for a song; with groups of 64 every count of a million rows takes twice as long.
+_ROW_GROUP = 256
+_SCAN_ROW_GROUP = 4096  # of the scan, whole columns are read
 FEATURE_ROW_GROUP = 4  # training reads songs one by one, and a whole group for each
 
 
@@ -107,11 +106,9 @@ class ScanSink(Gatherer):
     """Writes parts of the scan table; the file is its own record."""
 
     def write(self, unit: int, rows: pa.Table) -> str:
-        """One part, with what every later run would have to work out of its sketches."""
+        """One part, with the bands that every later run would have to work out of its sketches."""
         path = self.temporary("scan")
-        timings = {stage: time.model_dump() for stage, time in row_times(rows).items()}
-        footer = {**self.spec.footer, FOOTER_TIMINGS: json.dumps(timings).encode()}
-        write_rows(with_bands(rows.drop_columns(UNIT.names)), path, footer, _SCAN_ROW_GROUP)
+        write_scan_part(with_bands(rows.drop_columns(UNIT.names)), path, self.spec.footer)
         return json.dumps({"unit": unit, "path": str(path)})
 
 
@@ -193,6 +190,12 @@ def write_rows(rows: pa.Table, path: Path, footer: Mapping[bytes, bytes], row_gr
     """Write rows as every file of a dataset is written, `footer` in its metadata."""
     schema = rows.schema.with_metadata({**(rows.schema.metadata or {}), **footer})
     pq.write_table(rows.cast(schema), path, compression="zstd", row_group_size=row_group, write_page_checksum=True)
+
+
+def write_scan_part(rows: pa.Table, path: Path, footer: Mapping[bytes, bytes]) -> None:
+    """Write a part of the scan table; what its stages took stands in its footer too."""
+    timings = {stage: time.model_dump() for stage, time in row_times(rows).items()}
+    write_rows(rows, path, {**footer, FOOTER_TIMINGS: json.dumps(timings).encode()}, _SCAN_ROW_GROUP)
 
 
 def _row_states(rows: pa.Table, marks: Mapping[str, str]) -> dict[str, RowState]:

@@ -29,7 +29,7 @@ def current_stats(layout: Layout) -> Stats:
 
 
 def renew_stats(layout: Layout) -> Stats:
-    """The same, and they are remembered."""
+    """The figures of a dataset, remembered for `current_stats`; what was counted for this very state is not again."""
     state = _state(layout)  # first: what changes meanwhile makes them old
     if known := _remembered(layout, state):
         return known
@@ -50,7 +50,10 @@ def _remembered(layout: Layout, state: str) -> Stats | None:
 
 
 def _state(layout: Layout) -> str:
-    """Digest of what figures rest on: records name every file by its own digest; a part of the scan never changes."""
+    """Digest of what figures rest on.
+
+    Records name every file by its own digest. A part of the scan changes only when rows leave it, and its size with it.
+    """
     digest = hashlib.blake2b(_REVISION, digest_size=16)
     for path in (*layout.state.glob("plan.json"), *sorted(layout.commits.glob("*.json"))):
         digest.update(path.name.encode() + path.read_bytes())

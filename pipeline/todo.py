@@ -1,7 +1,6 @@
 """Which rows of the judged scan have to pass the curation pass, cut into the units that they will be committed in."""
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +9,7 @@ import pyarrow.compute as pc
 from pipeline.dag import Dag
 from pipeline.identity import basis
 from pipeline.ledger import Commit, Ledger, RowState
-from pipeline.marks import Mark
+from pipeline.marks import NO_MARKS, Mark
 from pipeline.operator import TIMING
 from pipeline.plan import Plan
 from pipeline.sink import UNIT
@@ -19,8 +18,6 @@ from schemas import columns
 from schemas.config import ResourceConfig
 
 _PIECE = 50_000  # rows that are Python objects, or copied, at a time
-
-NO_MARKS: Mapping[str, Mark] = MappingProxyType({})
 
 
 def shard_schema(dag: Dag) -> pa.Schema:

@@ -8,8 +8,12 @@ from hypothesis import strategies as st
 
 from pipeline.config import ConfigError, build_config
 from pipeline.dag import Dag, DagError, build_dag
+from pipeline.sink import UNIT
+from pipeline.sketch_reader import PART
+from pipeline.sketches import BANDS
 from schemas.config import CurateConfig
 from stages.registry import ENGINES
+from tests import toy_stages
 
 
 def configured(stages: dict, **options) -> CurateConfig:
@@ -50,6 +54,12 @@ def test_two_owners_of_a_column_are_refused_naming_both():
     assert "'audio' is owned by stage 'decode' and by stage 'usurper'" in message
 
 
+@pytest.mark.parametrize("column", [*UNIT.names, BANDS.name, PART.name, "size", "stamp", "timing", "verdict"])
+def test_a_column_that_the_run_itself_keeps_is_refused(column, monkeypatch):
+    monkeypatch.setattr(toy_stages.Usurper, "column", column)
+    assert f"{column!r} is owned by songmill itself and by stage 'usurper'" in refused({"decode": {}, **toy("usurper")})
+
+
 def test_stages_that_wait_for_each_other_are_refused():
     assert "wait for each other: ping, pong" in refused({**toy("ping"), **toy("pong")})
 
@@ -63,6 +73,11 @@ def test_all_problems_are_told_at_once():
 
 def test_a_threshold_on_a_field_that_is_not_there_is_refused():
     assert "gates.audio.min_length: no such threshold" in refused({"decode": {}}, gates={"audio": {"min_length": 3}})
+
+
+def test_thresholds_on_fingerprints_are_refused():
+    message = refused({"decode": {}, "fingerprint": {}}, gates={"fingerprint": {"min_landmarks": 3}})
+    assert "gates.fingerprint: fingerprints are compared with each other" in message
 
 
 def test_a_missing_model_is_refused_with_the_command_to_run():

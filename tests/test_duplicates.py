@@ -119,6 +119,14 @@ def test_half_a_song_is_wholly_contained_in_it():
     assert containment(whole[:SKETCH_SIZE], half[:SKETCH_SIZE]) == 1
 
 
+def test_copies_among_more_lyrics_than_fit_into_one_array_are_found():
+    text = pa.array(["la" * 50_000_000])
+    scan = with_bands(pa.Table.from_pylist([row(f"{i:02d}", track=f"{i % 22}") for i in range(23)], SCHEMA))
+    scan = scan.append_column("given_lyrics", pa.chunked_array([text] * 23))  # 2.3 GB, of which one chunk is real
+    found = find_duplicates(scan, np.zeros(23, bool), partial(fingerprints_of, scan))
+    assert found.to_pylist() == [{"row_id": "22", "duplicate_of": "00", "similarity": 1.0}]
+
+
 def test_minima_are_those_of_datasketch():
     expected = MinHash(num_perm=192, seed=1, scheme="affine32", hashfunc=int)
     expected.update_batch(sketch(5))

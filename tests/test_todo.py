@@ -19,7 +19,7 @@ from pipeline.judging import judge_scan
 from pipeline.ledger import Commit, Ledger
 from pipeline.marks import read_marks, set_marks
 from pipeline.plan import make_plan
-from pipeline.scan import read_scan, rows_to_scan, scan_schema
+from pipeline.scan import drop_from_scan, read_scan, rows_to_scan, scan_schema
 from pipeline.sink import ScanSink, ShardSink, SinkSpec
 from pipeline.sketch_reader import SketchReader
 from pipeline.sketches import with_bands
@@ -220,6 +220,19 @@ def test_sketches_are_read_from_the_part_that_counts_when_somebody_asks(dataset)
     block = scan.slice(2, 1).append_column("fingerprint", pa.nulls(1, FINGERPRINT))
     assert reader.complete(block)["fingerprint"][0].as_py()["hashes"] == expected[2]["hashes"]
     assert "fingerprint" not in reader.complete(scan).column_names
+    assert not len(reader(scan.slice(0, 0)))
+
+
+def test_sketches_of_another_engine_may_say_more(dataset):
+    type = pa.struct([("hashes", pa.list_(pa.uint32())), ("landmarks", pa.int32())])
+    for part in range(2):
+        rows = [{"row_id": f"{part}", "fingerprint": {"hashes": [part], "landmarks": 5}}]
+        schema = pa.schema([("row_id", pa.string()), ("fingerprint", type)])
+        pq.write_table(pa.Table.from_pylist(rows, schema), dataset.layout.scan_file(part))
+    asked = pa.table({"row_id": ["1", "0"], "part": [1, 0]})
+    assert SketchReader(dataset.layout)(asked).to_pylist() == [
+        {"hashes": [1], "landmarks": 5}, {"hashes": [0], "landmarks": 5},
+    ]  # fmt: skip
 
 
 def test_times_of_a_part_stand_in_its_footer_or_of_an_earlier_release_in_its_rows(dataset):
@@ -235,6 +248,10 @@ def test_times_of_a_part_stand_in_its_footer_or_of_an_earlier_release_in_its_row
     assert stage_times(dataset.layout, []) == whole
     pq.write_table(rows.drop_columns(["timing"]), path)
     assert stage_times(dataset.layout, []) == whole
+    pq.write_table(rows, path)
+    drop_from_scan(dataset.layout, {"b"})
+    times = {time.stage: (time.rows, time.seconds, time.audio_s) for time in stage_times(dataset.layout, [])}
+    assert times == {"scan: decode": (1, 2.0, 30.0), "scan: quality": (1, 0.5, 30.0)}
 
 
 def test_bands_are_made_for_a_part_that_an_earlier_release_wrote_without(dataset):
