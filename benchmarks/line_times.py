@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import duckdb
-import librosa
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +20,8 @@ import soundfile
 import typer
 
 from pipeline.models.store import ModelStore
+from stages import pcm
+from stages.decode import decode_file
 
 _RATE_HZ = 44_100
 _PAUSE_S = 1.7
@@ -67,10 +68,10 @@ def _clips() -> Path:
 
 def _mix(language: str, target: Path, music_db: float) -> list[Line]:
     clips = sorted((_clips() / language).glob("*.wav"))
-    music, _ = librosa.load(ModelStore().pull("demo-music").path / "calm_acoustic_1.opus", sr=_RATE_HZ)
+    music = _loaded(ModelStore().pull("demo-music").path / "calm_acoustic_1.opus")
     song, lines = [np.zeros(int(_PAUSE_S * _RATE_HZ), np.float32)], []
     for clip in [*clips, clips[-1]]:
-        speech, _ = librosa.load(clip, sr=_RATE_HZ)
+        speech = _loaded(clip)
         speech = 0.5 * speech / np.abs(speech).max()
         begins, ends = _spoken(speech)
         at = sum(map(len, song)) / _RATE_HZ
@@ -83,10 +84,14 @@ def _mix(language: str, target: Path, music_db: float) -> list[Line]:
     return lines
 
 
+def _loaded(path: Path) -> np.ndarray:
+    return pcm.mono(decode_file(str(path), {"pcm"}).pcm, _RATE_HZ)
+
+
 def _spoken(speech: np.ndarray) -> tuple[float, float]:
-    level = librosa.amplitude_to_db(
-        librosa.feature.rms(y=speech, frame_length=2 * _HOP, hop_length=_HOP)[0], ref=np.max
-    )
+    frames = np.lib.stride_tricks.sliding_window_view(np.pad(speech, _HOP), 2 * _HOP)[::_HOP]
+    rms = np.sqrt(np.square(frames).mean(axis=1))
+    level = 20 * np.log10(np.maximum(rms / rms.max(), 1e-5))
     (loud,) = np.nonzero(level > _SPEECH_DB)
     return loud[0] * _HOP / _RATE_HZ, loud[-1] * _HOP / _RATE_HZ
 

@@ -14,6 +14,7 @@ import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
 
+from pipeline.jit_cache import use_own_jit_cache
 from pipeline.operator import Operator
 
 _idle: dict[tuple[float, float], list[ActorHandle]] = {}  # workers of this connection to Ray, by what they claim
@@ -24,6 +25,7 @@ class Worker:
     """A replica of whichever operator the block at hand is for; the models of one at a time are in memory."""
 
     def __init__(self) -> None:
+        use_own_jit_cache()
         self._job: ObjectRef | None = None
         self._operator: Operator | None = None
 

@@ -1,14 +1,12 @@
 """Key of a song by signal processing, and by a second method that may contradict the first."""
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any
 
-import librosa
 import numpy as np
 
 from schemas import columns
-from stages import pcm
+from stages import pcm, spectrum
 from stages.base import Stage, Track, Weights
 from stages.essentia import load_essentia
 
@@ -28,7 +26,7 @@ class Key(Stage):
 
     `tonic` is spelled with sharps ("C#", never "Db"), `mode` is "major" or "minor", `strength` the correlation with
     the profile. `second_tonic` and `second_mode` are the key whose shares of degrees in a corpus correlate best
-    with librosa's chromagram: other pitches, other profiles. Silence gives nulls and strength 0.
+    with another chromagram: other pitches, other profiles. Silence gives nulls and strength 0.
 
     Source: Faraldo et al., "Key Estimation in Electronic Dance Music", ECIR 2016; Albrecht and Shanahan, "The Use
     of Large Corpora to Train a New Type of Key-Finding Algorithm", Music Perception 31(1), 2013.
@@ -41,8 +39,8 @@ class Key(Stage):
 
     @property
     def model(self) -> str:
-        """The libraries' versions and the stage's revision."""
-        return f"essentia-{self._version}+librosa-{version('librosa')}+{super().model}"
+        """Essentia's version and the stage's revision."""
+        return f"essentia-{self._version}+{super().model}"
 
     def setup(self, weights: Mapping[str, Weights]) -> None:
         """Load Essentia; RuntimeError when it is not installed."""
@@ -68,8 +66,9 @@ class Key(Stage):
 
 def _key_by_shares(audio: np.ndarray) -> tuple[str, str]:
     """Tonic and mode of mono audio [samples] at _CHROMA_RATE_HZ, by the correlation of its mean chroma with shares."""
-    magnitudes = np.abs(librosa.stft(audio, n_fft=8192, hop_length=2048))
-    chroma = librosa.feature.chroma_stft(S=magnitudes, sr=_CHROMA_RATE_HZ, norm=None).mean(1)
+    magnitudes = spectrum.magnitudes(audio, 8192, 2048)
+    tuning = spectrum.tuning(magnitudes, _CHROMA_RATE_HZ)
+    chroma = spectrum.chroma(magnitudes, _CHROMA_RATE_HZ, tuning=tuning).mean(1)
     fits = {
         (tonic, mode): np.corrcoef(chroma, np.roll(shares, step))[0, 1]
         for mode, shares in _SHARES.items()

@@ -1,14 +1,14 @@
 """Tempo, beats and bars by signal processing (Essentia), refined by a fit through the beats."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
-import librosa
 import numpy as np
 import soxr
 
 from schemas import columns
-from stages import pcm
+from stages import pcm, spectrum
 from stages.base import Stage, Track, Weights
 from stages.essentia import load_essentia
 from stages.meter import find_meter
@@ -85,24 +85,29 @@ class _Onsets:
 
     def __init__(self, audio: np.ndarray) -> None:
         low_rate = soxr.resample(audio, pcm.RATE_HZ, _RATE_HZ)
-        power = np.abs(librosa.stft(low_rate, n_fft=_N_FFT, hop_length=_HOP)) ** 2
-        mel = librosa.feature.melspectrogram(S=power, sr=_RATE_HZ, n_mels=_MELS)
-        self.pulse = _rise(librosa.power_to_db(mel)).mean(axis=0)
+        power = spectrum.magnitudes(low_rate, _N_FFT, _HOP) ** 2
+        mel = spectrum.mel_bands(power, _RATE_HZ, _MELS)
+        self.pulse = _rise(spectrum.decibels(mel)).mean(axis=0)
         loudness = _rise(np.cbrt(mel))  # in dB a soft onset out of silence would outweigh an accent
         self.full, self.bass = loudness.mean(axis=0), loudness[:_BASS_MELS].mean(axis=0)
-        self.chroma = librosa.feature.chroma_stft(S=power, sr=_RATE_HZ, tuning=0.0, norm=2)
+        self.chroma = spectrum.unit_columns(spectrum.chroma(power, _RATE_HZ))
 
     def accents(self, beats_s: np.ndarray) -> np.ndarray:
         """How much starts at each beat: standardised bass onset + change of chroma + half the onset of all bands."""
         frames = np.clip(np.round(beats_s * _FRAME_HZ).astype(int), 0, len(self.pulse) - 1)
         near = np.clip(frames[:, None] + _NEAR, 0, len(self.pulse) - 1)
         begins = np.maximum(0, frames - _N_FFT // 2 // _HOP)  # a frame hears half a window ahead
-        chroma = librosa.util.sync(self.chroma, begins, aggregate=np.mean)
-        chroma = librosa.util.normalize(chroma[:, -len(beats_s) :], norm=2)
+        chroma = spectrum.unit_columns(_means_between(self.chroma, begins)[:, -len(beats_s) :])
         change = 1.0 - np.sum(chroma * np.roll(chroma, 1, axis=1), axis=0)
         change[0] = change[1:].mean()
         signals = ((1.0, self.bass[near].max(axis=1)), (1.0, change), (0.5, self.full[near].max(axis=1)))
         return sum(weight * (values - values.mean()) / (values.std() + 1e-9) for weight, values in signals)
+
+
+def _means_between(bands: np.ndarray, begins: np.ndarray) -> np.ndarray:
+    """Means of [bands, frames] over the stretches that begin at 0 and at each of these frames."""
+    bounds = np.unique([0, *begins, bands.shape[1]])
+    return np.stack([bands[:, start:end].mean(axis=1) for start, end in pairwise(bounds)], axis=1)
 
 
 def _rise(bands: np.ndarray) -> np.ndarray:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from inspect import signature
 from typing import Any
 
-import librosa
 import numpy as np
 import torch
 
@@ -12,6 +11,7 @@ from schemas import columns
 from stages import pcm
 from stages.base import Stage, Track, Weights
 from stages.meter import meter_from_downbeats
+from stages.spectrum import mel_filters
 from stages.tempo import MIN_BEATS, choose_octave, fit_bpm
 
 MODEL = "beat-this-final0"
@@ -109,7 +109,7 @@ def log_mel(audio: np.ndarray) -> torch.Tensor:
         window=torch.hann_window(_N_FFT),
         return_complex=True,
     )
-    filters = librosa.filters.mel(sr=_RATE_HZ, n_fft=_N_FFT, n_mels=_MELS, fmin=30, fmax=11_000, norm=None)
+    filters = mel_filters(_RATE_HZ, _N_FFT, _MELS, 30, 11_000, area=False)
     mel = torch.from_numpy(filters) @ (spectrum.abs() / _N_FFT**0.5)
     return torch.log1p(1000 * mel).T
 

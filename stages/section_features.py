@@ -4,14 +4,15 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-import librosa
 import numpy as np
+import scipy.fft
 
-from stages import pcm
+from stages import pcm, spectrum
 
 _RATE_HZ = 22_050
 _HOP = 1024
 _N_FFT = 4096
+_MELS = 128
 _MFCC = 14
 _SILENCE_DB = -100.0
 
@@ -21,10 +22,10 @@ class SectionFeatures:
 
     def __init__(self, buffer: Any) -> None:
         audio = pcm.mono(buffer, _RATE_HZ)
-        power = np.abs(librosa.stft(np.pad(audio, (0, _N_FFT)), n_fft=_N_FFT, hop_length=_HOP)) ** 2
-        mel = librosa.power_to_db(librosa.feature.melspectrogram(S=power, sr=_RATE_HZ))
-        mfcc = librosa.feature.mfcc(S=mel, n_mfcc=_MFCC)[1:]  # without the first, which is loudness
-        chroma = librosa.feature.chroma_stft(S=power, sr=_RATE_HZ, tuning=0.0, norm=2)
+        power = spectrum.magnitudes(np.pad(audio, (0, _N_FFT)), _N_FFT, _HOP) ** 2
+        mel = spectrum.decibels(spectrum.mel_bands(power, _RATE_HZ, _MELS))
+        mfcc = scipy.fft.dct(mel, axis=0, norm="ortho")[1:_MFCC]  # without the first, which is loudness
+        chroma = spectrum.unit_columns(spectrum.chroma(power, _RATE_HZ))
         self._bands = [_centred(chroma), _centred(mfcc) / (mfcc.std(axis=1, keepdims=True) + 1e-9)]
         self._audio = audio
 

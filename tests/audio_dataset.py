@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import librosa
 import pyarrow as pa
 import pyarrow.parquet as pq
+import soundfile
 
 from pipeline.identity import track_id
 from pipeline.ledger import Commit, RowState, file_digest
@@ -26,7 +26,7 @@ def write_audio_dataset(root: Path, files: Sequence[Path]) -> Path:
             "uri": str(file),
             "license": "MIT",
             "artist": file.stem,
-            "audio": {"duration_s": librosa.get_duration(path=file)},
+            "audio": {"duration_s": soundfile.info(file).duration},
             "verdict": {"status": "kept", "attempts": 1},
         }
         for number, file in enumerate(files)

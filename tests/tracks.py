@@ -4,19 +4,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import librosa
 import numpy as np
 import pyarrow as pa
 
+from stages import pcm
 from stages.base import Stage, Weights
+from stages.decode import decode_file
 
 StageT = TypeVar("StageT", bound=Stage)
 
 
 def load(path: Path, seconds: float | None = None, start_s: float = 0.0) -> np.ndarray:
     """A recording, or a part of it, as float32 [2, frames] at 44.1 kHz."""
-    audio, _ = librosa.load(path, sr=44_100, mono=False, offset=start_s, duration=seconds)
-    return np.broadcast_to(audio, (2, audio.shape[-1])).copy()
+    audio = pcm.stereo(decode_file(str(path), {"pcm"}).pcm)
+    start = round(start_s * pcm.RATE_HZ)
+    return audio[:, start : None if seconds is None else start + round(seconds * pcm.RATE_HZ)].copy()
 
 
 def ready(stage: type[StageT], weights: Callable[..., Mapping[str, Weights]], **params: Any) -> StageT:

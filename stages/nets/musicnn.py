@@ -6,12 +6,13 @@ architecture of Pons et al., "End-to-end learning for music audio tagging at sca
 
 from pathlib import Path
 
-import librosa
 import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from stages.spectrum import magnitudes, mel_bands
 
 RATE_HZ = 16_000
 MELS = 96
@@ -24,7 +25,7 @@ _FRONT_END = 2 * 204 + 3 * 51
 
 def log_mel(audio: np.ndarray) -> np.ndarray:
     """Mono audio [samples] at RATE_HZ to the mel spectrogram float32 [frames, MELS] musicnn was trained on."""
-    power = librosa.feature.melspectrogram(y=audio, sr=RATE_HZ, n_fft=512, hop_length=256, n_mels=MELS).T
+    power = mel_bands(magnitudes(audio, 512, 256) ** 2, RATE_HZ, MELS).T
     stored = power.astype(np.float16).astype(np.float32)  # the training set was stored with this precision
     return np.log10(10_000 * stored + 1)
 

@@ -5,12 +5,13 @@ Wan, Wang, Papir, Lopez Moreno, "Generalized end-to-end loss for speaker verific
 
 from pathlib import Path
 
-import librosa
 import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from stages.spectrum import magnitudes, mel_bands
 
 RATE_HZ = 16_000
 DIM = 256
@@ -51,13 +52,8 @@ class SpeakerEncoder(nn.Module):
         """
         starts = _partial_starts(len(voice))
         missing = (starts[-1] + PARTIAL) * _HOP - len(voice)
-        mel = librosa.feature.melspectrogram(
-            y=np.pad(_loud_enough(voice), (0, max(0, missing))),
-            sr=RATE_HZ,
-            n_fft=_WINDOW,
-            hop_length=_HOP,
-            n_mels=_MELS,
-        ).T.astype(np.float32)
+        padded = np.pad(_loud_enough(voice), (0, max(0, missing)))
+        mel = mel_bands(magnitudes(padded, _WINDOW, _HOP) ** 2, RATE_HZ, _MELS).T
         partials = torch.from_numpy(np.stack([mel[start : start + PARTIAL] for start in starts]))
         return F.normalize(self(partials).mean(0), dim=0).numpy()
 

@@ -8,10 +8,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import librosa
 import numpy as np
 import onnxruntime
 from scipy.special import expit
+
+from stages.spectrum import magnitudes, mel_filters
 
 RATE_HZ = 16_000
 _N_FFT, _WINDOW, _HOP = 512, 400, 160
@@ -66,8 +67,8 @@ class YamNet:
         """Quantised log-mel patches [patches, 1, 1, 96, 64]; audio shorter than one is padded with silence."""
         shortest = _N_FFT + (_PATCH - 1) * _HOP
         audio = np.pad(audio, (0, max(0, shortest - len(audio))))
-        magnitude = np.abs(librosa.stft(audio, n_fft=_N_FFT, win_length=_WINDOW, hop_length=_HOP, center=False))
-        filters = librosa.filters.mel(sr=RATE_HZ, n_fft=_N_FFT, n_mels=_MELS, fmin=125, fmax=7500, htk=True, norm=None)
+        magnitude = magnitudes(audio, _N_FFT, _HOP, window=_WINDOW, centred=False)
+        filters = mel_filters(RATE_HZ, _N_FFT, _MELS, 125, 7500, htk=True, area=False)
         log_mel = np.log(filters @ magnitude + _LOG_OFFSET).T
         windows = np.lib.stride_tricks.sliding_window_view(log_mel, _PATCH, axis=0)[::_PATCH_HOP]
         return self._audio.quantize(windows.swapaxes(1, 2))[:, None, None]

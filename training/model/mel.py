@@ -6,10 +6,11 @@ the gradient stays finite in silence, as in HiFi-GAN (Kong et al., 2020).
 
 from collections.abc import Callable
 
-import librosa
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from stages.spectrum import mel_filters
 
 SMOOTHING = 1e-6  # of squared magnitudes
 _FLOOR = 1e-5
@@ -65,9 +66,7 @@ class _MelScale(nn.Module):
 
     def __init__(self, sampling_rate: int, n_fft: int, f_min: float, f_max: float, n_mels: int) -> None:
         super().__init__()
-        filters = librosa.filters.mel(
-            sr=sampling_rate, n_fft=n_fft, n_mels=n_mels, fmin=f_min, fmax=f_max, htk=False, norm="slaney"
-        )
+        filters = mel_filters(sampling_rate, n_fft, n_mels, f_min, f_max)
         self.register_buffer("fb", torch.from_numpy(filters.T.copy()))
 
     def forward(self, spectrogram: Tensor) -> Tensor:
