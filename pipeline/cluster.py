@@ -16,8 +16,8 @@ from pipeline import crew
 from pipeline.crew import Crew
 from pipeline.errors import DataProblem
 from pipeline.operator import OperatorSpec
-from pipeline.progress import Tally
 from pipeline.sink import Gatherer, SinkSpec
+from pipeline.tally import Tally
 from schemas.config import ResourceConfig
 
 _OBJECT_STORE_BYTES = 2 * 2**30

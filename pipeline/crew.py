@@ -20,7 +20,7 @@ from pipeline.deaths import Fate
 from pipeline.flight_recorder import FlightRecorder, Station, recordings
 from pipeline.operator import Operator, Report
 from pipeline.postmortem import Death, explain
-from pipeline.progress import AtWork, Tally
+from pipeline.tally import AtWork, Tally
 
 _DIED = (ActorDiedError, ActorUnavailableError, OutOfMemoryError)  # out of reach is as good as dead
 _STILLBORN = 10  # workers in a row that end before they begin a block: no song's fault, and more will not help

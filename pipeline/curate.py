@@ -23,7 +23,7 @@ from pipeline.marks import Mark, read_marks
 from pipeline.models.store import ModelStore
 from pipeline.operator import OperatorSpec, StageCannotStart
 from pipeline.plan import Plan, make_dag, make_plan
-from pipeline.progress import Tally, shown
+from pipeline.progress import shown
 from pipeline.remembered import remember_config
 from pipeline.scan import drop_from_scan, failed_in_scan, read_scan, rows_to_scan, run_scan
 from pipeline.screen import others_logged
@@ -32,6 +32,7 @@ from pipeline.sketch_reader import SketchReader
 from pipeline.snapshot import renew_stats
 from pipeline.stats import Stats
 from pipeline.stored import StoredColumns
+from pipeline.tally import Tally
 from pipeline.todo import todo_schema, units_to_do
 from pipeline.tombstones import forgotten_tracks, read_tombstones, without_forgotten
 from schemas.config import CurateConfig, StageConfig

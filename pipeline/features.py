@@ -24,9 +24,9 @@ from pipeline.ledger import NO_PLAN, Commit, Ledger, StageTime
 from pipeline.models.store import ModelStore
 from pipeline.operator import TIMING, OperatorSpec
 from pipeline.plan import Plan, extended
-from pipeline.progress import Tally
 from pipeline.screen import others_logged
 from pipeline.sink import UNIT, FeatureSink, FeatureSpec
+from pipeline.tally import Tally
 from schemas import columns
 from schemas.config import ResourceConfig
 from schemas.dataset import FEATURES, FOOTER_FINGERPRINTS, FOOTER_SHARD_DIGEST, Layout

@@ -1,80 +1,24 @@
-"""Live progress: the driver counts what comes out of the last operator and looks at what its workers are at."""
+"""Live progress on stderr: rows that are through, stages at work, and the song that has been longest at one."""
 
 import threading
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
-from pipeline.deaths import Deaths
 from pipeline.screen import screen
-
-if TYPE_CHECKING:
-    from pipeline.operator import Report
+from pipeline.tally import AtWork, Tally
 
 _PLAIN_INTERVAL_S = 10.0
 _LIVE_INTERVAL_S = 1.0
 _LONG_S = 30.0  # a song that has been at a stage for longer is named
 _NAME = 40  # characters of it
-
-
-@dataclass(frozen=True)
-class AtWork:
-    """What a worker is at.
-
-    Attributes:
-        stage: which stage.
-        for_s: for how many seconds.
-        uri: the song; named of who has been longest only.
-    """
-
-    stage: str
-    for_s: float
-    uri: str = ""
-
-
-@dataclass
-class Tally:
-    """What a run counts, in the driver, which outlives its workers.
-
-    Attributes:
-        deaths: of workers.
-        status: verdict -> rows that are through in this round.
-        audio_s: seconds of audio of these.
-        look: what the workers are at just now, who has been longest first.
-    """
-
-    deaths: Deaths = field(default_factory=Deaths)
-    status: Counter[str] = field(default_factory=Counter)
-    audio_s: float = 0.0
-    look: Callable[[], list[AtWork]] = list
-
-    def begin_pass(self) -> None:
-        """Other stages, perhaps of the same rows."""
-        self.deaths.renew()
-
-    def begin_round(self) -> None:
-        """All rows that are left begin anew."""
-        self.status.clear()
-        self.audio_s = 0.0
-
-    def finished(self, report: "Report") -> None:
-        """A block has passed the last operator."""
-        self.status.update(report.status)
-        self.audio_s += report.audio_s
-
-    @property
-    def done(self) -> int:
-        """Rows that are through."""
-        return self.status.total()
 
 
 @contextmanager

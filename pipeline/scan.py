@@ -18,10 +18,10 @@ from pipeline.dag import Dag
 from pipeline.identity import identify
 from pipeline.ledger import move_durably
 from pipeline.operator import TIMING, OperatorSpec
-from pipeline.progress import Tally
 from pipeline.sink import UNIT, ScanSink, SinkSpec, write_scan_part
 from pipeline.sketch_reader import PART
 from pipeline.sketches import BANDS, with_bands
+from pipeline.tally import Tally
 from schemas import columns
 from schemas.config import ResourceConfig
 from schemas.dataset import FOOTER_FINGERPRINTS, Layout, unit_of

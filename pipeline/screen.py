@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from datetime import datetime
+from pathlib import Path
 from typing import TextIO
 
 from schemas.dataset import Layout
@@ -28,8 +29,7 @@ def screen() -> TextIO:
 def others_logged(layout: Layout) -> Iterator[None]:
     """Send what others write to stdout and stderr to a file in `_songmill/logs/`; if it stays empty it goes again."""
     layout.logs.mkdir(parents=True, exist_ok=True)
-    for old in sorted(layout.logs.glob("run-*.log"))[:-_KEPT]:
-        old.unlink(missing_ok=True)
+    _sweep(layout.logs)
     path = layout.logs / f"run-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
     try:
         with path.open("w", buffering=1, encoding="utf-8", errors="backslashreplace") as log, _redirected(log):
@@ -37,6 +37,14 @@ def others_logged(layout: Layout) -> Iterator[None]:
     finally:
         if path.exists() and not path.stat().st_size:
             path.unlink()
+
+
+def _sweep(logs: Path) -> None:
+    """Earlier runs' that are empty, since the run was killed, or too old."""
+    earlier = sorted(logs.glob("run-*.log"))
+    for old in earlier:
+        if old in earlier[:-_KEPT] or not old.stat().st_size:
+            old.unlink()
 
 
 @contextmanager

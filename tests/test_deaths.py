@@ -1,9 +1,12 @@
 """Workers that die for real: whom the run blames, what it says of it, and what never reaches the screen."""
 
 import shutil
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +17,8 @@ from pipeline.deaths import Deaths, StageKillsWorkers
 from pipeline.flight_recorder import Recording
 from pipeline.postmortem import Death, explain
 from tests.audio import tone, write
-from tests.command import inspected, queried, ray_cluster, songmill
+from tests.command import environment, inspected, queried, ray_cluster, songmill
+from tests.long import long
 
 
 @pytest.fixture(scope="module")
@@ -33,22 +37,31 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def curated(songs: Path, tmp_path: Path, cluster: dict[str, str]) -> Callable[..., tuple[Path, str]]:
-    """Curate the songs with a `Killer` of these parameters; the dataset and what was said on stderr."""
+    """`curated_with` the module's cluster and songs."""
 
-    def curate(
-        settings: str, *more: str, code: int = 0, source: Path = songs, kind: str = "Killer"
-    ) -> tuple[Path, str]:
-        config, out = tmp_path / "run.yaml", tmp_path / "dataset"
-        killer = f"{{engine: 'tests.toy_stages:{kind}', {settings}}}"
-        config.write_text(
-            f"stages: {{decode: {{}}, killer: {killer}, length: {{engine: 'tests.toy_stages:Length'}}}}\n"
-        )
-        options = ("--set=audio.min_duration_s=1", "--set=dedup.threshold=1", "--set=resources.rows_per_shard=1")
-        said, err = songmill("curate", source, "--out", out, "--config", config, *options, *more, code=code, **cluster)
-        assert said.count("\n") == (code == 0)  # of Ray's paragraphs neither here
-        return out, err
+    def curate(settings: str, *more: str, source: Path = songs, **rest: Any) -> tuple[Path, str]:
+        return curated_with(cluster, source, tmp_path, settings, *more, **rest)
 
     return curate
+
+
+def curated_with(
+    cluster: Mapping[str, str],
+    source: Path,
+    folder: Path,
+    settings: str,
+    *more: str,
+    code: int = 0,
+    kind: str = "Killer",
+) -> tuple[Path, str]:
+    """Curate songs with a `Killer` of these parameters; the dataset and what was said on stderr."""
+    config, out = folder / "run.yaml", folder / "dataset"
+    killer, length = f"{{engine: 'tests.toy_stages:{kind}', {settings}}}", "{engine: 'tests.toy_stages:Length'}"
+    config.write_text(f"stages: {{decode: {{}}, killer: {killer}, length: {length}}}\n")
+    options = ("--set=audio.min_duration_s=1", "--set=dedup.threshold=1", "--set=resources.rows_per_shard=1")
+    said, err = songmill("curate", source, "--out", out, "--config", config, *options, *more, code=code, **cluster)
+    assert said.count("\n") == (code == 0)  # Ray's paragraphs are not here either
+    return out, err
 
 
 class TestARowToBlame:
@@ -111,6 +124,17 @@ class TestAStageToBlame:
         assert inspected(out)["rows"] == {"kept": 4, "filtered": 0, "failed": 1, "total": 5}
         (row,) = queried(out, "select title, verdict.* from quarantine")
         assert (row["title"], row["stage"], row["attempts"]) == ("charlie", "killer", 3)
+
+
+@long
+def test_a_worker_on_another_machine_is_told_of_as_well(songs, tmp_path):
+    with ray_cluster("--num-cpus=0") as settings:
+        node = [Path(sys.executable).with_name("ray"), "start", "--block", f"--address={settings['RAY_ADDRESS']}"]
+        with subprocess.Popen([*node, "--num-cpus=1"], env=environment(**settings), stdout=subprocess.DEVNULL) as other:
+            out, _ = curated_with(settings, songs, tmp_path, "always: [baker], by: SIGSEGV")
+            other.terminate()
+    (row,) = queried(out, "select verdict.* from quarantine")
+    assert row["message"].startswith("SIGSEGV in killer (ctypes/__init__.py:")
 
 
 def test_a_worker_that_ends_before_it_begins_is_no_songs_fault():

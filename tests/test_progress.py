@@ -7,7 +7,8 @@ import pytest
 
 from pipeline import progress
 from pipeline.operator import Report
-from pipeline.progress import AtWork, Tally, shown
+from pipeline.progress import shown
+from pipeline.tally import AtWork, Tally
 
 
 @pytest.fixture

@@ -32,7 +32,8 @@ def test_a_run_that_others_were_silent_in_leaves_no_log_and_old_logs_go(tmp_path
     layout.logs.mkdir(parents=True)
     for i in range(30):
         (layout.logs / f"run-20260101-0000{i:02}-1.log").write_text("said")
+    (layout.logs / "run-20260102-000000-1.log").touch()  # of one that was killed
     with others_logged(layout):
         pass
     names = sorted(path.name for path in layout.logs.iterdir())
-    assert names == [f"run-20260101-0000{i:02}-1.log" for i in range(10, 30)]
+    assert names == [f"run-20260101-0000{i:02}-1.log" for i in range(11, 30)]
