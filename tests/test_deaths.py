@@ -1,30 +1,35 @@
 """Workers that die for real: whom the run blames, what it says of it, and what never reaches the screen."""
 
-import shutil
+import json
+import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+import ray
 from hypothesis import given
 from hypothesis import strategies as st
 from ray.exceptions import ActorDiedError, OutOfMemoryError
 
+from pipeline.cluster import cluster
+from pipeline.crew import Crew, stream
+from pipeline.dag import Node
 from pipeline.deaths import Deaths, StageKillsWorkers
 from pipeline.flight_recorder import Recording
+from pipeline.operator import OperatorSpec
 from pipeline.postmortem import Death, explain
+from pipeline.tally import Tally
+from schemas import columns
+from schemas.config import ResourceConfig
 from tests.audio import tone, write
-from tests.command import environment, inspected, queried, ray_cluster, songmill
+from tests.command import ROOT, asked, environment, inspected, queried, ray_cluster, songmill
 from tests.long import long
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[dict[str, str]]:
-    with ray_cluster() as settings:
-        yield settings
+from tests.toy_stages import KillerParams
 
 
 @pytest.fixture(scope="module")
@@ -35,95 +40,98 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def curated(songs: Path, tmp_path: Path, cluster: dict[str, str]) -> Callable[..., tuple[Path, str]]:
-    """`curated_with` the module's cluster and songs."""
-
-    def curate(settings: str, *more: str, source: Path = songs, **rest: Any) -> tuple[Path, str]:
-        return curated_with(cluster, source, tmp_path, settings, *more, **rest)
-
-    return curate
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    """A cluster of this process; workers outlive a test if it lets them."""
+    os.environ["PYTHONPATH"] = str(ROOT)
+    with cluster(ResourceConfig()):
+        yield
 
 
-def curated_with(
-    cluster: Mapping[str, str],
-    source: Path,
-    folder: Path,
-    settings: str,
-    *more: str,
-    code: int = 0,
-    kind: str = "Killer",
+def curated(
+    source: Path, folder: Path, settings: str, *more: str, code: int = 0, env: Mapping[str, str] | None = None
 ) -> tuple[Path, str]:
-    """Curate songs with a `Killer` of these parameters; the dataset and what was said on stderr."""
+    """Curate songs with a `KillerOfMany` of these parameters; the dataset and what was said on stderr."""
     config, out = folder / "run.yaml", folder / "dataset"
-    killer, length = f"{{engine: 'tests.toy_stages:{kind}', {settings}}}", "{engine: 'tests.toy_stages:Length'}"
-    config.write_text(f"stages: {{decode: {{}}, killer: {killer}, length: {length}}}\n")
+    killer, length = (f"{{engine: 'tests.toy_stages:{kind}'" for kind in (f"KillerOfMany', {settings}", "Length"))
+    config.write_text(f"stages: {{decode: {{}}, killer: {killer}}}, length: {length}}}}}\n")
     options = ("--set=audio.min_duration_s=1", "--set=dedup.threshold=1", "--set=resources.rows_per_shard=1")
-    said, err = songmill("curate", source, "--out", out, "--config", config, *options, *more, code=code, **cluster)
+    command = ("curate", source, "--out", out, "--config", config, *options, *more)
+    said, err = songmill(*command, code=code, **(env or {}))
     assert said.count("\n") == (code == 0)  # Ray's paragraphs are not here either
     return out, err
 
 
-class TestARowToBlame:
-    """Others pass the stage, so that it is the row's fault."""
-
-    def test_a_crash_is_told_with_stage_signal_and_frames_and_a_death_by_chance_costs_nothing(self, curated, tmp_path):
-        by_chance = f"once: able, memory: {tmp_path / 'memory'}"
-        out, err = curated(f"always: [baker], by: SIGSEGV, {by_chance}", "--quiet", "--set=resources.rows_per_block=5")
-        assert err == ""
-        assert (tmp_path / "memory").exists()
-        assert inspected(out)["rows"] == {"kept": 4, "filtered": 0, "failed": 1, "total": 5}
-        (row,) = queried(out, "select title, audio.duration_s as s, verdict.* from quarantine")
-        assert (row["title"], row["stage"], row["reason"], row["attempts"]) == ("baker", "killer", "WorkerDied", 3)
-        assert row["message"].startswith("SIGSEGV in killer (ctypes/__init__.py:")
-        assert "string_at, tests/toy_stages.py:" in row["message"]
-        assert row["message"].endswith("process); it killed its worker 3 times")
-        assert row["s"] == pytest.approx(3, abs=0.1)  # what came before the crash is kept
-        attempts = queried(out, "select title, verdict.attempts as n from tracks order by 1")
-        assert {row["title"]: row["n"] for row in attempts} == {"able": 2, "charlie": 1, "dog": 1, "easy": 1}
-        (log,) = (out / "_songmill" / "logs").iterdir()
-        assert "Fatal Python error: Segmentation fault" in log.read_text()
-
-    def test_a_kill_and_an_exit_are_told_apart(self, curated):
-        out, _ = curated("always: [dog], by: SIGKILL", "--set=resources.max_attempts=1")
-        (row,) = queried(out, "select verdict.* from quarantine")
-        assert (row["stage"], row["attempts"]) == ("killer", 1)
-        assert row["message"].startswith("SIGKILL in killer, probably out of memory: run fewer workers")
-        assert row["message"].endswith("; it killed its worker once")
-        out, err = curated("always: [dog], by: exit", "--update", "--set=resources.max_attempts=2")
-        (row,) = queried(out, "select verdict.* from quarantine")
-        assert row["attempts"] == 2
-        assert row["message"].startswith("exit with code 7 in killer (tests/toy_stages.py:")
-        assert "ray" not in err.lower()
-        assert all(line.startswith(("scan: ", "curate: ")) for line in err.splitlines())
-
-    def test_of_a_single_song_nobody_can_tell_so_it_fails(self, curated, tmp_path):
-        (tmp_path / "one").mkdir()
-        write(tmp_path / "one" / "one.flac", tone(440, 3), metadata={"title": "one"})
-        out, _ = curated("always: [one], by: SIGSEGV", source=tmp_path / "one")
-        assert inspected(out)["rows"]["failed"] == 1
+def put_through(titles: str, tally: Tally, *, max_attempts: int = 2, **params: Any) -> list[dict[str, Any]]:
+    """Rows of these titles behind a `Killer`, by one worker."""
+    node = Node("killer", "tests.toy_stages:Killer", KillerParams(**params), {}, "fingerprint")
+    text = [pa.field(name, pa.string()) for name in ("row_id", "uri", "title")]
+    verdict = {"status": "kept", "stage": None, "reason": None, "message": None, "attempts": 0}
+    rows = [{"row_id": t, "uri": f"{t}.flac", "title": t, "verdict": verdict} for t in titles.split()]
+    carried = [*text, pa.field("killer", node.stage_type.type), pa.field("verdict", columns.VERDICT)]
+    spec = OperatorSpec(nodes=(node,), gates=(), carried=pa.schema(carried), prepare=None, is_last=True)
+    blocks = iter(pa.Table.from_pylist([row], schema=pa.schema([*text, carried[-1]])) for row in rows)
+    crew = Crew(ray.put(spec), "killer", (1.0, 0.0), depth=1, size=1)
+    return [row for block in stream(blocks, [crew], tally, max_attempts) for row in block.to_pylist()]
 
 
-class TestAStageToBlame:
-    """Nobody passes it."""
+def test_a_crash_costs_one_row_which_is_told_with_stage_signal_and_frames(songs, tmp_path):
+    by_chance = f"once: able, memory: {tmp_path / 'memory'}"
+    settings = f"always: [baker], by: SIGSEGV, {by_chance}"
+    out, err = curated(songs, tmp_path, settings, "--quiet", "--set=resources.rows_per_block=5")
+    assert err == ""
+    assert (tmp_path / "memory").exists()
+    assert inspected(out)["rows"] == {"kept": 4, "filtered": 0, "failed": 1, "total": 5}
+    (row,) = queried(out, "select title, audio.duration_s as s, verdict.* from quarantine")
+    assert (row["title"], row["stage"], row["reason"], row["attempts"]) == ("baker", "killer", "WorkerDied", 3)
+    assert row["message"].startswith("SIGSEGV in killer (ctypes/__init__.py:")
+    assert "string_at, tests/toy_stages.py:" in row["message"]
+    assert row["message"].endswith("process); it killed its worker 3 times")
+    assert row["s"] == pytest.approx(3, abs=0.1)  # what came before the crash is kept
+    attempts = queried(out, "select title, verdict.attempts as n from tracks order by 1")
+    assert {row["title"]: row["n"] for row in attempts} == {"able": 1, "charlie": 1, "dog": 1, "easy": 1}
+    (group,) = json.loads(asked("quarantine", out, "--json"))
+    assert (group["stage"], group["reason"], group["rows"]) == ("killer", "WorkerDied", 1)
+    (log,) = (out / "_songmill" / "logs").iterdir()
+    assert "Fatal Python error: Segmentation fault" in log.read_text()
 
-    @pytest.mark.parametrize("titles", [("able", "baker", "charlie", "dog", "easy"), ("able", "baker")])
-    def test_the_run_stops_and_leaves_the_rows_undone(self, curated, songs, tmp_path, titles):
-        for title in titles:
-            shutil.copy(songs / f"{title}.flac", tmp_path)
-        every = f"always: [{', '.join(titles)}], by: SIGSEGV"
-        out, err = curated(every, "--quiet", code=1, source=tmp_path / "*.flac")
-        assert err.startswith("error: stage 'killer' kills its worker on every song: ")
-        assert "SIGSEGV in killer (ctypes/__init__.py" in err
-        assert "songmill doctor" in err
-        assert err.count("\n") == 1
-        assert not list(out.glob("_songmill/commits/*.json"))
 
-    def test_several_at_once_are_told_apart(self, curated):
-        out, _ = curated("always: [charlie], by: exit", "--set=resources.rows_per_block=5", kind="KillerOfMany")
-        assert inspected(out)["rows"] == {"kept": 4, "filtered": 0, "failed": 1, "total": 5}
-        (row,) = queried(out, "select title, verdict.* from quarantine")
-        assert (row["title"], row["stage"], row["attempts"]) == ("charlie", "killer", 3)
+def test_a_stage_that_kills_its_worker_on_every_song_ends_the_run_and_leaves_them_undone(songs, tmp_path):
+    out, err = curated(songs, tmp_path, "always: [able, baker, charlie, dog, easy], by: SIGSEGV", "--quiet", code=1)
+    assert err.startswith("error: stage 'killer' kills its worker on every song: 3 of 3 so far")
+    assert "SIGSEGV in killer (ctypes/__init__.py" in err
+    assert "songmill doctor" in err
+    assert err.count("\n") == 1
+    assert not list(out.glob("_songmill/commits/*.json"))
+
+
+class TestInOneStage:
+    """The crew alone, without a dataset."""
+
+    def test_a_kill_by_chance_is_one_more_attempt_and_one_that_comes_again_fails_the_row(self, ray_here, tmp_path):
+        tally = Tally()
+        rows = put_through("dog able easy", tally, always=["dog"], once="able", memory=tmp_path / "memory")
+        verdicts = {row["title"]: row["verdict"] for row in rows}
+        assert {title: (v["status"], v["attempts"]) for title, v in verdicts.items()} == {
+            "dog": ("failed", 2),
+            "able": ("kept", 2),
+            "easy": ("kept", 1),
+        }
+        assert verdicts["dog"]["stage"] == "killer"
+        assert verdicts["dog"]["message"].startswith("SIGKILL in killer, probably out of memory: run fewer workers")
+        assert verdicts["dog"]["message"].endswith("; it killed its worker 2 times")
+        assert tally.status == {"kept": 2, "failed": 1}
+        assert tally.deaths.passed == {"killer": 2}
+
+    def test_an_exit_leaves_its_code_and_of_a_single_song_nobody_can_tell_so_it_fails(self, ray_here):
+        (row,) = put_through("one", Tally(), always=["one"], by="exit", max_attempts=1)
+        assert row["verdict"]["attempts"] == 1
+        assert row["verdict"]["message"].startswith("exit with code 7 in killer (tests/toy_stages.py:")
+        assert row["verdict"]["message"].endswith("; it killed its worker once")
+
+    def test_where_fewer_songs_come_all_of_them_are_enough_to_blame_the_stage(self, ray_here):
+        with pytest.raises(StageKillsWorkers, match=r"2 of 2 so far, at last .*flac by SIGABRT in killer"):
+            put_through("able baker", Tally(), always=["able", "baker"], by="SIGABRT", max_attempts=1)
 
 
 @long
@@ -131,7 +139,7 @@ def test_a_worker_on_another_machine_is_told_of_as_well(songs, tmp_path):
     with ray_cluster("--num-cpus=0") as settings:
         node = [Path(sys.executable).with_name("ray"), "start", "--block", f"--address={settings['RAY_ADDRESS']}"]
         with subprocess.Popen([*node, "--num-cpus=1"], env=environment(**settings), stdout=subprocess.DEVNULL) as other:
-            out, _ = curated_with(settings, songs, tmp_path, "always: [baker], by: SIGSEGV")
+            out, _ = curated(songs, tmp_path, "always: [baker], by: SIGSEGV", env=settings)
             other.terminate()
     (row,) = queried(out, "select verdict.* from quarantine")
     assert row["message"].startswith("SIGSEGV in killer (ctypes/__init__.py:")

@@ -99,7 +99,7 @@ class KillerParams(Params):
     always: tuple[str, ...] = ()
     once: str = ""
     memory: Path = Path("unset")
-    by: Literal["SIGKILL", "SIGSEGV", "exit"] = "SIGKILL"
+    by: Literal["SIGKILL", "SIGSEGV", "SIGABRT", "exit"] = "SIGKILL"
 
 
 class Killer(Stage):
@@ -124,7 +124,7 @@ class Killer(Stage):
             os._exit(7)
         if self.params.by == "SIGSEGV":
             ctypes.string_at(0)
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.Signals[self.params.by])
 
 
 class KillerOfMany(Killer):
