@@ -112,7 +112,7 @@ def _stages(at_work: list[AtWork]) -> str:
     workers = Counter(one.stage for one in at_work)
     stages = " ".join(f"{stage}×{count}" if count > 1 else stage for stage, count in sorted(workers.items()))
     oldest = at_work[0]
-    told = f"at work {stages}, oldest {_duration(oldest.for_s)} at {oldest.stage}"
+    told = f"at work: {stages}, oldest {_duration(oldest.for_s)} at {oldest.stage}"
     return f"{told} ({_name(oldest.uri)})" if oldest.for_s > _LONG_S and oldest.uri else told
 
 

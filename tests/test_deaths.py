@@ -1,7 +1,6 @@
 """Workers that die for real: whom the run blames, what it says of it, and what never reaches the screen."""
 
 import json
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -43,9 +42,10 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
     """A cluster of this process; workers outlive a test if it lets them."""
-    os.environ["PYTHONPATH"] = str(ROOT)
-    with cluster(ResourceConfig()):
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))  # workers import the toy stages
+        with cluster(ResourceConfig()):
+            yield
 
 
 def curated(

@@ -38,7 +38,7 @@ def test_a_line_says_what_is_at_work_and_is_not_repeated(said):
         tally.look = list
     first, second, *rest = said.getvalue().splitlines()
     assert first == "curate: 0/4 rows, 0 kept 0 filtered 0 failed, 0.0 audio hours per hour, " + (
-        "at work decode key×2, oldest 12 s at key"
+        "at work: decode key×2, oldest 12 s at key"
     )
     assert second.startswith("curate: 1/4 rows, 1 kept 0 filtered 0 failed, ")
     assert len(rest) <= 1  # that nothing is at work any more
