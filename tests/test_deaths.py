@@ -53,8 +53,8 @@ def curated(
 ) -> tuple[Path, str]:
     """Curate songs with a `KillerOfMany` of these parameters; the dataset and what was said on stderr."""
     config, out = folder / "run.yaml", folder / "dataset"
-    killer, length = (f"{{engine: 'tests.toy_stages:{kind}'" for kind in (f"KillerOfMany', {settings}", "Length"))
-    config.write_text(f"stages: {{decode: {{}}, killer: {killer}}}, length: {length}}}}}\n")
+    killer, length = f"engine: 'tests.toy_stages:KillerOfMany', {settings}", "engine: 'tests.toy_stages:Length'"
+    config.write_text(f"stages: {{decode: {{}}, killer: {{{killer}}}, length: {{{length}}}}}\n")
     options = ("--set=audio.min_duration_s=1", "--set=dedup.threshold=1", "--set=resources.rows_per_shard=1")
     command = ("curate", source, "--out", out, "--config", config, *options, *more)
     said, err = songmill(*command, code=code, **(env or {}))
