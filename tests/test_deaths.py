@@ -136,11 +136,15 @@ class TestInOneStage:
 
 @long
 def test_a_worker_on_another_machine_is_told_of_as_well(songs, tmp_path):
-    with ray_cluster("--num-cpus=0") as settings:
-        node = [Path(sys.executable).with_name("ray"), "start", "--block", f"--address={settings['RAY_ADDRESS']}"]
-        with subprocess.Popen([*node, "--num-cpus=1"], env=environment(**settings), stdout=subprocess.DEVNULL) as other:
-            out, _ = curated(songs, tmp_path, "always: [baker], by: SIGSEGV", env=settings)
+    with ray_cluster("--num-cpus=0") as env:
+        ray_command = Path(sys.executable).with_name("ray")
+        command = [ray_command, "start", "--block", f"--address={env['RAY_ADDRESS']}", "--num-cpus=1"]
+        other = subprocess.Popen(command, env=environment(**env), stdout=subprocess.DEVNULL)
+        try:
+            out, _ = curated(songs, tmp_path, "always: [baker], by: SIGSEGV", env=env)
+        finally:
             other.terminate()
+            other.wait()
     (row,) = queried(out, "select verdict.* from quarantine")
     assert row["message"].startswith("SIGSEGV in killer (ctypes/__init__.py:")
 
