@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from benchmarks.curate_loop import Loop
 from benchmarks.process_tree import Usage
 
-_ROLES = ("driver", "Ray itself", "tally", "workers")
+_ROLES = ("driver", "Ray itself", "workers")
 _MIB = 1 << 20
 
 

@@ -19,7 +19,7 @@ class Usage:
 
     Attributes:
         wall_s: from its start to its end.
-        cpu_s: CPU seconds, user and system, by role: "driver", "Ray itself", "tally", "workers".
+        cpu_s: CPU seconds, user and system, by role: "driver", "Ray itself", "workers".
         peak_bytes: the most memory that all processes had at a time; of a page that several share, each has its part.
         said: its stdout.
     """
@@ -53,7 +53,7 @@ def watch(command: Sequence[str]) -> Usage:
                     with one.oneshot():
                         key = (one.pid, one.create_time())
                         cpu[key] = sum(one.cpu_times()[:2])
-                        role[key] = _role(one, process.pid, role.get(key, "workers"))
+                        role[key] = _role(one, process.pid)
                         memory += _memory(one) if weigh else 0
                 except psutil.Error:
                     continue  # it has ended meanwhile
@@ -85,13 +85,10 @@ def _memory(process: psutil.Process) -> int:
     return getattr(told, "pss", told.rss)
 
 
-def _role(process: psutil.Process, root: int, before: str) -> str:
-    """A Ray worker's title is that of what it does just now, so once it was the tally it stays it."""
+def _role(process: psutil.Process, root: int) -> str:
     if process.pid == root:
         return "driver"
     title = " ".join(process.cmdline())
-    if "ray::Tally" in title:
-        return "tally"
     if "default_worker" not in title and any(name in title for name in _RAY):
         return "Ray itself"
-    return before
+    return "workers"

@@ -11,13 +11,13 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.actor import ActorHandle
 
 from pipeline import crew
 from pipeline.crew import Crew
 from pipeline.errors import DataProblem
 from pipeline.operator import OperatorSpec
 from pipeline.sink import Gatherer, SinkSpec
+from pipeline.tally import Tally
 from schemas.config import ResourceConfig
 
 _OBJECT_STORE_BYTES = 2 * 2**30
@@ -75,7 +75,7 @@ def run_pass(
     sink: type[Gatherer],
     sink_spec: SinkSpec,
     resources: ResourceConfig,
-    tally: ActorHandle,
+    tally: Tally,
     complete: Callable[[pa.Table], pa.Table] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Stream rows through operators into a sink, which works in this process; yield its results as they come.
@@ -86,10 +86,11 @@ def run_pass(
         sink: what gathers them behind the last one.
         sink_spec: what it needs to know.
         resources: replicas and sizes.
-        tally: counts rows, attempts and failures.
+        tally: counts rows and deaths of workers.
         complete: adds to a block, as it sets out, what would take too much memory in all rows at once.
 
     Raises:
+        StageKillsWorkers: a stage does, whatever song it is given.
         ray.exceptions.RayError: the cluster itself failed.
     """
     size = resources.rows_per_block
@@ -97,11 +98,11 @@ def run_pass(
     if complete:
         blocks = map(complete, blocks)
     crews = [
-        _crew(number, operators, -(-rows.num_rows // size), resources, ray.put((spec, tally)))
+        _crew(number, operators, -(-rows.num_rows // size), resources, ray.put(spec))
         for number, spec in enumerate(operators)
     ]
     gatherer = sink(sink_spec)
-    for block in crew.stream(blocks, crews):
+    for block in crew.stream(blocks, crews, tally, resources.max_attempts):
         yield from map(json.loads, gatherer(block)["result"].to_pylist())
 
 
@@ -115,13 +116,14 @@ def _crew(
     depth = 2 if number else 1
     if gpus := _gpus(spec):
         replicas = min(_gpu_replicas(sum(map(_gpus, operators))), blocks)
-        # No CPU is reserved: the replica would wait for one that a CPU operator holds.
-        return Crew.hire(job, replicas, (0.0, gpus), depth=depth)
-    if requests := spec.nodes[0].concurrency:
-        return Crew.hire(job, min(requests, blocks), (0.0, 0.0), depth=depth)
-    replicas = min(resources.replicas or _cores(), blocks)
-    pools = sum(not other.nodes[0].alone for other in operators)
-    return Crew.hire(job, replicas, (_share(replicas * pools), 0.0), depth=depth)
+        claims = (0.0, gpus)  # no CPU: the replica would wait for one that a CPU operator holds
+    elif requests := spec.nodes[0].concurrency:
+        replicas, claims = min(requests, blocks), (0.0, 0.0)
+    else:
+        replicas = min(resources.replicas or _cores(), blocks)
+        pools = sum(not other.nodes[0].alone for other in operators)
+        claims = (_share(replicas * pools), 0.0)
+    return Crew(job, spec.nodes[0].name, claims, depth, replicas)
 
 
 def _share(replicas: int) -> float:

@@ -1,5 +1,6 @@
 """`songmill curate`: manifest -> scan -> verdicts on the whole table -> models on what is left -> committed shards."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 from filelock import FileLock, Timeout
-from ray.actor import ActorHandle
 
 from pipeline.card import write_card
 from pipeline.cluster import check_placeable, cluster, run_pass
@@ -21,22 +21,27 @@ from pipeline.ledger import Commit, Ledger, unit_files, write_durably
 from pipeline.manifest import fill_defaults, read_manifest
 from pipeline.marks import Mark, read_marks
 from pipeline.models.store import ModelStore
-from pipeline.operator import OperatorSpec
+from pipeline.operator import OperatorSpec, StageCannotStart
 from pipeline.plan import Plan, make_dag, make_plan
-from pipeline.progress import Tally, shown
+from pipeline.progress import shown
 from pipeline.remembered import remember_config
 from pipeline.scan import drop_from_scan, failed_in_scan, read_scan, rows_to_scan, run_scan
+from pipeline.screen import others_logged
 from pipeline.sink import ShardSink, SinkSpec
 from pipeline.sketch_reader import SketchReader
 from pipeline.snapshot import renew_stats
 from pipeline.stats import Stats
 from pipeline.stored import StoredColumns
+from pipeline.tally import Tally
 from pipeline.todo import todo_schema, units_to_do
 from pipeline.tombstones import forgotten_tracks, read_tombstones, without_forgotten
 from schemas.config import CurateConfig, StageConfig
 from schemas.dataset import FEATURES, Layout
 
-_ROUNDS = 3  # a worker that dies may lose rows which are not committed yet; they run again this often
+_ROUNDS = 3  # when the cluster itself fails, rows that are not committed yet run again this often
+
+
+_log = logging.getLogger(__name__)
 
 
 class CurateError(DataProblem):
@@ -165,26 +170,32 @@ def in_rounds(
     title: str,
     rows: pa.Table,
     still_left: Callable[[], pa.Table],
-    work: Callable[[pa.Table, ActorHandle], None],
-    tally: ActorHandle,
+    work: Callable[[pa.Table, Tally], None],
+    tally: Tally,
     *,
     progress: bool,
 ) -> None:
-    """Work on rows, and again on those that a dying worker took with it. The tally counts each round anew.
+    """Work on rows, and if the cluster fails again on those that are left.
 
     Raises:
         CurateError: a stage cannot start, the cluster fails every time, or rows are left after all rounds.
+        StageKillsWorkers: a stage does, whatever song it is given.
     """
+    tally.begin_pass()
     for attempt in range(_ROUNDS):
         if not rows.num_rows:
             return
-        with shown(title, rows.num_rows, tally, enabled=progress):
+        tally.begin_round()
+        with shown(f"{title} again" if attempt else title, rows.num_rows, tally, enabled=progress):
             try:
-                ray.get(tally.renew.remote())
                 work(rows, tally)
+            except ray.exceptions.RayTaskError as error:  # an operator's own error; another try would meet it again
+                if isinstance(error.cause, StageCannotStart):
+                    raise CurateError(str(error.cause)) from error
+                _log.exception("an operator failed")
+                raise CurateError(f"an operator failed: {error.cause!r}; _songmill/logs has the traceback") from error
             except ray.exceptions.RayError as error:
-                if broken := _broken(tally):
-                    raise CurateError(broken) from error
+                _log.exception("the cluster failed")
                 if attempt == _ROUNDS - 1:
                     raise CurateError(f"the cluster failed {_ROUNDS} times, at last with: {error}") from error
             except OSError as error:  # the disk is full, say; shards are written by this process
@@ -192,14 +203,6 @@ def in_rounds(
         rows = still_left()
     if rows.num_rows:
         raise CurateError(f"{rows.num_rows} rows are not done after {_ROUNDS} rounds; run the same command again")
-
-
-def _broken(tally: ActorHandle) -> str | None:
-    """Why a stage could not start, if that is what ended the pass."""
-    try:
-        return ray.get(tally.broken.remote(), timeout=10)  # type: ignore[return-value]
-    except ray.exceptions.RayError:
-        return None  # the cluster itself is gone
 
 
 @dataclass(frozen=True)
@@ -221,9 +224,9 @@ class _Run:
         todo = None if unscanned.num_rows else self._todo()
         if todo is not None and not todo.num_rows:
             return 0  # nothing to do needs no cluster
-        with cluster(self.config.resources):
+        with others_logged(self.layout), cluster(self.config.resources):
             check_placeable(self._operators())
-            tally = Tally.remote()  # type: ignore[attr-defined]
+            tally = Tally()
             in_rounds("scan", unscanned, self._unscanned, self._scan, tally, progress=self.progress)
             todo = self._todo() if todo is None else todo
             left = partial(self._uncommitted, todo)
@@ -247,10 +250,10 @@ class _Run:
     def _uncommitted(self, todo: pa.Table) -> pa.Table:
         return todo.filter(pc.invert(pc.is_in(todo["unit"], pa.array(list(self.ledger.commits), pa.int64()))))
 
-    def _scan(self, rows: pa.Table, tally: ActorHandle) -> None:
+    def _scan(self, rows: pa.Table, tally: Tally) -> None:
         run_scan(rows, self.dag, self.layout, self.config.resources, tally)
 
-    def _curate(self, rows: pa.Table, tally: ActorHandle) -> None:
+    def _curate(self, rows: pa.Table, tally: Tally) -> None:
         marks = {row_id: mark.mark for row_id, mark in self.marks.items()}
         sink = SinkSpec(self.layout.root, self.plan.id, self.dag.fingerprints, marks)
         complete, resources = SketchReader(self.layout).complete, self.config.resources
@@ -271,7 +274,6 @@ class _Run:
                 carried=pa.schema([*todo_schema(self.dag), *self.dag.working_between(i)]),
                 prepare=stored if i == 0 else None,
                 is_last=i == len(groups) - 1,
-                max_attempts=self.config.resources.max_attempts,
                 spared=keepers(self.marks),
             )
             for i, nodes in enumerate(groups)

@@ -14,7 +14,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from ray.actor import ActorHandle
 
 from pipeline.cluster import check_placeable, cluster, run_pass
 from pipeline.curate import alone, describe_dataset, in_rounds, remember_plan
@@ -25,8 +24,9 @@ from pipeline.ledger import NO_PLAN, Commit, Ledger, StageTime
 from pipeline.models.store import ModelStore
 from pipeline.operator import TIMING, OperatorSpec
 from pipeline.plan import Plan, extended
-from pipeline.progress import Tally
+from pipeline.screen import others_logged
 from pipeline.sink import UNIT, FeatureSink, FeatureSpec
+from pipeline.tally import Tally
 from schemas import columns
 from schemas.config import ResourceConfig
 from schemas.dataset import FEATURES, FOOTER_FINGERPRINTS, FOOTER_SHARD_DIGEST, Layout
@@ -123,9 +123,9 @@ class _Run:
         self._check_commits()
         todo = self._todo()
         if todo.num_rows:  # nothing to do needs no cluster
-            with cluster(self.resources):
+            with others_logged(self.ledger.layout), cluster(self.resources):
                 check_placeable(self._operators(self.features))
-                tally = Tally.remote()  # type: ignore[attr-defined]
+                tally = Tally()
                 in_rounds("features", todo, self._todo, self._work, tally, progress=self.progress)
         for commit in list(self.ledger.commits.values()):
             if commit.plan != self.plan.id:
@@ -196,7 +196,7 @@ class _Run:
             ]
         )
 
-    def _work(self, rows: pa.Table, tally: ActorHandle) -> None:
+    def _work(self, rows: pa.Table, tally: Tally) -> None:
         """One pass for all units that lack the same features, which mostly is one for all."""
         alike: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
         for unit in pc.unique(rows["unit"]).to_pylist():
@@ -204,7 +204,7 @@ class _Run:
         for features, units in alike.items():
             self._pass(features, rows.filter(pc.is_in(rows["unit"], pa.array(units, pa.int64()))), units, tally)
 
-    def _pass(self, features: tuple[str, ...], rows: pa.Table, units: Iterable[int], tally: ActorHandle) -> None:
+    def _pass(self, features: tuple[str, ...], rows: pa.Table, units: Iterable[int], tally: Tally) -> None:
         fingerprints = {name: self.dag.fingerprints[name] for name in features}
         commits = {unit: self.ledger.commits[unit] for unit in units}
         shards = {unit: commit.files[self._shard_name(commit)] for unit, commit in commits.items()}
@@ -237,7 +237,6 @@ class _Run:
                 carried=pa.schema([*self._travelling(features), *dag.working_between(i)]),
                 prepare=require_same_bytes if reads_audio and i == 0 else None,
                 is_last=i == len(dag.operators) - 1,
-                max_attempts=self.resources.max_attempts,
             )
             for i, nodes in enumerate(dag.operators)
         ]

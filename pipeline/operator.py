@@ -1,4 +1,4 @@
-"""Run several stages over a batch in one process: the callable that Ray Data calls.
+"""Run several stages over a batch in one process.
 
 One exception costs one row: it becomes the row's verdict, and later stages skip the row. Columns that a row brings
 along (stored by an earlier run) are not measured again, and audio is only decoded when some stage is due.
@@ -7,23 +7,31 @@ along (stored by an earlier run) are not measured again, and audio is only decod
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import ray
-from ray.actor import ActorHandle
+import pyarrow.compute as pc
 from threadpoolctl import threadpool_limits
 
 from pipeline.dag import Node
+from pipeline.deaths import Fate
+from pipeline.errors import DataProblem
+from pipeline.flight_recorder import FlightRecorder
 from pipeline.gates import Gate
 from schemas import columns
 from stages.base import Stage, TrackError
 
 TIMING = pa.list_(pa.struct([("stage", pa.string()), ("seconds", pa.float64())]))
 _MESSAGE_LIMIT = 2000
+IDENTITY = "identity"  # what `prepare` counts as: it reads the song's file, or what is stored of it
+
+
+class StageCannotStart(DataProblem):
+    """A stage's models or libraries do not load, which repeating will not mend."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,6 @@ class OperatorSpec:
         carried: columns it lets through or creates, persisted ones and those working ones that a later operator reads.
         prepare: completes a block before the first stage: the scan's identity columns, the curation's stored ones.
         is_last: whether finished rows count as done.
-        max_attempts: times a row may be begun before it is taken for the killer of its worker.
         spared: rows that no threshold turns away.
     """
 
@@ -45,69 +52,71 @@ class OperatorSpec:
     carried: pa.Schema
     prepare: Callable[[pa.Table], pa.Table] | None
     is_last: bool
-    max_attempts: int
     spared: frozenset[str] = frozenset()
 
 
-class Operator:
-    """A replica: its stages, each with its models loaded from the first row on that needs them."""
+@dataclass(frozen=True)
+class Report:
+    """What became of a block; small, and so with the driver sooner than the block.
 
-    def __init__(self, spec: OperatorSpec, tally: ActorHandle) -> None:
+    Attributes:
+        passed: stage -> rows that came through it, measured or failed with an error.
+        status: verdict -> rows, behind the last operator only.
+        audio_s: seconds of audio of these.
+    """
+
+    passed: Mapping[str, int]
+    status: Mapping[str, int]
+    audio_s: float
+
+
+class Operator:
+    """A replica: its stages, each with its models loaded from the first row on that needs them.
+
+    Raises:
+        StageCannotStart: one of them is not to be had here.
+    """
+
+    def __init__(self, spec: OperatorSpec, recorder: FlightRecorder) -> None:
         self.spec = spec
-        self.tally = tally
-        self.stages = [self._started(node, node.build) for node in spec.nodes]
+        self.recorder = recorder
+        self.stages = [_started(node, node.build) for node in spec.nodes]
         self._asleep = {node.name: node for node in spec.nodes}
         for stage in self.stages:
             later = {c for s in self.stages for c in (*s.reads, *s.reads_if_present)} | set(spec.carried.names)
             stage.wanted = frozenset(stage.working) & later
         self.batch_rows = min(stage.resources.batch_rows for stage in self.stages)
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """Measure and judge every row of a block; same rows, same order, all declared columns."""
+    def __call__(self, block: pa.Table, fates: Mapping[str, Fate]) -> tuple[Report, pa.Table]:
+        """Measure and judge every row of a block; same rows, same order, all declared columns.
+
+        Args:
+            block: the rows.
+            fates: those of its rows that have killed workers.
+        """
         parts = (block.slice(start, self.batch_rows) for start in range(0, block.num_rows, self.batch_rows))
-        return pa.concat_tables(self._batch(part) for part in parts)
+        rows = pa.concat_tables(self._batch(part, fates) for part in parts)
+        return _report(rows if self.spec.is_last else rows.slice(0, 0), dict(self.recorder.passed)), rows
 
     def _wake(self, stage: Stage) -> None:
         """Load the stage's models: rows that are rejected, or have its column already, never need them."""
         if node := self._asleep.pop(stage.name, None):
-            self._started(node, lambda: stage.setup(node.weights))
+            _started(node, lambda: stage.setup(node.weights))
             _limit_threads()
 
-    def _started(self, node: Node, start: Callable[[], Any]) -> Any:
-        try:
-            return start()
-        except Exception as error:
-            # Ray wraps what a worker raises in traces; the driver asks the tally for the message instead.
-            ray.get(self.tally.report_broken.remote(f"stage {node.name!r} cannot start: {_describe(error)}"))
-            raise
-
-    def _batch(self, rows: pa.Table) -> pa.Table:
-        rows = self._admit(rows)
+    def _batch(self, rows: pa.Table, fates: Mapping[str, Fate]) -> pa.Table:
+        rows = _set_aside(_begun(rows, fates), IDENTITY, fates)
         if self.spec.prepare:
+            self.recorder.note(IDENTITY, [*_ids(rows)])
             rows = self.spec.prepare(rows)
+            self.recorder.passed[IDENTITY] += rows.num_rows
         due = self._due(rows)
         for stage in self.stages:
+            rows = _set_aside(rows, stage.name, fates)
             if stage.name in due:
                 rows = self._measure(stage, rows)
             rows = self._judge(stage.column, rows)
-        rows = _conform(rows, self.spec.carried)
-        self.tally.passed.remote(list(_ids(rows)), self.spec.nodes[0].name)
-        if self.spec.is_last:
-            self.tally.finished.remote(_summaries(rows))
-        return rows
-
-    def _admit(self, rows: pa.Table) -> pa.Table:
-        """Count the attempt before the work, so that a row which kills its worker is known when it comes back."""
-        ids = [row_id for row_id, status in zip(_ids(rows), _statuses(rows), strict=True) if status == "kept"]
-        attempts: dict[str, int] = ray.get(self.tally.begun.remote(ids, self.spec.nodes[0].name)) if ids else {}  # type: ignore[assignment]
-        verdicts = rows["verdict"].to_pylist()
-        for verdict, row_id in zip(verdicts, _ids(rows), strict=True):
-            if verdict["status"] == "kept":
-                verdict["attempts"] = attempts[row_id]
-                if attempts[row_id] > self.spec.max_attempts:
-                    message = f"its worker died {attempts[row_id] - 1} times while working on it"
-                    verdict |= {"status": "failed", "stage": "worker", "reason": "WorkerDied", "message": message}
-        return _with_column(rows, "verdict", pa.array(verdicts, columns.VERDICT))
+        return _conform(rows, self.spec.carried)
 
     def _due(self, rows: pa.Table) -> set[str]:
         """Stages to run: those whose column some kept row lacks, and the makers of working columns they read."""
@@ -125,10 +134,13 @@ class Operator:
         live = [i for i, status in enumerate(_statuses(rows)) if status == "kept"]
         if not live:
             return rows
+        at_work = rows if len(live) == rows.num_rows else rows.take(live)
+        self.recorder.note(stage.name, [*_ids(at_work)])
         self._wake(stage)
         started = time.perf_counter()
-        measured, errors = _run(stage, rows if len(live) == rows.num_rows else rows.take(live))
+        measured, errors = _run(stage, at_work)
         seconds = (time.perf_counter() - started) / len(live)
+        self.recorder.passed[stage.name] += len(live)
         measured_at = {i: k for k, i in enumerate(live) if k not in errors}
         for name, values in measured.items():
             rows = _with_column(rows, name, _placed(rows, name, values, measured_at))
@@ -144,6 +156,34 @@ class Operator:
             if row_id not in self.spec.spared:
                 judge(verdict, value, gates)
         return _with_column(rows, "verdict", pa.array(verdicts, columns.VERDICT))
+
+
+def _started(node: Node, start: Callable[[], Any]) -> Any:
+    try:
+        return start()
+    except (Exception, SystemExit) as error:
+        raise StageCannotStart(f"stage {node.name!r} cannot start: {_describe(error)}") from error
+
+
+def _begun(rows: pa.Table, fates: Mapping[str, Fate]) -> pa.Table:
+    """Count the attempt."""
+    verdicts = rows["verdict"].to_pylist()
+    for verdict, row_id in zip(verdicts, _ids(rows), strict=True):
+        if verdict["status"] == "kept":
+            verdict["attempts"] = fates[row_id].attempts if row_id in fates else 1
+    return _with_column(rows, "verdict", pa.array(verdicts, columns.VERDICT))
+
+
+def _set_aside(rows: pa.Table, stage: str, fates: Mapping[str, Fate]) -> pa.Table:
+    """Fail those rows that have killed too many workers in this stage, with every column they have so far."""
+    if not any(fate.stage == stage for fate in fates.values()):
+        return rows
+    verdicts = rows["verdict"].to_pylist()
+    for verdict, row_id in zip(verdicts, _ids(rows), strict=True):
+        fate = fates.get(row_id)
+        if fate and fate.stage == stage and verdict["status"] == "kept":
+            verdict |= {"status": "failed", "stage": stage, "reason": "WorkerDied", "message": fate.message}
+    return _with_column(rows, "verdict", pa.array(verdicts, columns.VERDICT))
 
 
 def judge(verdict: dict[str, Any], value: dict[str, Any] | None, gates: Sequence[Gate]) -> None:
@@ -165,11 +205,11 @@ def _limit_threads() -> None:
     threadpool_limits(1)
 
 
-def _run(stage: Stage, batch: pa.Table) -> tuple[dict[str, pa.Array], dict[int, Exception]]:
+def _run(stage: Stage, batch: pa.Table) -> tuple[dict[str, pa.Array], dict[int, BaseException]]:
     """Columns and, by row, what went wrong. A batch that fails as a whole is repeated row by row."""
     try:
         return _cast(stage, stage.run(batch)), {}
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # an exit would end the worker
         if batch.num_rows == 1:
             return _cast(stage, {stage.column: [None], **{name: [None] for name in stage.wanted}}), {0: error}
     singles = [_run(stage, batch.slice(i, 1)) for i in range(batch.num_rows)]
@@ -183,7 +223,7 @@ def _cast(stage: Stage, values: dict[str, Any]) -> dict[str, pa.Array]:
     return {name: pa.array(values[name], type) for name, type in types.items()}
 
 
-def _fail(rows: pa.Table, stage: Stage, errors: dict[int, Exception]) -> pa.Table:
+def _fail(rows: pa.Table, stage: Stage, errors: dict[int, BaseException]) -> pa.Table:
     if not errors:
         return rows
     verdicts = rows["verdict"].to_pylist()
@@ -197,7 +237,7 @@ def _fail(rows: pa.Table, stage: Stage, errors: dict[int, Exception]) -> pa.Tabl
     return _with_column(rows, "verdict", pa.array(verdicts, columns.VERDICT))
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     """The message; for an error nobody foresaw also where it was raised."""
     message = str(error) or repr(error)
     if not isinstance(error, TrackError) and (frames := traceback.extract_tb(error.__traceback__)):
@@ -244,15 +284,9 @@ def _statuses(rows: pa.Table) -> list[str]:
     return [verdict["status"] for verdict in rows["verdict"].to_pylist()]
 
 
-def _summaries(rows: pa.Table) -> list[dict[str, Any]]:
-    """What the progress display counts, one a row."""
-    durations = [a and a["duration_s"] for a in rows["audio"].to_pylist()] if "audio" in rows.column_names else None
-    return [
-        {
-            "row_id": row_id,
-            "status": status,
-            "seconds": (durations[i] if durations else None) or 0.0,
-            "timing": rows["timing"][i].as_py() or [],
-        }
-        for i, (row_id, status) in enumerate(zip(_ids(rows), _statuses(rows), strict=True))
-    ]
+def _report(finished: pa.Table, passed: Mapping[str, int]) -> Report:
+    """Counted here and not by the driver, whose time is dear."""
+    status = Counter(_statuses(finished))
+    durations = pc.struct_field(finished["audio"], "duration_s") if "audio" in finished.column_names else None
+    audio_s = pc.sum(durations).as_py() if durations is not None else None
+    return Report(passed, dict(status), audio_s or 0.0)

@@ -1,102 +1,33 @@
-"""Live progress: workers report rows to a tally actor, the driver shows it on stderr."""
+"""Live progress on stderr: rows that are through, stages at work, and the song that has been longest at one."""
 
-import sys
 import threading
 import time
-from collections import Counter, defaultdict
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from pathlib import PurePath
 
-import ray
-from ray.actor import ActorHandle
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
+
+from pipeline.screen import screen
+from pipeline.tally import AtWork, Tally
 
 _PLAIN_INTERVAL_S = 10.0
-_LIVE_INTERVAL_S = 0.5
-
-
-@dataclass
-class Snapshot:
-    """What has happened so far in a pass."""
-
-    status: Counter[str] = field(default_factory=Counter)
-    audio_s: float = 0.0
-    stage_s: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def done(self) -> int:
-        """Rows with a verdict."""
-        return sum(self.status.values())
-
-    @property
-    def slowest(self) -> str | None:
-        """The stage that has taken most time."""
-        return max(self.stage_s, key=self.stage_s.__getitem__) if self.stage_s else None
-
-
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
-class Tally:
-    """Counts rows begun and finished. Losing it loses the display and the attempt counts, never a row."""
-
-    def __init__(self) -> None:
-        self.renew()
-
-    def renew(self) -> None:
-        """Forget everything: another pass begins."""
-        self._begun: Counter[tuple[str, str]] = Counter()
-        self._finished: dict[str, str] = {}
-        self._status: Counter[str] = Counter()
-        self._audio_s = 0.0
-        self._stage_s: defaultdict[str, float] = defaultdict(float)
-        self._broken: str | None = None
-
-    def begun(self, row_ids: list[str], operator: str) -> dict[str, int]:
-        """How often an operator has now begun each of these rows."""
-        for row_id in row_ids:
-            self._begun[row_id, operator] += 1
-        return {row_id: self._begun[row_id, operator] for row_id in row_ids}
-
-    def passed(self, row_ids: list[str], operator: str) -> None:
-        """An operator is through with these rows; if their block comes back, that is not their fault."""
-        for row_id in row_ids:
-            del self._begun[row_id, operator]
-
-    def finished(self, rows: list[dict[str, Any]]) -> None:
-        """Rows that have passed the last operator; a row that was repeated counts once."""
-        for row in rows:
-            before = self._finished.get(row["row_id"])
-            if before is None:
-                self._audio_s += row["seconds"]
-            else:
-                self._status[before] -= 1
-            self._finished[row["row_id"]] = row["status"]
-            self._status[row["status"]] += 1
-            for step in row["timing"]:
-                self._stage_s[step["stage"]] += step["seconds"]
-
-    def report_broken(self, message: str) -> None:
-        """A stage cannot start, which repeating will not mend."""
-        self._broken = message
-
-    def broken(self) -> str | None:
-        """Why the pass cannot go on, if so."""
-        return self._broken
-
-    def snapshot(self) -> Snapshot:
-        """The counts so far."""
-        return Snapshot(self._status, self._audio_s, dict(self._stage_s))
+_LIVE_INTERVAL_S = 1.0
+_LONG_S = 30.0  # a song that has been at a stage for longer is named
+_NAME = 40  # characters of it
 
 
 @contextmanager
-def shown(title: str, total: int, tally: ActorHandle, *, enabled: bool = True) -> Iterator[None]:
-    """Show a tally while the body runs: a live bar on a terminal, a plain line every ten seconds elsewhere."""
+def shown(title: str, total: int, tally: Tally, *, enabled: bool = True) -> Iterator[None]:
+    """Show a tally while the body runs: a live bar on a terminal, a plain line at most every ten seconds elsewhere."""
     if not enabled:
         yield
         return
-    display = _Bar(title, total) if sys.stderr.isatty() else _Lines(title, total)
+    display = _Bar(title, total) if screen().isatty() else _Lines(title, total)
     stop = threading.Event()
     thread = threading.Thread(target=_follow, args=(display, tally, stop), daemon=True)
     thread.start()
@@ -104,44 +35,39 @@ def shown(title: str, total: int, tally: ActorHandle, *, enabled: bool = True) -
         yield
     finally:
         stop.set()
-        thread.join(timeout=5)
+        thread.join(timeout=10)
         display.close()
 
 
-def _follow(display: "_Bar | _Lines", tally: ActorHandle, stop: threading.Event) -> None:
-    while True:
-        finished = stop.wait(display.interval_s)
-        try:
-            snapshot: Snapshot = ray.get(tally.snapshot.remote(), timeout=5)  # type: ignore[assignment]
-            display.update(snapshot)
-        except ray.exceptions.GetTimeoutError:
-            pass  # workers that load models leave the tally no time; the next answer comes
-        except ray.exceptions.RayError:
-            return  # the cluster is going down; the driver says why
-        if finished:
-            return
+def _follow(display: "_Bar | _Lines", tally: Tally, stop: threading.Event) -> None:
+    while not stop.wait(display.interval_s):
+        display.update(tally, tally.look())
+    display.update(tally, [])
 
 
 class _Bar:
     interval_s = _LIVE_INTERVAL_S
 
     def __init__(self, title: str, total: int) -> None:
+        on_one_line = Column(no_wrap=True, overflow="ellipsis")
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-            console=Console(stderr=True),
+            TextColumn("{task.fields[figures]}", markup=False, table_column=on_one_line),
+            console=Console(file=screen()),
+            redirect_stdout=False,
+            redirect_stderr=False,  # or it would bring back what Ray says
         )
         self._task = self._progress.add_task(title, total=total, figures="")
         self._started = time.monotonic()
         self._progress.start()
 
-    def update(self, snapshot: Snapshot) -> None:
-        figures = _figures(snapshot, time.monotonic() - self._started)
-        self._progress.update(self._task, completed=snapshot.done, figures=figures)
+    def update(self, tally: Tally, at_work: list[AtWork]) -> None:
+        figures = ", ".join(filter(None, [_figures(tally, time.monotonic() - self._started), _stages(at_work)]))
+        self._progress.update(self._task, completed=tally.done, figures=figures)
 
     def close(self) -> None:
         self._progress.stop()
@@ -153,20 +79,58 @@ class _Lines:
     def __init__(self, title: str, total: int) -> None:
         self._title, self._total = title, total
         self._started = time.monotonic()
+        self._told: object = None
 
-    def update(self, snapshot: Snapshot) -> None:
+    def update(self, tally: Tally, at_work: list[AtWork]) -> None:
+        news = _news(tally, at_work)
+        if news == self._told:
+            return
+        self._told = news
         elapsed = time.monotonic() - self._started
-        left = (self._total - snapshot.done) * elapsed / snapshot.done if snapshot.done else None
-        eta = f", ETA {left:.0f} s" if left else ""
-        line = f"{self._title}: {snapshot.done}/{self._total} rows, {_figures(snapshot, elapsed)}{eta}"
-        print(line, file=sys.stderr, flush=True)
+        left = (self._total - tally.done) * elapsed / tally.done if tally.done else None
+        parts = [
+            f"{self._title}: {tally.done}/{self._total} rows",
+            _figures(tally, elapsed),
+            _stages(at_work),
+            f"ETA {left:.0f} s" if left else "",
+        ]
+        print(", ".join(filter(None, parts)), file=screen(), flush=True)
 
     def close(self) -> None:
         pass
 
 
-def _figures(snapshot: Snapshot, elapsed_s: float) -> str:
-    counts = " ".join(f"{snapshot.status.get(status, 0)} {status}" for status in ("kept", "filtered", "failed"))
-    speed = snapshot.audio_s / max(elapsed_s, 1e-9)
-    slowest = f", slowest stage {snapshot.slowest}" if snapshot.slowest else ""
-    return f"{counts}, {speed:.1f} audio hours per hour{slowest}"
+def _figures(tally: Tally, elapsed_s: float) -> str:
+    counts = " ".join(f"{tally.status[status]} {status}" for status in ("kept", "filtered", "failed"))
+    return f"{counts}, {tally.audio_s / max(elapsed_s, 1e-9):.1f} audio hours per hour"
+
+
+def _stages(at_work: list[AtWork]) -> str:
+    """The stages at work, and how long the song has been at one that has been longest; its name if that is long."""
+    if not at_work:
+        return ""
+    workers = Counter(one.stage for one in at_work)
+    stages = " ".join(f"{stage}×{count}" if count > 1 else stage for stage, count in sorted(workers.items()))
+    oldest = at_work[0]
+    told = f"at work: {stages}, oldest {_duration(oldest.for_s)} at {oldest.stage}"
+    return f"{told} ({_name(oldest.uri)})" if oldest.for_s > _LONG_S and oldest.uri else told
+
+
+def _news(tally: Tally, at_work: list[AtWork]) -> object:
+    """What a line has to differ in from the last one to be worth it: not in times and speeds, which always do. Of a
+    song that takes long there is news whenever its time has doubled.
+    """
+    oldest = at_work[0] if at_work else AtWork("", 0.0)
+    doubled = int(oldest.for_s / _LONG_S).bit_length()
+    song = (oldest.stage, oldest.uri, doubled) if doubled else None
+    return dict(tally.status), {one.stage for one in at_work}, song
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _name(uri: str) -> str:
+    """A file's name, safe for a terminal: no control characters, no marks that turn the direction of text around."""
+    name = "".join(c for c in PurePath(uri).name if not unicodedata.category(c).startswith("C"))
+    return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"

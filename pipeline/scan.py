@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from ray.actor import ActorHandle
 
 from pipeline.cluster import run_pass
 from pipeline.dag import Dag
@@ -22,6 +21,7 @@ from pipeline.operator import TIMING, OperatorSpec
 from pipeline.sink import UNIT, ScanSink, SinkSpec, write_scan_part
 from pipeline.sketch_reader import PART
 from pipeline.sketches import BANDS, with_bands
+from pipeline.tally import Tally
 from schemas import columns
 from schemas.config import ResourceConfig
 from schemas.dataset import FOOTER_FINGERPRINTS, Layout, unit_of
@@ -103,7 +103,7 @@ def drop_from_scan(layout: Layout, row_ids: Set[str]) -> None:
             move_durably(temporary, path)
 
 
-def run_scan(rows: pa.Table, dag: Dag, layout: Layout, resources: ResourceConfig, tally: ActorHandle) -> None:
+def run_scan(rows: pa.Table, dag: Dag, layout: Layout, resources: ResourceConfig, tally: Tally) -> None:
     """Scan these manifest rows and add them to the scan table, part by part."""
     schema = scan_schema(dag)
     todo = _units(rows, _next_unit(layout), _rows_per_part(rows.num_rows, resources))
@@ -113,7 +113,6 @@ def run_scan(rows: pa.Table, dag: Dag, layout: Layout, resources: ResourceConfig
         carried=pa.schema([*schema, *UNIT]),
         prepare=identify,
         is_last=True,
-        max_attempts=resources.max_attempts,
     )
     sink = SinkSpec(layout.root, plan="scan", fingerprints=_fingerprints(dag))
     for result in run_pass(todo, [operator], ScanSink, sink, resources, tally):

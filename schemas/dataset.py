@@ -81,6 +81,11 @@ class Layout:
         return self.state / "commits"
 
     @property
+    def logs(self) -> Path:
+        """Folder of what Ray and libraries said during runs."""
+        return self.state / "logs"
+
+    @property
     def temporary(self) -> Path:
         """Folder of files that are not committed yet."""
         return self.state / "tmp"

@@ -225,20 +225,6 @@ class TestTheLifeOfADataset:
         assert "(0 worked on now)" in asked(*last)  # nor does another plan stand now
 
 
-def test_a_worker_that_dies_is_replaced_and_the_song_that_kills_it_is_set_aside(clips, tmp_path, cluster):
-    out = tmp_path / "dataset"
-    config = tmp_path / "run.yaml"
-    config.write_text(
-        "stages:\n  decode: {}\n  killer:\n    engine: tests.toy_stages:Killer\n    always: calm_acoustic_1 2\n"
-        f"    once: calm_acoustic_1 14\n    memory: {tmp_path / 'memory'}\n"
-    )
-    songmill(*curate_clips(clips, out, "--config", config, "--set=resources.max_attempts=2"), **cluster)
-    assert (tmp_path / "memory").exists()
-    assert inspected(out)["rows"] == {"kept": 7, "filtered": 0, "failed": 1, "total": 8}
-    failed = queried(out, "select title, verdict.reason, verdict.attempts from quarantine")
-    assert failed == [{"title": "calm_acoustic_1 2", "reason": "WorkerDied", "attempts": 3}]
-
-
 def test_a_second_writer_is_turned_away(clips, tmp_path):
     out = tmp_path / "dataset"
     (out / "_songmill").mkdir(parents=True)

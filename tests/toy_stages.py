@@ -1,11 +1,12 @@
 """Small stages that behave in ways no real one should; workers import them as `tests.toy_stages:Class`."""
 
+import ctypes
 import os
 import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ import pyarrow as pa
 from schemas import columns, ssl_codec
 from schemas.columns import stage_struct
 from stages import pcm
-from stages.base import Params, Stage, Track, TrackError, Weights
+from stages.base import Params, Resources, Stage, Track, TrackError, Weights
 from stages.lyric_bpe import START_ID
 from stages.lyric_tokens import LyricTokens, encode
 
@@ -93,15 +94,16 @@ class Preview(Stage):
 
 
 class KillerParams(Params):
-    """Parameters of `Killer`."""
+    """Parameters of `Killer`: the titles it dies on (all that have one of these words in them), and how."""
 
-    always: str = ""
+    always: tuple[str, ...] = ()
     once: str = ""
     memory: Path = Path("unset")
+    by: Literal["SIGKILL", "SIGSEGV", "SIGABRT", "exit"] = "SIGKILL"
 
 
 class Killer(Stage):
-    """Kills its own process: on one title always, on another the first time, which it notes in a file."""
+    """Kills its own process: on some titles always, on another the first time, which it notes in a file."""
 
     name = "killer"
     type = stage_struct(pa.field("survived", pa.bool_()))
@@ -109,13 +111,30 @@ class Killer(Stage):
     Params = KillerParams
 
     def process(self, track: Track) -> dict[str, Any]:
-        kills = track["title"] == self.params.always
+        kills = any(word in track["title"] for word in self.params.always)
         if track["title"] == self.params.once and not self.params.memory.exists():
             self.params.memory.touch()
             kills = True
         if kills:
-            os.kill(os.getpid(), signal.SIGKILL)
+            self._die()
         return self.own(survived=True)
+
+    def _die(self) -> None:
+        if self.params.by == "exit":
+            os._exit(7)
+        if self.params.by == "SIGSEGV":
+            ctypes.string_at(0)
+        os.kill(os.getpid(), signal.Signals[self.params.by])
+
+
+class KillerOfMany(Killer):
+    """Another one, which takes several songs at once in an operator of its own."""
+
+    resources = Resources(batch_rows=5)
+
+    @property
+    def concurrency(self) -> int:
+        return 1
 
 
 class Broken(Stage):
