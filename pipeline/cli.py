@@ -106,10 +106,10 @@ def curate_command(
       songmill curate --add latents,ssl --set latents.codec=ACE-Step dataset
     """
     from pipeline.config import build_config
-    from pipeline.remembered import remembered_config
+    from pipeline.remembered import is_dataset, remembered_config
     from schemas.dataset import Layout
 
-    if source and out is None and config is None and Layout(Path(source)).plan.is_file():
+    if source and out is None and config is None and is_dataset(Layout(Path(source))):
         if stages or profile or lyrics or license or origin or require_license or update:
             fail(f"{source} is a dataset: to add features to it give --add and --set alone", USAGE_PROBLEM)
         if add or overrides:
@@ -328,11 +328,11 @@ def _interruptible(run: Any, *args: Any, **kwargs: Any) -> Any:
 def _query(dataset: Path, sql: str, as_json: bool) -> None:
     import duckdb
 
+    from pipeline.remembered import require_dataset
     from pipeline.stats import connect
     from schemas.dataset import Layout
 
-    if not Layout(dataset).plan.exists():
-        fail(f"{dataset} is no songmill dataset", DATA_PROBLEM)
+    require_dataset(Layout(dataset))
     try:
         found = connect(Layout(dataset)).sql(sql)
         if as_json:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+from ray._common.utils import get_default_ray_temp_dir
 from ray.actor import ActorHandle
 
 from pipeline import crew
@@ -85,7 +86,7 @@ def _start() -> None:
 
 
 def _why_not_started(error: Exception) -> str:
-    folder = Path(ray._common.utils.get_ray_temp_dir())
+    folder = Path(get_default_ray_temp_dir())
     advice = f"its logs are in {folder / 'session_latest' / 'logs'}"
     if isinstance(error, OSError | ValueError):
         advice = f"it keeps its files in {folder}; RAY_TMPDIR names another folder, short, writable and with room"

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -34,7 +33,7 @@ class Terminated(KeyboardInterrupt):
 class Commands(TyperGroup):
     """The commands of `songmill`: what a user can mend ends any of them with a sentence, and so does a signal."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run a command."""
         with guarded(), _terminable():
             return super().invoke(ctx)

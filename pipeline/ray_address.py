@@ -8,7 +8,7 @@ import os
 import socket
 
 from ray._private.services import canonicalize_bootstrap_address, find_node_ids
-from ray._raylet import GcsClient
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import RayError
 
 from pipeline.errors import DataProblem
