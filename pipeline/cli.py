@@ -116,6 +116,12 @@ def curate_command(
             _add_features(Path(source), _names(add), overrides or [], progress=not quiet, as_json=as_json)
             return
         settings = remembered_config(Layout(Path(source).resolve()))
+    elif source and out is None and config is None:
+        fail(
+            f"{source} is no dataset that could go on by itself: say where the songs go, "
+            f"songmill curate {source} --out DATASET, or where it was begun give that whole command again",
+            USAGE_PROBLEM,
+        )
     else:
         settings = build_config(
             file=config,
@@ -156,6 +162,7 @@ def plan_command(
     """Show the checked DAG: stages, columns, models, resources, fused operators. Starts nothing without --pilot.
 
     Models that are missing are listed at the end, with exit code 2; fingerprints are not final before they are there.
+    Given a dataset alone, the plan of the settings that it was last written with.
 
     [bold]Examples[/]
 
@@ -167,20 +174,26 @@ def plan_command(
     from pipeline.inspection import show_pilot, show_plan
     from pipeline.models.store import ModelStore
     from pipeline.plan import draft_dag, make_plan, weights_bytes
+    from pipeline.remembered import is_dataset, remembered_config
+    from schemas.dataset import Layout
 
     if pilot and not (source or config):
         fail("a pilot needs songs: songmill plan SONGS --pilot 20", USAGE_PROBLEM)
-    named = bool(config and pilot)  # a pilot runs, so the file has to name songs and output; a plan is content without
-    settings = build_config(
-        file=config,
-        profile=profile,
-        only=_names(stages),
-        add=_names(add),
-        overrides=overrides or [],
-        input=source or (None if named else "songs"),
-        output=None if named else Path("dataset"),
-        lyrics=lyrics,
-    )
+    asked = any((config, profile, lyrics, stages, add, overrides, pilot))
+    if source and not asked and is_dataset(Layout(Path(source))):
+        settings = remembered_config(Layout(Path(source).resolve()))
+    else:
+        named = bool(config and pilot)  # a pilot runs, so the file names songs and output; a plan is content without
+        settings = build_config(
+            file=config,
+            profile=profile,
+            only=_names(stages),
+            add=_names(add),
+            overrides=overrides or [],
+            input=source or (None if named else "songs"),
+            output=None if named else Path("dataset"),
+            lyrics=lyrics,
+        )
     store = ModelStore()
     dag, missing = draft_dag(settings, store)
     plan = make_plan(settings, dag)

@@ -16,6 +16,7 @@ from pipeline.card import write_card
 from pipeline.cluster import check_placeable, cluster, run_pass
 from pipeline.dag import Dag
 from pipeline.errors import DataProblem
+from pipeline.exits import unwritable
 from pipeline.judging import judge_scan, keepers
 from pipeline.ledger import Commit, Ledger, unit_files
 from pipeline.manifest import fill_defaults, read_manifest
@@ -181,7 +182,7 @@ def in_rounds(
                 if attempt == _ROUNDS - 1:
                     raise CurateError(f"the cluster failed {_ROUNDS} times, at last with: {error}") from error
             except OSError as error:  # the disk is full, say; shards are written by this process
-                raise CurateError(f"{error}; what is committed stands, the same command goes on from there") from error
+                raise CurateError(unwritable(error)) from error
         rows = still_left()
     if rows.num_rows:
         raise CurateError(f"{rows.num_rows} rows are not done after {_ROUNDS} rounds; run the same command again")

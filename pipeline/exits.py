@@ -4,6 +4,7 @@ Exit code 0 is fine, 1 a data problem, 2 a usage problem, 130 and 143 say that C
 """
 
 import errno
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -62,11 +63,9 @@ def guarded(interrupted: str = "interrupted") -> Iterator[None]:
 
 def unwritable(error: OSError) -> str:
     """What to say of a file or folder that cannot be written, and what to do."""
-    path = error.filename2 or error.filename
-    said = f"{path}: " if path else ""
-    said += (error.strerror or str(error)).removesuffix(".")
-    advice = _ADVICE.get(error.errno or 0, "see to it")
-    return f"{said}; what is complete stands: {advice}, and the same command goes on from there"
+    path, why = error.filename2 or error.filename, os.strerror(error.errno) if error.errno else str(error)
+    advice = _ADVICE.get(error.errno or 0, "mend that")
+    return f"{f'{path}: ' if path else ''}{why}; what is complete stands: {advice}, and the same command goes on"
 
 
 def fail(message: str, code: int) -> NoReturn:
