@@ -12,13 +12,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.curate import alone, describe_dataset, remember_plan
+from pipeline.curate import alone, describe_dataset
 from pipeline.errors import DataProblem
 from pipeline.gates import Gate
 from pipeline.ledger import Commit, Ledger, RowState
 from pipeline.plan import Plan
 from pipeline.rejudging import STANDING, Rejudged, rejudge
-from pipeline.remembered import change_gates, remembered_config
+from pipeline.remembered import change_gates, remember_plan
 from pipeline.rewriting import read_unit, rewrite_unit
 from schemas import columns
 from schemas.dataset import Layout
@@ -44,9 +44,7 @@ def apply_thresholds(layout: Layout, overrides: Iterable[str]) -> None:
         for commit in [commit for commit in ledger.commits.values() if commit.plan != plan.id]:
             _apply(ledger, commit, after, judged.judging, plan)
         remember_plan(layout, plan)
-        if layout.config.is_file():
-            kept = {c: bounds for c, bounds in remembered_config(layout).gates.items() if c not in plan.columns}
-            change_gates(layout, kept | plan.gates)
+        change_gates(layout, plan)
         describe_dataset(layout, plan)
 
 

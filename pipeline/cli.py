@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from pipeline.errors import DataProblem, UsageProblem
+from pipeline.exits import DATA_PROBLEM, USAGE_PROBLEM, Commands, fail, guarded
 from pipeline.explore.cli import explore_command
 from pipeline.export_cli import app as export_app
 from pipeline.forget_cli import forget_command
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from schemas.config import CurateConfig
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -51,8 +52,6 @@ train_app.command("speaker")(speaker_command)
 app.add_typer(train_app, name="train")
 app.command("sample")(sample_command)
 app.command("ui")(ui_command)
-
-DATA_PROBLEM, USAGE_PROBLEM, INTERRUPTED = 1, 2, 130
 
 Source = Annotated[str | None, typer.Argument(help="Folder, glob or manifest (.jsonl .csv .parquet); local or a URI.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Dataset folder.")]
@@ -107,19 +106,24 @@ def curate_command(
       songmill curate --add latents,ssl --set latents.codec=ACE-Step dataset
     """
     from pipeline.config import build_config
-    from pipeline.remembered import remembered_config
+    from pipeline.remembered import is_dataset, remembered_config
     from schemas.dataset import Layout
 
-    if source and out is None and config is None and Layout(Path(source)).plan.is_file():
+    if source and out is None and config is None and is_dataset(Layout(Path(source))):
         if stages or profile or lyrics or license or origin or require_license or update:
-            _fail(f"{source} is a dataset: to add features to it give --add and --set alone", USAGE_PROBLEM)
+            fail(f"{source} is a dataset: to add features to it give --add and --set alone", USAGE_PROBLEM)
         if add or overrides:
             _add_features(Path(source), _names(add), overrides or [], progress=not quiet, as_json=as_json)
             return
-        settings = _guarded(remembered_config, Layout(Path(source).resolve()))
+        settings = remembered_config(Layout(Path(source).resolve()))
+    elif source and out is None and config is None:
+        fail(
+            f"{source} is no dataset that could go on by itself: say where the songs go, "
+            f"songmill curate {source} --out DATASET, or where it was begun give that whole command again",
+            USAGE_PROBLEM,
+        )
     else:
-        settings = _guarded(
-            build_config,
+        settings = build_config(
             file=config,
             profile=profile,
             only=_names(stages),
@@ -158,6 +162,7 @@ def plan_command(
     """Show the checked DAG: stages, columns, models, resources, fused operators. Starts nothing without --pilot.
 
     Models that are missing are listed at the end, with exit code 2; fingerprints are not final before they are there.
+    Given a dataset alone, the plan of the settings that it was last written with.
 
     [bold]Examples[/]
 
@@ -169,23 +174,28 @@ def plan_command(
     from pipeline.inspection import show_pilot, show_plan
     from pipeline.models.store import ModelStore
     from pipeline.plan import draft_dag, make_plan, weights_bytes
+    from pipeline.remembered import is_dataset, remembered_config
+    from schemas.dataset import Layout
 
     if pilot and not (source or config):
-        _fail("a pilot needs songs: songmill plan SONGS --pilot 20", USAGE_PROBLEM)
-    named = bool(config and pilot)  # a pilot runs, so the file has to name songs and output; a plan is content without
-    settings = _guarded(
-        build_config,
-        file=config,
-        profile=profile,
-        only=_names(stages),
-        add=_names(add),
-        overrides=overrides or [],
-        input=source or (None if named else "songs"),
-        output=None if named else Path("dataset"),
-        lyrics=lyrics,
-    )
+        fail("a pilot needs songs: songmill plan SONGS --pilot 20", USAGE_PROBLEM)
+    asked = any((config, profile, lyrics, stages, add, overrides, pilot))
+    if source and not asked and is_dataset(Layout(Path(source))):
+        settings = remembered_config(Layout(Path(source).resolve()))
+    else:
+        named = bool(config and pilot)  # a pilot runs, so the file names songs and output; a plan is content without
+        settings = build_config(
+            file=config,
+            profile=profile,
+            only=_names(stages),
+            add=_names(add),
+            overrides=overrides or [],
+            input=source or (None if named else "songs"),
+            output=None if named else Path("dataset"),
+            lyrics=lyrics,
+        )
     store = ModelStore()
-    dag, missing = _guarded(draft_dag, settings, store)
+    dag, missing = draft_dag(settings, store)
     plan = make_plan(settings, dag)
     found = _pilot(settings, pilot) if pilot else None
     sizes = weights_bytes(dag, store)
@@ -199,7 +209,7 @@ def plan_command(
             show_pilot(_console(), found)
     if missing:
         remedies = "\n  - ".join(missing.values())
-        _fail(f"curate would refuse this plan, models are missing:\n  - {remedies}", USAGE_PROBLEM)
+        fail(f"curate would refuse this plan, models are missing:\n  - {remedies}", USAGE_PROBLEM)
 
 
 @app.command("inspect")
@@ -229,7 +239,7 @@ def inspect_command(
     from schemas.dataset import Layout
 
     if sum(map(bool, (sql, html, compare))) > 1:
-        _fail("give one of --sql, --html and --compare", USAGE_PROBLEM)
+        fail("give one of --sql, --html and --compare", USAGE_PROBLEM)
     if html:
         from pipeline.report_cli import report  # here, for what decodes audio takes its time to import
 
@@ -241,7 +251,7 @@ def inspect_command(
     if compare:
         _compare(dataset, compare, as_json)
         return
-    stats = _guarded(current_stats, Layout(dataset))
+    stats = current_stats(Layout(dataset))
     if as_json:
         _print_json(stats.model_dump())
     else:
@@ -259,7 +269,7 @@ def verify_command(dataset: Dataset, as_json: AsJson = False) -> None:
     from pipeline.verification import verify_dataset
     from schemas.dataset import Layout
 
-    problems = _guarded(verify_dataset, Layout(dataset))
+    problems = verify_dataset(Layout(dataset))
     if as_json:
         _print_json({"problems": problems})
     else:
@@ -287,7 +297,7 @@ def demo_command(
     def songmill(arguments: Sequence[str]) -> int:
         return int(app(arguments, standalone_mode=False) or 0)
 
-    given = _guarded(prepare, out / "input", ModelStore())
+    given = prepare(out / "input", ModelStore())
     raise typer.Exit(Demo(out, given, QUICK if quick else Pace()).tell(songmill, _console()))
 
 
@@ -296,7 +306,7 @@ def _add_features(dataset: Path, stages: list[str], overrides: list[str], *, pro
     from pipeline.models.store import ModelStore
 
     if not stages:
-        _fail(f"{dataset} is a dataset: say what to make of it, such as --add latents,ssl", USAGE_PROBLEM)
+        fail(f"{dataset} is a dataset: say what to make of it, such as --add latents,ssl", USAGE_PROBLEM)
     done: Addition = _interruptible(add_features, dataset, stages, overrides, ModelStore(), progress=progress)
     if as_json:
         _print_json(asdict(done))
@@ -320,24 +330,22 @@ def _pilot(settings: "CurateConfig", songs: int) -> "Pilot":
     from pipeline.models.store import ModelStore
     from pipeline.pilot import run_pilot
 
-    return _guarded(run_pilot, settings, ModelStore(), songs)
+    return run_pilot(settings, ModelStore(), songs)
 
 
 def _interruptible(run: Any, *args: Any, **kwargs: Any) -> Any:
-    try:
-        return _guarded(run, *args, **kwargs)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from what is committed", INTERRUPTED)
+    with guarded("interrupted; the same command goes on from what is committed"):
+        return run(*args, **kwargs)
 
 
 def _query(dataset: Path, sql: str, as_json: bool) -> None:
     import duckdb
 
+    from pipeline.remembered import require_dataset
     from pipeline.stats import connect
     from schemas.dataset import Layout
 
-    if not Layout(dataset).plan.exists():
-        _fail(f"{dataset} is no songmill dataset", DATA_PROBLEM)
+    require_dataset(Layout(dataset))
     try:
         found = connect(Layout(dataset)).sql(sql)
         if as_json:
@@ -345,7 +353,7 @@ def _query(dataset: Path, sql: str, as_json: bool) -> None:
         elif found:
             found.show(max_width=max(80, _console().width))
     except duckdb.Error as error:
-        _fail(f"--sql: {error}", USAGE_PROBLEM)
+        fail(f"--sql: {error}", USAGE_PROBLEM)
 
 
 def _compare(dataset: Path, other: Path, as_json: bool) -> None:
@@ -353,30 +361,11 @@ def _compare(dataset: Path, other: Path, as_json: bool) -> None:
     from pipeline.comparison_cli import show_comparison
     from schemas.dataset import Layout
 
-    found = _guarded(compare, Layout(dataset), Layout(other))
+    found = compare(Layout(dataset), Layout(other))
     if as_json:
         _print_json(found.model_dump())
     else:
         show_comparison(_console(), str(dataset), str(other), found)
-
-
-def _guarded(function: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call and turn the errors that users can mend into a message and an exit code."""
-    try:
-        return function(*args, **kwargs)
-    except UsageProblem as error:
-        _fail(str(error), USAGE_PROBLEM)
-    except DataProblem as error:
-        _fail(str(error), DATA_PROBLEM)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    Console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {_escape(message)}", highlight=False)
-    raise typer.Exit(code)
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")
 
 
 def _names(text: str) -> list[str]:

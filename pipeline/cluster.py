@@ -4,23 +4,32 @@ import json
 import logging
 import math
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import ray
+from ray._common.utils import get_default_ray_temp_dir
 
 from pipeline import crew
 from pipeline.crew import Crew
 from pipeline.errors import DataProblem
+from pipeline.exits import Terminated
+from pipeline.interrupts import ends_on_signal
 from pipeline.operator import OperatorSpec
+from pipeline.ray_address import reach
 from pipeline.sink import Gatherer, SinkSpec
 from pipeline.tally import Tally
 from schemas.config import ResourceConfig
 
 _OBJECT_STORE_BYTES = 2 * 2**30
+_HERE = "local"
+_QUIETLY: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
 class ClusterError(DataProblem):
@@ -29,37 +38,93 @@ class ClusterError(DataProblem):
 
 @contextmanager
 def cluster(resources: ResourceConfig) -> Iterator[None]:
-    """Connect to the configured cluster, or start one on this machine, quietly; disconnect afterwards."""
-    address = resources.ray_address or os.environ.get("RAY_ADDRESS")
-    options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-    if address:
-        options = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
-    else:
-        # "local", or Ray joins whatever cluster happens to run on this machine.
-        options |= {"address": "local", "num_cpus": _local_cores(), "object_store_memory": _OBJECT_STORE_BYTES}
+    """Connect to the configured cluster, or start one on this machine, quietly; disconnect afterwards.
+
+    Raises:
+        Unreachable: no cluster answers at the configured address.
+        ClusterError: Ray does not start here.
+    """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave CUDA_VISIBLE_DEVICES to the user
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it calls the restart of a lost worker an error
+    address = resources.ray_address or os.environ.get("RAY_ADDRESS") or _HERE
+    with ends_on_signal():
+        try:
+            with heard_if_it_fails(), _own_sigterm():
+                _start() if address == _HERE else _join(address)
+            yield
+        finally:
+            crew.forget()
+            ray.shutdown()
 
+
+def _join(address: str) -> None:
+    found = reach(address)
     try:
-        with heard_if_it_fails():
-            ray.init(**options)
-    except (ConnectionError, ray.exceptions.RayError) as error:
-        raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {error}") from error
+        ray.init(address=found, **_QUIETLY)
+    except Exception as error:  # whatever its versions, tokens and nodes come to; it has no class for all of it
+        raise ClusterError(f"the Ray cluster at {address} cannot be joined: {_last_line(error)}") from error
+
+
+def _start() -> None:
+    """Start Ray here, a second time if it does not come up: a busy machine may be too slow for its deadlines."""
+    for is_last in (False, True):
+        try:
+            # "local", or Ray joins whatever cluster happens to run on this machine.
+            ray.init(
+                address=_HERE,
+                num_cpus=_local_cores(),
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                **_QUIETLY,
+            )
+        except Exception as error:  # Ray raises bare RuntimeError, Exception, OSError and more
+            ray.shutdown()
+            if is_last or isinstance(error, PermissionError):
+                raise ClusterError(_why_not_started(error)) from error
+        else:
+            return
+
+
+def _why_not_started(error: Exception) -> str:
+    folder = Path(get_default_ray_temp_dir())
+    advice = f"its logs are in {folder / 'session_latest' / 'logs'}"
+    if isinstance(error, OSError | ValueError):
+        advice = f"it keeps its files in {folder}; RAY_TMPDIR names another folder, short, writable and with room"
+    return f"Ray does not start on this machine: {_last_line(error)}; {advice}"
+
+
+def _last_line(error: Exception) -> str:
+    """What an error comes to, of Ray's paragraphs and of the logs that it copies into them."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__).rstrip(".")
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Leave SIGTERM to the command: Ray takes it, and exits."""
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit as stop:  # that is what Ray's handler does
+        raise Terminated from stop
     finally:
-        crew.forget()
-        ray.shutdown()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager
 def heard_if_it_fails() -> Iterator[None]:
-    """Keep back what is written to stderr below Python: Ray announces its own log level there, every time."""
+    """Keep back what is written to stderr below Python: Ray announces its own log level there, every time.
+
+    It is let out where the block fails in a way that no sentence tells.
+    """
     with tempfile.TemporaryFile() as said:
         stderr = os.dup(2)
         os.dup2(said.fileno(), 2)
         try:
             yield
+        except (DataProblem, KeyboardInterrupt):
+            raise
         except BaseException:
             said.seek(0)
             os.write(stderr, said.read())

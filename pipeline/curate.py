@@ -16,15 +16,16 @@ from pipeline.card import write_card
 from pipeline.cluster import check_placeable, cluster, run_pass
 from pipeline.dag import Dag
 from pipeline.errors import DataProblem
+from pipeline.exits import unwritable
 from pipeline.judging import judge_scan, keepers
-from pipeline.ledger import Commit, Ledger, unit_files, write_durably
+from pipeline.ledger import Commit, Ledger, unit_files
 from pipeline.manifest import fill_defaults, read_manifest
 from pipeline.marks import Mark, read_marks
 from pipeline.models.store import ModelStore
 from pipeline.operator import OperatorSpec, StageCannotStart
 from pipeline.plan import Plan, make_dag, make_plan
 from pipeline.progress import shown
-from pipeline.remembered import remember_config
+from pipeline.remembered import planned_settings, remember_config, remember_plan
 from pipeline.scan import drop_from_scan, failed_in_scan, read_scan, rows_to_scan, run_scan
 from pipeline.screen import others_logged
 from pipeline.sink import ShardSink, SinkSpec
@@ -91,6 +92,8 @@ def curate(
         manifest = without_forgotten(manifest, tombstones)
         if retry is not None:
             _ready_for_retry(layout, dag, manifest, retry)
+        if not layout.plan.exists():  # so that a first run that does not come as far as a commit can go on too
+            remember_config(layout, config, dag)
         marks, forgotten = read_marks(layout), forgotten_tracks(tombstones)
         run = _Run(config, manifest, dag, plan, layout, ledger, progress, marks, forgotten, retry)
         worked_on = run.bring_up_to_date()
@@ -118,13 +121,11 @@ def _with_features(config: CurateConfig, layout: Layout) -> CurateConfig:
     """The configuration and the features that were added to the dataset since, so that new songs get them too."""
     if not layout.plan.exists():
         return config
-    columns = Plan.model_validate_json(layout.plan.read_bytes()).columns
-    added = {
-        stage.name: StageConfig(engine=stage.engine, **stage.params)
-        for column, stage in columns.items()
-        if column in FEATURES and stage.name not in config.stages
-    }
-    return config.model_copy(update={"stages": {**config.stages, **added}})
+    plan = Plan.model_validate_json(layout.plan.read_bytes())
+    added = [stage for column, stage in plan.columns.items() if column in FEATURES and stage.name not in config.stages]
+    settings = planned_settings(layout.root, plan, added)
+    stages = {name: StageConfig.model_validate(of_stage) for name, of_stage in settings.items()}
+    return config.model_copy(update={"stages": {**config.stages, **stages}})
 
 
 @contextmanager
@@ -157,13 +158,6 @@ def _check_plan(layout: Layout, plan: Plan, update: bool) -> None:
                 f"{layout.root} was made by another plan:\n{changes}\n"
                 "Give the same settings, another --out, or --update to make the changed columns anew."
             )
-
-
-def remember_plan(layout: Layout, plan: Plan) -> None:
-    """Write the plan down, before its first commit: a run that cannot start leaves a dataset as it was."""
-    content = plan.model_dump_json(indent=2).encode()
-    if not layout.plan.exists() or layout.plan.read_bytes() != content:
-        write_durably(layout.plan, content)
 
 
 def in_rounds(
@@ -199,7 +193,7 @@ def in_rounds(
                 if attempt == _ROUNDS - 1:
                     raise CurateError(f"the cluster failed {_ROUNDS} times, at last with: {error}") from error
             except OSError as error:  # the disk is full, say; shards are written by this process
-                raise CurateError(f"{error}; what is committed stands, the same command goes on from there") from error
+                raise CurateError(unwritable(error)) from error
         rows = still_left()
     if rows.num_rows:
         raise CurateError(f"{rows.num_rows} rows are not done after {_ROUNDS} rounds; run the same command again")

@@ -179,7 +179,7 @@ def _instantiate(configs: Mapping[str, StageConfig]) -> tuple[dict[str, Stage], 
     for name, config in configs.items():
         try:
             kind = stage_class(name, config.engine)
-            stages[name] = kind(kind.Params.model_validate(config.params))
+            stages[name] = kind(_absolute(kind.Params.model_validate(config.params)))
         except (KeyError, ImportError, AttributeError, TypeError) as error:
             problems.append(f"stage {name!r}: {error.args[0] if error.args else error}")
         except ValidationError as error:
@@ -189,6 +189,13 @@ def _instantiate(configs: Mapping[str, StageConfig]) -> tuple[dict[str, Stage], 
                 for e in error.errors()
             ]
     return stages, problems
+
+
+def _absolute(params: Params) -> Params:
+    """Paths as they lead from any folder; the defaults do already, or name nothing."""
+    given = {name: getattr(params, name) for name in params.model_fields_set}
+    paths = {name: value.absolute() for name, value in given.items() if isinstance(value, Path)}
+    return params.model_copy(update=paths)
 
 
 def _parameter(error: ErrorDetails) -> str:

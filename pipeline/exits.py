@@ -1,28 +1,92 @@
-"""How a command ends when it cannot do what it was asked for: exit code 0 is fine, 1 data, 2 usage."""
+"""How a command ends when it cannot do what it was asked for.
 
+Exit code 0 is fine, 1 a data problem, 2 a usage problem, 130 and 143 say that Ctrl-C or SIGTERM ended it.
+"""
+
+import errno
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from pipeline.errors import DataProblem, UsageProblem
 
-DATA_PROBLEM, USAGE_PROBLEM, INTERRUPTED = 1, 2, 130
+DATA_PROBLEM, USAGE_PROBLEM, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+
+# What a user can mend where a file is written. Any other OSError is our defect and keeps its traceback.
+_ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make it writable, or name another place"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG), "name another place"),
+    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENODEV), "see to the disk"),
+}
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM; whoever cleans up after Ctrl-C does so after this."""
+
+
+class Commands(TyperGroup):
+    """The commands of `songmill`: what a user can mend ends any of them with a sentence, and so does a signal."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        with guarded(), _terminable():
+            return super().invoke(ctx)
 
 
 @contextmanager
-def guarded() -> Iterator[None]:
-    """Turns the errors that users can mend into a message and an exit code."""
+def guarded(interrupted: str = "interrupted") -> Iterator[None]:
+    """Turn the errors that users can mend into a message and an exit code.
+
+    Args:
+        interrupted: what to say when a signal ends the command.
+    """
     try:
         yield
     except UsageProblem as error:
         fail(str(error), USAGE_PROBLEM)
     except DataProblem as error:
         fail(str(error), DATA_PROBLEM)
+    except KeyboardInterrupt as stop:
+        fail(interrupted, TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)
+    except OSError as error:
+        if error.errno not in _ADVICE:
+            raise
+        fail(unwritable(error), DATA_PROBLEM)
+
+
+def unwritable(error: OSError) -> str:
+    """What to say of a file or folder that cannot be written, and what to do."""
+    path, why = error.filename2 or error.filename, os.strerror(error.errno) if error.errno else str(error)
+    advice = _ADVICE.get(error.errno or 0, "mend that")
+    return f"{f'{path}: ' if path else ''}{why}; what is complete stands: {advice}, and the same command goes on"
 
 
 def fail(message: str, code: int) -> NoReturn:
     """Print an error and exit."""
     typer.secho(f"error: {message}", fg="red", err=True)
     raise typer.Exit(code)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM, a scheduler's Ctrl-C, raises as that does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def terminate(*_: object) -> NoReturn:
+    """A handler of SIGTERM."""
+    raise Terminated

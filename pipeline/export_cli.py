@@ -1,15 +1,12 @@
 """`songmill export`: what other programs read of a dataset."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.errors import DataProblem
+from pipeline.errors import UsageProblem
 from schemas.lyric_verdicts import CANONICAL, EXTRA, HEARD, SUNG
-
-_DATA_PROBLEM, _USAGE_PROBLEM = 1, 2
 
 app = typer.Typer(help="Files for other programs.", no_args_is_help=True)
 
@@ -30,11 +27,6 @@ def lrc_command(
 
     wanted = [name.strip() for name in verdicts.split(",")]
     if unknown := sorted({*wanted} - SUNG):
-        print(f"error: no verdict {', '.join(unknown)}; there are {', '.join(sorted(SUNG))}", file=sys.stderr)
-        raise typer.Exit(_USAGE_PROBLEM)
-    try:
-        files = list(export_lrc(dataset, out, wanted))
-    except DataProblem as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(_DATA_PROBLEM) from error
+        raise UsageProblem(f"no verdict {', '.join(unknown)}; there are {', '.join(sorted(SUNG))}")
+    files = list(export_lrc(dataset, out, wanted))
     print(f"{out}: {len(files)} files")

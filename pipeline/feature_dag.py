@@ -3,7 +3,6 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -12,6 +11,7 @@ from pipeline.dag import Dag, Stored
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.models.store import ModelStore
 from pipeline.plan import Plan, StagePlan, make_dag
+from pipeline.remembered import planned_settings
 from schemas.config import CurateConfig, ResourceConfig
 from schemas.dataset import FEATURES
 from stages.base import Stage
@@ -64,9 +64,12 @@ def build_feature_dag(
     overrides = [*overrides]
     known = [stage for stage in plan.columns.values() if as_planned and stage.name in names]
     new = [name for name in names if name not in {stage.name for stage in known}]
-    config = build_addition(dataset, plan.profile, _settings(known), add=new, overrides=overrides)
+    given = {override.partition("=")[0].strip() for override in overrides}
+    settings = planned_settings(dataset, plan, known, given)
+    config = build_addition(dataset, plan.profile, settings, add=new, overrides=overrides)
     makers = _makers([_feature_stage(name, config) for name in names], plan)
-    config = build_addition(dataset, plan.profile, _settings([*makers, *known]), add=new, overrides=overrides)
+    settings |= planned_settings(dataset, plan, makers, given)
+    config = build_addition(dataset, plan.profile, settings, add=new, overrides=overrides)
     stored = {
         column: Stored(shard.field(column).type, stage.fingerprint)
         for column, stage in plan.columns.items()
@@ -75,10 +78,6 @@ def build_feature_dag(
     dag = make_dag(config, store, stored)
     _check_unchanged(dag, plan, {stage.name for stage in makers})
     return FeatureDag(dag, config.resources)
-
-
-def _settings(stages: Iterable[StagePlan]) -> dict[str, dict[str, Any]]:
-    return {stage.name: {"engine": stage.engine, **stage.params} for stage in stages}
 
 
 def _feature_stage(name: str, config: CurateConfig) -> type[Stage]:

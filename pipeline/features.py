@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.cluster import check_placeable, cluster, run_pass
-from pipeline.curate import alone, describe_dataset, in_rounds, remember_plan
+from pipeline.curate import alone, describe_dataset, in_rounds
 from pipeline.dag import Dag, Node
 from pipeline.feature_dag import AdditionError, build_feature_dag
 from pipeline.identity import require_same_bytes
@@ -24,6 +24,7 @@ from pipeline.ledger import NO_PLAN, Commit, Ledger, StageTime
 from pipeline.models.store import ModelStore
 from pipeline.operator import TIMING, OperatorSpec
 from pipeline.plan import Plan, extended
+from pipeline.remembered import placed_anew, remember_plan, require_dataset
 from pipeline.screen import others_logged
 from pipeline.sink import UNIT, FeatureSink, FeatureSpec
 from pipeline.tally import Tally
@@ -92,6 +93,7 @@ def add_features(
 def _prepare(
     layout: Layout, names: Sequence[str], overrides: Iterable[str], store: ModelStore, progress: bool
 ) -> "_Run":
+    require_dataset(layout)
     before = Plan.model_validate_json(layout.plan.read_bytes())
     ledger = Ledger(layout).read()
     shards = [layout.root / name for name in ledger.files if (layout.root / name).parent == layout.shards]
@@ -100,7 +102,7 @@ def _prepare(
     shard = pq.read_schema(shards[0])
     made = build_feature_dag(layout.root, before, shard, names, overrides, store)
     nodes = [node for node in made.dag.nodes if node.name in names]
-    plan = extended(before, nodes, made.dag)
+    plan = extended(placed_anew(before, layout), nodes, made.dag)
     features = tuple(node.column for node in nodes)
     return _Run(made.resources, made.dag, features, shard, before, plan, ledger.open(), progress)
 

@@ -17,6 +17,7 @@ from pipeline.errors import DataProblem, UsageProblem
 from pipeline.ledger import Commit, Ledger
 from pipeline.marks import read_marks, set_marks
 from pipeline.plan import Plan
+from pipeline.remembered import require_dataset
 from pipeline.rewriting import read_unit, rewrite_unit
 from pipeline.scan import drop_from_scan, scanned_tracks
 from pipeline.stats import connect
@@ -55,8 +56,7 @@ def find_forgettable(
         DataProblem: the folder holds no dataset, or no such row.
         UsageProblem: the condition is no SQL, or neither ids nor a condition are given.
     """
-    if not layout.plan.exists():
-        raise DataProblem(f"{layout.root} is no songmill dataset (it has no _songmill/plan.json)")
+    require_dataset(layout)
     if not ids and where is None:
         raise UsageProblem("say what to forget: --track ID, or --where \"artist = 'X'\"")
     scanned = scanned_tracks(layout)

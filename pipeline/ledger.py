@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from pipeline.errors import naming
 from schemas.dataset import FEATURES, Layout, unit_of
 
 NO_PLAN = ""  # of a unit one of whose files is being replaced
@@ -216,8 +217,12 @@ def move_durably(source: Path, target: Path) -> None:
 def write_durably(target: Path, content: bytes) -> None:
     """Write a small file so that it is either there whole or not at all."""
     temporary = target.with_name(f".{target.name}.tmp")
-    temporary.write_bytes(content)
-    move_durably(temporary, target)
+    try:
+        with naming(target):
+            temporary.write_bytes(content)
+            move_durably(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def file_digest(path: Path) -> str:

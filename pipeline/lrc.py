@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.errors import DataProblem
+from pipeline.errors import DataProblem, naming
 from schemas.dataset import Layout
 from stages.lyric_alignment import tight
 
@@ -42,7 +42,8 @@ def export_lrc(dataset: Path, out: Path, verdicts: Collection[str]) -> Iterator[
             name = f"{stem}.{row['row_id'][:12]}" if stem in names else stem
             names.add(name)
             file = out / f"{name}.lrc"
-            file.write_text(text, encoding="utf-8")
+            with naming(file):
+                file.write_text(text, encoding="utf-8")
             yield file
 
 

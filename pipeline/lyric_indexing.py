@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import ray
 
 from pipeline.cluster import cluster
-from pipeline.errors import DataProblem
+from pipeline.errors import DataProblem, naming
 from schemas.config import ResourceConfig
 from stages.language import known
 from stages.lyric_index import Postings, Sketch
@@ -95,10 +95,12 @@ def build_index(
     staging.mkdir(parents=True)
     try:
         ids = _ids(out, manifest)
-        done, skipped = _write_segments(library, staging, sketch, resources, manifest, ids, progress)
+        with naming(out):
+            done, skipped = _write_segments(library, staging, sketch, resources, manifest, ids, progress)
         if not done.songs:
             raise DataProblem(f"{library}: no song to index; skipped: {dict(done.skipped) or 'none'}")
-        _publish(staging, out, manifest, skipped)
+        with naming(out):
+            _publish(staging, out, manifest, skipped)
         return done
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -4,7 +4,7 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -12,8 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from pipeline.errors import DataProblem
-
-_DATA_PROBLEM, _USAGE_PROBLEM = 1, 2
+from pipeline.exits import DATA_PROBLEM, USAGE_PROBLEM, fail, guarded
 
 app = typer.Typer(help="Lyric libraries: index and search them, train a vocabulary.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -38,9 +37,9 @@ def index_command(
     from stages.lyric_index import SKETCHES
 
     if engine not in SKETCHES:
-        _fail(f"no engine {engine!r}; there are {', '.join(SKETCHES)}", _USAGE_PROBLEM)
+        fail(f"no engine {engine!r}; there are {', '.join(SKETCHES)}", USAGE_PROBLEM)
     console = Console(stderr=True)
-    try:
+    with guarded("interrupted; nothing is written"):
         rows = pq.read_metadata(library).num_rows if library.is_file() else 0
         shown = (TextColumn("songs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*shown, console=console, transient=True) as bar:
@@ -49,8 +48,6 @@ def index_command(
             made = build_index(
                 library, out, SKETCHES[engine](), resources, add=add, progress=lambda done: bar.advance(task, done)
             )
-    except (DataProblem, OSError) as error:
-        _fail(str(error), _DATA_PROBLEM)
     print(f"{out}: {made.songs} songs indexed, {made.skipped.total()} skipped")
     for reason, songs in made.skipped.most_common():
         print(f"  {songs} skipped: {reason}")
@@ -74,7 +71,7 @@ def search_command(
     try:
         library = LyricLibrary.read(index) if index.is_file() else LyricLibrary.open(index)
     except LibraryError as error:
-        _fail(str(error), _DATA_PROBLEM)
+        fail(str(error), DATA_PROBLEM)
     lines = (sys.stdin.read() if words == "-" else words).splitlines()
     spoken = language or Counter(line_languages(lines)).most_common(1)[0][0]
     phones = "".join(to_ipa(lines, spoken)).replace(" ", "")
@@ -106,22 +103,18 @@ def train_command(
 
     The same songs give the same file.
     """
+    from pipeline.ledger import write_durably
     from pipeline.lyric_corpus import lyric_lines
     from stages.lyric_bpe import train
     from stages.lyric_library import LibraryError
 
     if out.exists():
-        _fail(f"{out} exists; choose another --out", _DATA_PROBLEM)
+        fail(f"{out} exists; choose another --out", DATA_PROBLEM)
     try:
         with Console(stderr=True).status("learning merges"):
             vocabulary = train(lyric_lines(source), size)
     except (DataProblem, LibraryError, ValueError) as error:
-        _fail(str(error), _DATA_PROBLEM)
+        fail(str(error), DATA_PROBLEM)
     out.parent.mkdir(parents=True, exist_ok=True)
-    vocabulary.save(str(out))
+    write_durably(out, vocabulary.to_str(pretty=True).encode())
     print(f"{out}: {vocabulary.get_vocab_size()} entries; use it with --set lyric_tokens.vocabulary={out}")
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    raise typer.Exit(code)

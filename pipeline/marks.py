@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 from pydantic import BaseModel
 
-from pipeline.errors import UsageProblem
+from pipeline.errors import UsageProblem, naming
 from pipeline.ledger import move_durably
 from schemas.dataset import Layout
 from schemas.tables import MARKS
@@ -74,5 +74,6 @@ def set_marks(layout: Layout, kinds: Mapping[str, str | None], note: str | None 
                 marks[row_id] = Mark.model_validate({"mark": kind, "note": note, "marked_at": now})
         rows = [{"row_id": row_id, **mark.model_dump()} for row_id, mark in sorted(marks.items())]
         temporary = layout.marks.with_name(".marks.parquet.tmp")
-        pq.write_table(pa.Table.from_pylist(rows, MARKS), temporary)
+        with naming(temporary):
+            pq.write_table(pa.Table.from_pylist(rows, MARKS), temporary)
         move_durably(temporary, layout.marks)

@@ -43,6 +43,7 @@ class Plan(BaseModel):
     gates: dict[str, Thresholds]
     dedup: DedupConfig | None
     require_license: list[str] | None = None
+    root: Path | None = None  # of the dataset when this was written; what parameters name may have moved with it
 
     @property
     def id(self) -> str:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.ledger import Ledger
+from pipeline.remembered import require_dataset
 from pipeline.stats import connect
 from schemas.dataset import Layout
 
@@ -121,8 +122,7 @@ def rows_to_retry(layout: Layout, wanted: str | None, stage: str | None, reason:
 
 
 def _connect(layout: Layout) -> duckdb.DuckDBPyConnection:
-    if not layout.plan.exists():
-        raise DataProblem(f"{layout.root} is no songmill dataset (it has no _songmill/plan.json)")
+    require_dataset(layout)
     connection = connect(layout)
     states = [
         {"row_id": row_id, "first_seen": row.first_seen, "last_seen": commit.committed_at, "tries": row.tries}

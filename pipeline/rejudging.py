@@ -18,6 +18,7 @@ from pipeline.gates import Gate, GateError, build_gates
 from pipeline.ledger import Ledger
 from pipeline.marks import read_marks
 from pipeline.plan import Plan
+from pipeline.remembered import require_dataset
 from pipeline.stats import connect
 from schemas.config import Thresholds
 from schemas.dataset import FEATURES, Layout
@@ -57,8 +58,7 @@ def rejudge(layout: Layout, overrides: Iterable[str]) -> Rejudged:
         DataProblem: the folder holds no dataset, or an empty one.
         UsageProblem: an override is no threshold on a column of the dataset.
     """
-    if not layout.plan.exists():
-        raise DataProblem(f"{layout.root} is no songmill dataset (it has no _songmill/plan.json)")
+    require_dataset(layout)
     plan = Plan.model_validate_json(layout.plan.read_bytes())
     changed = _parsed(overrides)
     wanted = _merged(plan.gates, changed)

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from pipeline.errors import DataProblem, UsageProblem
+from pipeline.errors import DataProblem, UsageProblem, naming
 from pipeline.models.digests import sha256
 from pipeline.models.store import ModelStore
 from pipeline.sample_config import SampleConfig, in_flags, path_and_scale
@@ -265,8 +265,9 @@ def _write(
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        unfinished.replace(path)
+        with naming(path):
+            unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.exits import INTERRUPTED, fail, guarded
+from pipeline.exits import guarded
 
 if TYPE_CHECKING:
     from pipeline.sample import Take
@@ -186,11 +186,8 @@ def sample_command(
       songmill sample --from song.json --out again.wav
     """
     given = {name: value for name, value in locals().items() if value is not None and name not in _COMMAND_ONLY}
-    try:
-        with guarded():
-            takes = _sample(config, given, overwrite=overwrite, quiet=quiet)
-    except KeyboardInterrupt:
-        fail("interrupted; songs that were complete are written", INTERRUPTED)
+    with guarded("interrupted; songs that were complete are written"):
+        takes = _sample(config, given, overwrite=overwrite, quiet=quiet)
     if as_json:
         typer.echo(json.dumps([take.sidecar for take in takes], indent=2, ensure_ascii=False))
     else:

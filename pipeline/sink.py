@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.errors import naming
 from pipeline.flags import with_flags
 from pipeline.identity import basis
 from pipeline.ledger import Commit, RowState, file_digest
@@ -189,7 +190,8 @@ def _without_features(rows: pa.Table) -> pa.Table:
 def write_rows(rows: pa.Table, path: Path, footer: Mapping[bytes, bytes], row_group: int = _ROW_GROUP) -> None:
     """Write rows as every file of a dataset is written, `footer` in its metadata."""
     schema = rows.schema.with_metadata({**(rows.schema.metadata or {}), **footer})
-    pq.write_table(rows.cast(schema), path, compression="zstd", row_group_size=row_group, write_page_checksum=True)
+    with naming(path):
+        pq.write_table(rows.cast(schema), path, compression="zstd", row_group_size=row_group, write_page_checksum=True)
 
 
 def write_scan_part(rows: pa.Table, path: Path, footer: Mapping[bytes, bytes]) -> None:

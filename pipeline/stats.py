@@ -9,9 +9,9 @@ import duckdb
 from pydantic import BaseModel
 
 from pipeline.duck import new_connection
-from pipeline.errors import DataProblem
 from pipeline.ledger import read_records
 from pipeline.marks import read_marks
+from pipeline.remembered import require_dataset
 from pipeline.stage_times import Throughput, stage_times
 from schemas.dataset import Layout
 
@@ -122,8 +122,7 @@ def collect_stats(layout: Layout) -> Stats:
     Raises:
         DataProblem: the folder holds no dataset.
     """
-    if not layout.plan.exists():
-        raise DataProblem(f"{layout.root} is no songmill dataset (it has no _songmill/plan.json)")
+    require_dataset(layout)
     records = read_records(layout)
     files = [name for record in records for name in record.files]
     marks = count_marks(layout)

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.errors import naming
 from pipeline.ledger import move_durably
 from schemas.dataset import Layout
 from schemas.tables import TOMBSTONES
@@ -55,7 +56,8 @@ def without_forgotten(rows: pa.Table, tombstones: pa.Table) -> pa.Table:
 
 def _write(layout: Layout, table: pa.Table) -> None:
     temporary = layout.tombstones.with_name(".forgotten.parquet.tmp")
-    pq.write_table(table, temporary)
+    with naming(temporary):
+        pq.write_table(table, temporary)
     move_durably(temporary, layout.tombstones)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipeline.errors import DataProblem
 from pipeline.ledger import Commit, Ledger, file_digest
+from pipeline.remembered import require_dataset
 from schemas.dataset import FEATURES, FOOTER_SCHEMA_VERSION, FOOTER_SHARD_DIGEST, SCHEMA_VERSION, Layout, unit_of
 
 
@@ -16,8 +16,7 @@ def verify_dataset(layout: Layout) -> list[str]:
     Raises:
         DataProblem: the folder holds no dataset.
     """
-    if not layout.plan.exists():
-        raise DataProblem(f"{layout.root} is no songmill dataset (it has no _songmill/plan.json)")
+    require_dataset(layout)
     ledger = Ledger(layout).read()
     problems = [problem for commit in ledger.commits.values() for problem in _unit_problems(layout, commit)]
     return problems + _row_problems(ledger) + _stray_files(layout, ledger)

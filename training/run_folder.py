@@ -49,7 +49,7 @@ class RunFolder:
                 raise RunProblem(
                     f"{self.root} holds a run with other settings:\n{lines}\nGive the same, or another --out."
                 )
-        stored.write_text(json.dumps(config, indent=2))
+        _write(stored, json.dumps(config, indent=2))
 
     @property
     def kind(self) -> str:
@@ -120,8 +120,7 @@ class RunFolder:
 
     def figures(self) -> list[dict[str, Any]]:
         """Figures of the steps so far."""
-        lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
-        return [json.loads(line) for line in lines if line]
+        return [json.loads(line) for line in self._recorded()]
 
     def record(self, figures: dict[str, Any]) -> None:
         """Append figures of a step."""
@@ -132,8 +131,13 @@ class RunFolder:
         """Drop what a killed process recorded beyond the checkpoint that is gone on from."""
         if not self.metrics.exists():
             return
-        kept = [line for line in self.metrics.read_text().splitlines() if line and json.loads(line)["step"] <= step]
-        self.metrics.write_text("".join(f"{line}\n" for line in kept))
+        kept = [line for line in self._recorded() if json.loads(line)["step"] <= step]
+        _write(self.metrics, "".join(f"{line}\n" for line in kept))
+
+    def _recorded(self) -> list[str]:
+        """Whole lines: a full disk breaks off the last one."""
+        lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
+        return [line for line in lines if line.endswith("}")]
 
     def _publish(self, draft: Path, step: int, progress: dict[str, Any]) -> None:
         with (draft / _PROGRESS).open("w") as file:
@@ -159,6 +163,16 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in config.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
     return flat
+
+
+def _write(path: Path, text: str) -> None:
+    """The whole text, or on a full disk what was there before."""
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        draft.write_text(text)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _first() -> bool:

@@ -21,6 +21,7 @@ from pipeline.errors import DataProblem
 from pipeline.explore.index import Changed, Index
 from pipeline.explore.making import REVISION, Progress, renew
 from pipeline.ledger import file_digest, read_records
+from pipeline.remembered import require_dataset
 from schemas.dataset import Layout
 
 _DATASET = "dataset"  # a link to it, so that the index goes when the dataset has
@@ -51,8 +52,7 @@ class Shelf:
         Raises:
             DataProblem: the folder holds no dataset, or the cache cannot be written to.
         """
-        if not layout.plan.is_file():
-            raise DataProblem(f"{layout.root} is no songmill dataset: give a folder that `songmill curate` wrote")
+        require_dataset(layout)
         self.layout = Layout(layout.root.resolve())
         self.folder = cache / hashlib.blake2b(os.fsencode(self.layout.root), digest_size=8).hexdigest()
         try:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from pipeline.errors import DataProblem
 from pipeline.identity import track_id
 from pipeline.marks import read_marks
+from pipeline.remembered import require_dataset
 from pipeline.stats import connect
 from schemas.dataset import Layout
 from stages import pcm
@@ -113,8 +114,7 @@ class _Cache:
 def _songs(dataset: Path, where: str | None) -> tuple[pa.Table, int]:
     """The rows of a dataset for which the condition holds and that nobody has dropped, and how many it has."""
     layout = Layout(dataset)
-    if not layout.plan.is_file():
-        raise DataProblem(f"{dataset} is no songmill dataset: give a folder that `songmill curate` wrote")
+    require_dataset(layout)
     with connect(layout) as connection:
         try:
             total = connection.sql("select count(*) from tracks").fetchall()[0][0]

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 
-from pipeline.errors import UsageProblem
+from pipeline.errors import UsageProblem, naming
+from pipeline.exits import guarded
 from pipeline.train import command
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def autoencoder_command(
         "--seed": seed,
         "DATASET": [path.resolve() for path in datasets] if datasets else None,
     }
-    with command.guarded("interrupted; the same command goes on from the last checkpoint"):
+    with guarded("interrupted; the same command goes on from the last checkpoint"):
         # Here, for torch takes seconds to import and the other commands do without.
         from pipeline.train.autoencoder import prepare, train
         from pipeline.train.settings import named, read_settings
@@ -86,7 +87,8 @@ def autoencoder_command(
         run = prepare(settings, out, device=device)
         if not quiet:
             _show_start(run)
-        complete = train(run, progress=not quiet)
+        with naming(out):
+            complete = train(run, progress=not quiet)
     figure = ", {validation/mel_distance_db:.2f} dB held out"
     command.end(run, complete=complete, as_json=as_json, out=out, figure=figure, digits=5)
 

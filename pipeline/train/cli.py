@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from pipeline.errors import UsageProblem
+from pipeline.errors import UsageProblem, naming
+from pipeline.exits import guarded
 from pipeline.train import command
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def dit_command(
         "DATASET": datasets or None,
     }
     presets = _names(preset)
-    with command.guarded("interrupted; the same command goes on from the last checkpoint"):
+    with guarded("interrupted; the same command goes on from the last checkpoint"):
         # Here, for torch takes seconds to import and the other commands do without.
         from pipeline.train.dit import prepare, reckon, train
         from pipeline.train.dit_config import build_config
@@ -123,7 +124,8 @@ def dit_command(
         reckoned = reckon(run) if run.step < settings.steps else None
         if not quiet:
             _show_start(run, reckoned)
-        complete = train(run, presets=presets, reckoned=reckoned, progress=not quiet)
+        with naming(out):
+            complete = train(run, presets=presets, reckoned=reckoned, progress=not quiet)
     command.end(run, complete=complete, as_json=as_json, out=out, figure=", held out {validation/loss:.4f}")
 
 
@@ -164,7 +166,7 @@ def export_command(
 
       songmill train export lora-run --out lora && songmill sample ACE-Step --lora lora --prompt folk --out a.wav
     """
-    with command.guarded("interrupted; nothing is written"):
+    with guarded("interrupted; nothing is written"):
         from pipeline.sample import text_encoder_folder
         from pipeline.train.dit import problems_told
         from stages.lyric_bpe import BUILT_IN

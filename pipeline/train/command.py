@@ -1,16 +1,12 @@
-"""What the commands of `songmill train` share: options and their panels, errors that users can mend, how they end."""
+"""What the commands of `songmill train` share: options and their panels, how they end."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Protocol
+from typing import Annotated, Any, Protocol
 
 import typer
 
-from pipeline.errors import DataProblem, UsageProblem
-
-DATA_PROBLEM, USAGE_PROBLEM, INTERRUPTED = 1, 2, 130
+from pipeline.exits import INTERRUPTED, fail
 
 
 def data(name: str, text: str) -> Any:
@@ -80,26 +76,3 @@ def end(run: Run, *, complete: bool, as_json: bool, out: Path, figure: str, digi
     except KeyError:
         told = ""
     typer.echo(f"{out}: {run.step} steps, loss {last['loss']:.{digits}f}{told}; see {run.folder.root / 'README.md'}")
-
-
-@contextmanager
-def guarded(interrupted: str) -> Iterator[None]:
-    """Turn the errors that users can mend into a message and an exit code.
-
-    Args:
-        interrupted: what to say when the user stops the command.
-    """
-    try:
-        yield
-    except UsageProblem as error:
-        fail(str(error), USAGE_PROBLEM)
-    except DataProblem as error:
-        fail(str(error), DATA_PROBLEM)
-    except KeyboardInterrupt:
-        fail(interrupted, INTERRUPTED)
-
-
-def fail(message: str, code: int) -> NoReturn:
-    """Say what is wrong and exit."""
-    typer.secho(f"error: {message}", fg="red", err=True)
-    raise typer.Exit(code)

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 
-from pipeline.errors import UsageProblem
+from pipeline.errors import UsageProblem, naming
+from pipeline.exits import guarded
 from pipeline.train import command
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def speaker_command(
         "--seed": seed,
         "DATASET": [path.resolve() for path in datasets] if datasets else None,
     }
-    with command.guarded("interrupted; the same command goes on from the last song or checkpoint"):
+    with guarded("interrupted; the same command goes on from the last song or checkpoint"):
         # Here, for torch takes seconds to import and the other commands do without.
         from pipeline.train.settings import named, read_settings
         from pipeline.train.speaker import prepare, train
@@ -91,7 +92,8 @@ def speaker_command(
         run = prepare(settings, out, device=device, workers=workers or os.cpu_count() or 1, progress=not quiet)
         if not quiet:
             _show_start(run)
-        complete = train(run, progress=not quiet)
+        with naming(out):
+            complete = train(run, progress=not quiet)
     figure = ", equal error rate {validation/eer:.3f}"
     command.end(run, complete=complete, as_json=as_json, out=out, figure=figure)
 

@@ -20,6 +20,7 @@ from rich.progress import track as tracked
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.models.store import ModelStore
 from pipeline.plan import Plan
+from pipeline.remembered import require_dataset
 from pipeline.stats import connect
 from pipeline.train.audio import DatasetAudio
 from schemas.dataset import Layout
@@ -134,8 +135,7 @@ def _sung(dataset: Path, where: str | None, label: str) -> list[SungSong]:
 
 def _plan(dataset: Path) -> Plan:
     layout = Layout(dataset)
-    if not layout.plan.is_file():
-        raise DataProblem(f"{dataset} is no songmill dataset: give a folder that `songmill curate` wrote")
+    require_dataset(layout)
     return Plan.model_validate_json(layout.plan.read_bytes())
 
 

@@ -1,0 +1,71 @@
+"""A signal ends the process even while a library keeps the interpreter waiting.
+
+Python raises KeyboardInterrupt when the call at hand has returned to it. Ray's calls may take minutes to do so, and its
+shutdown may never end, so a thread watches for signals too: what has not ended a while after one is killed. A dataset
+survives that at any moment (see `pipeline.ledger`).
+"""
+
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+import psutil
+
+_GRACE_S = 10.0
+_SAME_SIGNAL_S = 1.0  # `timeout` and others send one signal twice, to a process and to its group
+_SHOW_CURSOR = b"\x1b[?25h"
+
+
+@contextmanager
+def ends_on_signal(grace_s: float = _GRACE_S) -> Iterator[None]:
+    """Kill this process and its children if a SIGINT or SIGTERM has not ended the block after a while, or comes again.
+
+    Args:
+        grace_s: how long the block may take to end.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = os.pipe()
+    stderr = os.dup(2)  # as it is now: Ray's start has it go elsewhere
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reader, stderr, grace_s), daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writer)  # ends the thread
+
+
+def _watch(reader: int, stderr: int, grace_s: float) -> None:
+    """Read the numbers of signals as they come, until nobody writes them any more."""
+    came, number = 0.0, 0
+    while True:
+        left_s = max(0.0, came + grace_s - time.monotonic()) if number else None
+        if not select.select([reader], [], [], left_s)[0]:
+            _kill(number, stderr)
+        got = os.read(reader, 1)
+        if not got:
+            os.close(reader)
+            os.close(stderr)
+            return
+        if got[0] in (signal.SIGINT, signal.SIGTERM):
+            if number and time.monotonic() - came > _SAME_SIGNAL_S:
+                _kill(number, stderr)
+            came, number = (came, number) if number else (time.monotonic(), got[0])
+
+
+def _kill(number: int, stderr: int) -> NoReturn:
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    if os.isatty(stderr):
+        os.write(stderr, _SHOW_CURSOR)
+    os.write(stderr, b"error: stopped; the same command goes on from what is committed\n")
+    os._exit(128 + number)
