@@ -157,7 +157,8 @@ def plan_command(
 ) -> None:
     """Show the checked DAG: stages, columns, models, resources, fused operators. Starts nothing without --pilot.
 
-    Models that are missing are listed at the end, with exit code 2; fingerprints are not final before they are there.
+    Models and libraries that are missing are listed at the end, with exit code 2; fingerprints are not final before the
+    models are there.
 
     [bold]Examples[/]
 
@@ -166,9 +167,11 @@ def plan_command(
       songmill plan songs/ --profile full --pilot 20
     """
     from pipeline.config import build_config
+    from pipeline.dependencies import lack_of, missing_libraries
     from pipeline.inspection import show_pilot, show_plan
     from pipeline.models.store import ModelStore
     from pipeline.plan import draft_dag, make_plan, weights_bytes
+    from stages.libraries import how_to_install
 
     if pilot and not (source or config):
         _fail("a pilot needs songs: songmill plan SONGS --pilot 20", USAGE_PROBLEM)
@@ -186,20 +189,22 @@ def plan_command(
     )
     store = ModelStore()
     dag, missing = _guarded(draft_dag, settings, store)
+    libraries = missing_libraries(settings)
     plan = make_plan(settings, dag)
-    found = _pilot(settings, pilot) if pilot else None
+    found = _pilot(settings, pilot) if pilot and not (missing or libraries) else None
     sizes = weights_bytes(dag, store)
     if as_json:
         told = {"id": plan.id, **plan.model_dump(), "operators": [[n.name for n in group] for group in dag.operators]}
         told |= {"scan": [node.name for node in dag.scan], "weights_bytes": sizes, "missing": missing}
+        told |= {"missing_libraries": {library.package: how_to_install([library]) for library in libraries}}
         _print_json(told | ({"pilot": found.model_dump()} if found else {}))
     else:
         show_plan(_console(), settings, dag, plan, sizes)
         if found:
             show_pilot(_console(), found)
-    if missing:
-        remedies = "\n  - ".join(missing.values())
-        _fail(f"curate would refuse this plan, models are missing:\n  - {remedies}", USAGE_PROBLEM)
+    if problems := [*missing.values(), *([lack_of(libraries, settings, store)] if libraries else [])]:
+        listed = "\n  - ".join(problems)
+        _fail(f"curate would refuse this plan:\n  - {listed}", USAGE_PROBLEM)
 
 
 @app.command("inspect")
