@@ -134,12 +134,14 @@ def curate_command(
         )
     outcome = _curate(settings, update=update, progress=not quiet)
     if as_json:
-        _print_json({"worked_on": outcome.worked_on, **outcome.stats.model_dump()})
+        done = {"worked_on": outcome.worked_on, "updated": outcome.updated, "unchanged": outcome.unchanged}
+        _print_json(done | outcome.stats.model_dump())
         return
     rows = outcome.stats.rows
+    updated = f"{outcome.updated} updated, " if outcome.updated else ""
     typer.echo(
         f"{settings.output}: {rows['total']} rows = {rows['kept']} kept + {rows['filtered']} filtered + "
-        f"{rows['failed']} failed ({outcome.worked_on} worked on now)"
+        f"{rows['failed']} failed ({outcome.worked_on} worked on, {updated}{outcome.unchanged} unchanged)"
     )
 
 
@@ -279,7 +281,9 @@ def demo_command(
 ) -> None:
     """From a few real songs, some of them broken or copies, to a new one: curate, train, sample. Six minutes.
 
-    Shows every command before it runs it. The same command again goes on where it stopped.
+    Shows every command before it runs it. The same command again goes on where it stopped. What comes out is compared
+    with what was promised (songs kept and turned away and why, the lyrics found, a song that plays); exit code 1 when it
+    differs.
 
     [bold]Example[/]
 
@@ -293,7 +297,8 @@ def demo_command(
         return int(app(arguments, standalone_mode=False) or 0)
 
     given = _guarded(prepare, out / "input", ModelStore())
-    raise typer.Exit(Demo(out, given, QUICK if quick else Pace()).tell(songmill, _console()))
+    demo = Demo(out, given, QUICK if quick else Pace())
+    raise typer.Exit(_guarded(demo.tell, songmill, _console()))
 
 
 def _add_features(dataset: Path, stages: list[str], overrides: list[str], *, progress: bool, as_json: bool) -> None:

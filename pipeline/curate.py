@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from ray.actor import ActorHandle
 
 from pipeline.card import write_card
+from pipeline.changes import Changes
 from pipeline.cluster import check_placeable, cluster, run_pass
 from pipeline.dag import Dag
 from pipeline.errors import DataProblem
@@ -45,10 +46,22 @@ class CurateError(DataProblem):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run leaves."""
+    """What a finished run leaves.
+
+    Attributes:
+        stats: of the whole dataset.
+        worked_on: rows that this run read, ran a stage on or added.
+        updated: other rows whose verdict, facts or mark it changed.
+    """
 
     stats: Stats
-    worked_on: int  # rows this run had to do
+    worked_on: int
+    updated: int
+
+    @property
+    def unchanged(self) -> int:
+        """Rows that the run left as they were."""
+        return self.stats.rows["total"] - self.worked_on - self.updated
 
 
 def curate(
@@ -87,9 +100,10 @@ def curate(
         if retry is not None:
             _ready_for_retry(layout, dag, manifest, retry)
         marks, forgotten = read_marks(layout), forgotten_tracks(tombstones)
-        run = _Run(config, manifest, dag, plan, layout, ledger, progress, marks, forgotten, retry)
-        worked_on = run.bring_up_to_date()
-        return Outcome(describe_dataset(layout, plan), worked_on)
+        changes = Changes()
+        run = _Run(config, manifest, dag, plan, layout, ledger, progress, marks, forgotten, retry, changes)
+        run.bring_up_to_date()
+        return Outcome(describe_dataset(layout, plan), changes.worked_on, changes.updated)
 
 
 def describe_dataset(layout: Layout, plan: Plan) -> Stats:
@@ -214,13 +228,15 @@ class _Run:
     marks: Mapping[str, Mark]
     forgotten: Set[str]
     retry: Set[str] | None
+    changes: Changes
 
-    def bring_up_to_date(self) -> int:
-        """Run both passes until nothing is left to do; the number of rows that were worked on."""
+    def bring_up_to_date(self) -> None:
+        """Run both passes until nothing is left to do."""
         unscanned = self._unscanned()
         todo = None if unscanned.num_rows else self._todo()
         if todo is not None and not todo.num_rows:
-            return 0  # nothing to do needs no cluster
+            return  # nothing to do needs no cluster
+        self.changes.scanned(unscanned)
         with cluster(self.config.resources):
             check_placeable(self._operators())
             tally = Tally.remote()  # type: ignore[attr-defined]
@@ -228,7 +244,6 @@ class _Run:
             todo = self._todo() if todo is None else todo
             left = partial(self._uncommitted, todo)
             in_rounds("curate", todo, left, self._curate, tally, progress=self.progress)
-        return todo.num_rows
 
     def _unscanned(self) -> pa.Table:
         scanned = read_scan(self.layout, self.dag, ("row_id", "size", "stamp"))
@@ -258,7 +273,9 @@ class _Run:
             remember_plan(self.layout, self.plan)
             remember_config(self.layout, self.config, self.dag)
             temporary = {final: Path(path) for final, path in result["temporary"].items()}
-            self.ledger.add(Commit.model_validate(result["commit"]), temporary)
+            commit = Commit.model_validate(result["commit"])
+            self.changes.committed(commit, self.ledger.replaced_by(commit), result["measured"])
+            self.ledger.add(commit, temporary)
 
     def _operators(self) -> list[OperatorSpec]:
         groups = self.dag.operators

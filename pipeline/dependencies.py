@@ -60,7 +60,7 @@ def _what_can_run(stages: Mapping[str, StageConfig], store: ModelStore) -> dict[
 
 
 def _engines(name: str, config: StageConfig, store: ModelStore) -> dict[str | None, type[Stage]]:
-    """Engines of a stage that are installed and fit, the configured one first; what that lacks besides is told apart."""
+    """Engines of a stage that could run here, the configured one first: what models that lacks is told elsewhere."""
     engines = {}
     for engine in dict.fromkeys((config.engine, *ENGINES.get(name, ()))):
         with suppress(KeyError, ImportError, AttributeError, TypeError, ValidationError, ModelStoreError):

@@ -97,11 +97,15 @@ class Ledger:
             commit: its record.
             temporary: final path inside the dataset -> where the file lies now.
         """
-        if old := self.commits.get(-1 if commit.supersedes is None else commit.supersedes):
+        if old := self.replaced_by(commit):
             commit.timings = {**old.timings, **commit.timings}  # what did not run again took what it took
         commit.committed_at = datetime.now(UTC)
         _count_tries(commit, old)
         self._replace(commit, temporary, old)
+
+    def replaced_by(self, commit: Commit) -> Commit | None:
+        """The unit that this one takes the place of, if it has not yet."""
+        return None if commit.supersedes is None else self.commits.get(commit.supersedes)
 
     def rewrite(self, commit: Commit, temporary: dict[str, Path]) -> None:
         """Commit a unit in place of another whose rows were judged anew or left out, but not worked on.

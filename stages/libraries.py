@@ -1,4 +1,4 @@
-"""Libraries that some engines import and a plain installation does not bring: whether they are there, how to get them."""
+"""Libraries that engines import and a plain installation does not bring: whether they are there, how to get them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

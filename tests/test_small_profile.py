@@ -14,6 +14,7 @@ from datasets import load_dataset
 from rich.console import Console
 
 from pipeline.demo.input import DemoInput, prepare
+from pipeline.demo.promise import KEPT, Promise
 from pipeline.demo.story import QUICK, Demo
 from pipeline.models.store import ModelStore
 from schemas import columns
@@ -32,7 +33,8 @@ def story(audio: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFa
     songs.mkdir()
     write(songs / "sung.flac", load(audio("demo-songs", "audio_ace_step_1_5_split_4b-1.mp3"), seconds=32, start_s=8))
     write(songs / "played.flac", load(audio("demo-music", "happy_electronic_1.opus"), seconds=16))
-    demo = Demo(folder, DemoInput(songs, library), QUICK)
+    promise = Promise({"sung.flac": KEPT, "played.flac": KEPT}, lyrics={"sung.flac": "static_in_the_air"})
+    demo = Demo(folder, DemoInput(songs, library), QUICK, promise)
     return demo, told(demo)
 
 
