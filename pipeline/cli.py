@@ -4,15 +4,18 @@ Commands import what they need when they run: Ray, torch, DuckDB and Arrow take 
 """
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
+from pipeline.doctor.cli import doctor_command
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.explore.cli import explore_command
 from pipeline.export_cli import app as export_app
@@ -37,9 +40,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="The open-source refinery for music AI: raw songs in, training-ready Parquet shards out.",
 )
 app.add_typer(models_app, name="models")
+app.command("doctor")(doctor_command)
 app.command("explore")(explore_command)
 app.command("whatif")(whatif_command)
 app.command("quarantine")(quarantine_command)
@@ -53,6 +56,8 @@ app.command("sample")(sample_command)
 app.command("ui")(ui_command)
 
 DATA_PROBLEM, USAGE_PROBLEM, INTERRUPTED = 1, 2, 130
+
+_log = logging.getLogger("songmill.cli")
 
 Source = Annotated[str | None, typer.Argument(help="Folder, glob or manifest (.jsonl .csv .parquet); local or a URI.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Dataset folder.")]
@@ -68,6 +73,32 @@ Overrides = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Dataset = Annotated[Path, typer.Argument(help="Dataset folder.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"songmill {version('songmill')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Say on stderr what is done; -vv every detail.")
+    ] = 0,
+    log_file: Annotated[Path | None, typer.Option("--log-file", help="Add every detail to this file.")] = None,
+) -> None:
+    """The open-source refinery for music AI: raw songs in, training-ready Parquet shards out.
+
+    Options of all commands come before the command: [bold]songmill -v --log-file run.log curate songs/ --out dataset[/]
+    """
+    from pipeline.logs import logged
+
+    _guarded(context.with_resource, logged(verbose, log_file))
 
 
 @app.command("curate")
@@ -282,8 +313,8 @@ def demo_command(
     """From a few real songs, some of them broken or copies, to a new one: curate, train, sample. Six minutes.
 
     Shows every command before it runs it. The same command again goes on where it stopped. What comes out is compared
-    with what was promised (songs kept and turned away and why, the lyrics found, a song that plays); exit code 1 when it
-    differs.
+    with what was promised (songs kept and turned away and why, the lyrics found, a song that plays); where it differs
+    the exit code is 1.
 
     [bold]Example[/]
 
@@ -381,6 +412,7 @@ def _guarded(function: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _fail(message: str, code: int) -> NoReturn:
+    _log.debug("exit code %d: %s", code, message)
     Console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {_escape(message)}", highlight=False)
     raise typer.Exit(code)
 

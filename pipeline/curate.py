@@ -1,5 +1,6 @@
 """`songmill curate`: manifest -> scan -> verdicts on the whole table -> models on what is left -> committed shards."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from pipeline.todo import todo_schema, units_to_do
 from pipeline.tombstones import forgotten_tracks, read_tombstones, without_forgotten
 from schemas.config import CurateConfig, StageConfig
 from schemas.dataset import FEATURES, Layout
+
+_log = logging.getLogger("songmill.curate")
 
 _ROUNDS = 3  # a worker that dies may lose rows which are not committed yet; they run again this often
 
@@ -92,6 +95,9 @@ def curate(
     dag = make_dag(config, store)
     plan = make_plan(config, dag)
     manifest = read_manifest(config.input.path)
+    _log.info("%s: plan %s, %d songs in %s", layout.root, plan.id, manifest.num_rows, config.input.path)
+    for node in dag.nodes:
+        _log.debug("stage %s, fingerprint %s, %s", node.name, node.fingerprint, node.params)
     with alone(layout):
         _check_plan(layout, plan, update)
         ledger = Ledger(layout).open()
@@ -237,11 +243,13 @@ class _Run:
         if todo is not None and not todo.num_rows:
             return  # nothing to do needs no cluster
         self.changes.scanned(unscanned)
+        _log.info("%d rows to scan", unscanned.num_rows)
         with cluster(self.config.resources):
             check_placeable(self._operators())
             tally = Tally.remote()  # type: ignore[attr-defined]
             in_rounds("scan", unscanned, self._unscanned, self._scan, tally, progress=self.progress)
             todo = self._todo() if todo is None else todo
+            _log.info("%d rows to work on, in %d units", todo.num_rows, pc.count_distinct(todo["unit"]).as_py())
             left = partial(self._uncommitted, todo)
             in_rounds("curate", todo, left, self._curate, tally, progress=self.progress)
 

@@ -167,11 +167,15 @@ def build_dag(
     return Dag(_nodes(order, config, models, stored), gates)
 
 
+def configured_stages(config: CurateConfig) -> dict[str, Stage]:
+    """The stages of a run by name, not set up; without those that cannot be made, which `build_dag` tells."""
+    return _instantiate(config.stages)[0]
+
+
 def wanted_models(config: CurateConfig) -> dict[str, list[str]]:
     """Model store entry -> stages that want it."""
-    stages, _ = _instantiate(config.stages)
     wanted: dict[str, list[str]] = {}
-    for stage in stages.values():
+    for stage in configured_stages(config).values():
         for model in stage.models:
             wanted.setdefault(model, []).append(stage.name)
     return wanted
@@ -179,9 +183,8 @@ def wanted_models(config: CurateConfig) -> dict[str, list[str]]:
 
 def wanted_libraries(config: CurateConfig) -> dict[Library, list[str]]:
     """Library beyond the base dependencies -> stages that want it."""
-    stages, _ = _instantiate(config.stages)
     wanted: dict[Library, list[str]] = {}
-    for stage in stages.values():
+    for stage in configured_stages(config).values():
         for library in stage.libraries:
             wanted.setdefault(library, []).append(stage.name)
     return wanted

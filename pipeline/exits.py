@@ -1,5 +1,6 @@
 """How a command ends when it cannot do what it was asked for: exit code 0 is fine, 1 data, 2 usage."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -9,6 +10,8 @@ import typer
 from pipeline.errors import DataProblem, UsageProblem
 
 DATA_PROBLEM, USAGE_PROBLEM, INTERRUPTED = 1, 2, 130
+
+_log = logging.getLogger("songmill.cli")
 
 
 @contextmanager
@@ -24,5 +27,6 @@ def guarded() -> Iterator[None]:
 
 def fail(message: str, code: int) -> NoReturn:
     """Print an error and exit."""
+    _log.debug("exit code %d: %s", code, message)
     typer.secho(f"error: {message}", fg="red", err=True)
     raise typer.Exit(code)

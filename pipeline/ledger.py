@@ -5,6 +5,7 @@ A process killed between the two leaves files without a record; the next start s
 """
 
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from schemas.dataset import FEATURES, Layout, unit_of
+
+_log = logging.getLogger("songmill.ledger")
 
 NO_PLAN = ""  # of a unit one of whose files is being replaced
 
@@ -102,6 +105,9 @@ class Ledger:
         commit.committed_at = datetime.now(UTC)
         _count_tries(commit, old)
         self._replace(commit, temporary, old)
+        _log.info("unit %d is committed: %d rows, %s", commit.unit, len(commit.rows), ", ".join(commit.files))
+        for stage, time in commit.timings.items():
+            _log.debug("unit %d: %s took %.2f s over %d rows", commit.unit, stage, time.seconds, time.rows)
 
     def replaced_by(self, commit: Commit) -> Commit | None:
         """The unit that this one takes the place of, if it has not yet."""

@@ -97,6 +97,15 @@ def draft_dag(config: CurateConfig, store: ModelStore) -> tuple[Dag, dict[str, s
     return build_dag(config, models | lacking, {}), missing
 
 
+def check_dag(config: CurateConfig) -> None:
+    """Check all of a configuration but whether its models and libraries are there.
+
+    Raises:
+        DagError: as `draft_dag`.
+    """
+    build_dag(config, {name: Weights(name, Path(), _NO_DIGEST) for name in wanted_models(config)}, {})
+
+
 def weights_bytes(dag: Dag, store: ModelStore) -> dict[str, int | None]:
     """Stage -> bytes of its models' files, the least they take in memory; None where nobody knows before they come."""
     sizes = {node.name: [_bytes(weights, store) for weights in node.weights.values()] for node in dag.nodes}
