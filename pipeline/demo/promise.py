@@ -1,7 +1,7 @@
 """What the demo promises, and whether that is what came out."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import av
@@ -37,10 +37,12 @@ class Promise:
     Attributes:
         verdicts: file name -> how its row ends.
         lyrics: file name -> the song of the library that it is recognised as; all other rows are none.
+        copies: file name -> another of the same bytes. Which of the two is kept hangs on the folder that they lie in.
     """
 
     verdicts: Mapping[str, Verdict]
     lyrics: Mapping[str, str]
+    copies: Mapping[str, str] = field(default_factory=dict)
 
 
 PROMISE = Promise(
@@ -57,6 +59,7 @@ PROMISE = Promise(
         "notes.wav": Verdict("failed", "decode", "NotAudio"),
     },
     lyrics={"static_in_the_air.mp3": "static_in_the_air", "fuwafuwa.mp3": "fuwafuwa"},
+    copies={"calm_acoustic_1_copy.opus": "calm_acoustic_1.opus"},
 )
 
 
@@ -93,6 +96,10 @@ def differences_of_song(song: Path, duration_s: float) -> list[str]:
 
 
 def _rows_apart(promise: Promise, found: Mapping[str, tuple[Verdict, str | None]]) -> Iterator[str]:
+    found = dict(found)
+    for copy, original in promise.copies.items():
+        if copy in found and original in found and found[copy][0] == KEPT:
+            found[copy], found[original] = found[original], found[copy]
     for name in sorted({*promise.verdicts, *found}):
         promised, (verdict, message) = promise.verdicts.get(name), found.get(name, (None, None))
         if promised != verdict:
@@ -104,7 +111,7 @@ def _lyrics_apart(promise: Promise, found: Mapping[str, str | None]) -> Iterator
     for name, song in sorted(found.items()):
         promised = promise.lyrics.get(name)
         if promised != song:
-            yield f"{name} was to have the lyrics {promised or 'of no song'} and has {song or 'those of no song'}"
+            yield f"{name} was to have the lyrics of {promised or 'no song'} and has those of {song or 'no song'}"
 
 
 def _verdicts(layout: Layout) -> dict[str, tuple[Verdict, str | None]]:
