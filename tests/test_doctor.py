@@ -84,17 +84,23 @@ def test_the_full_profile_wants_models_a_gpu_and_a_server_that_captions():
     assert "resources.gpus={aesthetics: 0, vocals: 0" in found["GPU"].fix
 
 
-def test_a_cluster_is_asked_for_by_a_connection(tmp_path: Path):
+def test_a_cluster_is_asked_for_by_a_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def ray(*arguments: object, code: int = 0, address: str = "") -> Finding:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        findings = json.loads(asked("doctor", "--json", *arguments, code=code))["findings"]
+        return next(Finding.model_validate(finding) for finding in findings if finding["name"] == "Ray")
+
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        assert f"{address} answers" in told(code=0, RAY_ADDRESS=f"ray://{address}")["Ray"].found
+        assert f"{address} answers" in ray(address=f"ray://{address}").found
         config = tmp_path / "run.yaml"
         config.write_text(f"resources: {{ray_address: '{address}'}}\n")
-        assert told("--config", str(config), code=0)["Ray"].state == "ok"
-    gone = told(code=1, RAY_ADDRESS=address)["Ray"]
+        assert f"{address} answers" in ray("--config", config).found
+    gone = ray(code=1, address=address)
     assert f"no answer from {address}: " in gone.found
     assert "unset RAY_ADDRESS" in gone.fix
-    assert "is not HOST:PORT" in told(code=1, RAY_ADDRESS="head:many")["Ray"].found
+    assert "is not HOST:PORT" in ray(code=1, address="head:many").found
+    assert "a run starts it on this machine" in ray().found
 
 
 def test_a_configuration_that_is_no_configuration_is_a_usage_problem(tmp_path: Path):
