@@ -124,6 +124,11 @@ class TestModels:
         (finding,) = models(["musicnn-mtt"], store)
         return finding
 
+    def test_a_model_that_nobody_knows(self):
+        (finding,) = models(["whisper-huge"], ModelStore())
+        assert finding.state == "problem"
+        assert "no model named 'whisper-huge'" in finding.found
+
     def test_damage_is_seen_without_hashing(self, store: ModelStore, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr("pipeline.models.store.check_all", None)  # hashes files
         assert self.seen(store).state == "ok"
@@ -171,6 +176,12 @@ class TestMachine:
         assert "3.0 GB free at /nowhere/models, 4.0 GB are needed" in found["disk for models"].found
         assert found["disk for datasets"].state == "ok"
         assert (found["disk for Ray"].state, "RAY_TMPDIR" in found["disk for Ray"].fix) == ("warning", True)
+
+    def test_folders_that_cannot_be_written_to(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(machine.os, "access", lambda *_: False)
+        assert self.found()["disk for models"].state == "ok"  # nothing has to be pulled
+        assert self.found(missing_bytes=1)["disk for models"].fix == "set SONGMILL_MODELS to another folder"
+        assert "cannot be written to" in self.found()["disk for datasets"].found
 
     def test_shared_memory_and_open_files_of_a_small_container(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: Usage(64e6, 0, 64e6))

@@ -17,7 +17,7 @@ from stages.base import Stage
 def examine(config: CurateConfig, store: ModelStore) -> Iterator[Finding]:
     """What a run with this configuration would meet on this machine."""
     stages, resources = configured_stages(config), config.resources
-    wanted = [name for name in wanted_models(config) if name in {entry.name for entry in store.registry.entries}]
+    wanted = [*wanted_models(config)]
     yield from installation(wanted_libraries(config))
     yield _plan(config)
     yield from models(wanted, store)

@@ -56,7 +56,7 @@ def gpus(wanted: Mapping[str, float], cluster: str | None) -> Finding:
         return ok("GPU", f"{found}; this run takes none")
     if sum(wanted.values()) > seen:
         fix = _ON_CPU % ", ".join(f"{stage}: 0" for stage in wanted)
-        return problem("GPU", f"{found}; {named} take {sum(wanted.values()):g}", fix)
+        return problem("GPU", f"{found}; one worker of each stage takes {sum(wanted.values()):g} ({named})", fix)
     return ok("GPU", f"{found}, for {named}")
 
 
@@ -116,29 +116,29 @@ def _shared_memory() -> Finding:
 
 def _disks(models: Path, missing_bytes: int) -> Iterator[Finding]:
     yield _disk(
-        "disk for models", models, missing_bytes, "free some, or set SONGMILL_MODELS to a folder on another disk"
+        "disk for models", models, missing_bytes, "set SONGMILL_MODELS to another folder", writes=missing_bytes > 0
     )
-    yield _disk("disk for datasets", Path.cwd(), 0, "free some, or give --out a folder on another disk")
+    yield _disk("disk for datasets", Path.cwd(), 0, "give --out another folder", writes=True)
     scratch = Path(os.environ.get("RAY_TMPDIR") or "/tmp")  # noqa: S108 - Ray's own default
     usage = shutil.disk_usage(_existing(scratch))
     found = f"{gigabytes(usage.free)} free at {scratch}"
     if usage.used > _RAY_FULL * usage.total:
         told = f"{found}: it is so full that Ray refuses to use it"
-        yield warning("disk for Ray", told, "free some, or set RAY_TMPDIR to a folder on another disk")
+        yield warning("disk for Ray", told, "free some, or set RAY_TMPDIR to another folder")
     else:
         yield ok("disk for Ray", found)
 
 
-def _disk(name: str, folder: Path, needed: int, fix: str) -> Finding:
+def _disk(name: str, folder: Path, needed: int, otherwise: str, *, writes: bool) -> Finding:
     there = _existing(folder)
     free = shutil.disk_usage(there).free
     found = f"{gigabytes(free)} free at {folder}"
+    if writes and not os.access(there, os.W_OK):
+        return warning(name, f"{there} cannot be written to", otherwise)
     if free < needed:
-        return problem(name, f"{found}, {gigabytes(needed)} are needed", fix)
+        return problem(name, f"{found}, {gigabytes(needed)} are needed", f"free some, or {otherwise}")
     if free < needed + _LITTLE_DISK_BYTES:
-        return warning(name, found, fix)
-    if not os.access(there, os.W_OK):
-        return warning(name, f"{found}, but it cannot be written to", fix)
+        return warning(name, found, f"free some, or {otherwise}")
     return ok(name, found)
 
 

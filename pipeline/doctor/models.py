@@ -3,13 +3,19 @@
 from collections.abc import Iterable, Iterator
 
 from pipeline.doctor.findings import Finding, ok, problem, warning
+from pipeline.models.errors import UnknownModel
 from pipeline.models.registry import Entry
 from pipeline.models.store import ModelStore
 
 
 def models(names: Iterable[str], store: ModelStore) -> Iterator[Finding]:
     """One finding a model."""
-    for entry in map(store.entry, names):
+    for known in names:
+        try:
+            entry = store.entry(known)
+        except UnknownModel as error:
+            yield problem(f"model {known}", str(error), "name one of `songmill models list`")
+            continue
         name, size = f"model {entry.name}", f"{entry.size / 1e6:.0f} MB" if entry.size else "size not known"
         check = store.glance(entry.name)
         if check.state == "missing":
@@ -24,7 +30,8 @@ def models(names: Iterable[str], store: ModelStore) -> Iterator[Finding]:
 
 def missing_bytes(names: Iterable[str], store: ModelStore) -> int:
     """What the models that have to be pulled will take, as far as it is known."""
-    return sum(store.entry(name).size for name in names if store.glance(name).state in ("missing", "damaged"))
+    known = {entry.name: entry.size for entry in store.entries()}
+    return sum(known[name] for name in names if name in known and store.glance(name).state in ("missing", "damaged"))
 
 
 def _pull(entry: Entry) -> str:
