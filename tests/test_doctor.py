@@ -23,10 +23,10 @@ Usage = namedtuple("Usage", "total used free")
 Memory = namedtuple("Memory", "total available")
 
 
-def told(*arguments: str, code: int, **env: str) -> dict[str, Finding]:
-    """What `songmill doctor --json` finds in a process of its own, by name."""
-    out, _ = songmill("doctor", "--json", *arguments, code=code, **env)
-    report = json.loads(out)
+def told(*arguments: object, code: int = 0, **env: str) -> dict[str, Finding]:
+    """What `songmill doctor --json` finds, by name; in a process of its own where the environment is to be another."""
+    command = ("doctor", "--json", *arguments)
+    report = json.loads(songmill(*command, code=code, **env)[0] if env else asked(*command, code=code))
     findings = [Finding.model_validate(finding) for finding in report["findings"]]
     assert report["can_run"] == (code == 0) == all(finding.state != "problem" for finding in findings)
     assert all(bool(finding.fix) == (finding.state != "ok") for finding in findings)
@@ -75,8 +75,9 @@ def test_a_library_that_is_away_and_an_empty_model_store_come_with_their_command
     assert found["model yamnet"].fix == "songmill models pull yamnet"
 
 
-def test_the_full_profile_wants_models_a_gpu_and_a_server_that_captions():
-    found = told("--profile", "full", code=1, CUDA_VISIBLE_DEVICES="")
+def test_the_full_profile_wants_models_a_gpu_and_a_server_that_captions(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    found = told("--profile", "full", code=1)
     assert found["model htdemucs"].fix == "songmill models pull htdemucs --from FOLDER"
     assert found["extra separation"].state == "ok"
     assert found["server of caption"].state == "problem"
@@ -87,8 +88,7 @@ def test_the_full_profile_wants_models_a_gpu_and_a_server_that_captions():
 def test_a_cluster_is_asked_for_by_a_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def ray(*arguments: object, code: int = 0, address: str = "") -> Finding:
         monkeypatch.setenv("RAY_ADDRESS", address)
-        findings = json.loads(asked("doctor", "--json", *arguments, code=code))["findings"]
-        return next(Finding.model_validate(finding) for finding in findings if finding["name"] == "Ray")
+        return told(*arguments, code=code)["Ray"]
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
