@@ -17,7 +17,7 @@ class Changes:
 
     def scanned(self, rows: pa.Table) -> None:
         """Rows that the scan has to read."""
-        self._worked_on.append(_ids(rows["row_id"].to_pylist()))
+        self._worked_on += rows["row_id"].chunks
 
     def committed(self, commit: Commit, old: Commit | None, measured: Iterable[str]) -> None:
         """A unit, about to be committed.
