@@ -7,12 +7,14 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from pipeline.doctor.cli import doctor_command
 from pipeline.exits import DATA_PROBLEM, USAGE_PROBLEM, Commands, fail, guarded
 from pipeline.explore.cli import explore_command
 from pipeline.export_cli import app as export_app
@@ -38,9 +40,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="The open-source refinery for music AI: raw songs in, training-ready Parquet shards out.",
 )
 app.add_typer(models_app, name="models")
+app.command("doctor")(doctor_command)
 app.command("explore")(explore_command)
 app.command("whatif")(whatif_command)
 app.command("quarantine")(quarantine_command)
@@ -67,6 +69,32 @@ Overrides = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Dataset = Annotated[Path, typer.Argument(help="Dataset folder.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"songmill {version('songmill')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Say on stderr what is done; -vv every detail.")
+    ] = 0,
+    log_file: Annotated[Path | None, typer.Option("--log-file", help="Add every detail to this file.")] = None,
+) -> None:
+    """The open-source refinery for music AI: raw songs in, training-ready Parquet shards out.
+
+    Options of all commands come before the command: [bold]songmill -v --log-file run.log curate songs/ --out dataset[/]
+    """
+    from pipeline.logs import logged
+
+    context.with_resource(logged(verbose, log_file))
 
 
 @app.command("curate")
@@ -138,12 +166,14 @@ def curate_command(
         )
     outcome = _curate(settings, update=update, progress=not quiet)
     if as_json:
-        _print_json({"worked_on": outcome.worked_on, **outcome.stats.model_dump()})
+        done = {"worked_on": outcome.worked_on, "updated": outcome.updated, "unchanged": outcome.unchanged}
+        _print_json(done | outcome.stats.model_dump())
         return
     rows = outcome.stats.rows
+    updated = f"{outcome.updated} updated, " if outcome.updated else ""
     typer.echo(
         f"{settings.output}: {rows['total']} rows = {rows['kept']} kept + {rows['filtered']} filtered + "
-        f"{rows['failed']} failed ({outcome.worked_on} worked on now)"
+        f"{rows['failed']} failed ({outcome.worked_on} worked on, {updated}{outcome.unchanged} unchanged)"
     )
 
 
@@ -161,8 +191,8 @@ def plan_command(
 ) -> None:
     """Show the checked DAG: stages, columns, models, resources, fused operators. Starts nothing without --pilot.
 
-    Models that are missing are listed at the end, with exit code 2; fingerprints are not final before they are there.
-    Given a dataset alone, the plan of the settings that it was last written with.
+    Models and libraries that are missing are listed at the end, with exit code 2; fingerprints are not final before the
+    models are there. Given a dataset alone, the plan of the settings that it was last written with.
 
     [bold]Examples[/]
 
@@ -171,11 +201,13 @@ def plan_command(
       songmill plan songs/ --profile full --pilot 20
     """
     from pipeline.config import build_config
+    from pipeline.dependencies import lack_of, missing_libraries
     from pipeline.inspection import show_pilot, show_plan
     from pipeline.models.store import ModelStore
     from pipeline.plan import draft_dag, make_plan, weights_bytes
     from pipeline.remembered import is_dataset, remembered_config
     from schemas.dataset import Layout
+    from stages.libraries import how_to_install
 
     if pilot and not (source or config):
         fail("a pilot needs songs: songmill plan SONGS --pilot 20", USAGE_PROBLEM)
@@ -196,20 +228,22 @@ def plan_command(
         )
     store = ModelStore()
     dag, missing = draft_dag(settings, store)
+    libraries = missing_libraries(settings)
     plan = make_plan(settings, dag)
-    found = _pilot(settings, pilot) if pilot else None
+    found = _pilot(settings, pilot) if pilot and not (missing or libraries) else None
     sizes = weights_bytes(dag, store)
     if as_json:
         told = {"id": plan.id, **plan.model_dump(), "operators": [[n.name for n in group] for group in dag.operators]}
         told |= {"scan": [node.name for node in dag.scan], "weights_bytes": sizes, "missing": missing}
+        told |= {"missing_libraries": {library.package: how_to_install([library]) for library in libraries}}
         _print_json(told | ({"pilot": found.model_dump()} if found else {}))
     else:
         show_plan(_console(), settings, dag, plan, sizes)
         if found:
             show_pilot(_console(), found)
-    if missing:
-        remedies = "\n  - ".join(missing.values())
-        fail(f"curate would refuse this plan, models are missing:\n  - {remedies}", USAGE_PROBLEM)
+    if problems := [*missing.values(), *([lack_of(libraries, settings, store)] if libraries else [])]:
+        listed = "\n  - ".join(problems)
+        fail(f"curate would refuse this plan:\n  - {listed}", USAGE_PROBLEM)
 
 
 @app.command("inspect")
@@ -284,7 +318,9 @@ def demo_command(
 ) -> None:
     """From a few real songs, some of them broken or copies, to a new one: curate, train, sample. Six minutes.
 
-    Shows every command before it runs it. The same command again goes on where it stopped.
+    Shows every command before it runs it. The same command again goes on where it stopped. What comes out is compared
+    with what was promised (songs kept and turned away and why, the lyrics found, a song that plays); where it differs
+    the exit code is 1.
 
     [bold]Example[/]
 
@@ -298,7 +334,8 @@ def demo_command(
         return int(app(arguments, standalone_mode=False) or 0)
 
     given = prepare(out / "input", ModelStore())
-    raise typer.Exit(Demo(out, given, QUICK if quick else Pace()).tell(songmill, _console()))
+    demo = Demo(out, given, QUICK if quick else Pace())
+    raise typer.Exit(demo.tell(songmill, _console()))
 
 
 def _add_features(dataset: Path, stages: list[str], overrides: list[str], *, progress: bool, as_json: bool) -> None:

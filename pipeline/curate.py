@@ -13,6 +13,7 @@ import ray
 from filelock import FileLock, Timeout
 
 from pipeline.card import write_card
+from pipeline.changes import Changes
 from pipeline.cluster import check_placeable, cluster, run_pass
 from pipeline.dag import Dag
 from pipeline.errors import DataProblem
@@ -39,10 +40,9 @@ from pipeline.tombstones import forgotten_tracks, read_tombstones, without_forgo
 from schemas.config import CurateConfig, StageConfig
 from schemas.dataset import FEATURES, Layout
 
+_log = logging.getLogger("songmill.curate")
+
 _ROUNDS = 3  # when the cluster itself fails, rows that are not committed yet run again this often
-
-
-_log = logging.getLogger(__name__)
 
 
 class CurateError(DataProblem):
@@ -51,10 +51,22 @@ class CurateError(DataProblem):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run leaves."""
+    """What a finished run leaves.
+
+    Attributes:
+        stats: of the whole dataset.
+        worked_on: rows that this run read, ran a stage on or added.
+        updated: other rows whose verdict, facts or mark it changed.
+    """
 
     stats: Stats
-    worked_on: int  # rows this run had to do
+    worked_on: int
+    updated: int
+
+    @property
+    def unchanged(self) -> int:
+        """Rows that the run left as they were."""
+        return self.stats.rows["total"] - self.worked_on - self.updated
 
 
 def curate(
@@ -85,6 +97,9 @@ def curate(
     dag = make_dag(config, store)
     plan = make_plan(config, dag)
     manifest = read_manifest(config.input.path)
+    _log.info("%s: plan %s, %d songs in %s", layout.root, plan.id, manifest.num_rows, config.input.path)
+    for node in dag.nodes:
+        _log.debug("stage %s, fingerprint %s, %s", node.name, node.fingerprint, node.params)
     with alone(layout):
         _check_plan(layout, plan, update)
         ledger = Ledger(layout).open()
@@ -95,9 +110,10 @@ def curate(
         if not layout.plan.exists():  # so that a first run that does not come as far as a commit can go on too
             remember_config(layout, config, dag)
         marks, forgotten = read_marks(layout), forgotten_tracks(tombstones)
-        run = _Run(config, manifest, dag, plan, layout, ledger, progress, marks, forgotten, retry)
-        worked_on = run.bring_up_to_date()
-        return Outcome(describe_dataset(layout, plan), worked_on)
+        changes = Changes()
+        run = _Run(config, manifest, dag, plan, layout, ledger, progress, marks, forgotten, retry, changes)
+        run.bring_up_to_date()
+        return Outcome(describe_dataset(layout, plan), changes.worked_on, changes.updated)
 
 
 def describe_dataset(layout: Layout, plan: Plan) -> Stats:
@@ -211,21 +227,24 @@ class _Run:
     marks: Mapping[str, Mark]
     forgotten: Set[str]
     retry: Set[str] | None
+    changes: Changes
 
-    def bring_up_to_date(self) -> int:
-        """Run both passes until nothing is left to do; the number of rows that were worked on."""
+    def bring_up_to_date(self) -> None:
+        """Run both passes until nothing is left to do."""
         unscanned = self._unscanned()
         todo = None if unscanned.num_rows else self._todo()
         if todo is not None and not todo.num_rows:
-            return 0  # nothing to do needs no cluster
+            return  # nothing to do needs no cluster
+        self.changes.scanned(unscanned)
+        _log.info("%d rows to scan", unscanned.num_rows)
         with others_logged(self.layout), cluster(self.config.resources):
             check_placeable(self._operators())
             tally = Tally()
             in_rounds("scan", unscanned, self._unscanned, self._scan, tally, progress=self.progress)
             todo = self._todo() if todo is None else todo
+            _log.info("%d rows to work on, in %d units", todo.num_rows, pc.count_distinct(todo["unit"]).as_py())
             left = partial(self._uncommitted, todo)
             in_rounds("curate", todo, left, self._curate, tally, progress=self.progress)
-        return todo.num_rows
 
     def _unscanned(self) -> pa.Table:
         scanned = read_scan(self.layout, self.dag, ("row_id", "size", "stamp"))
@@ -255,7 +274,9 @@ class _Run:
             remember_plan(self.layout, self.plan)
             remember_config(self.layout, self.config, self.dag)
             temporary = {final: Path(path) for final, path in result["temporary"].items()}
-            self.ledger.add(Commit.model_validate(result["commit"]), temporary)
+            commit = Commit.model_validate(result["commit"])
+            self.changes.committed(commit, self.ledger.replaced_by(commit), result["measured"])
+            self.ledger.add(commit, temporary)
 
     def _operators(self) -> list[OperatorSpec]:
         groups = self.dag.operators

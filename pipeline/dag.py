@@ -5,7 +5,7 @@ Nothing is loaded here but class definitions; everything that can be refused is 
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from pipeline.gates import Gate, GateError, build_gates
 from schemas import columns
 from schemas.config import CurateConfig, StageConfig
 from stages.base import Params, Stage, Weights
+from stages.libraries import Library
 from stages.registry import ENGINES, stage_class
 
 # Audio at the file's own rate exists in the scan only; whoever reads it, and decode itself, runs there.
@@ -132,6 +133,7 @@ def build_dag(
     models: Mapping[str, Weights],
     missing: Mapping[str, str],
     stored: Mapping[str, Stored] = MappingProxyType({}),
+    problems: Sequence[str] = (),
 ) -> Dag:
     """Order the configured stages and check them.
 
@@ -140,12 +142,14 @@ def build_dag(
         models: verified entries of the model store, by name.
         missing: entries that some stage wants and the store lacks, each with what to do.
         stored: columns that rows bring along, so that no stage need write them.
+        problems: what else stands against a start.
 
     Raises:
         DagError: a column is read that nobody writes, types differ, two stages own one column, stages wait for each
             other, a model is missing, or parameters or thresholds do not fit. All problems at once.
     """
-    stages, problems = _instantiate(config.stages)
+    stages, unfit = _instantiate(config.stages)
+    problems = [*problems, *unfit]
     problems += _ownership_problems(stages)
     written = {name: column.type for name, column in stored.items()} | _written_types(stages)
     for stage in stages.values():
@@ -163,13 +167,26 @@ def build_dag(
     return Dag(_nodes(order, config, models, stored), gates)
 
 
+def configured_stages(config: CurateConfig) -> dict[str, Stage]:
+    """The stages of a run by name, not set up; without those that cannot be made, which `build_dag` tells."""
+    return _instantiate(config.stages)[0]
+
+
 def wanted_models(config: CurateConfig) -> dict[str, list[str]]:
     """Model store entry -> stages that want it."""
-    stages, _ = _instantiate(config.stages)
     wanted: dict[str, list[str]] = {}
-    for stage in stages.values():
+    for stage in configured_stages(config).values():
         for model in stage.models:
             wanted.setdefault(model, []).append(stage.name)
+    return wanted
+
+
+def wanted_libraries(config: CurateConfig) -> dict[Library, list[str]]:
+    """Library beyond the base dependencies -> stages that want it."""
+    wanted: dict[Library, list[str]] = {}
+    for stage in configured_stages(config).values():
+        for library in stage.libraries:
+            wanted.setdefault(library, []).append(stage.name)
     return wanted
 
 

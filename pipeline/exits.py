@@ -4,6 +4,7 @@ Exit code 0 is fine, 1 a data problem, 2 a usage problem, 130 and 143 say that C
 """
 
 import errno
+import logging
 import os
 import signal
 import threading
@@ -17,6 +18,8 @@ from typer.core import TyperGroup
 from pipeline.errors import DataProblem, UsageProblem
 
 DATA_PROBLEM, USAGE_PROBLEM, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+
+_log = logging.getLogger("songmill.cli")
 
 # What a user can mend where a file is written. Any other OSError is our defect and keeps its traceback.
 _ADVICE = {
@@ -70,6 +73,7 @@ def unwritable(error: OSError) -> str:
 
 def fail(message: str, code: int) -> NoReturn:
     """Print an error and exit."""
+    _log.debug("exit code %d: %s", code, message)
     typer.secho(f"error: {message}", fg="red", err=True)
     raise typer.Exit(code)
 

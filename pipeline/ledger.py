@@ -5,6 +5,7 @@ A process killed between the two leaves files without a record; the next start s
 """
 
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from pydantic import BaseModel
 
 from pipeline.errors import naming
 from schemas.dataset import FEATURES, Layout, unit_of
+
+_log = logging.getLogger("songmill.ledger")
 
 NO_PLAN = ""  # of a unit one of whose files is being replaced
 
@@ -98,11 +101,18 @@ class Ledger:
             commit: its record.
             temporary: final path inside the dataset -> where the file lies now.
         """
-        if old := self.commits.get(-1 if commit.supersedes is None else commit.supersedes):
+        if old := self.replaced_by(commit):
             commit.timings = {**old.timings, **commit.timings}  # what did not run again took what it took
         commit.committed_at = datetime.now(UTC)
         _count_tries(commit, old)
         self._replace(commit, temporary, old)
+        _log.info("unit %d is committed: %d rows, %s", commit.unit, len(commit.rows), ", ".join(commit.files))
+        for stage, time in commit.timings.items():
+            _log.debug("unit %d: %s took %.2f s over %d rows", commit.unit, stage, time.seconds, time.rows)
+
+    def replaced_by(self, commit: Commit) -> Commit | None:
+        """The unit that this one takes the place of, if it has not yet."""
+        return None if commit.supersedes is None else self.commits.get(commit.supersedes)
 
     def rewrite(self, commit: Commit, temporary: dict[str, Path]) -> None:
         """Commit a unit in place of another whose rows were judged anew or left out, but not worked on.

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipeline.dag import Dag, Node, Stored, build_dag, wanted_models
+from pipeline.dependencies import lack_of, missing_libraries
 from pipeline.models.errors import ModelMissing, UnknownModel, WrongBytes
 from pipeline.models.store import ModelStore
 from schemas.config import CurateConfig, DedupConfig, Thresholds
@@ -79,20 +80,31 @@ def make_dag(config: CurateConfig, store: ModelStore, stored: Mapping[str, Store
     """The checked DAG of a configuration with the store's models, over columns that are `stored` already.
 
     Raises:
-        DagError: see `pipeline.dag.build_dag`.
+        DagError: see `pipeline.dag.build_dag`; or a library is not installed.
     """
-    return build_dag(config, *_find_models(config, store), stored)
+    missing = missing_libraries(config)
+    problems = [lack_of(missing, config, store)] if missing else []
+    return build_dag(config, *_find_models(config, store), stored, problems)
 
 
 def draft_dag(config: CurateConfig, store: ModelStore) -> tuple[Dag, dict[str, str]]:
     """The DAG as if the store had every model, and what to do about those it lacks. Its fingerprints are not final.
 
     Raises:
-        DagError: as `make_dag`, but for models.
+        DagError: as `make_dag`, but for models and libraries.
     """
     models, missing = _find_models(config, store)
     lacking = {name: Weights(name, Path(), _NO_DIGEST) for name in missing}
     return build_dag(config, models | lacking, {}), missing
+
+
+def check_dag(config: CurateConfig) -> None:
+    """Check all of a configuration but whether its models and libraries are there.
+
+    Raises:
+        DagError: as `draft_dag`.
+    """
+    build_dag(config, {name: Weights(name, Path(), _NO_DIGEST) for name in wanted_models(config)}, {})
 
 
 def weights_bytes(dag: Dag, store: ModelStore) -> dict[str, int | None]:

@@ -137,7 +137,7 @@ class ShardSink(Gatherer):
             supersedes=supersedes,
         )
         temporary = {final: str(path) for final, path in files.items()}
-        return json.dumps({"commit": commit.model_dump(), "temporary": temporary})
+        return json.dumps({"commit": commit.model_dump(), "temporary": temporary, "measured": _measured(rows)})
 
     def _write_shard(self, unit: int, rows: pa.Table) -> dict[str, Path]:
         shard = self.temporary("train")
@@ -198,6 +198,12 @@ def write_scan_part(rows: pa.Table, path: Path, footer: Mapping[bytes, bytes]) -
     """Write a part of the scan table; what its stages took stands in its footer too."""
     timings = {stage: time.model_dump() for stage, time in row_times(rows).items()}
     write_rows(rows, path, {**footer, FOOTER_TIMINGS: json.dumps(timings).encode()}, _SCAN_ROW_GROUP)
+
+
+def _measured(rows: pa.Table) -> list[str]:
+    """Ids of the rows that a stage of this pass ran on."""
+    steps = pc.fill_null(pc.list_value_length(rows["timing"]), 0)
+    return rows["row_id"].filter(pc.greater(steps, 0)).to_pylist()  # type: ignore[no-any-return]
 
 
 def _row_states(rows: pa.Table, marks: Mapping[str, str]) -> dict[str, RowState]:

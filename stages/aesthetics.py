@@ -11,6 +11,7 @@ from schemas import columns
 from stages import pcm
 from stages.base import Params as BaseParams
 from stages.base import Stage, Track, Weights
+from stages.libraries import Library
 
 MODEL = "audiobox-aesthetics"
 _RATE_HZ = 16_000
@@ -39,6 +40,9 @@ class Aesthetics(Stage):
     name = "aesthetics"
     type = columns.AESTHETICS
     reads = {"pcm": pcm.PCM}
+    libraries = (
+        Library("Audiobox Aesthetics", module="audiobox_aesthetics", package="audiobox-aesthetics", extra=None),
+    )
     Params = Params
 
     @property
@@ -47,14 +51,10 @@ class Aesthetics(Stage):
         return (MODEL,)
 
     def setup(self, weights: Mapping[str, Weights]) -> None:
-        """Load the network; RuntimeError when the library is not installed."""
+        """Load the network."""
         super().setup(weights)
-        try:
-            from audiobox_aesthetics.model.aes import AesMultiOutput
-        except ImportError as error:
-            raise RuntimeError(
-                "Audiobox Aesthetics is not installed: pip install --no-deps audiobox-aesthetics"
-            ) from error
+        from audiobox_aesthetics.model.aes import AesMultiOutput
+
         self._network = AesMultiOutput.from_pretrained(weights[MODEL].path).eval().to(self.device)
 
     def process(self, track: Track) -> dict[str, Any]:

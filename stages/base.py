@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from stages.libraries import Library
+
 
 class Params(BaseModel):
     """Parameters of a stage. They are part of its fingerprint: another value, another column.
@@ -77,6 +79,7 @@ class Stage(ABC):
         reads_if_present: columns it uses when some stage of the DAG writes them.
         working: columns it makes for later stages only; they are dropped before the sink.
         resources: what one replica occupies.
+        libraries: what it imports that a plain installation does not bring; a run is refused where one is missing.
         scan_only: its column stays in the scan table and does not go into shards.
         revision: raised whenever the same parameters give other results.
     """
@@ -88,6 +91,7 @@ class Stage(ABC):
     reads_if_present: ClassVar[Mapping[str, pa.DataType]] = {}
     working: ClassVar[Mapping[str, pa.DataType]] = {}
     resources: ClassVar[Resources] = Resources()
+    libraries: ClassVar[tuple[Library, ...]] = ()
     scan_only: ClassVar[bool] = False
     revision: ClassVar[int] = 1
     Params: ClassVar[type[Params]] = Params
@@ -138,7 +142,13 @@ class Stage(ABC):
         return f"songmill.{self.name}@r{self.revision}"
 
     def setup(self, weights: Mapping[str, Weights]) -> None:
-        """Load models; called once in the process that will run the stage. Extend it with `super().setup(weights)`."""
+        """Load models; called once in the process that will run the stage. Extend it with `super().setup(weights)`.
+
+        Raises:
+            RuntimeError: one of the libraries is not installed here.
+        """
+        for library in self.libraries:
+            library.require()
         self.weights = weights
 
     def run(self, batch: pa.Table) -> dict[str, list[Any]]:

@@ -15,6 +15,7 @@ from stages.base import Weights
 from stages.caption_model import AUDIO_RATE_HZ, ModelCaption, ModelParams
 from stages.caption_prompt import Message
 from stages.caption_reply import json_schema
+from stages.libraries import Library
 
 
 class Params(ModelParams):
@@ -49,6 +50,7 @@ class CaptionEndpoint(ModelCaption):
     later fails the row: nothing was learnt about the song.
     """
 
+    libraries = (Library("the client of OpenAI's API", module="openai", package="openai", extra="captions"),)
     Params = Params
 
     @property
@@ -62,12 +64,10 @@ class CaptionEndpoint(ModelCaption):
         return str(self.params.model)
 
     def setup(self, weights: Mapping[str, Weights]) -> None:
-        """Connect; RuntimeError when the library is missing, the server does not answer or refuses the key."""
+        """Connect; RuntimeError when the server does not answer or refuses the key."""
         super().setup(weights)
-        try:
-            import openai
-        except ImportError as error:
-            raise RuntimeError("the client is not installed: pip install songmill[captions]") from error
+        import openai
+
         self._openai = openai
         self._client = openai.OpenAI(
             base_url=self.params.base_url,

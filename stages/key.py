@@ -8,7 +8,7 @@ import numpy as np
 from schemas import columns
 from stages import pcm, spectrum
 from stages.base import Stage, Track, Weights
-from stages.essentia import load_essentia
+from stages.essentia import ESSENTIA, load_essentia
 
 _SILENT_PEAK = 1e-3  # -60 dBFS
 _TONICS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
@@ -35,6 +35,7 @@ class Key(Stage):
     name = "key"
     type = columns.KEY
     reads = {"pcm": pcm.PCM}
+    libraries = (ESSENTIA,)
     revision = 2
 
     @property
@@ -43,7 +44,7 @@ class Key(Stage):
         return f"essentia-{self._version}+{super().model}"
 
     def setup(self, weights: Mapping[str, Weights]) -> None:
-        """Load Essentia; RuntimeError when it is not installed."""
+        """Load Essentia."""
         super().setup(weights)
         essentia, self._version = load_essentia()
         self._extract = essentia.KeyExtractor(sampleRate=pcm.RATE_HZ, profileType="bgate")

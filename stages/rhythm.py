@@ -10,7 +10,7 @@ import soxr
 from schemas import columns
 from stages import pcm, spectrum
 from stages.base import Stage, Track, Weights
-from stages.essentia import load_essentia
+from stages.essentia import ESSENTIA, load_essentia
 from stages.meter import find_meter
 from stages.tempo import MIN_BEATS, choose_octave, fit_bpm
 
@@ -38,6 +38,7 @@ class Rhythm(Stage):
     name = "rhythm"
     type = columns.RHYTHM
     reads = {"pcm": pcm.PCM}
+    libraries = (ESSENTIA,)
 
     @property
     def model(self) -> str:
@@ -45,7 +46,7 @@ class Rhythm(Stage):
         return f"essentia-{self._version}+{super().model}"
 
     def setup(self, weights: Mapping[str, Weights]) -> None:
-        """Load Essentia; RuntimeError when it is not installed."""
+        """Load Essentia."""
         super().setup(weights)
         essentia, self._version = load_essentia()
         self._extract = essentia.RhythmExtractor2013(method="multifeature")

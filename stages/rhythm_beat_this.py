@@ -10,6 +10,7 @@ import torch
 from schemas import columns
 from stages import pcm
 from stages.base import Stage, Track, Weights
+from stages.libraries import Library
 from stages.meter import meter_from_downbeats
 from stages.spectrum import mel_filters
 from stages.tempo import MIN_BEATS, choose_octave, fit_bpm
@@ -37,6 +38,7 @@ class RhythmBeatThis(Stage):
     name = "rhythm"
     type = columns.RHYTHM
     reads = {"pcm": pcm.PCM}
+    libraries = (Library("Beat This", module="beat_this", package="beat-this", extra="beats"),)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -44,12 +46,10 @@ class RhythmBeatThis(Stage):
         return (MODEL,)
 
     def setup(self, weights: Mapping[str, Weights]) -> None:
-        """Load the checkpoint; RuntimeError when the library is not installed."""
+        """Load the checkpoint."""
         super().setup(weights)
-        try:
-            from beat_this.model.beat_tracker import BeatThis
-        except ImportError as error:
-            raise RuntimeError("Beat This is not installed: pip install songmill[beats]") from error
+        from beat_this.model.beat_tracker import BeatThis
+
         checkpoint = torch.load(weights[MODEL].path / "final0.ckpt", map_location="cpu", weights_only=True)
         options = checkpoint["hyper_parameters"]
         self._network = BeatThis(**{name: options[name] for name in signature(BeatThis).parameters if name in options})

@@ -7,6 +7,7 @@ import numpy as np
 
 from schemas import columns
 from stages import base, pcm
+from stages.libraries import Library
 from stages.nets.all_in_one import AllInOne
 
 _STEMS = {"bass": "bass_stem", "drums": "drum_stem", "other": "other_stem", "vocals": "vocal_stem"}
@@ -34,6 +35,7 @@ class SectionsAllInOne(base.Stage):
     name = "sections"
     type = columns.SECTIONS
     reads = dict.fromkeys(_STEMS.values(), pcm.PCM)
+    libraries = (Library("All-In-One", module="allin1_infer", package="all-in-one-infer", extra="sections"),)
     Params = Params
 
     @property
@@ -42,12 +44,9 @@ class SectionsAllInOne(base.Stage):
         return (self.params.model,)
 
     def setup(self, weights: Mapping[str, base.Weights]) -> None:
-        """Load it; RuntimeError when the library is not installed."""
+        """Load it."""
         super().setup(weights)
-        try:
-            self._network = AllInOne.load(weights[self.params.model].path, self.device)
-        except ImportError as error:
-            raise RuntimeError("All-In-One is not installed: pip install songmill[sections]") from error
+        self._network = AllInOne.load(weights[self.params.model].path, self.device)
 
     def process(self, track: base.Track) -> dict[str, Any]:
         """Divide the track into named parts, by its four stems."""

@@ -7,6 +7,7 @@ from faster_whisper.transcribe import Segment
 from faster_whisper.vad import VadOptions
 
 from stages import base
+from stages.libraries import Library
 from stages.nets.openai_whisper import OpenaiWhisper
 from stages.transcript import TranscriptBase, TranscriptParams
 
@@ -24,6 +25,7 @@ class Params(TranscriptParams):
 class TranscriptOpenai(TranscriptBase):
     """openai-whisper; a window that loops is sampled at rising temperatures, with one seed for every song."""
 
+    libraries = (Library("openai-whisper", module="whisper", package="openai-whisper", extra="whisper"),)
     Params = Params
 
     @property
@@ -32,12 +34,9 @@ class TranscriptOpenai(TranscriptBase):
         return (self.params.model,)
 
     def setup(self, weights: Mapping[str, base.Weights]) -> None:
-        """Load Whisper; RuntimeError when the library is not installed."""
+        """Load Whisper."""
         super().setup(weights)
-        try:
-            self._whisper = OpenaiWhisper.load(weights[self.params.model].path, self.device)
-        except ImportError as error:
-            raise RuntimeError("openai-whisper is not installed: pip install songmill[whisper]") from error
+        self._whisper = OpenaiWhisper.load(weights[self.params.model].path, self.device)
 
     def _speaks(self, language: str) -> bool:
         return self._whisper.speaks(language)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from stages import base, pcm, vocals
+from stages.libraries import Library
 from stages.nets.demucs import Demucs
 
 _SOURCES = {"bass_stem": "bass", "drum_stem": "drums", "other_stem": "other", "vocal_stem": "vocals"}
@@ -30,6 +31,7 @@ class VocalsDemucs(vocals.Vocals):
     """
 
     working = dict.fromkeys(_SOURCES, pcm.PCM)
+    libraries = (Library("Demucs", module="demucs", package="demucs", extra="separation"),)
     revision = 1  # its own: Spleeter's changes do not concern it
     Params = Params
 
@@ -39,12 +41,9 @@ class VocalsDemucs(vocals.Vocals):
         return (self.params.separator,)
 
     def setup(self, weights: Mapping[str, base.Weights]) -> None:
-        """Load it; RuntimeError when the library is not installed."""
+        """Load it."""
         base.Stage.setup(self, weights)
-        try:
-            self._demucs = Demucs.load(weights[self.params.separator].path, self.device)
-        except ImportError as error:
-            raise RuntimeError("Demucs is not installed: pip install songmill[separation]") from error
+        self._demucs = Demucs.load(weights[self.params.separator].path, self.device)
 
     def process(self, track: base.Track) -> dict[str, Any]:
         """Measure the vocals of the `pcm` column; keep them, and the other stems, where they are wanted."""

@@ -26,6 +26,11 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
 
 
+def cold_caches(folder: Path) -> dict[str, str]:
+    """What to set in the environment so that no compiled code of an earlier run is found: Python's and Numba's."""
+    return {"NUMBA_CACHE_DIR": str(folder / "numba"), "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
+
+
 def start(*arguments: object, **env: str) -> subprocess.Popen[str]:
     """`songmill ARGUMENTS`, running."""
     command = [sys.executable, "-m", "pipeline.cli", *map(str, arguments)]

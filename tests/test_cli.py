@@ -18,7 +18,7 @@ def test_the_command_line_is_there_before_anything_heavy_is():
     assert heavy.isdisjoint(modules)
 
 
-@pytest.mark.parametrize("command", ["curate", "plan", "inspect", "verify", "demo"])
+@pytest.mark.parametrize("command", ["curate", "plan", "inspect", "verify", "demo", "doctor"])
 def test_help_shows_an_example(command: str):
     assert f"songmill {command}" in asked(command, "--help")
 

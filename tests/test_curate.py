@@ -1,5 +1,6 @@
 """The guarantees of `songmill curate`, through the real command on real audio."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -76,7 +77,8 @@ class TestAccounting:
     @pytest.fixture(scope="class")
     def dataset(self, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         out = tmp_path_factory.mktemp("dataset") / "accounted"
-        songmill("curate", corpus, "--out", out, "--stages", SIGNAL_STAGES, "--license", "CC-BY-4.0")
+        said, _ = songmill("curate", corpus, "--out", out, "--stages", SIGNAL_STAGES, "--license", "CC-BY-4.0")
+        assert "10 rows = 3 kept + 4 filtered + 3 failed (10 worked on, 0 unchanged)" in said
         return out
 
     def test_every_row_is_kept_filtered_or_failed(self, corpus: Path, dataset: Path):
@@ -115,7 +117,7 @@ class TestAccounting:
     def test_the_same_command_again_does_nothing(self, corpus: Path, dataset: Path):
         before = digests(dataset)
         said = asked("curate", corpus, "--out", dataset, "--stages", SIGNAL_STAGES, "--license", "CC-BY-4.0")
-        assert "0 worked on now" in said
+        assert "3 kept + 4 filtered + 3 failed (0 worked on, 10 unchanged)" in said
         assert digests(dataset) == before
 
     def test_others_read_the_shards_as_they_are(self, dataset: Path):
@@ -166,7 +168,9 @@ class TestTheLifeOfADataset:
             before, committed = committed, _committed_digests(dataset)
             assert before.items() <= committed.items()
         assert 0 < len(committed) < 8
-        songmill(*command, **cluster)
+        said, _ = songmill(*command, **cluster)
+        rows_done = sum(path.startswith(str(dataset / "shards")) for path in committed)  # a song a shard
+        assert f"({8 - rows_done} worked on, {rows_done} unchanged)" in said
         assert committed.items() <= digests(dataset).items()
         assert inspected(dataset)["rows"] == {"kept": 8, "filtered": 0, "failed": 0, "total": 8}
         counts = "select count(*) as n, count(distinct row_id) as ids, count(distinct uri) as uris from tracks"
@@ -177,7 +181,8 @@ class TestTheLifeOfADataset:
         before = digests(dataset)
         shutil.copy(clips / "calm_acoustic_1 2.flac", songs / "a better copy.flac")
         write(songs / "noise.flac", noise(8), metadata={"title": "noise"})
-        songmill(*command, **cluster)
+        said, _ = songmill(*command, **cluster)
+        assert "(2 worked on, 8 unchanged)" in said
         assert before.items() <= digests(dataset).items()
         assert inspected(dataset)["rows"] == {"kept": 9, "filtered": 1, "failed": 0, "total": 10}
         copy = queried(
@@ -197,14 +202,20 @@ class TestTheLifeOfADataset:
 
     def test_update_judges_anew_without_running_a_stage(self, command, dataset, cluster):
         before = inspected(dataset)["stages"]
-        songmill(*command, "--set=length.max_seconds=7", "--update", **cluster)
+        said, _ = songmill(*command, "--set=length.max_seconds=7", "--update", "--json", **cluster)
+        assert {key: json.loads(said)[key] for key in ("worked_on", "updated", "unchanged")} == {
+            "worked_on": 0,
+            "updated": 1,
+            "unchanged": 9,
+        }
         assert inspected(dataset)["rows"] == {"kept": 8, "filtered": 2, "failed": 0, "total": 10}
         (row,) = queried(dataset, "select title, length.seconds as s from quarantine where verdict.stage = 'length'")
         assert row == {"title": "noise", "s": pytest.approx(8, abs=0.01)}
         assert inspected(dataset)["stages"] == before
 
     def test_update_makes_a_changed_column_anew_and_an_error_costs_one_row(self, command, dataset, cluster):
-        songmill(*command, "--set=length.fails_on=happy_electronic_1 2", "--update", **cluster)
+        said, _ = songmill(*command, "--set=length.fails_on=happy_electronic_1 2", "--update", **cluster)
+        assert "8 kept + 1 filtered + 1 failed (9 worked on, 1 unchanged)" in said  # a copy reaches no stage
         assert inspected(dataset)["rows"] == {"kept": 8, "filtered": 1, "failed": 1, "total": 10}
         (failed,) = queried(dataset, "select title, verdict.* from quarantine where verdict.status = 'failed'")
         assert (failed["title"], failed["stage"], failed["reason"]) == ("happy_electronic_1 2", "length", "Unlucky")
@@ -222,7 +233,7 @@ class TestTheLifeOfADataset:
         assert "Traceback" not in err
         assert digests(dataset) == before
         last = (*command, "--set=length.fails_on=happy_electronic_1 2")
-        assert "(0 worked on now)" in asked(*last)  # nor does another plan stand now
+        assert "(0 worked on, 10 unchanged)" in asked(*last)  # nor does another plan stand now
 
 
 def test_a_second_writer_is_turned_away(clips, tmp_path):

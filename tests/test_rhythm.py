@@ -103,7 +103,7 @@ def test_measuring_twice_gives_the_same(rhythm):
 
 def test_essentia_missing_is_said_clearly(monkeypatch):
     monkeypatch.setitem(sys.modules, "essentia", None)
-    with pytest.raises(RuntimeError, match=r"pip install songmill\[essentia\]"):
+    with pytest.raises(RuntimeError, match=r"pip install 'songmill\[essentia\]'"):
         Rhythm().setup({})
 
 

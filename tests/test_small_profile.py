@@ -14,32 +14,50 @@ from datasets import load_dataset
 from rich.console import Console
 
 from pipeline.demo.input import DemoInput, prepare
+from pipeline.demo.promise import KEPT, Promise, Verdict
 from pipeline.demo.story import QUICK, Demo
 from pipeline.models.store import ModelStore
 from schemas import columns
 from schemas.dataset import FOOTER_SHARD_DIGEST, Layout
 from tests.audio import write
-from tests.command import asked, queried, songmill
+from tests.command import asked, cold_caches, queried, songmill
 from tests.tracks import load
+
+PROMISE = Promise(
+    verdicts={
+        "sung.flac": KEPT,
+        "played.flac": KEPT,
+        "played, re-encoded.mp3": Verdict("filtered", "dedup", "near_duplicate"),
+        "truncated.mp3": Verdict("failed", "decode", "TruncatedAudio"),
+        "notes.wav": Verdict("failed", "decode", "NotAudio"),
+    },
+    lyrics={"sung.flac": "static_in_the_air"},
+)
 
 
 @pytest.fixture(scope="module")
 def story(audio: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Demo, str]:
-    """The demo with two songs of ours and a few steps of training, and what it told."""
+    """The demo with songs of ours and a few steps of training, and what it told."""
     folder = tmp_path_factory.mktemp("small")
     library = prepare(folder / "input", ModelStore()).library
     songs = folder / "songs"
     songs.mkdir()
     write(songs / "sung.flac", load(audio("demo-songs", "audio_ace_step_1_5_split_4b-1.mp3"), seconds=32, start_s=8))
-    write(songs / "played.flac", load(audio("demo-music", "happy_electronic_1.opus"), seconds=16))
-    demo = Demo(folder, DemoInput(songs, library), QUICK)
+    played = load(audio("demo-music", "happy_electronic_1.opus"), seconds=16)
+    write(songs / "played.flac", played)
+    whole = write(songs / "played, re-encoded.mp3", played, kbps=96).read_bytes()
+    (songs / "truncated.mp3").write_bytes(whole[: len(whole) // 3])
+    (songs / "notes.wav").write_text("no audio at all\n")
+    demo = Demo(folder, DemoInput(songs, library), QUICK, PROMISE)
     return demo, told(demo)
 
 
 def told(demo: Demo) -> str:
+    """What the demo tells; workers start as on a machine where nothing has run before."""
+
     def run(command: Sequence[str]) -> int:
         if command[0] == "curate":  # it starts a cluster
-            songmill(*command)
+            songmill(*command, **cold_caches(demo.dataset.parent / "caches"))
         else:
             asked(*command)
         return 0

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipeline.demo.input import DemoInput
+from pipeline.demo.promise import PROMISE, Promise, PromiseBroken, differences_of_dataset, differences_of_song
 from pipeline.inspection import show_songs
 from pipeline.stats import connect
 from schemas.dataset import Layout
@@ -68,17 +69,22 @@ class Demo:
         folder: of everything it makes.
         given: songs and lyrics.
         pace: how long it takes.
+        promise: what comes out of the songs.
     """
 
-    def __init__(self, folder: Path, given: DemoInput, pace: Pace) -> None:
-        self._given, self._pace = given, pace
+    def __init__(self, folder: Path, given: DemoInput, pace: Pace, promise: Promise = PROMISE) -> None:
+        self._given, self._pace, self._promise = given, pace, promise
         self.dataset = folder / "dataset"
         self.autoencoder, self.codec = folder / "autoencoder", folder / "codec"
         self.run, self.checkpoint = folder / "transformer", folder / "checkpoint"
         self.song = folder / "song.wav"
 
     def tell(self, songmill: Songmill, console: Console) -> int:
-        """Run the commands one after the other; the exit code of the first that fails, or 0."""
+        """Run the commands one after the other; the exit code of the first that fails, or 0.
+
+        Raises:
+            PromiseBroken: the dataset or the song is not what was promised.
+        """
         for number, chapter in enumerate(self._chapters(), 1):
             console.print(f"\n[bold cyan]{number}. {chapter.title}[/]")
             command = escape(shlex.join(["songmill", *chapter.command]))
@@ -88,6 +94,8 @@ class Demo:
             elif code := songmill(chapter.command):
                 return code
             self._look_at_results(chapter, console)
+            if differences := self._differences(chapter):
+                raise PromiseBroken(differences, self.dataset)
         console.print(
             f"\n[bold]{self.song}[/] is the song. Minutes of training on a handful of songs leave it far from music; "
             f"days on thousands are what\nthe same commands are for. [bold]songmill ui {self.checkpoint}[/] plays with "
@@ -157,6 +165,14 @@ class Demo:
             console.print(falling(self.autoencoder), highlight=False)
         elif what == ["train", "dit"]:
             console.print(falling(self.run), highlight=False)
+
+    def _differences(self, chapter: _Chapter) -> list[str]:
+        """Between what a chapter left and what was promised."""
+        if chapter.command[0] == "inspect":
+            return differences_of_dataset(self._promise, Layout(self.dataset))
+        if chapter.command[0] == "sample":
+            return differences_of_song(self.song, self._pace.duration_s)
+        return []
 
     def _caption(self) -> str:
         """Of the first instrumental, or else of the first song."""

@@ -25,7 +25,7 @@ from pipeline.models.progress import Progress, silent
 from pipeline.models.registry import Entry, File, Registry, load_registry
 from stages.base import Weights
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("songmill.models")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Check:
     """What was found of an entry."""
 
     name: str
-    state: Literal["ready", "missing", "damaged"]
+    state: Literal["ready", "missing", "damaged", "unverified"]
     problem: str = ""
 
 
@@ -78,6 +78,7 @@ class ModelStore:
             raise ModelMissing(name)
         if self._receipt(entry) != _stamps(entry, folder):
             self._verify(entry)
+        _log.debug("model %s: %s", name, folder)
         return Weights(name, folder, entry.digest)
 
     def pull(self, name: str, progress: Progress | None = None, source: Path | None = None) -> Weights:
@@ -102,6 +103,7 @@ class ModelStore:
         with FileLock(self.root / "locks" / f"{name}.lock"):
             with suppress(ModelMissing, WrongBytes):
                 return self.resolve(name)  # another process was faster
+            _log.info("model %s is fetched into %s", name, self.root)
             self._install(self.entry(name), progress or silent, source)
             return self.resolve(name)
 
@@ -124,6 +126,30 @@ class ModelStore:
             self._verify(entry)
         except WrongBytes as error:
             return Check(name, "damaged", str(error))
+        return Check(name, "ready")
+
+    def glance(self, name: str) -> Check:
+        """As `status`, by sizes and times alone: files that were touched since they were verified are "unverified".
+
+        Raises:
+            UnknownModel: no such entry.
+        """
+        entry = self.entry(name)
+        folder = self.root / entry.folder
+        if not entry.pinned or not folder.is_dir():
+            return Check(name, "missing")
+        stamps = _stamps(entry, folder)
+        for file in entry.files:
+            there = stamps[file.path]
+            if there is None:
+                return Check(name, "damaged", f"{folder / file.path} is gone")
+            if file.size is not None and there["size"] != file.size:
+                told = f"{folder / file.path} has {there['size']} bytes in place of {file.size}"
+                return Check(name, "damaged", told)
+        if stamps != self._receipt(entry):
+            return Check(
+                name, "unverified", f"{folder} has changed since it was verified: the next run hashes it again"
+            )
         return Check(name, "ready")
 
     def _install(self, entry: Entry, progress: Progress, source: Path | None) -> None:

@@ -1,0 +1,65 @@
+"""What a run reaches over the network: a Ray cluster, a server of captions. Connections are opened, nothing is sent."""
+
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from urllib.parse import urlsplit
+
+from pipeline.doctor.findings import Finding, ok, problem
+from schemas.config import ResourceConfig
+from stages.base import Stage
+
+_TIMEOUT_S = 3.0
+_RAY_CLIENT_PORT = 10_001
+
+
+def cluster_address(resources: ResourceConfig) -> str | None:
+    """The cluster that a run would join; None where it starts one."""
+    address = resources.ray_address or os.environ.get("RAY_ADDRESS")
+    return None if address in (None, "", "local") else address
+
+
+def servers(resources: ResourceConfig, stages: Mapping[str, Stage]) -> Iterator[Finding]:
+    """Ray, and the servers that stages name as their `base_url`."""
+    yield _ray(cluster_address(resources))
+    for name, stage in stages.items():
+        if url := getattr(stage.params, "base_url", None):
+            yield _server(name, url)
+
+
+def _ray(address: str | None) -> Finding:
+    found = f"Ray {version('ray')}"
+    if not address:
+        return ok("Ray", f"{found}; a run starts it on this machine")
+    if address == "auto":
+        return ok("Ray", f"{found}; a run joins the cluster that it finds on this machine")
+    fix = "start it (ray start --head), or unset RAY_ADDRESS and resources.ray_address to have one started here"
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        host, port = parts.hostname, parts.port or (_RAY_CLIENT_PORT if parts.scheme == "ray" else None)
+    except ValueError:
+        host = port = None
+    if not (host and port):
+        return problem("Ray", f"{found}; {address} is not HOST:PORT", fix)
+    if error := _refusal(host, port):
+        return problem("Ray", f"{found}; no answer from {address}: {error}", fix)
+    return ok("Ray", f"{found}; {address} answers")
+
+
+def _server(stage: str, url: str) -> Finding:
+    parts = urlsplit(url)
+    error = _refusal(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    if error:
+        return problem(
+            f"server of {stage}", f"no answer from {url}: {error}", f"start one, or --set {stage}.base_url=URL"
+        )
+    return ok(f"server of {stage}", f"{url} answers")
+
+
+def _refusal(host: str, port: int) -> OSError | None:
+    try:
+        socket.create_connection((host, port), timeout=_TIMEOUT_S).close()
+    except OSError as error:
+        return error
+    return None
