@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import threading
+import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -49,7 +50,7 @@ class TooLarge:
     """Sent instead of an answer when memory was refused; the process ends then."""
 
 
-Answer = Page | BadExpression | Changed | TooLarge
+Answer = Page | BadExpression | Changed | RuntimeError | TooLarge
 
 
 def answer(questions: Connection, memory_bytes: int, limit_s: float) -> None:
@@ -75,30 +76,32 @@ class _Answering:
 
     def __init__(self, begun: Connection, limit_s: float) -> None:
         self._begun, self._limit_s = begun, limit_s
-        self._file: Path | None = None
-        self._catalog: Catalog
+        self._catalog: Catalog | None = None
         self._marks: Marks
 
     def to(self, question: Question) -> Answer:
         self._marks = question.marks or self._marks
         try:
-            self._open(question)
+            catalog = self._opened(question)
             self._begun.send(Begun())
-            return self._catalog.page(question.selection, self._marks)
+            return catalog.page(question.selection, self._marks)
         except BadExpression as problem:
             return problem if not isinstance(problem.__cause__, duckdb.OutOfMemoryException) else TooLarge()
+        except (MemoryError, duckdb.OutOfMemoryException):
+            return TooLarge()
         except (duckdb.IOException, OSError) as problem:
             return Changed(str(problem))
-        except MemoryError:
-            return TooLarge()
+        except Exception:
+            return RuntimeError(traceback.format_exc())
 
-    def _open(self, question: Question) -> None:
-        if self._file == question.index:
-            return
-        index = Index(question.layout, question.index)
-        if self._file:
+    def _opened(self, question: Question) -> Catalog:
+        if self._catalog and self._catalog.index.file == question.index:
+            return self._catalog
+        if self._catalog:
             self._catalog.index.close()
-        self._file, self._catalog = question.index, Catalog(index, self._limit_s)
+            self._catalog = None
+        self._catalog = Catalog(Index(question.layout, question.index), self._limit_s)
+        return self._catalog
 
 
 def _keep_to_itself() -> None:
