@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.explore.cli import explore_command
@@ -21,6 +22,7 @@ from pipeline.lyrics_cli import app as lyrics_app
 from pipeline.models.cli import app as models_app
 from pipeline.quarantine_cli import quarantine_command
 from pipeline.sample_cli import sample_command
+from pipeline.terminal import Commands
 from pipeline.train.autoencoder_cli import autoencoder_command
 from pipeline.train.cli import app as train_app
 from pipeline.train.speaker_cli import speaker_command
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from pipeline.pilot import Pilot
     from schemas.config import CurateConfig
 
-app = typer.Typer(
+app = Commands(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -371,12 +373,8 @@ def _guarded(function: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    Console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {_escape(message)}", highlight=False)
+    Console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {escape(message)}", highlight=False)
     raise typer.Exit(code)
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")
 
 
 def _names(text: str) -> list[str]:

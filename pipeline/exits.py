@@ -7,6 +7,7 @@ from typing import NoReturn
 import typer
 
 from pipeline.errors import DataProblem, UsageProblem
+from pipeline.terminal import tell
 
 DATA_PROBLEM, USAGE_PROBLEM, INTERRUPTED = 1, 2, 130
 
@@ -24,5 +25,5 @@ def guarded() -> Iterator[None]:
 
 def fail(message: str, code: int) -> NoReturn:
     """Print an error and exit."""
-    typer.secho(f"error: {message}", fg="red", err=True)
+    tell(f"error: {message}", "red")
     raise typer.Exit(code)

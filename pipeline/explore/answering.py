@@ -1,7 +1,7 @@
 """The process that answers conditions: it looks at one index at a time, and may take so much memory and no more.
 
-What a user types is SQL, and DuckDB's own memory limit leaves out what its expressions make. So this process has a limit
-of its own, and is what dies of it; `pipeline.explore.conditions` is the server's side.
+What a user types is SQL, and DuckDB's own memory limit leaves out what its expressions make. So this process has a
+limit of its own, and is what dies of it; `pipeline.explore.conditions` is the server's side.
 """
 
 import multiprocessing

@@ -48,9 +48,7 @@ class NoSuchRow(Exception):  # noqa: N818
 class Explorer:
     """The application over one dataset."""
 
-    def __init__(
-        self, live: Live, hosts: Collection[str], conditions: Conditions, limit_s: float = LIMIT_S
-    ) -> None:
+    def __init__(self, live: Live, hosts: Collection[str], conditions: Conditions, limit_s: float = LIMIT_S) -> None:
         """Make the application; `asgi` is what a server serves.
 
         Args:

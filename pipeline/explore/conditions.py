@@ -16,7 +16,7 @@ from typing import Self
 import psutil
 
 from pipeline.explore.answering import Begun, Question, TooLarge, answer
-from pipeline.explore.index import Changed, Index
+from pipeline.explore.index import Index
 from pipeline.explore.live import Marks
 from pipeline.explore.query import LIMIT_S, BadExpression, Page, too_long
 from pipeline.explore.selection import Selection
@@ -33,9 +33,7 @@ _spawning = multiprocessing.get_context("spawn")  # a server with threads must n
 class Conditions:
     """Answers about selections with a condition, from any thread."""
 
-    def __init__(
-        self, limit_s: float = LIMIT_S, memory_bytes: int = MEMORY_BYTES, processes: int = _PROCESSES
-    ) -> None:
+    def __init__(self, limit_s: float = LIMIT_S, memory_bytes: int = MEMORY_BYTES, processes: int = _PROCESSES) -> None:
         """Nothing is started yet.
 
         Args:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn, Protocol
 import typer
 
 from pipeline.errors import DataProblem, UsageProblem
+from pipeline.terminal import tell
 
 DATA_PROBLEM, USAGE_PROBLEM, INTERRUPTED = 1, 2, 130
 
@@ -101,5 +102,5 @@ def guarded(interrupted: str) -> Iterator[None]:
 
 def fail(message: str, code: int) -> NoReturn:
     """Say what is wrong and exit."""
-    typer.secho(f"error: {message}", fg="red", err=True)
+    tell(f"error: {message}", "red")
     raise typer.Exit(code)

@@ -1,0 +1,154 @@
+"""Whatever songs, files and settings say, a terminal shows it and does nothing that it says."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Thread
+
+import mutagen.flac
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.terminal import printable
+from tests.command import ROOT, environment
+
+STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+HOSTILE = "evil\x1b[35;41m\x1b]0;owned\x07\x9b35;41m\x7f\u202elive\u2066\u2028\x08\r[red][link=x]"
+SHOWN = printable(HOSTILE)
+COLOURS = re.compile(r"\x1b\[(?!35;41)[\d;]*m")
+PROGRESS = re.compile(r"\x1b\[\?25[lh]|\x1b\[\d*[AK]|\r")
+MARKER = "=-=-="
+RUN = """
+import json, sys
+from pipeline.cli import app
+for arguments in json.loads(sys.stdin.readline()):
+    try:
+        app(arguments)
+    except SystemExit as ended:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        print(f"{sys.argv[1]}{ended.code}{sys.argv[1]}", flush=True)
+"""
+
+
+class TestPrintable:
+    @given(st.text(st.characters(exclude_categories=[])), st.text(STEERING.pattern[1:-1]))
+    def test_nothing_that_steers_is_left(self, text: str, steering: str):
+        assert not STEERING.search(printable(text + steering + text))
+
+    @given(st.text(st.characters(exclude_categories=[])))
+    def test_a_printable_text_stays_as_it_is(self, text: str):
+        assert printable(printable(text)) == printable(text)
+
+    @given(st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"], exclude_characters=STEERING.pattern)))
+    def test_ordinary_text_stays_as_it_is(self, text: str):
+        assert printable(text) == text
+
+    @pytest.mark.parametrize(
+        "text", ["tab\tand\nline", "مرحبا\u200f", "שלום\u200e", "👩\u200d👩\u200d👧 🏴\U000e0067", "नमस्ते", "日本語 é"]
+    )
+    def test_scripts_and_what_they_are_written_with_stay(self, text: str):
+        assert printable(text) == text
+
+    @given(st.text(st.characters(exclude_categories=["Cs"])))
+    def test_json_says_the_same(self, text: str):
+        said = printable(json.dumps([text], ensure_ascii=False))
+        assert json.loads(said) == [text]
+
+
+def on_a_terminal(*commands: Sequence[object]) -> list[tuple[int, str]]:
+    """Exit codes and output of commands, whose stdout and stderr are a terminal."""
+    terminal, end = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, MARKER],
+        env=environment(COLUMNS="200", TERM="xterm-256color"),
+        stdin=subprocess.PIPE,
+        stdout=end,
+        stderr=end,
+        cwd=ROOT,
+    )
+    os.close(end)
+    seen = bytearray()
+    reading = Thread(target=_read, args=(terminal, seen))
+    reading.start()
+    process.communicate(json.dumps([[str(part) for part in command] for command in commands]).encode() + b"\n", 200)
+    reading.join()
+    os.close(terminal)
+    told = re.split(f"{MARKER}(\\d+){MARKER}", seen.decode().replace("\r\n", "\n"))
+    assert len(told) == 2 * len(commands) + 1, seen.decode()
+    return [(int(code), out) for out, code in zip(told[::2], told[1::2], strict=False)]
+
+
+def _read(terminal: int, seen: bytearray) -> None:
+    try:
+        while part := os.read(terminal, 65536):
+            seen += part
+    except OSError:  # the last process that had the other end has closed it
+        return
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A song, a copy of it and a broken one, whose names and tags are hostile."""
+    folder = tmp_path_factory.mktemp("hostile") / f"songs {HOSTILE}"
+    folder.mkdir()
+    noise = np.random.default_rng(0).uniform(-0.3, 0.3, (44_100 * 4, 2))
+    for name in ("a", "b"):
+        file = folder / f"{name}{HOSTILE}.flac"
+        soundfile.write(file, noise, 44_100, "PCM_16")
+        song = mutagen.flac.FLAC(file)
+        song["title"], song["artist"], song["album"] = HOSTILE, HOSTILE, HOSTILE
+        song.save()
+    (folder / f"c{HOSTILE}.flac").write_bytes(b"no song")
+    return folder
+
+
+def test_no_command_lets_data_steer_the_terminal(songs: Path):
+    root = songs.parent
+    dataset, settings, library = root / f"data {HOSTILE}", root / "run.yaml", root / "lyrics.parquet"
+    settings.write_text(json.dumps({"input": {HOSTILE: HOSTILE}}))
+    song = {"id": HOSTILE, "title": HOSTILE, "artist": HOSTILE, "text": "hello darkness my old friend again\n" * 3}
+    pq.write_table(pa.Table.from_pylist([song]), library)
+    query = "select title, artist, uri from tracks"
+    commands = {
+        "curate": ["curate", songs, "--out", dataset, "--stages", "decode,quality,fingerprint"],
+        "inspect": ["inspect", dataset],
+        "sql": ["inspect", dataset, "--sql", query],
+        "sql json": ["inspect", dataset, "--sql", query, "--json"],
+        "wrong sql": ["inspect", dataset, "--sql", f'select "{HOSTILE}"'],
+        "compare": ["inspect", dataset, "--compare", dataset],
+        "plan": ["plan", songs, "--stages", HOSTILE],
+        "settings": ["curate", "--config", settings],
+        "quarantine": ["quarantine", dataset],
+        "whatif": ["whatif", dataset, "--set", "quality.min_bandwidth_hz=90000"],
+        "verify": ["verify", dataset],
+        "forget": ["forget", dataset, "--track", HOSTILE],
+        "index": ["lyrics", "index", library, "--out", root / "index"],
+        "search": ["lyrics", "search", root / "index", "hello darkness my old friend", "--language", "en"],
+        "models": ["models", "verify", HOSTILE],
+        "export": ["export", "lrc", dataset, "--out", root / "lrc", "--verdicts", HOSTILE],
+        "sample": ["sample", HOSTILE, "--prompt", "x", "--out", root / "x.wav"],
+        "train": ["train", "dit", root / HOSTILE, "--out", root / "run"],
+        "explore": ["explore", root / HOSTILE],
+        "option": ["inspect", dataset, f"--{HOSTILE}"],
+        "command": [HOSTILE],
+    }
+    found = dict(zip(commands, on_a_terminal(*commands.values()), strict=True))
+    for name, (code, out) in found.items():
+        left = COLOURS.sub("", PROGRESS.sub("", out) if name in ("curate", "index") else out)
+        assert not (steering := STEERING.findall(left)), (name, steering, out)
+        assert "]8;" not in left, name  # a link
+        print(name, code, out)
+    titles = json.loads(found["sql json"][1])
+    assert titles == [{"title": HOSTILE, "artist": HOSTILE, "uri": titles[0]["uri"]}]
+    assert titles[0]["uri"].endswith(f"{HOSTILE}.flac")
