@@ -60,7 +60,8 @@ def show_songs(console: Console, layout: Layout) -> None:
         if song["language"]:
             matched = f"{song['song_id']} (score {song['score']:.2f})" if song["song_id"] else "no song of the library"
             console.print(
-                f"  heard ({song['language']}): {escape(song['text'].replace(chr(10), ' / '))}\n  lyrics: {escape(matched)}",
+                f"  heard ({song['language']}): {escape(song['text'].replace(chr(10), ' / '))}\n"
+                f"  lyrics: {escape(matched)}",
                 highlight=False,
             )
         console.print(f"  caption: {escape(song['caption'] or '')}", highlight=False)

@@ -40,8 +40,8 @@ def protect() -> None:
     A stream that is no terminal is protected as well, for most pipes end in one.
     """
     sys.stdout, sys.stderr = _protected(sys.stdout), _protected(sys.stderr)
-    rich.text.strip_control_codes = printable
-    rich.live.FileProxy = _LiveProxy  # type: ignore[misc]
+    rich.text.strip_control_codes = printable  # type: ignore[assignment]
+    rich.live.FileProxy = _LiveProxy  # type: ignore[assignment,misc]
 
 
 def tell(message: str, style: str) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import psutil
 
@@ -142,9 +142,9 @@ class _Process:
         if isinstance(found, TooLarge):
             raise self._too_large()
         self.waits = True
-        if isinstance(found, Exception):
-            raise found
-        return found
+        if isinstance(found, Page):
+            return found
+        raise found
 
     def end(self) -> None:
         """Whatever it is doing."""
@@ -152,7 +152,7 @@ class _Process:
         self._process.join()
         self._pipe.close()
 
-    def _received(self, limit_s: float, left: Callable[[], bool]) -> object:
+    def _received(self, limit_s: float, left: Callable[[], bool]) -> Any:
         until = time.monotonic() + limit_s
         while not self._pipe.poll(_LOOK_S):
             if self._seen.memory_info().rss > self._memory_bytes:
