@@ -19,6 +19,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.manifest import row_id
 from pipeline.terminal import printable
 from tests.command import ROOT, environment
 
@@ -29,6 +30,7 @@ HOSTILE = "evil\x1b[35;41m\x1b]0;owned\x07\x9b35;41m\x7f\u202elive\u2066\u2028\x
 SHOWN = printable(HOSTILE)
 COLOURS = re.compile(r"\x1b\[(?!35;41)[\d;]*m")
 PROGRESS = re.compile(r"\x1b\[\?25[lh]|\x1b\[\d*[AK]|\r")
+WORDS = "hello darkness my old friend I have come to talk with you again"
 MARKER = "=-=-="
 RUN = """
 import json, sys
@@ -88,7 +90,7 @@ def on_a_terminal(*commands: Sequence[object]) -> list[tuple[int, str]]:
     reading = Thread(target=_read, args=(terminal, seen), daemon=True)
     reading.start()
     try:
-        process.communicate(json.dumps([[str(part) for part in command] for command in commands]).encode() + b"\n", 200)
+        process.communicate(json.dumps([[str(part) for part in command] for command in commands]).encode() + b"\n", 230)
     finally:
         process.kill()
         os.close(terminal)
@@ -126,37 +128,40 @@ def test_no_command_lets_data_steer_the_terminal(songs: Path):
     root = songs.parent
     dataset, settings, library = root / f"data {HOSTILE}", root / "run.yaml", root / "lyrics.parquet"
     settings.write_text(json.dumps({"input": {HOSTILE: HOSTILE}}))
-    song = {"id": HOSTILE, "title": HOSTILE, "artist": HOSTILE, "text": "hello darkness my old friend again\n" * 3}
+    song = {"id": HOSTILE, "title": HOSTILE, "artist": HOSTILE, "language": "en", "license": "MIT", "text": WORDS}
     pq.write_table(pa.Table.from_pylist([song]), library)
     query = "select title, artist, uri from tracks"
-    commands = {
-        "curate": ["curate", songs, "--out", dataset, "--stages", "decode,quality,fingerprint"],
-        "inspect": ["inspect", dataset],
-        "sql": ["inspect", dataset, "--sql", query],
-        "sql json": ["inspect", dataset, "--sql", query, "--json"],
-        "wrong sql": ["inspect", dataset, "--sql", f'select "{HOSTILE}"'],
-        "compare": ["inspect", dataset, "--compare", dataset],
-        "plan": ["plan", songs, "--stages", HOSTILE],
-        "settings": ["curate", "--config", settings],
-        "quarantine": ["quarantine", dataset],
-        "whatif": ["whatif", dataset, "--set", "quality.min_bandwidth_hz=90000"],
-        "verify": ["verify", dataset],
-        "forget": ["forget", dataset, "--track", HOSTILE],
-        "index": ["lyrics", "index", library, "--out", root / "index"],
-        "search": ["lyrics", "search", root / "index", "hello darkness my old friend", "--language", "en"],
-        "models": ["models", "verify", HOSTILE],
-        "export": ["export", "lrc", dataset, "--out", root / "lrc", "--verdicts", HOSTILE],
-        "sample": ["sample", HOSTILE, "--prompt", "x", "--out", root / "x.wav"],
-        "train": ["train", "dit", root / HOSTILE, "--out", root / "run"],
-        "explore": ["explore", root / HOSTILE],
-        "option": ["inspect", dataset, f"--{HOSTILE}"],
-        "command": [HOSTILE],
+    broken = row_id(str(next(songs.glob("c*"))))
+    commands: dict[str, tuple[int, list[object]]] = {
+        "curate": (0, ["curate", songs, "--out", dataset, "--stages", "decode,quality,fingerprint"]),
+        "inspect": (0, ["inspect", dataset]),
+        "sql": (0, ["inspect", dataset, "--sql", query]),
+        "sql json": (0, ["inspect", dataset, "--sql", query, "--json"]),
+        "wrong sql": (2, ["inspect", dataset, "--sql", f'select "{HOSTILE}"']),
+        "compare": (0, ["inspect", dataset, "--compare", dataset]),
+        "plan": (2, ["plan", songs, "--stages", HOSTILE]),
+        "settings": (2, ["curate", "--config", settings]),
+        "quarantine": (0, ["quarantine", dataset]),
+        "show": (0, ["quarantine", dataset, "show", broken]),
+        "whatif": (0, ["whatif", dataset, "--set", "quality.min_bandwidth_hz=90000"]),
+        "verify": (0, ["verify", dataset]),
+        "forget": (1, ["forget", dataset, "--track", HOSTILE]),
+        "search": (0, ["lyrics", "search", library, WORDS, "--language", "en"]),
+        "models": (2, ["models", "verify", HOSTILE]),
+        "export": (2, ["export", "lrc", dataset, "--out", root / "lrc", "--verdicts", HOSTILE]),
+        "explore": (1, ["explore", root / HOSTILE]),
+        "option": (2, ["inspect", dataset, f"--{HOSTILE}"]),
+        "command": (2, [HOSTILE]),
     }
-    found = dict(zip(commands, on_a_terminal(*commands.values()), strict=True))
-    for name, (_code, out) in found.items():
-        left = COLOURS.sub("", PROGRESS.sub("", out) if name in ("curate", "index") else out)
+    outputs = on_a_terminal(*(arguments for _, arguments in commands.values()))
+    found = dict(zip(commands, outputs, strict=True))
+    for name, (code, out) in found.items():
+        assert code == commands[name][0], (name, out)
+        left = COLOURS.sub("", PROGRESS.sub("", out) if name == "curate" else out)
         assert not {*left} & {*FORBIDDEN}, (name, out)
         assert "]8;" not in left, name  # a link
+    for name in ("sql", "whatif"):
+        assert SHOWN in COLOURS.sub("", found[name][1]), name  # the markup in it as well
     titles = json.loads(found["sql json"][1])
     assert titles == [{"title": HOSTILE, "artist": HOSTILE, "uri": titles[0]["uri"]}]
     assert titles[0]["uri"].endswith(f"{HOSTILE}.flac")
