@@ -164,7 +164,9 @@ class _Process:
         return self._pipe.recv()
 
     def _too_large(self) -> BadExpression:
-        return BadExpression(f"the condition took more than {self._memory_bytes / (1 << 30):.3g} GiB of memory and was stopped")
+        return BadExpression(
+            f"the condition took more than {self._memory_bytes / (1 << 30):.3g} GiB of memory and was stopped"
+        )
 
     def _ended(self) -> BadExpression:
         self._process.join(_GRACE_S)
