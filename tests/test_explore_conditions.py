@@ -90,9 +90,7 @@ def peaks() -> Iterator[dict[str, int]]:
 
 
 class TestLimits:
-    @pytest.mark.parametrize(
-        "where", [LARGE, "length(repeat('a', 4000000000)) > 0", "len(range(1000000000)) > title.length()"]
-    )
+    @pytest.mark.parametrize("where", [LARGE, "len(range(1000000000)) > title.length()"])
     def test_what_takes_too_much_memory_is_stopped(self, conditions: Conditions, live: Live, where: str):
         rows(conditions, live)
         before = psutil.Process().memory_info().rss
@@ -158,7 +156,6 @@ class TestProcesses:
                 rows(conditions, live)
             with pytest.raises(BadExpression, match="longer than 1 s"):
                 asked.result()
-            assert rows(conditions, live) == 10
 
     def test_each_state_of_the_dataset_has_its_own_answers(self, conditions: Conditions, tmp_path: Path):
         songs = [song(number, tmp_path / "songs") for number in range(SONGS)]
