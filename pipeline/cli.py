@@ -23,6 +23,7 @@ from pipeline.lyrics_cli import app as lyrics_app
 from pipeline.models.cli import app as models_app
 from pipeline.quarantine_cli import quarantine_command
 from pipeline.sample_cli import sample_command
+from pipeline.terminal import ProtectedApp
 from pipeline.train.autoencoder_cli import autoencoder_command
 from pipeline.train.cli import app as train_app
 from pipeline.train.speaker_cli import speaker_command
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from pipeline.pilot import Pilot
     from schemas.config import CurateConfig
 
-app = typer.Typer(
+app = ProtectedApp(
     cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from pipeline.errors import DataProblem, UsageProblem
+from pipeline.terminal import tell
 
 DATA_PROBLEM, USAGE_PROBLEM, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
@@ -74,7 +75,7 @@ def unwritable(error: OSError) -> str:
 def fail(message: str, code: int) -> NoReturn:
     """Print an error and exit."""
     _log.debug("exit code %d: %s", code, message)
-    typer.secho(f"error: {message}", fg="red", err=True)
+    tell(f"error: {message}", "red")
     raise typer.Exit(code)
 
 

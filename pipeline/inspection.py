@@ -53,12 +53,15 @@ def show_songs(console: Console, layout: Layout) -> None:
     songs = connect(layout).sql(_SONGS).to_arrow_table()  # type: ignore[union-attr]
     for song in songs.to_pylist():
         bpm = f"{song['bpm']:.1f} BPM" if song["bpm"] else "no beat"
-        console.print(f"[bold]{escape(song['title'] or song['uri'])}[/]: {bpm}, {song['key']}, {song['tags']}")
-        console.print(f"  sections: {song['sections']}", highlight=False)
+        console.print(
+            f"[bold]{escape(song['title'] or song['uri'])}[/]: {bpm}, {song['key']}, {escape(song['tags'] or '')}"
+        )
+        console.print(f"  sections: {escape(song['sections'] or '')}", highlight=False)
         if song["language"]:
             matched = f"{song['song_id']} (score {song['score']:.2f})" if song["song_id"] else "no song of the library"
             console.print(
-                f"  heard ({song['language']}): {escape(song['text'].replace(chr(10), ' / '))}\n  lyrics: {matched}",
+                f"  heard ({song['language']}): {escape(song['text'].replace(chr(10), ' / '))}\n"
+                f"  lyrics: {escape(matched)}",
                 highlight=False,
             )
         console.print(f"  caption: {escape(song['caption'] or '')}", highlight=False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.exits import guarded
+from pipeline.terminal import tell
 
 if TYPE_CHECKING:
     from pipeline.sample import Take
@@ -207,12 +208,12 @@ def _sample(file: Path | None, given: Mapping[str, Any], *, overwrite: bool, qui
         warnings.showwarning = _warn
         made_with = provenance(config)
         for difference in differences(recorded, made_with):
-            typer.secho(f"not as for {file}: {difference}", fg="yellow", err=True)
+            tell(f"not as for {file}: {difference}", "yellow")
         return sample(config, paths, made_with, watch)
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    typer.secho(f"warning: {message}", fg="yellow", err=True)
+    tell(f"warning: {message}", "yellow")
 
 
 def _line(take: "Take") -> str:

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
+from pipeline.terminal import protected
 from schemas.dataset import Layout
 
 _KEPT = 20  # files of earlier runs
@@ -56,7 +57,7 @@ def _redirected(log: TextIO) -> Iterator[None]:
     sys.stderr.flush()
     with ExitStack() as back:
         real = back.enter_context(os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace"))
-        _screen = real if _is_real(sys.stderr) else sys.stderr  # or a test's, or a notebook's
+        _screen = protected(real) if _is_real(sys.stderr) else sys.stderr  # or a test's, or a notebook's
         for descriptor in (1, 2):
             back.callback(os.close, saved := os.dup(descriptor))
             back.callback(os.dup2, saved, descriptor)

@@ -1,11 +1,12 @@
 """The pages: a list, a row, its sound, and marks."""
 
 from collections.abc import Callable, Collection
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import anyio.from_thread
 import duckdb
 import jinja2
 from starlette.applications import Starlette
@@ -17,10 +18,11 @@ from starlette.routing import Route
 
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.explore.audio import NothingToHear, open_content, sound_of
+from pipeline.explore.conditions import Conditions
 from pipeline.explore.guard import Guard, Token
 from pipeline.explore.index import Changed, Place, read_row
 from pipeline.explore.live import Live
-from pipeline.explore.query import LIMIT_S, Catalog, Counts
+from pipeline.explore.query import LIMIT_S, Catalog, Page
 from pipeline.explore.ranges import serve
 from pipeline.explore.selection import PAGE_ROWS, Selection
 from pipeline.marks import set_marks
@@ -46,15 +48,17 @@ class NoSuchRow(Exception):  # noqa: N818
 class Explorer:
     """The application over one dataset."""
 
-    def __init__(self, live: Live, hosts: Collection[str], limit_s: float = LIMIT_S) -> None:
+    def __init__(self, live: Live, hosts: Collection[str], conditions: Conditions, limit_s: float = LIMIT_S) -> None:
         """Make the application; `asgi` is what a server serves.
 
         Args:
             live: the dataset.
             hosts: `name:port` under which it may be asked.
-            limit_s: how long a query may take.
+            conditions: answers what has one.
+            limit_s: how long another query may take.
         """
         self._live = live
+        self._conditions = conditions
         self._limit_s = limit_s
         self._catalog = Catalog(live.index, limit_s)
         self._catalog.counts(Selection(), live.marks)  # now, so that the first page need not wait for them
@@ -96,20 +100,22 @@ class Explorer:
         """A page of rows beside the facets. A condition that cannot be answered is told above the form that has it."""
         catalog, marks = self.catalog, self._live.marks
         selection = Selection.of(request.query_params, catalog.facets, catalog.index.fields)
-        rows, counts, problem = [], Counts(), None
+        page, problem = Page(), None
         try:
-            counts = catalog.counts(selection, marks)
-            rows = catalog.rows(selection, marks)
+            if selection.where:
+                page = self._conditions.page(catalog.index, selection, marks, partial(_has_left, request))
+            else:
+                page = catalog.page(selection, marks)
         except UsageProblem as said:
             problem = str(said)
-        except duckdb.IOException as said:
+        except (Changed, duckdb.IOException) as said:
             self._live.reopen()
             raise DataProblem("the dataset changed while it was read: load the page again") from said
         return self._page(
             "list.html",
             400 if problem else 200,
-            rows=rows,
-            counts=counts,
+            rows=page.rows,
+            counts=page.counts,
             problem=problem,
             selection=selection,
             facets=catalog.facets,
@@ -117,7 +123,7 @@ class Explorer:
                 name for name, kind in catalog.index.fields.items() if kind != "list" and not name.endswith("model")
             ],
             size=catalog.index.size,
-            pages=-(-counts.rows // PAGE_ROWS),
+            pages=-(-page.counts.rows // PAGE_ROWS),
             first=(selection.page - 1) * PAGE_ROWS + 1,
             stale=self._live.stale,
         )
@@ -214,6 +220,11 @@ class Explorer:
             return self._page("problem.html", status, said=said)
 
         return told
+
+
+def _has_left(request: Request) -> bool:
+    """Whether the browser waits no longer; asked by the thread that answers."""
+    return anyio.from_thread.run(request.is_disconnected)
 
 
 def _on_this_site(address: str) -> str:

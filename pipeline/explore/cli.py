@@ -4,7 +4,7 @@ import signal
 import socket
 import webbrowser
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -49,19 +49,23 @@ def _serve(layout: Layout, listener: socket.socket, browser: bool) -> None:
     import uvicorn  # here, for the other commands do without
 
     from pipeline.explore.app import Explorer
+    from pipeline.explore.conditions import Conditions
     from pipeline.explore.live import Live
     from pipeline.explore.shelf import Shelf, index_cache
 
     port = listener.getsockname()[1]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt), ExitStack() as stack:
         shelf = Shelf(layout, index_cache())
         with _shown(shelf.folder) as progress:
             live = Live(shelf, progress)
-        app = Explorer(live, [f"{_HOST}:{port}", f"localhost:{port}"]).asgi
+        conditions = stack.enter_context(Conditions())
+        conditions.warm()
+        app = Explorer(live, [f"{_HOST}:{port}", f"localhost:{port}"], conditions).asgi
         config = uvicorn.Config(
             app,
             log_level="warning",
+            use_colors=False,  # what it tells of requests is not to be coloured
             lifespan="off",
             ws="none",
             proxy_headers=False,

@@ -47,6 +47,7 @@ class Index:
 
     Attributes:
         layout: the dataset.
+        file: of the index; another process may have removed it since.
         fields: dotted name of what the table `rows` holds -> `number`, `text`, `truth` or `list`.
         gates: the thresholds that its rows were judged by.
     """
@@ -62,7 +63,7 @@ class Index:
             duckdb.Error: it is damaged.
             OSError: the dataset has changed.
         """
-        self.layout = layout
+        self.layout, self.file = layout, file
         self._connection = _locked(file, layout)
         rows = self._connection.sql("from rows")
         self.fields = dict(_fields(zip(rows.columns, rows.types, strict=True)))

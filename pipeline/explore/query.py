@@ -1,4 +1,7 @@
-"""Pages of rows and counts of facets. Queries have a time limit; a user's SQL is one expression and nothing else."""
+"""Pages of rows and counts of facets. Queries have a time limit; a user's SQL is one expression and nothing else.
+
+A selection with a condition is for `pipeline.explore.conditions`, which bounds the memory that it may take.
+"""
 
 import threading
 from collections import OrderedDict
@@ -18,6 +21,7 @@ from pipeline.explore.selection import PAGE_ROWS, Selection
 
 LIMIT_S = 20.0
 _CACHED = 64
+_LONGEST_PROBLEM = 1000  # characters
 _CACHED_FITS = 4  # of a million ids each, at most
 _SEARCHED = ("title", "artist", "album", "uri")
 _SHOWN = {
@@ -59,6 +63,19 @@ class Counts:
     facets: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Page:
+    """A page of a selection.
+
+    Attributes:
+        rows: as `Catalog.rows` has them.
+        counts: of the whole selection.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    counts: Counts = field(default_factory=Counts)
+
+
 class Catalog:
     """Answers about one state of a dataset."""
 
@@ -68,6 +85,15 @@ class Catalog:
         self._limit_s = limit_s
         self._counts: OrderedDict[Any, Counts] = OrderedDict()
         self._fits: OrderedDict[Any, pa.Table] = OrderedDict()
+
+    def page(self, selection: Selection, marks: Marks) -> Page:
+        """A page of rows, and the counts beside it.
+
+        Raises:
+            BadExpression: the condition is none, or takes too long.
+        """
+        counts = self.counts(selection, marks)
+        return Page(self.rows(selection, marks), counts)
 
     def rows(self, selection: Selection, marks: Marks) -> list[dict[str, Any]]:
         """One page of rows: `row_id`, the columns of the list, `sorted`, the value they are ordered by, and `mark`.
@@ -169,7 +195,7 @@ class Catalog:
             condition, parameters = self._condition(cursor, selection, marks)
             yield cursor, condition, {**parameters, **(more or {})}
         except duckdb.InterruptException as problem:
-            raise BadExpression(f"this took longer than {self._limit_s:g} s and was stopped") from problem
+            raise BadExpression(too_long(self._limit_s)) from problem
         except duckdb.IOException:
             raise
         except duckdb.Error as problem:
@@ -250,5 +276,11 @@ def _plain(cursor: duckdb.DuckDBPyConnection, word: str) -> str:
     return str(cursor.execute("select strip_accents(lower($word))", {"word": word}).fetchall()[0][0])
 
 
+def too_long(limit_s: float) -> str:
+    """What is said of a query that was stopped."""
+    return f"this took longer than {limit_s:g} s and was stopped"
+
+
 def _without_query(problem: duckdb.Error) -> str:
-    return str(problem).partition("\n\nLINE")[0]
+    """What DuckDB says, of which a value of the user's may be any length."""
+    return str(problem).partition("\n\nLINE")[0][:_LONGEST_PROBLEM]

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Column, Table
 
 from pipeline.models.errors import ModelStoreError, UnknownModel
+from pipeline.terminal import tell
 
 if TYPE_CHECKING:
     from pipeline.models.progress import Progress
@@ -44,7 +46,9 @@ def list_entries(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps({"root": str(store.root), "entries": entries}, indent=2))
         return
-    table = Table(Column("name", no_wrap=True), "groups", "task", "licence", "size", "state", title=str(store.root))
+    table = Table(
+        Column("name", no_wrap=True), "groups", "task", "licence", "size", "state", title=escape(str(store.root))
+    )
     for entry in entries:
         size = decimal(entry["size_bytes"]) if entry["size_bytes"] else "?"
         groups = ", ".join(entry["groups"])
@@ -76,7 +80,7 @@ def pull(
             except ModelStoreError as error:
                 problems.append(str(error))
     for problem in problems:
-        typer.secho(f"error: {problem}", fg="red", err=True)
+        tell(f"error: {problem}", "red")
     if problems:
         raise typer.Exit(_DATA_PROBLEM)
     typer.echo(f"{', '.join(wanted)}: ready in {store.root}")
@@ -120,7 +124,7 @@ def _expanded(store: "ModelStore", names: list[str]) -> list[str]:
         try:
             wanted[store.entry(name).name] = None
         except UnknownModel as error:
-            typer.secho(f"error: {error}; groups are {', '.join(_GROUPS)}", fg="red", err=True)
+            tell(f"error: {error}; groups are {', '.join(_GROUPS)}", "red")
             raise typer.Exit(_USAGE_PROBLEM) from error
     return list(wanted)
 
