@@ -6,7 +6,7 @@ into the row's verdict). Subclass `Stage`, fill in the class attributes, write `
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -141,7 +141,7 @@ class Stage(ABC):
         """Load models; called once in the process that will run the stage. Extend it with `super().setup(weights)`."""
         self.weights = weights
 
-    def run(self, batch: pa.Table) -> dict[str, list[Any]]:
+    def run(self, batch: pa.Table) -> dict[str, Sequence[Any]]:
         """Measure every row of a batch: the owned column and the wanted working columns, as lists of Python values.
 
         The default calls `process` row by row. Stages that gain from batching override it; an exception then makes
