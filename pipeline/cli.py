@@ -134,13 +134,16 @@ def curate_command(
         )
     outcome = _curate(settings, update=update, progress=not quiet)
     if as_json:
-        _print_json({"worked_on": outcome.worked_on, **outcome.stats.model_dump()})
+        left_out = outcome.left_out.model_dump()
+        _print_json({"worked_on": outcome.worked_on, "left_out": left_out, **outcome.stats.model_dump()})
         return
     rows = outcome.stats.rows
     typer.echo(
         f"{settings.output}: {rows['total']} rows = {rows['kept']} kept + {rows['filtered']} filtered + "
         f"{rows['failed']} failed ({outcome.worked_on} worked on now)"
     )
+    if sentence := outcome.left_out.sentence:
+        typer.echo(sentence)
 
 
 @app.command("plan")

@@ -18,7 +18,8 @@ from pipeline.dag import Dag
 from pipeline.errors import DataProblem
 from pipeline.judging import judge_scan, keepers
 from pipeline.ledger import Commit, Ledger, unit_files, write_durably
-from pipeline.manifest import fill_defaults, read_manifest
+from pipeline.left_out import LeftOut
+from pipeline.manifest import fill_defaults, list_songs
 from pipeline.marks import Mark, read_marks
 from pipeline.models.store import ModelStore
 from pipeline.operator import OperatorSpec
@@ -49,6 +50,7 @@ class Outcome:
 
     stats: Stats
     worked_on: int  # rows this run had to do
+    left_out: LeftOut  # what of the input is no song
 
 
 def curate(
@@ -78,18 +80,18 @@ def curate(
     config = _with_features(config, layout)
     dag = make_dag(config, store)
     plan = make_plan(config, dag)
-    manifest = read_manifest(config.input.path)
+    listing = list_songs(config.input.path)
     with alone(layout):
         _check_plan(layout, plan, update)
         ledger = Ledger(layout).open()
         tombstones = read_tombstones(layout)
-        manifest = without_forgotten(manifest, tombstones)
+        manifest = without_forgotten(listing.songs, tombstones)
         if retry is not None:
             _ready_for_retry(layout, dag, manifest, retry)
         marks, forgotten = read_marks(layout), forgotten_tracks(tombstones)
         run = _Run(config, manifest, dag, plan, layout, ledger, progress, marks, forgotten, retry)
         worked_on = run.bring_up_to_date()
-        return Outcome(describe_dataset(layout, plan), worked_on)
+        return Outcome(describe_dataset(layout, plan), worked_on, listing.left_out)
 
 
 def describe_dataset(layout: Layout, plan: Plan) -> Stats:

@@ -1,9 +1,6 @@
 """What a song may be: bounds on its rate, channels, length and memory, judged by its headers before it is decoded.
 
-The memory of one song follows from them. What `decode` keeps of it, float32 at its own rate, takes `max_mb` at most,
-and `quality` and `fingerprint` work through that in blocks: one worker that scans stays under 0.4 GB + `max_mb` +
-0.25 MB for each second of `limit_s` (twice `max_mb` for the rare float file that holds NaN or infinity). The figures are
-measured in `benchmarks/one_song.py`.
+The memory of one song follows from them; README says how much it is.
 """
 
 import av

@@ -1,13 +1,11 @@
 """Any audio file to samples: PyAV decodes, soxr resamples. Nothing else in the pipeline opens a song."""
 
 import itertools
-import math
 import os
 import stat
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 import av
@@ -22,6 +20,7 @@ from pydantic import Field
 from schemas import columns
 from stages import base, pcm
 from stages.bounds import MIB, USUAL_BYTES_PER_S, AbsurdHeader, Bounds, TooLarge
+from stages.limited_reader import LimitedReader
 from stages.truncation import HEADERLESS, ogg_is_complete, promised_s
 
 NATIVE = pa.struct([("rate_hz", pa.int32()), ("channels", pa.int32()), ("samples", pa.large_binary())])
@@ -386,8 +385,8 @@ def _container(uri: str, file: BinaryIO, params: DecodeParams) -> Iterator[Input
     if not head:
         raise EmptyFile(f"{uri}: no bytes")
     file.seek(0)
-    budget = _HeaderBudget(uri, file, params.max_header_mb)
-    nameless = SimpleNamespace(read=budget.read, seek=file.seek, tell=file.tell)  # or FFmpeg goes by the suffix
+    flood = AbsurdHeader(f"{uri}: its headers take more than {params.max_header_mb:g} MiB (decode.max_header_mb)")
+    nameless = LimitedReader(file, params.max_header_mb * MIB, flood)  # or FFmpeg goes by the suffix
     # The whitelist keeps a playlist that poses as a song from opening other files or hosts.
     options = {"protocol_whitelist": "none", "max_streams": str(_MAX_STREAMS)}
     try:
@@ -399,29 +398,8 @@ def _container(uri: str, file: BinaryIO, params: DecodeParams) -> Iterator[Input
             raise DecodeError(f"{uri}: begins as {head[:4]!r}, but its headers are damaged") from error
         raise NotAudio(f"{uri}: no format FFmpeg knows") from error
     with container:
-        budget.lift()
+        nameless.lift()
         yield container
-
-
-class _HeaderBudget:
-    """Reads a file for FFmpeg; no more than so much until its headers are understood."""
-
-    def __init__(self, uri: str, file: BinaryIO, max_mb: float) -> None:
-        self._uri = uri
-        self._file = file
-        self._max_mb = max_mb
-        self._left = max_mb * MIB
-
-    def lift(self) -> None:
-        """The headers are understood."""
-        self._left = math.inf
-
-    def read(self, size: int) -> bytes:
-        data = self._file.read(size)
-        self._left -= len(data)
-        if self._left < 0:
-            raise AbsurdHeader(f"{self._uri}: its headers take more than {self._max_mb:g} MiB (decode.max_header_mb)")
-        return data
 
 
 def _audio_stream(uri: str, container: InputContainer) -> av.AudioStream:

@@ -1,0 +1,46 @@
+"""A file of which only so much may be read: what parsers of headers and tags get, so that no file can flood them."""
+
+import math
+from typing import BinaryIO
+
+
+class LimitedReader:
+    """Passes reads on to a file until they come to so many bytes, or are too many.
+
+    Args:
+        file: read from where it stands.
+        max_bytes: in all reads together.
+        error: raised by the read that goes beyond either.
+        max_reads: parsers make an object of each piece they read, which takes more memory than the piece.
+        name: by whose ending a parser may guess the format; PyAV's word for no name leaves it to the content.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        max_bytes: float,
+        error: Exception,
+        *,
+        max_reads: float = math.inf,
+        name: str = "<none>",
+    ) -> None:
+        self._file = file
+        self._bytes_left = max_bytes
+        self._reads_left = max_reads
+        self._error = error
+        self.name = name
+        self.seek = file.seek
+        self.tell = file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """Bytes from the file."""
+        data = self._file.read(size)
+        self._bytes_left -= len(data)
+        self._reads_left -= 1
+        if self._bytes_left < 0 or self._reads_left < 0:
+            raise self._error
+        return data
+
+    def lift(self) -> None:
+        """From here on everything may be read."""
+        self._bytes_left = self._reads_left = math.inf
