@@ -385,7 +385,9 @@ def _container(uri: str, file: BinaryIO, params: DecodeParams) -> Iterator[Input
     if not head:
         raise EmptyFile(f"{uri}: no bytes")
     file.seek(0)
-    flood = AbsurdHeader(f"{uri}: its headers take more than {params.max_header_mb:g} MiB (decode.max_header_mb)")
+    flood = AbsurdHeader(
+        f"{uri}: its headers take more than {params.max_header_mb:g} MiB (decode.max_header_mb) or two minutes"
+    )
     nameless = LimitedReader(file, params.max_header_mb * MIB, flood)  # or FFmpeg goes by the suffix
     # The whitelist keeps a playlist that poses as a song from opening other files or hosts.
     options = {"protocol_whitelist": "none", "max_streams": str(_MAX_STREAMS)}

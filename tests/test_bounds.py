@@ -69,7 +69,7 @@ def test_speakers_that_make_no_stereo_are_refused(tmp_path: Path) -> None:
         decode_file(str(wav(tmp_path / "ceiling.wav", 44_100, 3, mask=0x7000)))
 
 
-@pytest.mark.parametrize("channels", [65, 255, 65_535])
+@pytest.mark.parametrize("channels", [65, 255, 30_000])
 def test_more_channels_than_ffmpeg_knows(tmp_path: Path, channels: int) -> None:
     with pytest.raises(TrackError, match=r"x\.wav"):
         decode_file(str(wav(tmp_path / "x.wav", 44_100, channels, frames=50)))
