@@ -39,6 +39,7 @@ class Bounds(base.Params):
     max_channels: int = Field(default=24, ge=1, le=64, exclude=True)  # 22.2 has so many; libswresample mixes at most 64
     max_claimed_s: float = Field(default=604_800.0, gt=0, exclude=True)  # longer than `limit_s` is long, this a lie
     max_header_mb: float = Field(default=64.0, gt=0, exclude=True)  # cover art and all
+    max_comments: int = Field(default=10_000, ge=0, exclude=True)  # of FLAC and Ogg; see `stages.comments`
     max_mb: float | None = Field(
         default=None, gt=0, exclude=True
     )  # by default what `limit_s` of stereo at 96 kHz takes

@@ -20,6 +20,7 @@ from pydantic import Field
 from schemas import columns
 from stages import base, pcm
 from stages.bounds import MIB, USUAL_BYTES_PER_S, AbsurdHeader, Bounds, TooLarge
+from stages.comments import claimed_comments
 from stages.limited_reader import LimitedReader
 from stages.truncation import HEADERLESS, ogg_is_complete, promised_s
 
@@ -384,7 +385,8 @@ def _container(uri: str, file: BinaryIO, params: DecodeParams) -> Iterator[Input
     head = file.read(12)
     if not head:
         raise EmptyFile(f"{uri}: no bytes")
-    file.seek(0)
+    if (comments := claimed_comments(file)) > params.max_comments:
+        raise AbsurdHeader(f"{uri}: its header says {comments:,} comments; {params.max_comments:,} are read")
     flood = AbsurdHeader(
         f"{uri}: its headers take more than {params.max_header_mb:g} MiB (decode.max_header_mb) or two minutes"
     )

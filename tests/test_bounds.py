@@ -157,6 +157,22 @@ def test_headers_that_never_end_are_not_read_to_their_end(tmp_path: Path) -> Non
         decode_file(str(tmp_path / "x.mp3"))
 
 
+@pytest.mark.parametrize(
+    ("name", "codec"), [("x.flac", "flac"), ("x.opus", "libopus"), ("x.ogg", "vorbis"), ("x.oga", "flac")]
+)
+def test_more_comments_than_ffmpeg_reads_in_a_day_are_refused(tmp_path: Path, name: str, codec: str) -> None:
+    path = write(tmp_path / name, tone(440, 1.0, 48_000), 48_000, codec=codec, metadata={"title": "Song"})
+    assert decode_file(str(path)).duration_s == pytest.approx(1.0, abs=0.02)
+    content = bytearray(path.read_bytes())
+    vendor = content.index(b"Lav")  # what the comments begin with; how many there are comes behind it
+    count = vendor + struct.unpack_from("<I", content, vendor - 4)[0]
+    struct.pack_into("<I", content, count, 2_000_000)
+    path.write_bytes(content)
+
+    with pytest.raises(AbsurdHeader, match=r"its header says 2,000,000 comments; 10,000 are read"):
+        decode_file(str(path))
+
+
 @pytest.fixture
 def special(tmp_path: Path) -> dict[str, Path]:
     """Things with the name of a song that wait for ever, or never end, when they are opened."""
