@@ -21,6 +21,7 @@ from schemas import columns
 from stages import base, pcm
 from stages.bounds import MIB, USUAL_BYTES_PER_S, AbsurdHeader, Bounds, TooLarge
 from stages.comments import claimed_comments
+from stages.ffmpeg_memory import limit_allocations
 from stages.limited_reader import LimitedReader
 from stages.truncation import HEADERLESS, ogg_is_complete, promised_s
 
@@ -391,10 +392,13 @@ def _container(uri: str, file: BinaryIO, params: DecodeParams) -> Iterator[Input
         f"{uri}: its headers take more than {params.max_header_mb:g} MiB (decode.max_header_mb) or two minutes"
     )
     nameless = LimitedReader(file, params.max_header_mb * MIB, flood)  # or FFmpeg goes by the suffix
+    limit_allocations()
     # The whitelist keeps a playlist that poses as a song from opening other files or hosts.
     options = {"protocol_whitelist": "none", "max_streams": str(_MAX_STREAMS)}
     try:
         container = av.open(nameless, "r", container_options=options, metadata_errors="replace")
+    except av.error.MemoryError as error:
+        raise AbsurdHeader(f"{uri}: its headers ask for more memory than any song's") from error
     except av.FFmpegError as error:
         if isinstance(error, av.error.EOFError) or head[4:8] == _MP4_MAGIC:  # MP4 keeps its index at the end
             raise TruncatedAudio(f"{uri}: ends before its headers do") from error

@@ -1,6 +1,7 @@
 """Songs whose headers lie, and songs that are odd but legal: a reason in words, and memory that was foreseen."""
 
 import os
+import resource
 import socket
 import struct
 from pathlib import Path
@@ -155,6 +156,19 @@ def test_headers_that_never_end_are_not_read_to_their_end(tmp_path: Path) -> Non
 
     with pytest.raises(AbsurdHeader, match="headers take more than 64 MiB"):
         decode_file(str(tmp_path / "x.mp3"))
+
+
+def test_a_tag_that_claims_a_gigabyte_takes_none(tmp_path: Path) -> None:
+    """FFmpeg would clear as much memory before it read the first byte of it."""
+    content = wav(tmp_path / "x.wav", 44_100).read_bytes()
+    at = content.index(b"data")
+    tag = b"LIST" + struct.pack("<I", 1 << 31) + b"INFOIART" + struct.pack("<I", 1 << 30) + b"Ann"
+    (tmp_path / "x.wav").write_bytes(content[:at] + tag + content[at:])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    with pytest.raises(TrackError, match=r"x\.wav"):
+        decode_file(str(tmp_path / "x.wav"))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB
 
 
 @pytest.mark.parametrize(
