@@ -48,7 +48,7 @@ def scanned_here(folder: Path, count: int, seed: int) -> tuple[Counter[str], int
 def test_mutated_files_through_the_stages(tmp_path: Path) -> None:
     """In a process of its own, whose memory is only theirs; any other error than a `TrackError` ends it."""
     script = "import sys; from pathlib import Path; from tests.test_mutations import scanned_here; "
-    script += "print(*scanned_here(Path(sys.argv[1]), 100, 0), sep='|')"
+    script += "print(*scanned_here(Path(sys.argv[1]), 60, 0), sep='|')"
     done = subprocess.run(
         [sys.executable, "-c", script, tmp_path],
         env=environment(),
