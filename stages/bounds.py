@@ -40,9 +40,8 @@ class Bounds(base.Params):
     max_claimed_s: float = Field(default=604_800.0, gt=0, exclude=True)  # longer than `limit_s` is long, this a lie
     max_header_mb: float = Field(default=64.0, gt=0, exclude=True)  # cover art and all
     max_comments: int = Field(default=10_000, ge=0, exclude=True)  # of FLAC and Ogg; see `stages.comments`
-    max_mb: float | None = Field(
-        default=None, gt=0, exclude=True
-    )  # by default what `limit_s` of stereo at 96 kHz takes
+    # MiB of decoded samples, float32 at the song's own rate; by default what `limit_s` of stereo at 96 kHz takes.
+    max_mb: float | None = Field(default=None, gt=0, exclude=True)
 
     def require_header(self, uri: str, rate_hz: int, layout: av.AudioLayout, claimed_s: float) -> None:
         """Judge what the headers say, of whose length 0 says nothing.
