@@ -168,7 +168,7 @@ def curate_command(
     outcome = _curate(settings, update=update, progress=not quiet)
     if as_json:
         done = {"worked_on": outcome.worked_on, "updated": outcome.updated, "unchanged": outcome.unchanged}
-        _print_json(done | outcome.stats.model_dump())
+        _print_json(done | {"left_out": outcome.left_out.model_dump()} | outcome.stats.model_dump())
         return
     rows = outcome.stats.rows
     updated = f"{outcome.updated} updated, " if outcome.updated else ""
@@ -176,6 +176,8 @@ def curate_command(
         f"{settings.output}: {rows['total']} rows = {rows['kept']} kept + {rows['filtered']} filtered + "
         f"{rows['failed']} failed ({outcome.worked_on} worked on, {updated}{outcome.unchanged} unchanged)"
     )
+    if sentence := outcome.left_out.sentence:
+        typer.echo(sentence)
 
 
 @app.command("plan")

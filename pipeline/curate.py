@@ -20,7 +20,8 @@ from pipeline.errors import DataProblem
 from pipeline.exits import unwritable
 from pipeline.judging import judge_scan, keepers
 from pipeline.ledger import Commit, Ledger, unit_files
-from pipeline.manifest import fill_defaults, read_manifest
+from pipeline.left_out import LeftOut
+from pipeline.manifest import fill_defaults, list_songs
 from pipeline.marks import Mark, read_marks
 from pipeline.models.store import ModelStore
 from pipeline.operator import OperatorSpec, StageCannotStart
@@ -57,11 +58,13 @@ class Outcome:
         stats: of the whole dataset.
         worked_on: rows that this run read, ran a stage on or added.
         updated: other rows whose verdict, facts or mark it changed.
+        left_out: what of the input is no song.
     """
 
     stats: Stats
     worked_on: int
     updated: int
+    left_out: LeftOut
 
     @property
     def unchanged(self) -> int:
@@ -96,15 +99,15 @@ def curate(
     config = _with_features(config, layout)
     dag = make_dag(config, store)
     plan = make_plan(config, dag)
-    manifest = read_manifest(config.input.path)
-    _log.info("%s: plan %s, %d songs in %s", layout.root, plan.id, manifest.num_rows, config.input.path)
+    listing = list_songs(config.input.path)
+    _log.info("%s: plan %s, %d songs in %s", layout.root, plan.id, listing.songs.num_rows, config.input.path)
     for node in dag.nodes:
         _log.debug("stage %s, fingerprint %s, %s", node.name, node.fingerprint, node.params)
     with alone(layout):
         _check_plan(layout, plan, update)
         ledger = Ledger(layout).open()
         tombstones = read_tombstones(layout)
-        manifest = without_forgotten(manifest, tombstones)
+        manifest = without_forgotten(listing.songs, tombstones)
         if retry is not None:
             _ready_for_retry(layout, dag, manifest, retry)
         if not layout.plan.exists():  # so that a first run that does not come as far as a commit can go on too
@@ -113,7 +116,7 @@ def curate(
         changes = Changes()
         run = _Run(config, manifest, dag, plan, layout, ledger, progress, marks, forgotten, retry, changes)
         run.bring_up_to_date()
-        return Outcome(describe_dataset(layout, plan), changes.worked_on, changes.updated)
+        return Outcome(describe_dataset(layout, plan), changes.worked_on, changes.updated, listing.left_out)
 
 
 def describe_dataset(layout: Layout, plan: Plan) -> Stats:

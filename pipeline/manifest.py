@@ -6,9 +6,11 @@ import json
 import logging
 import posixpath
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
@@ -21,6 +23,7 @@ from fsspec import AbstractFileSystem
 
 from pipeline.errors import DataProblem
 from pipeline.languages import normalize_language
+from pipeline.left_out import LeftOut
 from pipeline.licenses import normalize_license
 from pipeline.sidecars import read_sidecars, sidecar_stamps
 from pipeline.tags import read_tags
@@ -57,7 +60,20 @@ class ManifestError(DataProblem):
     """The input cannot be listed; the message names the file and its lines."""
 
 
+@dataclass(frozen=True)
+class Listing:
+    """The songs of an input as a table of schema `MANIFEST`, and what else was there."""
+
+    songs: pa.Table
+    left_out: LeftOut
+
+
 def read_manifest(source: str) -> pa.Table:
+    """The songs alone; see `list_songs`."""
+    return list_songs(source).songs
+
+
+def list_songs(source: str) -> Listing:
     """List the songs of `source` in the order of their uris.
 
     Args:
@@ -66,26 +82,29 @@ def read_manifest(source: str) -> pa.Table:
             or any fsspec URI. A manifest's relative uris start at its folder.
 
     Returns:
-        A table of schema `MANIFEST`. Local files have absolute paths as uris. A file that a manifest names but that is
-        not there is a row too, without size and stamp. Fields that a manifest leaves open are null; see `describe`.
+        A table of schema `MANIFEST`. Local files have absolute paths as uris. Only regular files, or links to them, are
+        songs of a folder or glob. What a manifest names is a row in any case, without size and stamp where there is no
+        such file. Fields that a manifest leaves open are null; see `describe`.
 
     Raises:
         ManifestError: nothing found, not readable as a manifest, or rows whose uri is missing or not unique.
     """
     fs, path = _file_system(source)
+    left_out = LeftOut()
     if fs.isdir(path):
-        rows = _listed(fs, fs.find(path, detail=True), path)
+        rows = _listed(fs, fs.find(path, detail=True), path, left_out)
     elif _extension(path) in _READERS and fs.isfile(path):
         rows = _with_stat(_manifest_rows(fs, path))
     elif fs.isfile(path):
-        rows = _listed(fs, {path: fs.info(path)}, posixpath.dirname(path))
+        rows = _listed(fs, {path: fs.info(path)}, posixpath.dirname(path), left_out)
     else:
-        rows = _listed(fs, fs.glob(path, detail=True), posixpath.dirname(re.split(r"[*?\[]", path)[0]))
+        rows = _listed(fs, fs.glob(path, detail=True), posixpath.dirname(re.split(r"[*?\[]", path)[0]), left_out)
     if not rows:
         raise ManifestError(
             f"{source}: no songs; expected a folder or glob of {' '.join(sorted(EXTENSIONS))} or a manifest"
+            + (f" ({left_out.sentence})" if left_out.sentence else "")
         )
-    return pa.Table.from_pylist(sorted(rows, key=lambda row: row["uri"]), MANIFEST)
+    return Listing(pa.Table.from_pylist(sorted(rows, key=lambda row: row["uri"]), MANIFEST), left_out)
 
 
 def _file_system(source: str) -> tuple[AbstractFileSystem, str]:
@@ -121,28 +140,40 @@ def row_id(uri: str) -> str:
     return blake2b(uri.encode(), digest_size=16).hexdigest()
 
 
-def _listed(fs: AbstractFileSystem, files: Mapping[str, Mapping[str, Any]], root: str) -> list[dict[str, Any]]:
-    listed = ((path, info) for path, info in files.items() if info["type"] != "directory" and _is_song(path, root))
-    songs = {path: _followed(info) for path, info in listed}
-    if unnamed := [path for path in songs if not _is_text(path)]:
-        _log.warning("left out, their names are not UTF-8: %s", ", ".join(map(ascii, unnamed)))
-    return [_row(_uri(fs, path), info) for path, info in songs.items() if _is_text(path)]
+def _listed(
+    fs: AbstractFileSystem, files: Mapping[str, Mapping[str, Any]], root: str, left_out: LeftOut
+) -> list[dict[str, Any]]:
+    """A row for each song; whatever else is not hidden is counted as left out."""
+    rows = []
+    for path, info in files.items():
+        if info["type"] == "directory" or _is_hidden(path, root):
+            continue
+        shown = path.removeprefix(root).lstrip("/")
+        song = _followed(info)
+        if song is None:
+            (left_out.linked_folders if Path(path).is_dir() else left_out.not_regular).append(shown)
+        elif _extension(path) not in EXTENSIONS:
+            left_out.count_ending(_extension(path))
+        elif not _is_text(path):
+            left_out.unreadable_names.append(ascii(shown)[1:-1])
+        else:
+            rows.append(_row(_uri(fs, path), song))
+    return rows
 
 
 def _followed(info: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Size and time of what a local link points to; None where it points to nothing, as for any missing song."""
+    """What is known of a file; of a local link, of what it points to. None where that is no regular file."""
     if not info.get("islink"):
-        return info
+        return None if info.get("type") == "other" else info
     try:
         target = Path(info["name"]).stat()
     except OSError:
         return None
-    return {"size": target.st_size, "mtime": target.st_mtime}
+    return {"size": target.st_size, "mtime": target.st_mtime} if stat.S_ISREG(target.st_mode) else None
 
 
-def _is_song(path: str, root: str) -> bool:
-    hidden = any(part.startswith(".") for part in path.removeprefix(root).split("/"))
-    return _extension(path) in EXTENSIONS and not hidden
+def _is_hidden(path: str, root: str) -> bool:
+    return any(part.startswith(".") for part in path.removeprefix(root).split("/"))
 
 
 def _is_text(path: str) -> bool:

@@ -10,8 +10,12 @@ from mutagen.mp4 import MP4Tags
 
 from pipeline.licenses import find_license
 from stages.decode import Unreadable, opened
+from stages.limited_reader import LimitedReader
 
 _log = logging.getLogger("songmill.manifest")
+_MAX_BYTES = 32 << 20  # cover art and all
+_MAX_READS = 100_000
+_LONGEST_TEXT = 1 << 20  # as for sidecars
 
 # Field -> where each family of tags keeps it, in order of preference.
 _ID3 = {
@@ -43,11 +47,14 @@ _VORBIS = {
 def read_tags(uri: str) -> dict[str, str]:
     """Fields from a song's tags, by the names of the manifest; a field that they do not have is absent.
 
-    `license` is only taken where it says one: an SPDX id or a URL. A missing or damaged file has no tags.
+    `license` is only taken where it says one: an SPDX id or a URL. A missing or damaged file has no tags, nor has one
+    whose tags are far larger than any song's.
     """
     try:
         with opened(uri) as file:
-            tags = getattr(mutagen.File(file), "tags", None)
+            flood = ValueError(f"they take more than {_MAX_BYTES >> 20} MiB, or more than {_MAX_READS:,} pieces")
+            reader = LimitedReader(file, _MAX_BYTES, flood, max_reads=_MAX_READS, name=uri)
+            tags = getattr(mutagen.File(reader), "tags", None)
     except Unreadable:
         return {}
     except Exception as error:  # a parser of hostile bytes; whatever it trips over must not cost the song
@@ -58,7 +65,7 @@ def read_tags(uri: str) -> dict[str, str]:
     places, texts_of = _family(tags)
     fields = {}
     for field, keys in places.items():
-        texts = [text.strip() for key in keys for text in texts_of(key)]
+        texts = [text.strip() for key in keys for text in texts_of(key) if len(text) <= _LONGEST_TEXT]
         if field == "license":
             texts = [license for text in texts if (license := find_license(text))]
         if text := next(filter(None, texts), None):

@@ -6,11 +6,12 @@ into the row's verdict). Subclass `Stage`, fill in the class attributes, write `
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
@@ -59,7 +60,7 @@ class Track(Mapping[str, Any]):
         self._index = index
 
     def __getitem__(self, column: str) -> Any:
-        return _to_python(self._batch.column(column)[self._index])
+        return _only(self._batch.column(column).slice(self._index, 1).chunk(0))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._batch.column_names)
@@ -151,7 +152,7 @@ class Stage(ABC):
             library.require()
         self.weights = weights
 
-    def run(self, batch: pa.Table) -> dict[str, list[Any]]:
+    def run(self, batch: pa.Table) -> dict[str, Sequence[Any]]:
         """Measure every row of a batch: the owned column and the wanted working columns, as lists of Python values.
 
         The default calls `process` row by row. Stages that gain from batching override it; an exception then makes
@@ -169,11 +170,14 @@ class Stage(ABC):
         return {self.column: {**fields, "model": self.model}}
 
 
-def _to_python(scalar: pa.Scalar) -> Any:
-    if not scalar.is_valid:
+def _only(values: pa.Array) -> Any:
+    """The one value of an array. A scalar of it would be a copy, and a song is large."""
+    if values.null_count:
         return None
-    if isinstance(scalar, pa.StructScalar):
-        return {name: _to_python(value) for name, value in scalar.items()}
-    if isinstance(scalar, pa.LargeBinaryScalar):
-        return scalar.as_buffer()
-    return scalar.as_py()
+    if pa.types.is_struct(values.type):
+        return {field.name: _only(values.field(i)) for i, field in enumerate(values.type)}
+    if pa.types.is_large_binary(values.type):
+        _, offsets, data = values.buffers()
+        start, stop = np.frombuffer(offsets, np.int64)[values.offset : values.offset + 2]
+        return pa.py_buffer(b"") if data is None else data.slice(int(start), int(stop - start))
+    return values[0].as_py()

@@ -1,11 +1,11 @@
 """Any audio file to samples: PyAV decodes, soxr resamples. Nothing else in the pipeline opens a song."""
 
 import itertools
-from collections.abc import Collection, Iterator
+import os
+import stat
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 import av
@@ -14,15 +14,22 @@ import numpy as np
 import pyarrow as pa
 import soxr
 from av.container import InputContainer
+from fsspec.implementations.local import LocalFileSystem
 from pydantic import Field
 
 from schemas import columns
 from stages import base, pcm
+from stages.bounds import MIB, USUAL_BYTES_PER_S, AbsurdHeader, Bounds, TooLarge
+from stages.comments import claimed_comments
+from stages.ffmpeg_memory import limit_allocations
+from stages.limited_reader import LimitedReader
 from stages.truncation import HEADERLESS, ogg_is_complete, promised_s
 
 NATIVE = pa.struct([("rate_hz", pa.int32()), ("channels", pa.int32()), ("samples", pa.large_binary())])
 WORKING = {"native": NATIVE, "pcm": pcm.PCM}
 
+_FLOAT_BYTES = 4
+_MAX_STREAMS = 100  # films have dozens; each takes memory before anything is decoded
 _MP4_MAGIC = b"ftyp"  # at byte 4
 _MAGICS = (b"RIFF", b"FORM", b"fLaC", b"OggS", b"ID3")
 
@@ -36,7 +43,7 @@ class NotAudio(base.TrackError):
 
 
 class Unreadable(base.TrackError):
-    """Missing, a folder, forbidden, or the storage failed."""
+    """Missing, a folder, a pipe or a device, forbidden, or the storage failed."""
 
 
 class TruncatedAudio(base.TrackError):
@@ -70,12 +77,17 @@ class Decoded:
     pcm: bytearray | None
 
 
-class DecodeParams(base.Params):
-    """How much is decoded, and how much damage is put up with."""
+class DecodeParams(Bounds):
+    """How much is decoded, how much damage is put up with, and what is refused at once (see `stages.bounds`)."""
 
     limit_s: float = Field(default=1800.0, gt=0)  # guards the memory: of longer audio only the facts are told
     missing_s: float = Field(default=1.0, ge=0)  # what may be missing of the promised length
     lost_ratio: float = Field(default=0.02, ge=0, le=1)  # share of packets that may be lost; one always may
+
+    @property
+    def max_bytes(self) -> float:
+        """The most that the decoded samples of a song may take, as float32 at its own rate."""
+        return self.limit_s * USUAL_BYTES_PER_S if self.max_mb is None else self.max_mb * MIB
 
 
 class Decode(base.Stage):
@@ -104,6 +116,15 @@ class Decode(base.Stage):
         }
         return {**facts, "native": native, "pcm": decoded.pcm}
 
+    def run(self, batch: pa.Table) -> dict[str, Sequence[Any]]:
+        """As the default, but the samples become Arrow's without a copy: they are most of the memory a song takes."""
+        made = super().run(batch)
+        if "native" in made:
+            made["native"] = _native_array(made["native"])
+        if "pcm" in made:
+            made["pcm"] = _binary_array(made["pcm"])
+        return made
+
 
 def decode_file(uri: str, wanted: Collection[str] = frozenset(WORKING), params: DecodeParams | None = None) -> Decoded:
     """Decode a local path or any fsspec URI; its content, never its name, tells the format.
@@ -113,26 +134,28 @@ def decode_file(uri: str, wanted: Collection[str] = frozenset(WORKING), params: 
     Rates are converted by libsoxr (HQ); more than two channels are mixed down by libswresample (ITU-R BS.775
     coefficients, scaled so that nothing clips); mono is put on both channels.
 
+    The memory it takes follows from the bounds in `params`; see `stages.bounds`.
+
     Raises:
+        AbsurdHeader, NoMixdown, TooLarge: out of these bounds.
         EmptyFile, NotAudio, Unreadable, TruncatedAudio, DecodeError: the message names the file.
     """
     params = params or DecodeParams()
-    with opened(uri) as file, _container(uri, file) as container:
-        samples = _Samples(uri, container)
-        sinks = _sinks(wanted, samples)
-        claimed_s = _claimed_s(file, container, samples.stream)
-        within_limit = claimed_s <= params.limit_s and _fill(sinks, samples, params.limit_s)
-        if within_limit:
+    with opened(uri) as file, _container(uri, file, params) as container:
+        stream = _audio_stream(uri, container)
+        claimed_s = _claimed_s(file, container, stream)
+        samples = _Samples(uri, container, stream, claimed_s, params)
+        made = _made(wanted, samples, claimed_s, params)
+        if made is not None:
             _require_whole(samples, file, params)
-        made = {name: sink.close() for name, sink in sinks.items()} if within_limit else {}
         return Decoded(
-            duration_s=samples.duration_s if within_limit else max(claimed_s, samples.duration_s),
+            duration_s=samples.duration_s if made is not None else max(claimed_s, samples.duration_s),
             sample_rate_hz=samples.rate_hz,
             channels=samples.layout.nb_channels,
             codec=samples.stream.codec.canonical_name,
             lost_packets=samples.lost,
-            native=made.get("native"),
-            pcm=made.get("pcm"),
+            native=made.get("native") if made else None,
+            pcm=made.get("pcm") if made else None,
         )
 
 
@@ -140,13 +163,15 @@ class _Samples:
     """The decoded audio of a container: iterates over float32 blocks [frames, channels] and keeps the count.
 
     The first frame settles rate and layout, since headers may be wrong (HE-AAC) and files glued together may change
-    them on the way: later frames are converted.
+    them on the way: later frames are converted. Frames out of bounds count as lost packets. Nothing is decoded before
+    the header is within bounds, and the first frame is judged like it.
     """
 
-    def __init__(self, uri: str, container: InputContainer) -> None:
-        stream = container.streams.best("audio")
-        if not isinstance(stream, av.AudioStream) or stream.codec_context is None:
-            raise NotAudio(f"{uri}: {container.format.long_name} without an audio stream that FFmpeg can decode")
+    def __init__(
+        self, uri: str, container: InputContainer, stream: av.AudioStream, claimed_s: float, params: DecodeParams
+    ) -> None:
+        if stream.rate and stream.layout.nb_channels:  # else only the first frame will tell
+            params.require_header(uri, stream.rate, stream.layout, claimed_s)
         stream.codec_context.thread_count = 1
         self.uri = uri
         self.container = container
@@ -156,9 +181,11 @@ class _Samples:
         self.frames = 0
         self.packets = 0
         self.lost = 0
+        self._params = params
         self._source: tuple[str, str, int] | None = None
         self._blocks = self._decode()
         self._first = next(self._blocks, None)
+        params.require_header(uri, self.rate_hz, self.layout, claimed_s)
 
     @property
     def duration_s(self) -> float:
@@ -173,13 +200,11 @@ class _Samples:
         for packet in self._demux():
             self.packets += packet.size > 0  # an empty one flushes the decoder
             try:
-                frames = packet.decode()
+                for frame in packet.decode():
+                    yield from self._convert(frame)
             except av.FFmpegError:
                 self.lost += 1
-                yield self._silence(packet)
-                continue
-            for frame in frames:
-                yield from self._convert(frame)
+                yield from self._silence(packet)
 
     def _demux(self) -> Iterator["av.Packet[av.AudioStream]"]:
         try:
@@ -191,28 +216,47 @@ class _Samples:
         source = (frame.format.name, frame.layout.name, frame.sample_rate)
         if self._source is None:
             self.rate_hz, self.layout = frame.sample_rate, frame.layout
+        elif not self._params.allows(frame, self.rate_hz):
+            self.lost += 1
+            return
         if source != self._source:
             self._converter = av.AudioResampler("flt", self.layout, self.rate_hz)
             self._source = source
         for converted in self._converter.resample(frame):
             yield converted.to_ndarray().reshape(-1, self.layout.nb_channels)
 
-    def _silence(self, packet: "av.Packet[av.AudioStream]") -> np.ndarray:
-        seconds = float((packet.duration or 0) * (packet.time_base or 0))
-        return np.zeros((round(seconds * self.rate_hz), self.layout.nb_channels), dtype=np.float32)
+    def _silence(self, packet: "av.Packet[av.AudioStream]") -> Iterator[np.ndarray]:
+        """In place of a packet, for as long as it says that it is: a second at a time, for that may be a lie."""
+        left = round(float((packet.duration or 0) * (packet.time_base or 0)) * self.rate_hz)
+        while left > 0:
+            frames = min(left, self.rate_hz)
+            yield np.zeros((frames, self.layout.nb_channels), dtype=np.float32)
+            left -= frames
 
 
 class _Native:
-    """Keeps float32 blocks as they are."""
+    """Keeps float32 blocks as they are, up to so many bytes; refuses a song at once that claims to be longer."""
 
-    def __init__(self) -> None:
+    def __init__(self, samples: _Samples, claimed_s: float, max_bytes: float) -> None:
+        self._about = samples
+        self._max_bytes = max_bytes
         self._samples = bytearray()
+        self._require(claimed_s * samples.rate_hz * samples.layout.nb_channels * _FLOAT_BYTES, claimed_s)
 
     def write(self, block: np.ndarray) -> None:
+        self._require(len(self._samples) + block.nbytes, self._about.duration_s)
         self._samples += block.data.cast("B")
 
     def close(self) -> bytearray:
-        return self._samples  # not a view of it: Arrow, which copies either, never lets go of a memoryview
+        return self._samples
+
+    def _require(self, size: float, seconds: float) -> None:
+        if size > self._max_bytes:
+            song = self._about
+            raise TooLarge(
+                f"{song.uri}: {seconds:,.0f} s of {song.layout.nb_channels} channels at {song.rate_hz:,} Hz take "
+                f"{size / MIB:,.0f} MiB decoded; decode.max_mb allows {self._max_bytes / MIB:,.0f}"
+            )
 
 
 class _Canonical:
@@ -226,7 +270,8 @@ class _Canonical:
         self._pcm = bytearray()
 
     def write(self, block: np.ndarray) -> None:
-        self._append(self._stereo(block))
+        # NaN and infinity of a float file would spread over everything that the resampler holds.
+        self._append(self._stereo(block if np.isfinite(block).all() else np.nan_to_num(block, posinf=1.0, neginf=-1.0)))
 
     def close(self) -> bytearray:
         self._append(np.zeros((0, pcm.CHANNELS), dtype=np.float32), last=True)
@@ -249,23 +294,23 @@ class _Canonical:
         return np.concatenate(mixed, axis=1).reshape(-1, pcm.CHANNELS)
 
 
-def _sinks(wanted: Collection[str], samples: _Samples) -> dict[str, _Native | _Canonical]:
+def _made(
+    wanted: Collection[str], samples: _Samples, claimed_s: float, params: DecodeParams
+) -> dict[str, bytearray] | None:
+    """The wanted columns of the decoded samples; None as soon as the song proves to be longer than the limit."""
+    if claimed_s > params.limit_s:
+        return None
     sinks: dict[str, _Native | _Canonical] = {}
     if "native" in wanted:
-        sinks["native"] = _Native()
+        sinks["native"] = _Native(samples, claimed_s, params.max_bytes)
     if "pcm" in wanted:
         sinks["pcm"] = _Canonical(samples.rate_hz, samples.layout)
-    return sinks
-
-
-def _fill(sinks: dict[str, _Native | _Canonical], samples: _Samples, limit_s: float) -> bool:
-    """Decode everything into the sinks; False as soon as it gets longer than the limit."""
     for block in _joined(samples):
-        if samples.duration_s > limit_s:
-            return False
+        if samples.duration_s > params.limit_s:
+            return None
         for sink in sinks.values():
             sink.write(block)
-    return True
+    return {name: sink.close() for name, sink in sinks.items()}
 
 
 def _joined(samples: _Samples) -> Iterator[np.ndarray]:
@@ -312,26 +357,48 @@ def opened(uri: str) -> Iterator[BinaryIO]:
     """The file behind a path or URI. A local path may hold anything, even "::", which fsspec would take for a chain.
 
     Raises:
-        Unreadable: whatever its storage raises while it is open.
+        Unreadable: whatever its storage raises while it is open; a local pipe, socket or device, which is never waited
+            for.
     """
     try:
-        with fsspec.open(uri, "rb") if "://" in uri else Path(uri).open("rb") as file:
+        with _opened_locally(uri) if _is_local(uri) else fsspec.open(uri, "rb") as file:
             yield file
     except OSError as error:
         raise Unreadable(f"{uri}: {error.strerror or error}") from error
 
 
+def _is_local(uri: str) -> bool:
+    return "://" not in uri or (uri.startswith(("file://", "local://")) and "::" not in uri)
+
+
+def _opened_locally(uri: str) -> BinaryIO:
+    """Opened without waiting: a pipe may have taken a song's place after it was listed."""
+    path = LocalFileSystem._strip_protocol(uri) if "://" in uri else uri
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise Unreadable(f"{uri}: no regular file, but a folder, pipe, socket or device")
+
+
 @contextmanager
-def _container(uri: str, file: BinaryIO) -> Iterator[InputContainer]:
+def _container(uri: str, file: BinaryIO, params: DecodeParams) -> Iterator[InputContainer]:
     head = file.read(12)
     if not head:
         raise EmptyFile(f"{uri}: no bytes")
-    file.seek(0)
-    nameless = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)  # or FFmpeg goes by the suffix
+    if (comments := claimed_comments(file)) > params.max_comments:
+        raise AbsurdHeader(f"{uri}: its header says {comments:,} comments; {params.max_comments:,} are read")
+    flood = AbsurdHeader(
+        f"{uri}: its headers take more than {params.max_header_mb:g} MiB (decode.max_header_mb) or two minutes"
+    )
+    nameless = LimitedReader(file, params.max_header_mb * MIB, flood)  # or FFmpeg goes by the suffix
+    limit_allocations()
     # The whitelist keeps a playlist that poses as a song from opening other files or hosts.
-    options = {"protocol_whitelist": "none"}
+    options = {"protocol_whitelist": "none", "max_streams": str(_MAX_STREAMS)}
     try:
         container = av.open(nameless, "r", container_options=options, metadata_errors="replace")
+    except av.error.MemoryError as error:
+        raise AbsurdHeader(f"{uri}: its headers ask for more memory than any song's") from error
     except av.FFmpegError as error:
         if isinstance(error, av.error.EOFError) or head[4:8] == _MP4_MAGIC:  # MP4 keeps its index at the end
             raise TruncatedAudio(f"{uri}: ends before its headers do") from error
@@ -339,4 +406,30 @@ def _container(uri: str, file: BinaryIO) -> Iterator[InputContainer]:
             raise DecodeError(f"{uri}: begins as {head[:4]!r}, but its headers are damaged") from error
         raise NotAudio(f"{uri}: no format FFmpeg knows") from error
     with container:
+        nameless.lift()
         yield container
+
+
+def _audio_stream(uri: str, container: InputContainer) -> av.AudioStream:
+    stream = container.streams.best("audio")
+    if not isinstance(stream, av.AudioStream) or stream.codec_context is None:
+        raise NotAudio(f"{uri}: {container.format.long_name} without an audio stream that FFmpeg can decode")
+    return stream
+
+
+def _native_array(songs: Sequence[dict[str, Any] | None]) -> pa.StructArray:
+    samples = _binary_array([None if song is None else song["samples"] for song in songs])
+    facts = [pa.array([song and song[name] for song in songs], pa.int32()) for name in ("rate_hz", "channels")]
+    missing = pa.array([song is None for song in songs])
+    return pa.StructArray.from_arrays([*facts, samples], fields=list(NATIVE), mask=missing)
+
+
+def _binary_array(values: Sequence[bytearray | None]) -> pa.LargeBinaryArray:
+    """One array over the values where they lie: each is a song."""
+    one_each = [pa.array([None], pa.large_binary()) if value is None else _over(value) for value in values]
+    return one_each[0] if len(one_each) == 1 else pa.concat_arrays([pa.array([], pa.large_binary()), *one_each])
+
+
+def _over(value: bytearray) -> pa.LargeBinaryArray:
+    offsets = pa.py_buffer(np.array([0, len(value)], dtype=np.int64))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(value)])

@@ -21,6 +21,7 @@ FINGERPRINT = stage_struct(field("hashes", pa.list_(pa.uint32())))
 SKETCH_SIZE = 512  # about 2 KB a song; the standard error of a similarity read off two sketches is 0.02
 
 _RATE_HZ = 6_000
+_MIXED_AT_ONCE = 1 << 18  # frames
 _WINDOW = 1_024  # 171 ms: partials of a chord stand apart
 _HOP = 128  # 21 ms
 _BLOCK = 4_096  # frames transformed at once, which bounds the memory an hour of audio takes
@@ -52,10 +53,21 @@ class Fingerprint(Stage):
 
 def fingerprint(audio: np.ndarray, rate_hz: int) -> np.ndarray:
     """The sketch of float audio [frames, channels]: its at most `SKETCH_SIZE` smallest hashes, uint32, ascending."""
-    mixed = reduce(np.add, audio.T) / np.float32(audio.shape[1])  # what `mean(axis=1)` gives, in a ninth of its time
-    mono = soxr.resample(mixed, rate_hz, _RATE_HZ)
-    hashes = np.unique(_scatter(_pairs(*_peaks(_spectrogram(mono)))))
+    hashes = np.unique(_scatter(_pairs(*_peaks(_spectrogram(_mono(audio, rate_hz))))))
     return hashes[:SKETCH_SIZE]
+
+
+def _mono(audio: np.ndarray, rate_hz: int) -> np.ndarray:
+    """The mean of the channels at 6 kHz, made in blocks, for a song may be large."""
+    resampler = soxr.ResampleStream(rate_hz, _RATE_HZ, 1)
+    parts = [np.empty(0, np.float32)]
+    for start in range(0, len(audio), _MIXED_AT_ONCE):
+        block = audio[start : start + _MIXED_AT_ONCE]
+        mixed = reduce(np.add, block.T) / np.float32(audio.shape[1])  # as `mean(axis=1)`, in a ninth of its time
+        if not np.isfinite(mixed).all():  # a float file may hold anything
+            mixed = np.nan_to_num(mixed, nan=0.0, posinf=1.0, neginf=-1.0)
+        parts.append(resampler.resample_chunk(mixed, last=start + len(block) == len(audio)))
+    return np.concatenate(parts)
 
 
 def _spectrogram(mono: np.ndarray) -> np.ndarray:

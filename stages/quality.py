@@ -2,9 +2,11 @@
 
 Resampling and int16 would hide inter-sample peaks, clipping and the edge of the spectrum: all figures are taken at the
 file's rate, before canonical PCM is made. Every figure is finite: silence reads as a floor instead of minus infinity.
+A song may be large, so samples are worked through in blocks and never copied as a whole.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,8 @@ from stages.decode import NATIVE
 
 FLOOR_LUFS = -70.0  # the absolute gate of BS.1770: silence has no loudness above it
 FLOOR_DB = -120.0  # stands for digital silence, whose level is minus infinity
+_GATE_S, _GATE_STEP = 0.4, 0.25  # gating blocks of BS.1770 overlap by three quarters
+_CHANNEL_WEIGHTS = (1.0, 1.0, 1.0, 1.41, 1.41)  # left, right, centre, and the surrounds
 _WINDOW_S = 0.05  # of silent_ratio and noise_floor_db
 _NOISE_PERCENTILE = 5.0
 _FULL_SCALE = 0.9999  # int16 ends at 0.99997
@@ -29,6 +33,7 @@ _DITHER_DB = 10 * math.log10(2**-30 / 4 / 22_050) + 8  # density of triangular 1
 _CLIFF_DB = 15.0
 _CLIFF_BANDS = 5
 _CLIFF_FROM_BAND = 70  # lower down, music itself has cliffs
+_BLOCK_VALUES = 1 << 20  # samples of all channels that are worked on at once
 
 
 class NotDecoded(base.TrackError):
@@ -73,19 +78,22 @@ class Quality(base.Stage):
 
 
 def loudness_lufs(samples: np.ndarray, rate_hz: int) -> float | None:
-    """Integrated loudness of [frames, channels] after ITU-R BS.1770-4 (pyloudnorm), at least `FLOOR_LUFS`.
+    """Integrated loudness of [frames, channels] after ITU-R BS.1770-4, at least `FLOOR_LUFS`.
 
     Shorter than one gating block of 0.4 s it is not defined: None. Of more than five channels the fourth is taken for
     the LFE (FFmpeg's order), which the standard leaves out, and the first five others are measured.
     """
-    import pyloudnorm  # here, for scipy takes seconds to import and a plan does without
-
-    if len(samples) < 0.4 * rate_hz:
+    if len(samples) < _GATE_S * rate_hz:
         return None
-    if samples.shape[1] > 5:
-        samples = np.delete(samples, 3, axis=1)[:, :5]
-    loudness = pyloudnorm.Meter(rate_hz).integrated_loudness(samples)
-    return max(FLOOR_LUFS, float(np.nan_to_num(loudness, nan=FLOOR_LUFS, neginf=FLOOR_LUFS)))
+    channels = [c for c in range(samples.shape[1]) if c != 3 or samples.shape[1] <= 5][:5]
+    powers = _gated_powers(samples, channels, rate_hz)
+    weights = np.array(_CHANNEL_WEIGHTS[: len(channels)])
+    loudness = _lufs(weights @ powers)
+    above = loudness >= FLOOR_LUFS
+    if not above.any():
+        return FLOOR_LUFS
+    above &= loudness > _lufs(weights @ powers[:, above].mean(axis=1)) - 10.0
+    return max(FLOOR_LUFS, float(_lufs(weights @ powers[:, above].mean(axis=1))))
 
 
 def true_peak_dbtp(samples: np.ndarray, rate_hz: int) -> float:
@@ -93,13 +101,13 @@ def true_peak_dbtp(samples: np.ndarray, rate_hz: int) -> float:
 
     Four times up to 96 kHz, twice up to 192 kHz; never below the highest sample, at least `FLOOR_DB`.
     """
-    peak = float(np.abs(samples).max(initial=0.0))
+    peak = _peak(samples)
     factor = 4 if rate_hz < 96_000 else 2 if rate_hz < 192_000 else 1
     if factor > 1:
         resampler = soxr.ResampleStream(rate_hz, factor * rate_hz, samples.shape[1])
-        for start in range(0, len(samples), rate_hz):
-            block = resampler.resample_chunk(samples[start : start + rate_hz], last=start + rate_hz >= len(samples))
-            peak = max(peak, float(np.abs(block).max(initial=0.0)))
+        for start, stop in _blocks(samples):
+            block = resampler.resample_chunk(samples[start:stop], last=stop == len(samples))
+            peak = max(peak, _peak(block))
     return _db(peak**2)
 
 
@@ -110,16 +118,14 @@ def clipped_ratio(samples: np.ndarray) -> float:
     and then turned down still shows it. Overs of a float decode count as full scale, which is what a player makes of
     them. (A lone square wave cannot be told from clipping.)
     """
-    ceiling = min(_FULL_SCALE, np.abs(samples).max(initial=0.0))
+    ceiling = np.float32(min(_FULL_SCALE, _peak(samples)))
     if ceiling == 0 or len(samples) < 3:
         return 0.0
-    held = np.clip(samples, -ceiling, ceiling)
-    equal = (held[1:] == held[:-1]) & (np.abs(held[1:]) >= 0.999 * ceiling)
-    runs = equal[1:] & equal[:-1]
-    clipped = np.zeros(samples.shape, dtype=bool)
-    for neighbour in range(3):
-        clipped[neighbour : neighbour + len(runs)] |= runs
-    return float(clipped.mean())
+    clipped = 0
+    for start, stop in _blocks(samples):
+        before = max(0, start - 2)  # a run may begin there, or end two further on
+        clipped += int(_is_clipped(samples[before : stop + 2], ceiling)[start - before :][: stop - start].sum())
+    return clipped / samples.size
 
 
 def bandwidth_hz(samples: np.ndarray, rate_hz: int) -> float:
@@ -145,12 +151,14 @@ def stereo_correlation(samples: np.ndarray) -> float:
     """
     if samples.shape[1] == 1:
         return 1.0
-    left, right = samples[:, 0], samples[:, 1]
-    if np.array_equal(left, right):
+    if all(np.array_equal(samples[start:stop, 0], samples[start:stop, 1]) for start, stop in _blocks(samples)):
         return 1.0
-    left, right = left.astype(np.float64), right.astype(np.float64)
-    energy = math.sqrt(float(left @ left) * float(right @ right))
-    return float(np.clip(left @ right / energy, -1.0, 1.0)) if energy > 0 else 0.0
+    products = np.zeros((2, 2))
+    for start, stop in _blocks(samples):
+        pair = samples[start:stop, :2].T.astype(np.float64)
+        products += pair @ pair.T
+    energy = math.sqrt(products[0, 0] * products[1, 1])
+    return float(np.clip(products[0, 1] / energy, -1.0, 1.0)) if energy > 0 else 0.0
 
 
 def noise_floor_db(levels: np.ndarray) -> float:
@@ -162,13 +170,76 @@ def noise_floor_db(levels: np.ndarray) -> float:
     return float(np.percentile(sounding, _NOISE_PERCENTILE)) if sounding.size else FLOOR_DB
 
 
+def _gated_powers(samples: np.ndarray, channels: list[int], rate_hz: int) -> np.ndarray:
+    """Mean square [channels, gating blocks] of K-weighted samples, in blocks of 0.4 s that begin every 0.1 s.
+
+    As in pyloudnorm, whose filters these are; it would copy the song five times over.
+    """
+    import pyloudnorm  # here, for scipy takes seconds to import and a plan does without
+    import scipy.signal
+
+    filters = [(f.passband_gain, f.b, f.a) for f in pyloudnorm.Meter(rate_hz)._filters.values()]
+    states = [np.zeros((2, len(channels))) for _ in filters]
+    count = round((len(samples) / rate_hz - _GATE_S) / (_GATE_S * _GATE_STEP)) + 1
+    begins = [int(_GATE_S * j * _GATE_STEP * rate_hz) for j in range(count)]
+    ends = [int(_GATE_S * (j * _GATE_STEP + 1) * rate_hz) for j in range(count)]
+    powers = np.zeros((len(channels), count))
+    held, first, done = np.zeros((0, len(channels)), np.float32), 0, 0  # frames from the first on that are still needed
+    for start, stop in _blocks(samples):
+        block = samples[start:stop, channels]
+        for i, (gain, b, a) in enumerate(filters):
+            weighted, states[i] = scipy.signal.lfilter(b, a, block, axis=0, zi=states[i])
+            block = (gain * weighted).astype(np.float32)
+        held = np.concatenate([held, block])
+        while done < count and (ends[done] <= stop or stop == len(samples)):
+            squares = np.square(held[begins[done] - first : ends[done] - first].T.copy())
+            powers[:, done] = squares.sum(axis=1) * (1.0 / (_GATE_S * rate_hz))
+            done += 1
+        if done < count:
+            held, first = held[begins[done] - first :], begins[done]
+    return powers
+
+
+def _lufs(power: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return -0.691 + 10.0 * np.log10(power)
+
+
+def _is_clipped(samples: np.ndarray, ceiling: np.float32) -> np.ndarray:
+    """Which of [frames, channels] belong to three or more equal neighbours at the ceiling."""
+    held = np.clip(samples, -ceiling, ceiling)
+    equal = (held[1:] == held[:-1]) & (np.abs(held[1:]) >= 0.999 * ceiling)
+    runs = equal[1:] & equal[:-1]
+    clipped = np.zeros(samples.shape, dtype=bool)
+    for neighbour in range(3):
+        clipped[neighbour : neighbour + len(runs)] |= runs
+    return clipped
+
+
 def _window_levels(samples: np.ndarray, rate_hz: int) -> np.ndarray:
     """RMS level (dBFS) of every window of 50 ms over all channels; the last one may be shorter."""
-    starts = np.arange(0, len(samples), round(_WINDOW_S * rate_hz))
-    power = np.einsum("fc,fc->f", samples, samples, dtype=np.float64)
-    frames = np.diff(starts, append=len(samples))
-    mean_power = np.add.reduceat(power, starts) / (frames * samples.shape[1])
-    return 10 * np.log10(np.maximum(mean_power, 10 ** (FLOOR_DB / 10)))
+    window = round(_WINDOW_S * rate_hz)
+    levels = []
+    for start, stop in _blocks(samples, whole=window):
+        block = samples[start:stop]
+        starts = np.arange(0, len(block), window)
+        power = np.einsum("fc,fc->f", block, block, dtype=np.float64)
+        frames = np.diff(starts, append=len(block))
+        mean_power = np.add.reduceat(power, starts) / (frames * samples.shape[1])
+        levels.append(10 * np.log10(np.maximum(mean_power, 10 ** (FLOOR_DB / 10))))
+    return np.concatenate(levels)
+
+
+def _blocks(samples: np.ndarray, whole: int = 1) -> Iterator[tuple[int, int]]:
+    """First frame and end of each block of [frames, channels]; all but the last are multiples of `whole` frames."""
+    size = max(1, _BLOCK_VALUES // samples.shape[1] // whole) * whole
+    for start in range(0, len(samples), size):
+        yield start, min(start + size, len(samples))
+
+
+def _peak(samples: np.ndarray) -> float:
+    """The greatest magnitude; NaN if there is one."""
+    return max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0))) if samples.size else 0.0
 
 
 def _band_levels_db(samples: np.ndarray, rate_hz: int) -> np.ndarray:
@@ -176,7 +247,7 @@ def _band_levels_db(samples: np.ndarray, rate_hz: int) -> np.ndarray:
     import scipy.fft
 
     size = 2 ** math.ceil(math.log2(_SPECTRUM_S * rate_hz))
-    padded = np.pad(samples, ((0, max(0, size - len(samples))), (0, 0)))
+    padded = samples if len(samples) >= size else np.pad(samples, ((0, size - len(samples)), (0, 0)))
     count = min(_SPECTRUM_WINDOWS, len(padded) // size)
     starts = np.linspace(0, len(padded) - size, count).astype(int)
     window = np.hanning(size).astype(np.float32)
@@ -198,9 +269,13 @@ def _is_cliff(levels: np.ndarray, band: int) -> bool:
 
 def _finite(samples: np.ndarray) -> np.ndarray:
     """Float files may hold anything: NaN becomes silence, and whatever is over +60 dBFS is held there."""
-    if np.abs(samples).max(initial=0.0) <= _LOUDEST:
+    if _peak(samples) <= _LOUDEST:
         return samples
-    return np.clip(np.nan_to_num(samples, nan=0.0, posinf=_LOUDEST, neginf=-_LOUDEST), -_LOUDEST, _LOUDEST)
+    held = np.empty_like(samples)
+    for start, stop in _blocks(samples):
+        block = np.nan_to_num(samples[start:stop], nan=0.0, posinf=_LOUDEST, neginf=-_LOUDEST)
+        np.clip(block, -_LOUDEST, _LOUDEST, out=held[start:stop])
+    return held
 
 
 def _db(power: float) -> float:

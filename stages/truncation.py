@@ -6,7 +6,7 @@ from typing import BinaryIO
 import mutagen
 from av import AudioStream
 from av.container import InputContainer
-from mutagen.mp3 import MP3, BitrateMode
+from mutagen.mp3 import BitrateMode, MPEGInfo
 
 # Streams without a header of their own: FFmpeg derives their length from size and bit rate, which promises nothing.
 HEADERLESS = frozenset({"aac", "ac3", "eac3", "amr", "dts", "loas", "mpeg", "mpegts"})
@@ -45,13 +45,12 @@ def ogg_is_complete(file: BinaryIO) -> bool:
 
 
 def _xing_s(file: BinaryIO) -> float | None:
-    """From the frame count in the Xing, Info or VBRI header of an MP3."""
-    file.seek(0)
+    """From the frame count in the Xing, Info or VBRI header of an MP3; its tags are skipped."""
     try:
-        info = MP3(fileobj=file).info
+        info = MPEGInfo(file, 0)
     except mutagen.MutagenError:
         return None
-    return info.length if info and info.bitrate_mode != BitrateMode.UNKNOWN else None
+    return info.length if info.bitrate_mode != BitrateMode.UNKNOWN else None
 
 
 def _riff_s(file: BinaryIO, container: InputContainer) -> float | None:

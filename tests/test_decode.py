@@ -230,7 +230,7 @@ def test_forbidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)  # the tests may run as root, who may read everything
+    monkeypatch.setattr("os.open", refuse)  # the tests may run as root, who may read everything
 
     with pytest.raises(Unreadable, match=r"secret\.wav: Permission denied"):
         decode_file(str(path))

@@ -9,8 +9,9 @@ import pytest
 from mutagen.id3 import ID3, TALB, TCOP, TIT2, TLAN, TPE1, TXXX, USLT, WCOP
 from mutagen.mp4 import MP4
 
+from pipeline.left_out import LeftOut
 from pipeline.licenses import is_allowed, normalize_license
-from pipeline.manifest import MANIFEST, ManifestError, describe, fill_defaults, read_manifest, row_id
+from pipeline.manifest import MANIFEST, ManifestError, describe, fill_defaults, list_songs, read_manifest, row_id
 from pipeline.sidecars import read_sidecars
 from pipeline.tags import read_tags
 from schemas import columns
@@ -64,14 +65,15 @@ class TestListing:
         assert table["row_id"].to_pylist() == [row_id(str(tmp_path / "a.wav"))]
         assert table["size"].to_pylist() == [5]
 
-    def test_links_are_followed_and_a_dangling_one_is_a_missing_song(self, tmp_path):
+    def test_links_are_followed_and_those_to_nothing_are_left_out(self, tmp_path):
         (tmp_path / "elsewhere").mkdir()
         (tmp_path / "elsewhere" / "song").write_bytes(b"12345")
         (tmp_path / "songs").mkdir()
         (tmp_path / "songs" / "linked.mp3").symlink_to(tmp_path / "elsewhere" / "song")
         (tmp_path / "songs" / "dangling.mp3").symlink_to(tmp_path / "nowhere")
-        rows = read_manifest(str(tmp_path / "songs"))
-        assert rows["size"].to_pylist() == [None, 5]
+        found = list_songs(str(tmp_path / "songs"))
+        assert found.songs["size"].to_pylist() == [5]
+        assert found.left_out == LeftOut(not_regular=["dangling.mp3"])
 
     def test_a_glob_below_a_hidden_folder_and_a_file_whose_name_looks_like_a_pattern(self, tmp_path):
         folder = tmp_path / ".music"
@@ -100,16 +102,70 @@ class TestListing:
         os.utime(tmp_path / "a.wav", ns=(1, (tmp_path / "a.wav").stat().st_mtime_ns + 1_000_000))
         assert read_manifest(str(tmp_path))["stamp"] != before
 
-    def test_a_name_that_is_no_text_is_left_out_aloud(self, tmp_path, caplog):
+    def test_a_name_that_is_no_text_is_left_out_aloud(self, tmp_path):
         touch(tmp_path / "a.wav")
         (tmp_path / os.fsdecode(b"\xff.wav")).write_bytes(b"sound")
-        assert uris(tmp_path) == [str(tmp_path / "a.wav")]
-        assert "\\udcff.wav" in caplog.text
+        found = list_songs(str(tmp_path))
+        assert found.songs["uri"].to_pylist() == [str(tmp_path / "a.wav")]
+        assert found.left_out.sentence == "left out: 1 whose name is not UTF-8 (\\udcff.wav)"
 
     @pytest.mark.parametrize("source", ["", "*.wav", "nowhere", "nowhere/songs.jsonl"])
     def test_nothing_there(self, tmp_path, source):
         with pytest.raises(ManifestError, match="no songs"):
             read_manifest(str(tmp_path / source))
+
+
+class TestLeftOut:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        """A song among things that only look like songs, and things that nobody takes for one."""
+        songs = tmp_path / "songs"
+        beside = ("a.lrc", "a.txt", "cover.JPG", "list.m3u", ".hidden.wma")
+        touch(
+            songs / "a.wav",
+            *(songs / name for name in beside),
+            songs / "sub" / "b.wma",
+            songs / "c.WMA",
+            songs / "old.bak",
+        )
+        os.mkfifo(songs / "pipe.wav")
+        os.mkfifo(songs / "sub" / "pipe.lrc")
+        (songs / "zero.flac").symlink_to("/dev/zero")
+        (songs / "loop").symlink_to(songs)
+        (songs / "circle.mp3").symlink_to(songs / "circle.mp3")
+        return songs
+
+    def test_only_regular_files_are_songs_and_the_rest_is_told(self, folder):
+        found = list_songs(str(folder))
+        assert found.songs["uri"].to_pylist() == [str(folder / "a.wav")]
+        assert found.left_out.sentence == (
+            "left out: 4 that are no regular files (circle.mp3, pipe.wav, sub/pipe.lrc, zero.flac), "
+            "1 linked folder (loop), 3 with endings that are not decoded (.wma 2, .bak 1)"
+        )
+
+    def test_a_glob_and_a_single_path(self, folder):
+        found = list_songs(f"{folder}/*.wav")
+        assert (found.songs.num_rows, found.left_out) == (1, LeftOut(not_regular=["pipe.wav"]))
+        with pytest.raises(ManifestError, match=r"no songs; .*left out: 1 that is no regular file \(pipe.wav\)"):
+            list_songs(str(folder / "pipe.wav"))
+
+    def test_what_a_manifest_names_is_a_row_that_nobody_waits_for(self, folder):
+        path = write_manifest(folder / "songs.jsonl", [{"uri": "a.wav"}, {"uri": "pipe.wav"}, {"uri": "zero.flac"}])
+        assert read_manifest(path)["size"].to_pylist() == [5, None, None]
+
+    def test_sidecars_and_tags_that_are_pipes_are_not_waited_for(self, folder):
+        os.mkfifo(folder / "a.json")
+        (folder / "a.txt").unlink()
+        (folder / "a.txt").symlink_to("/dev/zero")
+        assert read_sidecars(str(folder / "a.wav")) == {"lyrics": "sound"}
+        assert read_tags(str(folder / "pipe.wav")) == {}
+
+    def test_names_and_endings_reach_a_terminal_as_text(self, tmp_path):
+        touch(tmp_path / "a.wav", tmp_path / "b.\x1b[31m", tmp_path / "c", tmp_path / "1.5 - a live take")
+        os.mkfifo(tmp_path / "\x1b]0;title\x07.wav")
+        sentence = list_songs(str(tmp_path)).left_out.sentence
+        assert sentence.isprintable()
+        assert sentence.endswith("3 with endings that are not decoded (no ending 3)")
 
 
 ROWS = [
@@ -223,6 +279,13 @@ class TestTags:
     def test_a_copyright_notice_is_no_license(self, tmp_path):
         path = id3(write(tmp_path / "a.mp3", SONG), TCOP(text="2020 Ann"), TXXX(desc="comment", text="MIT"))
         assert "license" not in read_tags(str(path))
+
+    def test_tags_that_would_flood_the_memory_are_none(self, tmp_path, caplog):
+        (tmp_path / "a.m4a").write_bytes(b"\0\0\0\x10ftypM4A \0\0\0\0" + b"\0\0\0\x08free" * 200_000)
+        assert read_tags(str(tmp_path / "a.m4a")) == {}
+        assert "100,000 pieces" in caplog.text
+        path = id3(write(tmp_path / "a.mp3", SONG), TIT2(text="T"), USLT(lang="deu", text="la" * (1 << 20)))
+        assert read_tags(str(path)) == {"title": "T"}
 
     @pytest.mark.parametrize("content", [b"", b"ID3\x04\x00\x00\x7f\x7f\x7f\x7f", b"fLaC\x00\xff\xff\xff", b"text"])
     def test_damaged_files_have_none(self, tmp_path, content):
