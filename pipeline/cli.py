@@ -86,10 +86,15 @@ def curate_command(
         list[str] | None, typer.Option(help="SPDX id, family (CC-BY) or unknown that is kept; may be repeated.")
     ] = None,
     update: Annotated[bool, typer.Option("--update", help="Make columns anew whose plan has changed.")] = False,
+    drop_missing: Annotated[
+        bool, typer.Option("--drop-missing", help="Let rows leave whose files are gone; else they stay as they are.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Turn songs into shards. The same command again does only what is left.
+
+    A song that was moved or renamed is known by its bytes, and its row follows it.
 
     Given a dataset alone, go on with the settings that it was last written with. With --add, make these features of its
     rows, beside shards that stay as they are.
@@ -104,6 +109,8 @@ def curate_command(
 
       songmill curate dataset
 
+      songmill curate songs/ --out dataset --drop-missing
+
       songmill curate --add latents,ssl --set latents.codec=ACE-Step dataset
     """
     from pipeline.config import build_config
@@ -113,6 +120,8 @@ def curate_command(
     if source and out is None and config is None and Layout(Path(source)).plan.is_file():
         if stages or profile or lyrics or license or origin or require_license or update:
             _fail(f"{source} is a dataset: to add features to it give --add and --set alone", USAGE_PROBLEM)
+        if drop_missing and (add or overrides):
+            _fail("--drop-missing goes without --add: drop first, then add", USAGE_PROBLEM)
         if add or overrides:
             _add_features(Path(source), _names(add), overrides or [], progress=not quiet, as_json=as_json)
             return
@@ -132,15 +141,17 @@ def curate_command(
             source=origin,
             require_license=require_license,
         )
-    outcome = _curate(settings, update=update, progress=not quiet)
+    outcome = _curate(settings, update=update, progress=not quiet, drop_missing=drop_missing)
     if as_json:
-        _print_json({"worked_on": outcome.worked_on, **outcome.stats.model_dump()})
+        _print_json({"worked_on": outcome.worked_on, "input": outcome.input_facts(), **outcome.stats.model_dump()})
         return
     rows = outcome.stats.rows
     typer.echo(
         f"{settings.output}: {rows['total']} rows = {rows['kept']} kept + {rows['filtered']} filtered + "
         f"{rows['failed']} failed ({outcome.worked_on} worked on now)"
     )
+    for line in outcome.input_lines():
+        typer.echo(line)
 
 
 @app.command("plan")

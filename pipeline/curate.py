@@ -1,10 +1,11 @@
 """`songmill curate`: manifest -> scan -> verdicts on the whole table -> models on what is left -> committed shards."""
 
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +21,9 @@ from pipeline.judging import judge_scan, keepers
 from pipeline.ledger import Commit, Ledger, unit_files, write_durably
 from pipeline.manifest import fill_defaults, read_manifest
 from pipeline.marks import Mark, read_marks
+from pipeline.missing import Waiting, drop_missing_rows, missing_rows
 from pipeline.models.store import ModelStore
+from pipeline.moves import finish_moves, settle_moves
 from pipeline.operator import OperatorSpec
 from pipeline.plan import Plan, make_dag, make_plan
 from pipeline.progress import Tally, shown
@@ -39,16 +42,64 @@ from schemas.dataset import FEATURES, Layout
 _ROUNDS = 3  # a worker that dies may lose rows which are not committed yet; they run again this often
 
 
+_NAMED = 10  # files of a kind
+
+
 class CurateError(DataProblem):
     """A run that cannot start or did not finish; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run leaves."""
+    """What a finished run leaves.
+
+    Attributes:
+        stats: the dataset's figures.
+        worked_on: rows this run had to do.
+        new: uris of the input that the dataset did not know.
+        moved: old and new uri of each song that was found in another place, and whose row followed it.
+        missing: uris of rows whose files are away, and of the input's that nobody has ever seen.
+        dropped: uris of rows that left the dataset because their files are away.
+        waiting: rows that could not be brought up to date, for their files are away.
+    """
 
     stats: Stats
-    worked_on: int  # rows this run had to do
+    worked_on: int
+    new: Sequence[str] = ()
+    moved: Sequence[tuple[str, str]] = ()
+    missing: Sequence[str] = ()
+    dropped: Sequence[str] = ()
+    waiting: int = 0
+
+    def input_facts(self) -> dict[str, Any]:
+        """How many files of each kind, and which, up to ten; for JSON."""
+        kinds = {"new": self.new, "moved": self.moved, "missing": self.missing, "dropped": self.dropped}
+        counts = {kind: len(files) for kind, files in kinds.items()}
+        return {**counts, "waiting": self.waiting, "files": {kind: [*files[:_NAMED]] for kind, files in kinds.items()}}
+
+    def input_lines(self) -> list[str]:
+        """The same for a person; no line where nothing has changed, and no names where all is new."""
+        kinds: dict[str, Sequence[str]] = {
+            "moved": [f"{old} -> {new}" for old, new in self.moved],
+            "missing": self.missing,
+            "dropped": self.dropped,
+        }
+        changed = any(kinds.values())
+        counts = [f"{len(files)} {kind}" for kind, files in {"new": self.new, **kinds}.items() if files]
+        lines = [f"input: {', '.join(counts)}"] if counts else []
+        for kind, files in ({"new": self.new, **kinds} if changed else {}).items():
+            lines += [f"  {kind}: {_printable(name)}" for name in files[:_NAMED]]
+            lines += [f"  {kind}: and {len(files) - _NAMED} more"] if len(files) > _NAMED else []
+        if self.missing:
+            lines.append("  complete rows whose files are missing stay as they are; --drop-missing lets them go")
+        if self.waiting:
+            lines.append(f"  {self.waiting} rows could not be brought up to date, for their files are missing")
+        return lines
+
+
+def _printable(name: str) -> str:
+    """A file's name as a terminal may get it."""
+    return name if name.isprintable() else ascii(name)
 
 
 def curate(
@@ -58,6 +109,7 @@ def curate(
     update: bool = False,
     progress: bool = True,
     retry: Set[str] | None = None,
+    drop_missing: bool = False,
 ) -> Outcome:
     """Bring the dataset in line with the input and the plan; do what is not committed yet and nothing twice.
 
@@ -67,11 +119,13 @@ def curate(
         update: allow a plan other than the dataset's; columns whose fingerprint changed are made anew.
         progress: show live progress on stderr.
         retry: row ids to work on again, from the stage that failed, and nothing else.
+        drop_missing: let rows whose files are away leave the dataset; else they stay as they are.
 
     Raises:
         DagError: the DAG does not fit; nothing was started.
         ManifestError: the input cannot be listed.
         CurateError: another plan without `update`, another process at work, or rows left after all rounds.
+        DataProblem: `drop_missing` would leave no row.
         ClusterError: the cluster cannot place the operators.
     """
     layout = Layout(config.output.resolve())
@@ -84,12 +138,29 @@ def curate(
         ledger = Ledger(layout).open()
         tombstones = read_tombstones(layout)
         manifest = without_forgotten(manifest, tombstones)
+        moves = settle_moves(layout, ledger, manifest, dag, progress=progress)
+        missing = missing_rows(layout, ledger, manifest)
+        if drop_missing:
+            drop_missing_rows(layout, ledger, missing.keys())
+        dropped, missing = (missing, {}) if drop_missing else ({}, missing)
         if retry is not None:
             _ready_for_retry(layout, dag, manifest, retry)
+        new = manifest.filter(
+            pc.and_(pc.invert(_in(manifest["row_id"], ledger.rows.keys())), pc.is_valid(manifest["size"]))
+        )
         marks, forgotten = read_marks(layout), forgotten_tracks(tombstones)
-        run = _Run(config, manifest, dag, plan, layout, ledger, progress, marks, forgotten, retry)
-        worked_on = run.bring_up_to_date()
-        return Outcome(describe_dataset(layout, plan), worked_on)
+        run = _Run(config, manifest, dag, plan, layout, ledger, progress, marks, forgotten, retry, missing.keys())
+        worked_on, waiting = run.bring_up_to_date()
+        unseen = manifest.filter(pc.is_null(manifest["size"]))["uri"].to_pylist()
+        return Outcome(
+            describe_dataset(layout, plan),
+            worked_on,
+            new["uri"].to_pylist(),
+            [(move.uri, move.new_uri) for move in moves],
+            sorted({*missing.values(), *unseen}),
+            sorted(dropped.values()),
+            waiting,
+        )
 
 
 def describe_dataset(layout: Layout, plan: Plan) -> Stats:
@@ -124,7 +195,9 @@ def _with_features(config: CurateConfig, layout: Layout) -> CurateConfig:
 
 @contextmanager
 def alone(layout: Layout) -> Iterator[None]:
-    """One process at a time writes a dataset; the lock goes with the process, however it ends.
+    """One process at a time writes a dataset, and finishes first what a killed one had begun to rename.
+
+    The lock goes with the process, however that ends.
 
     Raises:
         CurateError: another one does.
@@ -132,6 +205,7 @@ def alone(layout: Layout) -> Iterator[None]:
     layout.state.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(layout.state / "lock", timeout=0):
+            finish_moves(layout)
             yield
     except Timeout:
         raise CurateError(f"{layout.root}: another songmill process is writing this dataset; wait for it") from None
@@ -214,41 +288,48 @@ class _Run:
     marks: Mapping[str, Mark]
     forgotten: Set[str]
     retry: Set[str] | None
+    missing: Set[str]
 
-    def bring_up_to_date(self) -> int:
-        """Run both passes until nothing is left to do; the number of rows that were worked on."""
+    def bring_up_to_date(self) -> tuple[int, int]:
+        """Run both passes until nothing is left to do; how many rows were worked on, and how many wait for a file."""
         unscanned = self._unscanned()
-        todo = None if unscanned.num_rows else self._todo()
+        todo, waiting = (None, 0) if unscanned.num_rows else self._todo()
         if todo is not None and not todo.num_rows:
-            return 0  # nothing to do needs no cluster
+            return 0, waiting  # nothing to do needs no cluster
         with cluster(self.config.resources):
             check_placeable(self._operators())
             tally = Tally.remote()  # type: ignore[attr-defined]
             in_rounds("scan", unscanned, self._unscanned, self._scan, tally, progress=self.progress)
-            todo = self._todo() if todo is None else todo
+            todo, waiting = self._todo() if todo is None else (todo, waiting)
             left = partial(self._uncommitted, todo)
             in_rounds("curate", todo, left, self._curate, tally, progress=self.progress)
-        return todo.num_rows
+        return todo.num_rows, waiting
 
     def _unscanned(self) -> pa.Table:
         scanned = read_scan(self.layout, self.dag, ("row_id", "size", "stamp"))
-        rows = rows_to_scan(self.manifest, scanned, self.ledger.rows.keys(), self.layout, self.dag)
+        committed = self.ledger.rows.keys()
+        rows = rows_to_scan(self.manifest, scanned, committed, self.layout, self.dag, self.missing)
         return rows if self.retry is None else rows.filter(_in(rows["row_id"], self.retry))
 
-    def _todo(self) -> pa.Table:
+    def _todo(self) -> tuple[pa.Table, int]:
         scan = read_scan(self.layout, self.dag)
         wanted = pa.array({*self.manifest["row_id"].to_pylist(), *self.ledger.rows}, pa.string())
         scan = scan.filter(pc.is_in(scan["row_id"], wanted))
         scan = fill_defaults(scan, license=self.config.input.license, source=self.config.input.source)
         sketches = SketchReader(self.layout)
-        judged = judge_scan(scan, self.dag, self.plan, self.ledger, sketches, self.marks, self.forgotten)
-        return units_to_do(judged, self.dag, self.plan, self.ledger, self.config.resources, self.marks, self.retry)
+        judged = judge_scan(scan, self.dag, self.plan, self.ledger, sketches, self.marks, self.forgotten, self.missing)
+        waiting = Waiting(
+            self.layout, self.dag, self.plan, self.ledger, self.marks, self.missing, self.retry
+        ).set_apart(judged)
+        resources = self.config.resources
+        todo = units_to_do(judged, self.dag, self.plan, self.ledger, resources, self.marks, self.retry, waiting)
+        return todo, len(waiting)
 
     def _uncommitted(self, todo: pa.Table) -> pa.Table:
         return todo.filter(pc.invert(pc.is_in(todo["unit"], pa.array(list(self.ledger.commits), pa.int64()))))
 
     def _scan(self, rows: pa.Table, tally: ActorHandle) -> None:
-        run_scan(rows, self.dag, self.layout, self.config.resources, tally)
+        run_scan(rows, self.dag, self.layout, self.config.resources, tally, self.missing)
 
     def _curate(self, rows: pa.Table, tally: ActorHandle) -> None:
         marks = {row_id: mark.mark for row_id, mark in self.marks.items()}
@@ -273,6 +354,7 @@ class _Run:
                 is_last=i == len(groups) - 1,
                 max_attempts=self.config.resources.max_attempts,
                 spared=keepers(self.marks),
+                untouched=frozenset(self.missing),
             )
             for i, nodes in enumerate(groups)
         ]
