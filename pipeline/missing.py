@@ -76,10 +76,10 @@ def drop_missing_rows(layout: Layout, ledger: Ledger, missing: Set[str]) -> None
     Raises:
         DataProblem: nothing would be left, which rather means that a disk is not mounted.
     """
-    if missing and missing >= ledger.rows.keys():
+    if missing and missing >= {row_id for row_id, row in ledger.rows.items() if row.track_id is not None}:
         raise DataProblem(
-            f"{layout.root}: none of the files of its {len(missing)} rows can be found, so --drop-missing would leave "
-            "nothing of it; is a disk or a share not mounted? If they are really gone, delete the dataset's folder"
+            f"{layout.root}: no file of its {len(missing)} rows can be found, so --drop-missing would leave nothing of "
+            "it; is a disk or a share not mounted? If they are really gone, delete the dataset's folder"
         )
     for commit in [commit for commit in ledger.commits.values() if commit.rows.keys() & missing]:
         drop_rows(ledger, commit, missing)

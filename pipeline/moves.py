@@ -10,7 +10,8 @@ The rules of identity:
   once, so that songs may change places with each other. A row whose place is taken by another, and that has none to go
   to, was overwritten: it leaves, as any song does whose file is replaced.
 - A kept row that finds no free place changes places with a row of the same bytes that is filtered as a copy, so that
-  what is kept is where a file is. Marks stay where they are then; else they follow.
+  what is kept is where a file is (or takes its place, where its own has another song now). Marks stay where they are
+  then; else they follow.
 - `row_id` follows the uri, although marks and feature files name rows by it: a dataset is then the same as one made at
   the new place, what is in the input can be told from uris alone, and a new song at the old place is not taken for the
   one that left. The price is that the units of moved rows are written anew; no stage runs.
@@ -117,6 +118,7 @@ class _Contents:
     """What bytes lie where, as far as it matters to rows that may have lost theirs.
 
     Attributes:
+        there: rows of the input that have a file.
         unread: row id -> manifest row, of files that nobody has read.
         uris: row id -> its uri, of unread rows and of all that hold a track of `owners`.
         sizes: track id -> bytes, of tracks that may be homeless and that a scan has seen.
@@ -125,6 +127,7 @@ class _Contents:
             unread rows once `read` has read them.
     """
 
+    there: Set[str]
     unread: dict[str, dict[str, Any]]
     uris: dict[str, str]
     sizes: dict[str, int]
@@ -163,6 +166,7 @@ class _Contents:
         rows = {row["row_id"]: row for row in unread.to_pylist()} if owners else {}
         uris = dict(zip(named["row_id"].to_pylist(), named["uri"].to_pylist(), strict=True))
         return cls(
+            there={*there["row_id"].to_pylist()} if owners else set(),
             unread=rows,
             uris=uris | {row_id: row["uri"] for row_id, row in rows.items()},
             sizes=dict(zip(sized["track_id"].to_pylist(), sized["size"].to_pylist(), strict=True)),
@@ -266,7 +270,7 @@ def _match(contents: _Contents, ledger: Ledger) -> _Matched:
         copies = (row_id for row_id in present if row_id not in free and rows[row_id].status == "filtered")
         for row_id in (row_id for row_id in kept if row_id not in found):
             if copy := next((copy for copy in copies if _is_copy(ledger, copy)), None):
-                places |= {row_id: copy, copy: row_id}
+                places |= {row_id: copy} if row_id in contents.there else {row_id: copy, copy: row_id}
                 exchanged |= {row_id, copy}
     uris = contents.uris
     moves = {
