@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -84,13 +85,14 @@ def kill_often(folder: Path, at_random: int, injected: int, seed: int) -> dict[s
                     where[_where(state, _state(world), died)] += 1
                     committed = _unchanged(world, committed)
                     if rng.random() < 0.3:
-                        apply(world, (rng.choice(("move", "move", "swap")), rng.choice(NAMES), rng.choice(NAMES), 0))
+                        apply(world, (rng.choice(("folder", "swap")), rng.choice(NAMES), rng.choice(NAMES), 0))
                 started = time.monotonic()
                 outcome = world.settled()
                 lasts_s = min(lasts_s * 2, time.monotonic() - started)  # two runs; the first of all imports a lot
                 completed += 1
                 _unchanged(world, committed)
                 check(world, before, outcome, dropped=False)
+                print(f"{sum(where.values())} kills, {completed} runs completed", file=sys.stderr)
                 if not kills:
                     break
                 for _ in range(rng.randint(1, 4)):
