@@ -85,7 +85,7 @@ def kill_often(folder: Path, at_random: int, injected: int, seed: int) -> dict[s
                     where[_where(state, _state(world), died)] += 1
                     committed = _unchanged(world, committed)
                     if rng.random() < 0.3:
-                        apply(world, (rng.choice(("folder", "swap")), rng.choice(NAMES), rng.choice(NAMES), 0))
+                        apply(world, ("swap", rng.choice(NAMES), rng.choice(NAMES), 0))
                 started = time.monotonic()
                 outcome = world.settled()
                 lasts_s = min(lasts_s * 2, time.monotonic() - started)  # two runs; the first of all imports a lot
