@@ -2,12 +2,14 @@
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.applying import apply_thresholds
 from pipeline.errors import DataProblem
 from pipeline.ledger import Ledger
 from pipeline.manifest import row_id
@@ -16,6 +18,7 @@ from pipeline.verification import verify_dataset
 from schemas.dataset import Layout
 from tests.in_process import play_cluster
 from tests.long import LONG_TESTS
+from tests.test_ledger import Killed, kill_before_change
 from tests.world import CONTENTS, GARBAGE, KINDS, NAMES, World, apply, check, digests, make_contents
 
 
@@ -197,3 +200,52 @@ def test_one_run_settles_whatever_has_happened_to_the_files(tmp_path_factory, co
             for layout, table in (("fresh", anew), ("old", rows))
         }
         assert status["fresh"] == status["old"]
+
+
+def test_whatif_judges_rows_that_wait_for_their_files_too(world):
+    for i, name in enumerate(("a.wav", "b.wav", "c.wav")):
+        world.put(name, (0, 2, 3)[i])
+    world.settled()
+    (world.songs / "a.wav").rename(world.root / "a.wav")
+    world.overrides = ["length.fails_on=nobody"]
+    assert world.settled(update=True).waiting == 1
+    apply_thresholds(world.layout, ["length.max_seconds=1.5"])
+    assert world.told() == dict.fromkeys(("a.wav", "b.wav", "c.wav"), "max_seconds")
+    apply_thresholds(world.layout, ["length.max_seconds=2.7"])
+    assert world.told() == {"a.wav": "kept", "b.wav": "kept", "c.wav": "max_seconds"}
+    world.overrides += ["length.max_seconds=2.7"]
+    assert world.settled().waiting == 1
+    (world.root / "a.wav").rename(world.songs / "a.wav")
+    assert world.settled().waiting == 0
+    assert len({commit.plan for commit in Ledger(world.layout).read().commits.values()}) == 1
+
+
+def test_a_run_that_is_killed_while_it_renames_is_finished_by_the_next(world, monkeypatch):
+    for i, name in enumerate(("a.wav", "b.wav", "c.wav", "d.wav", "deep/a.wav")):
+        world.put(name, i)
+    world.settled()
+    set_marks(world.layout, {row_id(str(world.songs / name)): "keep" for name in ("a.wav", "b.wav")}, "good")
+    world.settled()
+    before = world.rows()
+    world.swap("a.wav", "deep/a.wav")
+    world.move("b.wav", "e.wav")
+    for step in (0, 2, 5, 9, 14):
+        with monkeypatch.context() as patch:
+            kill_before_change(patch, step)
+            with suppress(Killed):
+                world.run()
+    world.settled()
+    rows = world.rows()
+    moved = {"a.wav": "deep/a.wav", "deep/a.wav": "a.wav", "b.wav": "e.wav"}
+    for uri, row in before.items():
+        name = str(Path(uri).relative_to(world.songs))
+        after = rows.pop(str(world.songs / moved.get(name, name)))
+        assert (after["track_id"], after["length"], after["verdict"]["status"]) == (
+            row["track_id"],
+            row["length"],
+            "kept",
+        )
+    assert not rows
+    marked = {row_id(str(world.songs / name)) for name in ("deep/a.wav", "e.wav")}
+    assert read_marks(world.layout).keys() == marked
+    assert not world.ran
