@@ -2,7 +2,8 @@
 
 Rows that are rejected now move to the quarantine at once, rows that have all their columns come back at once, and those
 that stages have never run on become pending: the next `curate` completes them. Units are rewritten one by one; the plan
-follows when all are done, so that a killed command is finished by giving it again.
+follows when all are done, so that a killed command is finished by giving it again. Units whose rows wait for their
+files are judged too, and stay under the plan that made them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +17,7 @@ from pipeline.curate import alone, describe_dataset
 from pipeline.errors import DataProblem
 from pipeline.gates import Gate
 from pipeline.ledger import Commit, Ledger, RowState
-from pipeline.plan import Plan
+from pipeline.missing import waiting_units
 from pipeline.rejudging import STANDING, Rejudged, rejudge
 from pipeline.remembered import change_gates, remember_plan
 from pipeline.rewriting import read_unit, rewrite_unit
@@ -35,14 +36,17 @@ def apply_thresholds(layout: Layout, overrides: Iterable[str]) -> None:
         judged = rejudge(layout, overrides)
         plan = judged.plan.model_copy(update={"gates": {c: bounds for c, bounds in judged.gates.items() if bounds}})
         ledger = Ledger(layout).open()
-        if strange := [c.unit for c in ledger.commits.values() if c.plan not in (judged.plan.id, plan.id)]:
+        waiting = waiting_units(ledger, judged.plan)
+        if strange := [
+            c.unit for c in ledger.commits.values() if c.plan not in (judged.plan.id, plan.id) and c.unit not in waiting
+        ]:
             raise DataProblem(
                 f"{layout.root}: {len(strange)} units are of another plan, for a run was interrupted; finish it first: "
                 f"songmill curate {layout.root}"
             )
         after = _after(judged)
         for commit in [commit for commit in ledger.commits.values() if commit.plan != plan.id]:
-            _apply(ledger, commit, after, judged.judging, plan)
+            _apply(ledger, commit, after, judged.judging, commit.plan if commit.unit in waiting else plan.id)
         remember_plan(layout, plan)
         change_gates(layout, plan)
         describe_dataset(layout, plan)
@@ -54,9 +58,9 @@ def _after(judged: Rejudged) -> dict[str, str]:
     return dict(judged.connection.execute(changed).fetchall())
 
 
-def _apply(ledger: Ledger, commit: Commit, after: Mapping[str, str], gates: Sequence[Gate], plan: Plan) -> None:
+def _apply(ledger: Ledger, commit: Commit, after: Mapping[str, str], gates: Sequence[Gate], plan: str) -> None:
     if not commit.rows.keys() & after.keys():
-        ledger.amend(commit.model_copy(update={"plan": plan.id}), {})
+        ledger.amend(commit.model_copy(update={"plan": plan}), {})
         return
     rows = read_unit(ledger.layout, commit)
     judging = [gate for gate in gates if gate.column in rows.column_names]
@@ -68,7 +72,7 @@ def _apply(ledger: Ledger, commit: Commit, after: Mapping[str, str], gates: Sequ
         row["row_id"]: _state(commit.rows[row["row_id"]], verdict["status"])
         for row, verdict in zip(facts, verdicts, strict=True)
     }
-    rewrite_unit(ledger, commit, rows, states, plan.id)
+    rewrite_unit(ledger, commit, rows, states, plan)
 
 
 def _verdict(row: Mapping[str, Any], after: str | None, gates: Iterable[Gate]) -> dict[str, Any]:

@@ -114,10 +114,15 @@ def curate_command(
         list[str] | None, typer.Option(help="SPDX id, family (CC-BY) or unknown that is kept; may be repeated.")
     ] = None,
     update: Annotated[bool, typer.Option("--update", help="Make columns anew whose plan has changed.")] = False,
+    drop_missing: Annotated[
+        bool, typer.Option("--drop-missing", help="Let rows leave whose files are gone; else they stay as they are.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Turn songs into shards. The same command again does only what is left.
+
+    A song that was moved or renamed is known by its bytes, and its row follows it.
 
     Given a dataset alone, go on with the settings that it was last written with. With --add, make these features of its
     rows, beside shards that stay as they are.
@@ -132,6 +137,8 @@ def curate_command(
 
       songmill curate dataset
 
+      songmill curate songs/ --out dataset --drop-missing
+
       songmill curate --add latents,ssl --set latents.codec=ACE-Step dataset
     """
     from pipeline.config import build_config
@@ -141,6 +148,8 @@ def curate_command(
     if source and out is None and config is None and is_dataset(Layout(Path(source))):
         if stages or profile or lyrics or license or origin or require_license or update:
             fail(f"{source} is a dataset: to add features to it give --add and --set alone", USAGE_PROBLEM)
+        if drop_missing and (add or overrides):
+            fail("--drop-missing goes without --add: drop first, then add", USAGE_PROBLEM)
         if add or overrides:
             _add_features(Path(source), _names(add), overrides or [], progress=not quiet, as_json=as_json)
             return
@@ -165,10 +174,15 @@ def curate_command(
             source=origin,
             require_license=require_license,
         )
-    outcome = _curate(settings, update=update, progress=not quiet)
+    outcome = _curate(settings, update=update, progress=not quiet, drop_missing=drop_missing)
     if as_json:
-        done = {"worked_on": outcome.worked_on, "updated": outcome.updated, "unchanged": outcome.unchanged}
-        _print_json(done | {"left_out": outcome.left_out.model_dump()} | outcome.stats.model_dump())
+        done: dict[str, Any] = {
+            "worked_on": outcome.worked_on,
+            "updated": outcome.updated,
+            "unchanged": outcome.unchanged,
+        }
+        done |= {"input": outcome.input.facts(), "left_out": outcome.input.left_out.model_dump()}
+        _print_json(done | outcome.stats.model_dump())
         return
     rows = outcome.stats.rows
     updated = f"{outcome.updated} updated, " if outcome.updated else ""
@@ -176,8 +190,8 @@ def curate_command(
         f"{settings.output}: {rows['total']} rows = {rows['kept']} kept + {rows['filtered']} filtered + "
         f"{rows['failed']} failed ({outcome.worked_on} worked on, {updated}{outcome.unchanged} unchanged)"
     )
-    if sentence := outcome.left_out.sentence:
-        typer.echo(sentence)
+    for line in outcome.input.lines():
+        typer.echo(line)
 
 
 @app.command("plan")

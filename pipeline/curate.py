@@ -18,12 +18,14 @@ from pipeline.cluster import check_placeable, cluster, run_pass
 from pipeline.dag import Dag
 from pipeline.errors import DataProblem
 from pipeline.exits import unwritable
+from pipeline.input_changes import InputChanges
 from pipeline.judging import judge_scan, keepers
 from pipeline.ledger import Commit, Ledger, unit_files
-from pipeline.left_out import LeftOut
 from pipeline.manifest import fill_defaults, list_songs
 from pipeline.marks import Mark, read_marks
+from pipeline.missing import Waiting, drop_missing_rows, missing_rows
 from pipeline.models.store import ModelStore
+from pipeline.moves import finish_moves, settle_moves
 from pipeline.operator import OperatorSpec, StageCannotStart
 from pipeline.plan import Plan, make_dag, make_plan
 from pipeline.progress import shown
@@ -58,13 +60,13 @@ class Outcome:
         stats: of the whole dataset.
         worked_on: rows that this run read, ran a stage on or added.
         updated: other rows whose verdict, facts or mark it changed.
-        left_out: what of the input is no song.
+        input: what has changed there.
     """
 
     stats: Stats
     worked_on: int
     updated: int
-    left_out: LeftOut
+    input: InputChanges
 
     @property
     def unchanged(self) -> int:
@@ -79,6 +81,7 @@ def curate(
     update: bool = False,
     progress: bool = True,
     retry: Set[str] | None = None,
+    drop_missing: bool = False,
 ) -> Outcome:
     """Bring the dataset in line with the input and the plan; do what is not committed yet and nothing twice.
 
@@ -88,11 +91,13 @@ def curate(
         update: allow a plan other than the dataset's; columns whose fingerprint changed are made anew.
         progress: show live progress on stderr.
         retry: row ids to work on again, from the stage that failed, and nothing else.
+        drop_missing: let rows whose files are away leave the dataset; else they stay as they are.
 
     Raises:
         DagError: the DAG does not fit; nothing was started.
         ManifestError: the input cannot be listed.
         CurateError: another plan without `update`, another process at work, or rows left after all rounds.
+        DataProblem: `drop_missing` would leave no row.
         ClusterError: the cluster cannot place the operators.
     """
     layout = Layout(config.output.resolve())
@@ -108,15 +113,34 @@ def curate(
         ledger = Ledger(layout).open()
         tombstones = read_tombstones(layout)
         manifest = without_forgotten(listing.songs, tombstones)
-        if retry is not None:
-            _ready_for_retry(layout, dag, manifest, retry)
         if not layout.plan.exists():  # so that a first run that does not come as far as a commit can go on too
             remember_config(layout, config, dag)
+        moves = settle_moves(layout, ledger, manifest, dag, progress=progress)
+        missing = missing_rows(layout, ledger, manifest)
+        if drop_missing:
+            drop_missing_rows(layout, ledger, missing.keys())
+        dropped, missing = (missing, {}) if drop_missing else ({}, missing)
+        if retry is not None:
+            _ready_for_retry(layout, dag, manifest, retry)
+        new = manifest.filter(
+            pc.and_(pc.invert(_in(manifest["row_id"], ledger.rows.keys())), pc.is_valid(manifest["size"]))
+        )
         marks, forgotten = read_marks(layout), forgotten_tracks(tombstones)
         changes = Changes()
-        run = _Run(config, manifest, dag, plan, layout, ledger, progress, marks, forgotten, retry, changes)
-        run.bring_up_to_date()
-        return Outcome(describe_dataset(layout, plan), changes.worked_on, changes.updated, listing.left_out)
+        run = _Run(
+            *(config, manifest, dag, plan, layout, ledger, progress, marks, forgotten, retry), changes, missing.keys()
+        )
+        waiting = run.bring_up_to_date()
+        unseen = manifest.filter(pc.is_null(manifest["size"]))["uri"].to_pylist()
+        changed = InputChanges(
+            new=new["uri"].to_pylist(),
+            moved=[(move.uri, move.new_uri) for move in moves],
+            missing=sorted({*missing.values(), *unseen}),
+            dropped=sorted(dropped.values()),
+            waiting=waiting,
+            left_out=listing.left_out,
+        )
+        return Outcome(describe_dataset(layout, plan), changes.worked_on, changes.updated, changed)
 
 
 def describe_dataset(layout: Layout, plan: Plan) -> Stats:
@@ -149,7 +173,9 @@ def _with_features(config: CurateConfig, layout: Layout) -> CurateConfig:
 
 @contextmanager
 def alone(layout: Layout) -> Iterator[None]:
-    """One process at a time writes a dataset; the lock goes with the process, however it ends.
+    """One process at a time writes a dataset, and finishes first what a killed one had begun to rename.
+
+    The lock goes with the process, however that ends.
 
     Raises:
         CurateError: another one does.
@@ -157,6 +183,7 @@ def alone(layout: Layout) -> Iterator[None]:
     layout.state.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(layout.state / "lock", timeout=0):
+            finish_moves(layout)
             yield
     except Timeout:
         raise CurateError(f"{layout.root}: another songmill process is writing this dataset; wait for it") from None
@@ -231,43 +258,51 @@ class _Run:
     forgotten: Set[str]
     retry: Set[str] | None
     changes: Changes
+    missing: Set[str]
 
-    def bring_up_to_date(self) -> None:
-        """Run both passes until nothing is left to do."""
+    def bring_up_to_date(self) -> int:
+        """Run both passes until nothing is left to do; how many rows wait for a file."""
         unscanned = self._unscanned()
-        todo = None if unscanned.num_rows else self._todo()
+        todo, waiting = (None, 0) if unscanned.num_rows else self._todo()
         if todo is not None and not todo.num_rows:
-            return  # nothing to do needs no cluster
+            return waiting  # nothing to do needs no cluster
         self.changes.scanned(unscanned)
         _log.info("%d rows to scan", unscanned.num_rows)
         with others_logged(self.layout), cluster(self.config.resources):
             check_placeable(self._operators())
             tally = Tally()
             in_rounds("scan", unscanned, self._unscanned, self._scan, tally, progress=self.progress)
-            todo = self._todo() if todo is None else todo
+            todo, waiting = self._todo() if todo is None else (todo, waiting)
             _log.info("%d rows to work on, in %d units", todo.num_rows, pc.count_distinct(todo["unit"]).as_py())
             left = partial(self._uncommitted, todo)
             in_rounds("curate", todo, left, self._curate, tally, progress=self.progress)
+        return waiting
 
     def _unscanned(self) -> pa.Table:
         scanned = read_scan(self.layout, self.dag, ("row_id", "size", "stamp"))
-        rows = rows_to_scan(self.manifest, scanned, self.ledger.rows.keys(), self.layout, self.dag)
+        committed = self.ledger.rows.keys()
+        rows = rows_to_scan(self.manifest, scanned, committed, self.layout, self.dag, self.missing)
         return rows if self.retry is None else rows.filter(_in(rows["row_id"], self.retry))
 
-    def _todo(self) -> pa.Table:
+    def _todo(self) -> tuple[pa.Table, int]:
         scan = read_scan(self.layout, self.dag)
         wanted = pa.array({*self.manifest["row_id"].to_pylist(), *self.ledger.rows}, pa.string())
         scan = scan.filter(pc.is_in(scan["row_id"], wanted))
         scan = fill_defaults(scan, license=self.config.input.license, source=self.config.input.source)
         sketches = SketchReader(self.layout)
-        judged = judge_scan(scan, self.dag, self.plan, self.ledger, sketches, self.marks, self.forgotten)
-        return units_to_do(judged, self.dag, self.plan, self.ledger, self.config.resources, self.marks, self.retry)
+        judged = judge_scan(scan, self.dag, self.plan, self.ledger, sketches, self.marks, self.forgotten, self.missing)
+        waiting = Waiting(
+            self.layout, self.dag, self.plan, self.ledger, self.marks, self.missing, self.retry
+        ).set_apart(judged)
+        resources = self.config.resources
+        todo = units_to_do(judged, self.dag, self.plan, self.ledger, resources, self.marks, self.retry, waiting)
+        return todo, len(waiting)
 
     def _uncommitted(self, todo: pa.Table) -> pa.Table:
         return todo.filter(pc.invert(pc.is_in(todo["unit"], pa.array(list(self.ledger.commits), pa.int64()))))
 
     def _scan(self, rows: pa.Table, tally: Tally) -> None:
-        run_scan(rows, self.dag, self.layout, self.config.resources, tally)
+        run_scan(rows, self.dag, self.layout, self.config.resources, tally, self.missing)
 
     def _curate(self, rows: pa.Table, tally: Tally) -> None:
         marks = {row_id: mark.mark for row_id, mark in self.marks.items()}
@@ -293,6 +328,7 @@ class _Run:
                 prepare=stored if i == 0 else None,
                 is_last=i == len(groups) - 1,
                 spared=keepers(self.marks),
+                untouched=frozenset(self.missing),
             )
             for i, nodes in enumerate(groups)
         ]

@@ -30,10 +30,12 @@ def find_duplicates(
     committed: np.ndarray,
     fingerprints: Callable[[pa.Table], pa.StructArray],
     threshold: float = 0.4,
+    missing: np.ndarray | None = None,
 ) -> pa.Table:
     """Name every copy among the scan's kept rows, with the row it is a copy of.
 
-    Of several copies the one stays that is committed already, else the best (see `_merit`), else the smaller row_id.
+    Of several copies the one stays that is committed already, else one whose file is there, else the best (see
+    `_merit`), else the smaller row_id.
     A committed row is a duplicate of a committed one only. The result does not depend on the order of the rows.
 
     Args:
@@ -44,6 +46,7 @@ def find_duplicates(
         threshold: similarity (see `containment`) from which a song is a copy. Measured on AI songs of one generator:
             copies (MP3 and Opus at 64 kbit/s, +6 dB clipped, cut by 4 s of 30 s, also all of it together) lie above
             0.5, different songs below 0.25.
+        missing: bool [rows]: whether the row's file is away; default none is.
 
     Returns:
         `DUPLICATES`, by row_id; similarity is 1 where the files are the same bytes.
@@ -58,7 +61,8 @@ def find_duplicates(
     known = [*sketches(fingerprints(songs))] if buckets else []  # then nobody asks for them
     index = _Index(threshold, songs, known, [buckets.get(i, []) for i in entangled.tolist()])
     found = []
-    for song in _best_first(songs, committed[numbers[entangled]]):
+    away = np.zeros(scan.num_rows, bool) if missing is None else missing
+    for song in _best_first(songs, committed[numbers[entangled]], away[numbers[entangled]]):
         original = index.original_of(song)
         if original is None:
             index.keep(song)
@@ -119,10 +123,10 @@ def _covered(sketch: np.ndarray) -> int:
     return int(sketch[-1]) if sketch.size >= SKETCH_SIZE else 2**32 - 1
 
 
-def _best_first(songs: pa.Table, committed: np.ndarray) -> list[int]:
-    """The songs in the order in which they are kept: committed ones, then by merit, then by row_id."""
+def _best_first(songs: pa.Table, committed: np.ndarray, missing: np.ndarray) -> list[int]:
+    """The songs in the order in which they are kept: committed ones, those that are there, by merit, by row_id."""
     by_id = pc.sort_indices(songs["row_id"]).to_numpy()
-    worst_last = [~committed, *(-figure for figure in _merit(songs))]
+    worst_last = [~committed, missing, *(-figure for figure in _merit(songs))]
     return by_id[np.lexsort([figure[by_id] for figure in reversed(worst_last)])].tolist()
 
 

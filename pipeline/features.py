@@ -6,7 +6,7 @@ follows once all units have them, so that a killed run leaves the dataset it fou
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from pipeline.dag import Dag, Node
 from pipeline.feature_dag import AdditionError, build_feature_dag
 from pipeline.identity import require_same_bytes
 from pipeline.ledger import NO_PLAN, Commit, Ledger, StageTime
+from pipeline.missing import waiting_units
 from pipeline.models.store import ModelStore
 from pipeline.operator import TIMING, OperatorSpec
 from pipeline.plan import Plan, extended
@@ -104,7 +105,8 @@ def _prepare(
     nodes = [node for node in made.dag.nodes if node.name in names]
     plan = extended(placed_anew(before, layout), nodes, made.dag)
     features = tuple(node.column for node in nodes)
-    return _Run(made.resources, made.dag, features, shard, before, plan, ledger.open(), progress)
+    waiting = waiting_units(ledger.open(), before)
+    return _Run(made.resources, made.dag, features, shard, before, plan, ledger, waiting, progress)
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class _Run:
     before: Plan
     plan: Plan
     ledger: Ledger
+    waiting: Set[int]  # units whose rows wait for their files, under the plan that made them
     progress: bool
     _failed: Counter[tuple[str, str]] = field(default_factory=Counter)
     _messages: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -130,7 +133,7 @@ class _Run:
                 tally = Tally()
                 in_rounds("features", todo, self._todo, self._work, tally, progress=self.progress)
         for commit in list(self.ledger.commits.values()):
-            if commit.plan != self.plan.id:
+            if commit.plan != self.plan.id and commit.unit not in self.waiting:
                 self.ledger.amend(commit.model_copy(update={"plan": self.plan.id}), {})
         remember_plan(self.ledger.layout, self.plan)
         return todo.num_rows
@@ -142,7 +145,8 @@ class _Run:
     def _check_commits(self) -> None:
         """Every unit is of the dataset's plan, and has, or is going to get, all features of the new one."""
         commits = self.ledger.commits.values()
-        strange = sum(commit.plan not in (self.before.id, self.plan.id, NO_PLAN) for commit in commits)
+        plans = (self.before.id, self.plan.id, NO_PLAN)
+        strange = sum(commit.plan not in plans and commit.unit not in self.waiting for commit in commits)
         if strange:
             raise AdditionError(
                 f"{strange} units are not of the dataset's plan: a run was interrupted. Finish it, or run the command "
@@ -218,7 +222,7 @@ class _Run:
         added = {node.name for node in self.dag.nodes if node.column in self.features}
         timings = {name: StageTime(**time) for name, time in result["timings"].items() if name in added}
         new = {
-            "plan": self.plan.id,
+            "plan": old.plan if old.unit in self.waiting else self.plan.id,
             "files": {**old.files, **result["files"]},
             "timings": {**old.timings, **timings},
         }

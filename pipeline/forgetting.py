@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.curate import alone, describe_dataset
 from pipeline.errors import DataProblem, UsageProblem
-from pipeline.ledger import Commit, Ledger
+from pipeline.ledger import Ledger
 from pipeline.marks import read_marks, set_marks
 from pipeline.plan import Plan
 from pipeline.remembered import require_dataset
-from pipeline.rewriting import read_unit, rewrite_unit
+from pipeline.rewriting import drop_rows
 from pipeline.scan import drop_from_scan, scanned_tracks
 from pipeline.stats import connect
 from pipeline.tombstones import bury, read_tombstones
@@ -86,7 +84,7 @@ def forget(layout: Layout, found: Forgettable, reason: str | None = None) -> Non
         bury(layout, found.tracks, reason)
         gone = {*read_tombstones(layout)["row_id"].to_pylist()}
         for commit in [commit for commit in ledger.commits.values() if commit.rows.keys() & gone]:
-            _without(ledger, commit, gone)
+            drop_rows(ledger, commit, gone)
         drop_from_scan(layout, gone)
         if marked := gone & read_marks(layout).keys():
             set_marks(layout, dict.fromkeys(marked))
@@ -97,13 +95,6 @@ def models_trained_on(tracks: Iterable[str | None], folders: Iterable[Path]) -> 
     """Runs and exported models below some folders that have learnt from one of the tracks."""
     wanted = {track for track in tracks if track is not None}
     return [model for folder in folders for model in models_below(folder) if tracks_of(model) & wanted]
-
-
-def _without(ledger: Ledger, commit: Commit, gone: set[str]) -> None:
-    rows = read_unit(ledger.layout, commit)
-    left = rows.filter(pc.invert(pc.is_in(rows["row_id"], pa.array(gone, pa.string()))))
-    states = {row_id: state for row_id, state in commit.rows.items() if row_id not in gone}
-    rewrite_unit(ledger, commit, left, states, commit.plan)
 
 
 def _rows(layout: Layout) -> duckdb.DuckDBPyRelation:

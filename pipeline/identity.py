@@ -34,11 +34,11 @@ def identify(rows: pa.Table) -> pa.Table:
     names = [name for name in columns.IDENTITY.names if name in rows.column_names]
     verdicts = rows["verdict"].to_pylist()
     found = [
-        _identified(row) if verdict["status"] == "kept" else row
+        identified(row) if verdict["status"] == "kept" else row
         for row, verdict in zip(rows.select(names).to_pylist(), verdicts, strict=True)
     ]
     for field in columns.IDENTITY:
-        values = pa.array([_encodable(row.get(field.name)) for row in found], field.type)
+        values = pa.array([encodable(row.get(field.name)) for row in found], field.type)
         if field.name in rows.column_names:
             rows = rows.set_column(rows.column_names.index(field.name), field, values)
         else:
@@ -63,12 +63,13 @@ def basis(row: Mapping[str, Any]) -> str:
     return hashlib.blake2b(_in_order(facts).encode(), digest_size=8).hexdigest()
 
 
-def _identified(row: dict[str, Any]) -> dict[str, Any]:
+def identified(row: Mapping[str, Any], track: str | None = None) -> dict[str, Any]:
+    """A manifest row with its identity columns, from sidecars and tags too; `track` is its track id where known."""
     uri = str(row["uri"])
     try:
-        return {**describe(uri, row), "track_id": track_id(uri)}
+        return {**describe(uri, row), "track_id": track or track_id(uri)}
     except Exception:  # hostile bytes or failing storage; decode opens the same file and says what is wrong with it
-        return {**row, "track_id": None}
+        return {**row, "track_id": track}
 
 
 def _identity_problem(uri: str, known: str) -> tuple[str, str] | None:
@@ -79,6 +80,6 @@ def _identity_problem(uri: str, known: str) -> tuple[str, str] | None:
     return None if found == known else ("ChangedFile", f"{uri}: its bytes are not those that were curated")
 
 
-def _encodable(text: str | None) -> str | None:
-    """Half a surrogate pair, as broken JSON yields it, fits into no table."""
+def encodable(text: str | None) -> str | None:
+    """Text as a table holds it: half a surrogate pair, as broken JSON yields it, fits into no table."""
     return None if text is None else text.encode("utf-8", "replace").decode()

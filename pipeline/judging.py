@@ -28,6 +28,7 @@ def judge_scan(
     fingerprints: Callable[[pa.Table], pa.StructArray],
     marks: Mapping[str, Mark] = NO_MARKS,
     forgotten: Set[str] = frozenset(),
+    missing: Set[str] = frozenset(),
 ) -> pa.Table:
     """The scan table with verdicts: what people said, licenses, thresholds on what the scan measured, duplicates.
 
@@ -39,6 +40,7 @@ def judge_scan(
         fingerprints: column fingerprint of rows of the scan.
         marks: rows to drop, and rows that neither thresholds nor likeness turn away.
         forgotten: track ids that may not come back under another name.
+        missing: rows whose files are away; no song that is there is a copy of one, unless that is committed as kept.
     """
     scan = _judge_persons(scan, marks, forgotten)
     if plan.require_license is not None:
@@ -46,7 +48,7 @@ def judge_scan(
     wanted = keepers(marks)
     for node in dag.scan:
         scan = _judge_column(scan, node.column, dag, wanted)
-    return _judge_duplicates(scan, plan, ledger, fingerprints, wanted)
+    return _judge_duplicates(scan, plan, ledger, fingerprints, wanted, missing)
 
 
 def keepers(marks: Mapping[str, Mark]) -> frozenset[str]:
@@ -106,10 +108,12 @@ def _judge_duplicates(
     ledger: Ledger,
     fingerprints: Callable[[pa.Table], pa.StructArray],
     wanted: Set[str],
+    missing: Set[str],
 ) -> pa.Table:
     if plan.dedup is None:
         return scan.append_column(pa.field("dedup", columns.DEDUP), pa.nulls(scan.num_rows, columns.DEDUP))
-    found = find_duplicates(scan, _is_committed(scan, ledger), fingerprints, plan.dedup.threshold)
+    away = _among(scan["row_id"], missing).to_numpy()
+    found = find_duplicates(scan, _is_committed(scan, ledger), fingerprints, plan.dedup.threshold, away)
     duplicates = {row["row_id"]: row for row in found.to_pylist() if row["row_id"] not in wanted}
     originals = scan.filter(_among(scan["row_id"], {row["duplicate_of"] for row in duplicates.values()}))
     uris = dict(zip(originals["row_id"].to_pylist(), originals["uri"].to_pylist(), strict=True))

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel
 
@@ -51,13 +52,19 @@ class StageTime(BaseModel):
 
 
 class Record(BaseModel):
-    """What a commit record says of its unit, but for the rows."""
+    """What a commit record says of its unit, but for the rows.
+
+    Attributes:
+        supersedes: unit that no longer counts since this one does.
+        split_from: unit that this one holds some rows of; it counts once that unit does not.
+    """
 
     unit: int
     plan: str
     files: dict[str, str]  # path -> sha256
     timings: dict[str, StageTime]
     supersedes: int | None = None
+    split_from: int | None = None
     committed_at: datetime | None = None
 
 
@@ -65,6 +72,9 @@ class Commit(Record):
     """One unit that is done: files by path inside the dataset, rows by id."""
 
     rows: dict[str, RowState]
+
+
+_AnyRecord = TypeVar("_AnyRecord", bound=Record)
 
 
 class Ledger:
@@ -87,11 +97,8 @@ class Ledger:
 
     def read(self) -> "Ledger":
         """Read the records and change nothing on disk; of a unit and its successor only the successor counts."""
-        records = (Commit.model_validate_json(p.read_bytes()) for p in sorted(self.layout.commits.glob("*.json")))
-        self.commits = {commit.unit: commit for commit in records}
-        for commit in list(self.commits.values()):
-            if commit.supersedes is not None:
-                self.commits.pop(commit.supersedes, None)
+        records = [Commit.model_validate_json(p.read_bytes()) for p in sorted(self.layout.commits.glob("*.json"))]
+        self.commits = {commit.unit: commit for commit in _counting(records)}
         return self
 
     def add(self, commit: Commit, temporary: dict[str, Path]) -> None:
@@ -128,6 +135,19 @@ class Ledger:
             del self.commits[old.unit]
             self.layout.commit_file(old.unit).unlink()
             self._remove(old)
+
+    def split(self, apart: tuple[Commit, dict[str, Path]], rest: tuple[Commit, dict[str, Path]]) -> None:
+        """Commit a unit's rows as two units.
+
+        Args:
+            apart: record and files, as of `rewrite`, of the one that is to stand beside the unit's successor. Both
+                count from the moment when the successor's record is there.
+            rest: the same of the successor.
+        """
+        commit, temporary = apart
+        old = rest[0].supersedes
+        self._replace(commit.model_copy(update={"supersedes": None, "split_from": old}), temporary, None)
+        self.rewrite(*rest)
 
     def _replace(self, commit: Commit, temporary: dict[str, Path], old: Commit | None) -> None:
         for final, path in temporary.items():
@@ -204,9 +224,15 @@ def _count_tries(commit: Commit, old: Commit | None) -> None:
 
 def read_records(layout: Layout) -> list[Record]:
     """The records that count, without their rows, which are most of a record: for whoever wants files and times."""
-    records = [Record.model_validate_json(path.read_bytes()) for path in sorted(layout.commits.glob("*.json"))]
+    records = (Record.model_validate_json(path.read_bytes()) for path in sorted(layout.commits.glob("*.json")))
+    return _counting([*records])
+
+
+def _counting(records: list[_AnyRecord]) -> list[_AnyRecord]:
     replaced = {record.supersedes for record in records}
-    return [record for record in records if record.unit not in replaced]
+    standing = [record for record in records if record.unit not in replaced]
+    units = {record.unit for record in standing}
+    return [record for record in standing if record.split_from not in units]
 
 
 def unit_files(layout: Layout) -> Iterator[Path]:

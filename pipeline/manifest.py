@@ -285,6 +285,11 @@ def _with_stat(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [_row(row["uri"], info, row) for row, info in zip(rows, infos, strict=True)]
 
 
+def file_is_there(uri: str) -> bool:
+    """Whether a song's file can be found."""
+    return _stat(uri) is not None
+
+
 def _stat(uri: str) -> Mapping[str, Any] | None:
     try:
         if "://" not in uri:

@@ -65,13 +65,24 @@ def set_marks(layout: Layout, kinds: Mapping[str, str | None], note: str | None 
     if unknown := sorted({kind for kind in kinds.values() if kind is not None} - {*get_args(Kind)}):
         raise UsageProblem(f"no mark {', '.join(unknown)}; there are {', '.join(get_args(Kind))}")
     now = datetime.now(UTC)
+    replace_marks(
+        layout,
+        {
+            row_id: None if kind is None else Mark.model_validate({"mark": kind, "note": note, "marked_at": now})
+            for row_id, kind in kinds.items()
+        },
+    )
+
+
+def replace_marks(layout: Layout, changed: Mapping[str, Mark | None]) -> None:
+    """Let rows have these marks, or none; several processes may do so at a time."""
     with FileLock(layout.state / "marks.lock"):
         marks = read_marks(layout)
-        for row_id, kind in kinds.items():
-            if kind is None:
+        for row_id, mark in changed.items():
+            if mark is None:
                 marks.pop(row_id, None)
             else:
-                marks[row_id] = Mark.model_validate({"mark": kind, "note": note, "marked_at": now})
+                marks[row_id] = mark
         rows = [{"row_id": row_id, **mark.model_dump()} for row_id, mark in sorted(marks.items())]
         temporary = layout.marks.with_name(".marks.parquet.tmp")
         with naming(temporary):

@@ -45,6 +45,7 @@ class OperatorSpec:
         prepare: completes a block before the first stage: the scan's identity columns, the curation's stored ones.
         is_last: whether finished rows count as done.
         spared: rows that no threshold turns away.
+        untouched: rows on which no stage runs: they have all they need, and their files are away.
     """
 
     nodes: tuple[Node, ...]
@@ -53,6 +54,7 @@ class OperatorSpec:
     prepare: Callable[[pa.Table], pa.Table] | None
     is_last: bool
     spared: frozenset[str] = frozenset()
+    untouched: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Operator:
 
     def _due(self, rows: pa.Table) -> set[str]:
         """Stages to run: those whose column some kept row lacks, and the makers of working columns they read."""
-        kept = [i for i, status in enumerate(_statuses(rows)) if status == "kept"]
+        kept = self._live(rows)
         due: set[str] = set()
         needed: set[str] = set(self.spec.carried.names)
         for stage in reversed(self.stages):
@@ -130,8 +132,13 @@ class Operator:
                 needed |= {*stage.reads, *stage.reads_if_present}
         return due
 
+    def _live(self, rows: pa.Table) -> list[int]:
+        """Rows that stages run on."""
+        facts = enumerate(zip(_ids(rows), _statuses(rows), strict=True))
+        return [i for i, (row_id, status) in facts if status == "kept" and row_id not in self.spec.untouched]
+
     def _measure(self, stage: Stage, rows: pa.Table) -> pa.Table:
-        live = [i for i, status in enumerate(_statuses(rows)) if status == "kept"]
+        live = self._live(rows)
         if not live:
             return rows
         at_work = rows if len(live) == rows.num_rows else rows.take(live)

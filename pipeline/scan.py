@@ -5,7 +5,7 @@ and the scan stages' fingerprints are the ones it was scanned with.
 """
 
 import json
-from collections.abc import Collection, Set
+from collections.abc import Collection, Iterable, Set
 from pathlib import Path
 
 import numpy as np
@@ -56,22 +56,73 @@ def read_scan(layout: Layout, dag: Dag, columns: Collection[str] | None = None) 
     return _latest([_read_part(path, schema) for path in _valid_parts(layout, dag)], schema)
 
 
-def rows_to_scan(manifest: pa.Table, scanned: pa.Table, committed: Set[str], layout: Layout, dag: Dag) -> pa.Table:
+def rows_to_scan(
+    manifest: pa.Table,
+    scanned: pa.Table,
+    committed: Set[str],
+    layout: Layout,
+    dag: Dag,
+    missing: Set[str] = frozenset(),
+) -> pa.Table:
     """Rows whose file is new or has changed since it was scanned, and those committed ones that the scan lacks.
 
-    The latter are rows of an earlier input, last seen by a scan with other fingerprints.
+    The latter are rows of an earlier input, last seen by a scan with other fingerprints. Rows that are `missing` are
+    left as they are (see `pipeline.missing`).
     """
-    places = pc.index_in(manifest["row_id"], scanned["row_id"])
-    before = scanned.select(["size", "stamp"]).take(places)
-    same = pc.and_(_same(manifest["size"], before["size"]), _same(manifest["stamp"], before["stamp"]))
-    new = manifest.filter(pc.invert(pc.and_(pc.is_valid(places), same)))
+    new = manifest.filter(pc.invert(is_unchanged(manifest, scanned)))
+    new = new.filter(pc.invert(pc.is_in(new["row_id"], pa.array(missing, pa.string()))))
     known = pa.chunked_array([*scanned["row_id"].chunks, *manifest["row_id"].chunks], pa.string())
-    every = pa.array(list(committed), pa.string())
+    every = pa.array(list(committed - missing), pa.string())
     lost = every.filter(pc.invert(pc.is_in(every, known)))
     if not len(lost):
         return new
     earlier = _latest([_read_part(path, new.schema) for path in _stale_parts(layout, dag)], new.schema)
     return pa.concat_tables([new, earlier.filter(pc.is_in(earlier["row_id"], lost))])
+
+
+def is_unchanged(manifest: pa.Table, scanned: pa.Table) -> pa.ChunkedArray:
+    """Whether each file of the manifest is the one that was scanned, by size and stamp; both may be missing."""
+    places = pc.index_in(manifest["row_id"], scanned["row_id"])
+    before = scanned.select(["size", "stamp"]).take(places)
+    same = pc.and_(_same(manifest["size"], before["size"]), _same(manifest["stamp"], before["stamp"]))
+    return pc.and_(pc.is_valid(places), same)
+
+
+def known_files(layout: Layout) -> pa.Table:
+    """Every file that any scan has seen, the latest last: row_id, track_id, uri, size, stamp."""
+    schema = pa.schema([*(columns.IDENTITY.field(name) for name in ("row_id", "track_id", "uri")), *_FILE_STATE])
+    parts = [_read_part(path, schema) for path in sorted(layout.scan.glob("part-*.parquet"))]
+    return pa.concat_tables([schema.empty_table(), *parts])
+
+
+def latest(scanned: pa.Table) -> pa.Table:
+    """Of each row of `known_files` what was seen last."""
+    return _latest([scanned], scanned.schema)
+
+
+def scan_by_content(layout: Layout, dag: Dag, found: pa.Table) -> None:
+    """Add files to the scan table whose very bytes it has under another row: what it measured holds for them too.
+
+    Args:
+        layout: the dataset.
+        dag: its scan stages. Rows that a scan with other fingerprints has seen are no source.
+        found: identity columns, size and stamp of each file. Files with bytes that the scan does not know are left out.
+    """
+    for path in _valid_parts(layout, dag):
+        rows = pq.read_table(path)
+        places = pc.index_in(found["track_id"], rows["track_id"].combine_chunks())
+        here = pc.and_(pc.is_valid(places), pc.is_valid(found["track_id"]))
+        if pc.any(here).as_py():
+            copies = rows.take(places.filter(here))
+            for field in [*columns.IDENTITY, *_FILE_STATE]:
+                values = found[field.name].filter(here).cast(field.type)
+                copies = copies.set_column(
+                    copies.column_names.index(field.name), copies.schema.field(field.name), values
+                )
+            temporary = layout.temporary / "by-content.parquet"
+            write_scan_part(copies, temporary, rows.schema.metadata or {})
+            move_durably(temporary, layout.scan_file(_next_unit(layout)))
+            found = found.filter(pc.invert(here))
 
 
 def _same(values: pa.ChunkedArray, before: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -91,10 +142,10 @@ def scanned_tracks(layout: Layout) -> dict[str, str | None]:
     return {row["row_id"]: row["track_id"] for part in parts for row in part.to_pylist()}
 
 
-def drop_from_scan(layout: Layout, row_ids: Set[str]) -> None:
-    """Take rows out of the scan table, as if they had never been read; parts are replaced one by one."""
+def drop_from_scan(layout: Layout, row_ids: Set[str], parts: Iterable[Path] | None = None) -> None:
+    """Take rows out of the scan table, or of some of its parts, as if they had never been read, part by part."""
     gone = pa.array(row_ids, pa.string())
-    for path in sorted(layout.scan.glob("part-*.parquet")):
+    for path in sorted(layout.scan.glob("part-*.parquet")) if parts is None else parts:
         held = pc.is_in(pq.read_table(path, columns=["row_id"])["row_id"], gone)
         if pc.any(held).as_py():
             rows = pq.read_table(path)
@@ -103,8 +154,18 @@ def drop_from_scan(layout: Layout, row_ids: Set[str]) -> None:
             move_durably(temporary, path)
 
 
-def run_scan(rows: pa.Table, dag: Dag, layout: Layout, resources: ResourceConfig, tally: Tally) -> None:
-    """Scan these manifest rows and add them to the scan table, part by part."""
+def run_scan(
+    rows: pa.Table,
+    dag: Dag,
+    layout: Layout,
+    resources: ResourceConfig,
+    tally: Tally,
+    missing: Set[str] = frozenset(),
+) -> None:
+    """Scan these manifest rows and add them to the scan table, part by part.
+
+    Of a scan with other fingerprints only the rows that are `missing` stay: nothing can measure them anew.
+    """
     schema = scan_schema(dag)
     todo = _units(rows, _next_unit(layout), _rows_per_part(rows.num_rows, resources))
     operator = OperatorSpec(
@@ -117,8 +178,12 @@ def run_scan(rows: pa.Table, dag: Dag, layout: Layout, resources: ResourceConfig
     sink = SinkSpec(layout.root, plan="scan", fingerprints=_fingerprints(dag))
     for result in run_pass(todo, [operator], ScanSink, sink, resources, tally):
         move_durably(Path(result["path"]), layout.scan_file(result["unit"]))
-    for part in _stale_parts(layout, dag):
-        part.unlink()  # only now: it may be the last to know a row that is no longer in the input
+    for part in _stale_parts(layout, dag):  # only now: it may be the last to know a row that is no longer in the input
+        gone = {*pq.read_table(part, columns=["row_id"])["row_id"].to_pylist()}
+        if gone & missing:
+            drop_from_scan(layout, gone - missing, [part])
+        else:
+            part.unlink()
 
 
 def _read_part(path: Path, schema: pa.Schema) -> pa.Table:

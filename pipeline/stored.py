@@ -37,7 +37,7 @@ class StoredColumns:
         units, ids = rows["supersedes"].to_pylist(), rows["row_id"].to_pylist()
         identities = rows.select(columns.IDENTITY.names).to_pylist()
         stored = [
-            self._still_holding(unit, row_id, identity)
+            self.still_holding(unit, row_id, identity)
             for unit, row_id, identity in zip(units, ids, identities, strict=True)
         ]
         for name in {name for row in stored for name in row}:
@@ -45,7 +45,8 @@ class StoredColumns:
             rows = rows.set_column(rows.column_names.index(name), name, values)
         return rows
 
-    def _still_holding(self, unit: int | None, row_id: str, identity: Mapping[str, Any]) -> dict[str, Any]:
+    def still_holding(self, unit: int | None, row_id: str, identity: Mapping[str, Any]) -> dict[str, Any]:
+        """The columns of a row of an old unit that still hold, given what its identity columns are now."""
         old = self._unit(unit).get(row_id) if unit is not None else None
         if old is None or old["track_id"] != identity["track_id"]:
             return {}

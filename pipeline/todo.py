@@ -1,6 +1,7 @@
 """Which rows of the judged scan have to pass the curation pass, cut into the units that they will be committed in."""
 
 from collections.abc import Iterator, Mapping, Sequence, Set
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +9,7 @@ import pyarrow.compute as pc
 
 from pipeline.dag import Dag
 from pipeline.identity import basis
-from pipeline.ledger import Commit, Ledger, RowState
+from pipeline.ledger import Commit, Ledger
 from pipeline.marks import NO_MARKS, Mark
 from pipeline.operator import TIMING
 from pipeline.plan import Plan
@@ -47,19 +48,19 @@ def units_to_do(
     resources: ResourceConfig,
     marks: Mapping[str, Mark] = NO_MARKS,
     retry: Set[str] | None = None,
+    waiting: Set[str] = frozenset(),
 ) -> pa.Table:
     """Every row that has to pass the curation pass, with the unit it will be committed in.
 
-    These are rows not committed yet, and whole units that were made under another plan, or in which a file, its
-    identity, its mark or the song it is a copy of has changed since, or a row waits for its models. Of a `retry` these
-    are the units that hold its rows. What the latter have stored is filled in by the worker
-    (`pipeline.stored`).
+    These are rows not committed yet, and the stale units (see `stale_units`). Of a `retry` these are the units that
+    hold its rows. What the latter have stored is filled in by the worker (`pipeline.stored`).
     """
     schema = pa.schema([*todo_schema(dag), PART])
     place = {row_id: i for i, row_id in enumerate(judged["row_id"].to_pylist())}
     units: list[tuple[int | None, list[int]]] = []
-    for commit in _stale(judged, plan, ledger, marks, place) if retry is None else _asked_for(ledger, retry, place):
-        units.append((commit.unit, [place[row_id] for row_id in commit.rows]))
+    for commit in stale_units(judged, plan, ledger, marks, retry, waiting):
+        if commit.rows.keys() <= place.keys():
+            units.append((commit.unit, [place[row_id] for row_id in commit.rows]))
     if retry is None:
         done = ledger.rows
         new = [i for row_id, i in place.items() if row_id not in done]
@@ -67,27 +68,45 @@ def units_to_do(
     return _numbered(judged, units, ledger.next_unit, schema)
 
 
-def _asked_for(ledger: Ledger, retry: Set[str], place: Mapping[str, int]) -> list[Commit]:
-    commits = ledger.commits.values()
-    return [c for c in commits if not retry.isdisjoint(c.rows) and c.rows.keys() <= place.keys()]
-
-
-def _stale(
-    judged: pa.Table, plan: Plan, ledger: Ledger, marks: Mapping[str, Mark], place: Mapping[str, int]
+def stale_units(
+    judged: pa.Table,
+    plan: Plan,
+    ledger: Ledger,
+    marks: Mapping[str, Mark],
+    retry: Set[str] | None,
+    waiting: Set[str] = frozenset(),
 ) -> list[Commit]:
+    """Units that have to be made anew.
+
+    They were made under another plan, or a file, its identity, its mark or the song it is a copy of has changed since,
+    or a row waits for its models. Of a `retry` they are those that hold its rows. What is `waiting` for its file (see
+    `pipeline.missing`) is no reason.
+    """
     if not ledger.commits:
         return []
+    if retry is not None:
+        return [commit for commit in ledger.commits.values() if not (retry - waiting).isdisjoint(commit.rows)]
+    differing = _differing(judged, ledger, marks)
+
+    def stale(commit: Commit) -> bool:
+        rows = commit.rows.keys() - waiting
+        return bool(rows) and (commit.plan != plan.id or not differing.isdisjoint(rows))
+
+    return [commit for commit in ledger.commits.values() if stale(commit)]
+
+
+def _differing(judged: pa.Table, ledger: Ledger, marks: Mapping[str, Mark]) -> Set[str]:
+    """Committed rows that are not what they were committed as."""
+    rows, said = ledger.rows, {row_id: mark.mark for row_id, mark in marks.items()}
+
+    def differs(row: Mapping[str, Any]) -> bool:
+        state = rows.get(row["row_id"])
+        return state is not None and (
+            basis(row) != state.basis or said.get(row["row_id"]) != state.mark or state.status == "pending"
+        )
+
     facts = judged.select([*columns.IDENTITY.names, "dedup"])
-    bases = [basis(row) for piece in facts.to_batches(_PIECE) for row in piece.to_pylist()]
-    said = {row_id: mark.mark for row_id, mark in marks.items()}
-
-    def differs(row_id: str, row: RowState) -> bool:
-        return bases[place[row_id]] != row.basis or said.get(row_id) != row.mark or row.status == "pending"
-
-    def changed(commit: Commit) -> bool:
-        return commit.plan != plan.id or any(differs(row_id, row) for row_id, row in commit.rows.items())
-
-    return [commit for commit in ledger.commits.values() if commit.rows.keys() <= place.keys() and changed(commit)]
+    return {row["row_id"] for piece in facts.to_batches(_PIECE) for row in piece.to_pylist() if differs(row)}
 
 
 def _is_kept(judged: pa.Table) -> np.ndarray:

@@ -19,7 +19,8 @@ def verify_dataset(layout: Layout) -> list[str]:
     require_dataset(layout)
     ledger = Ledger(layout).read()
     problems = [problem for commit in ledger.commits.values() for problem in _unit_problems(layout, commit)]
-    return problems + _row_problems(ledger) + _stray_files(layout, ledger)
+    renaming = ["rows are being renamed, for files were moved; the next curate finishes that"] * layout.moves.is_file()
+    return problems + renaming + _row_problems(ledger) + _stray_files(layout, ledger)
 
 
 def _unit_problems(layout: Layout, commit: Commit) -> list[str]:

@@ -71,6 +71,11 @@ class Layout:
         return self.state / "marks.parquet"
 
     @property
+    def moves(self) -> Path:
+        """What a run is renaming at the moment; see `pipeline.moves`."""
+        return self.state / "moves.json"
+
+    @property
     def scan(self) -> Path:
         """Folder of the scan table's parts."""
         return self.state / "scan"

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pipeline.ledger
-from pipeline.ledger import Commit, Ledger, RowState
+from pipeline.ledger import Commit, Ledger, RowState, read_records
 from schemas.dataset import Layout
 
 
@@ -68,7 +68,7 @@ def test_killed_at_any_step_of_replacing_a_unit_each_row_counts_once(tmp_path_fa
     ledger.add(*commit(layout, 0, ["a", "b"]))
     successor = commit(layout, 1, ["a", "b"], supersedes=0)
     with pytest.MonkeyPatch.context() as patch:
-        _kill_before_change(patch, killed_at)
+        kill_before_change(patch, killed_at)
         try:
             ledger.add(*successor)
             finished = True
@@ -83,7 +83,29 @@ def test_killed_at_any_step_of_replacing_a_unit_each_row_counts_once(tmp_path_fa
     assert unit == 1 or not finished
 
 
-def _kill_before_change(patch: pytest.MonkeyPatch, step: int) -> None:
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(killed_at=st.integers(0, 20))
+def test_killed_at_any_step_of_splitting_a_unit_each_row_counts_once(tmp_path_factory, killed_at):
+    layout = Layout(tmp_path_factory.mktemp("dataset"))
+    ledger = Ledger(layout).open()
+    ledger.add(*commit(layout, 0, ["a", "b"]))
+    apart, rest = (commit(layout, unit, [row], supersedes=0) for unit, row in ((1, "b"), (2, "a")))
+    with pytest.MonkeyPatch.context() as patch:
+        kill_before_change(patch, killed_at)
+        try:
+            ledger.split(apart, rest)
+            finished = True
+        except Killed:
+            finished = False
+    units = {record.unit for record in read_records(layout)}
+    after = Ledger(layout).open()
+    assert units == after.commits.keys()
+    assert units == {1, 2} or (units == {0} and not finished)
+    assert sorted(row for record in after.commits.values() for row in record.rows) == ["a", "b"]
+    assert shards(layout) == [f"train-{unit:06d}.parquet" for unit in sorted(units)]
+
+
+def kill_before_change(patch: pytest.MonkeyPatch, step: int) -> None:
     """Raise in place of the `step`-th change on disk."""
     left = iter(range(step, -1, -1))
 
@@ -120,7 +142,7 @@ def test_killed_at_any_step_of_adding_a_feature_the_shard_stands_and_records_tel
         ledger.amend(*feature(layout, ledger, 0, "old"))
     changed = feature(layout, ledger, 0, "new")
     with pytest.MonkeyPatch.context() as patch:
-        _kill_before_change(patch, killed_at)
+        kill_before_change(patch, killed_at)
         try:
             ledger.amend(*changed)
             finished = True

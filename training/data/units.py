@@ -92,7 +92,8 @@ def _committed(layout: Layout) -> dict[str, str]:
     """File -> sha256 by the commit records; empty where a dataset comes without them."""
     records = [json.loads(path.read_bytes()) for path in sorted(layout.commits.glob("*.json"))]
     replaced = {record.get("supersedes") for record in records}
-    files = (record["files"] for record in records if record["unit"] not in replaced)
+    standing = {record["unit"]: record for record in records if record["unit"] not in replaced}
+    files = (record["files"] for record in standing.values() if record.get("split_from") not in standing)
     return {name: digest for unit in files for name, digest in unit.items()}
 
 

@@ -1,0 +1,179 @@
+"""Kill the driver of `curate` again and again: at random moments, and at every one of its changes on disk.
+
+    python -m benchmarks.kills --random 100 --injected 60 --seed 0
+
+Datasets of small songs, one after another, which are renamed, deleted, copied and replaced between the kills. Passes
+are played in the driver's process (`tests.in_process`), so that a run takes a second; what is killed, by SIGKILL, is a
+real process with real files. After every few kills a run completes, and must leave a sound dataset.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.ledger import Ledger
+from tests.in_process import play_cluster
+from tests.world import CONTENTS, KINDS, NAMES, World, apply, check, make_contents
+
+_FORK = multiprocessing.get_context("fork")  # everything is imported already, so that kills fall into the work
+_STUCK_S = 120.0
+_CHANGES = ("replace", "rename", "unlink", "write_bytes", "mkdir")  # of a Path; and every fsync
+
+
+def main() -> None:
+    """Kill as often as asked, print what was met."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--random", type=int, default=100, help="kills at random moments")
+    parser.add_argument("--injected", type=int, default=60, help="kills at the n-th change on disk")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        told = kill_often(Path(folder), options.random, options.injected, options.seed)
+    print(json.dumps(told, indent=2))
+
+
+def kill_often(folder: Path, at_random: int, injected: int, seed: int) -> dict[str, Any]:
+    """Kill runs over datasets, one after another; fails where one is not sound afterwards.
+
+    Args:
+        folder: for everything.
+        at_random: kills at random moments of a run.
+        injected: kills in place of a change on disk, each time another one of the first hundred.
+        seed: of what happens to the songs, and when.
+
+    Returns:
+        Kills by where they fell, completed runs, datasets.
+    """
+    rng = random.Random(seed)
+    contents = make_contents(folder)
+    kills = ["random"] * at_random + ["injected"] * injected
+    rng.shuffle(kills)
+    where: Counter[str] = Counter()
+    datasets = completed = step = 0
+    lasts_s = 1.0
+    with pytest.MonkeyPatch.context() as patch:
+        ran = play_cluster(patch)
+        while kills:
+            world = World(folder / f"world {datasets}", contents, ran)
+            datasets += 1
+            for name in NAMES:
+                world.put(name, rng.choice(CONTENTS))
+            for _ in range(6):
+                before = world.rows() if world.layout.plan.exists() and not world.layout.moves.exists() else {}
+                committed: dict[str, str] = {}
+                for _ in range(min(rng.randint(1, 4), len(kills))):
+                    kind = kills.pop()
+                    step += kind == "injected"
+                    state = _state(world)
+                    if kind == "random":
+                        died = _run(world, after_s=rng.uniform(0, lasts_s))
+                    else:
+                        died = _run(world, at_change=step * 37 % 101)
+                    where[_where(state, _state(world), died)] += 1
+                    committed = _unchanged(world, committed)
+                    if rng.random() < 0.3:
+                        apply(world, ("swap", rng.choice(NAMES), rng.choice(NAMES), 0))
+                started = time.monotonic()
+                outcome = world.settled()
+                lasts_s = min(lasts_s * 2, time.monotonic() - started)  # two runs; the first of all imports a lot
+                completed += 1
+                _unchanged(world, committed)
+                check(world, before, outcome, dropped=False)
+                print(f"{sum(where.values())} kills, {completed} runs completed", file=sys.stderr)
+                if not kills:
+                    break
+                for _ in range(rng.randint(1, 4)):
+                    apply(world, (rng.choice(KINDS), rng.choice(NAMES), rng.choice(NAMES), rng.choice(CONTENTS)))
+                if not world.files:
+                    world.put("a.wav", 0)
+    return {"kills": dict(where.most_common()), "completed runs": completed, "datasets": datasets}
+
+
+def _run(world: World, *, after_s: float | None = None, at_change: int | None = None) -> bool:
+    """Run in a process of its own that is killed; whether it was, or had ended before."""
+    ours, theirs = _FORK.Pipe()
+    process = _FORK.Process(target=_drive, args=(theirs, world.root, world.folder, at_change))
+    process.start()
+    ours.recv()
+    if after_s is not None:
+        process.join(after_s)
+        if process.is_alive() and process.pid:
+            os.kill(process.pid, signal.SIGKILL)
+    process.join(_STUCK_S)
+    assert process.exitcode is not None, "it does not end"
+    assert process.exitcode in (0, -signal.SIGKILL), f"it ended by itself with {process.exitcode}"
+    return process.exitcode != 0
+
+
+def _drive(told: Connection, root: Path, folder: str, at_change: int | None) -> None:
+    """A driver: begin when everything is imported."""
+    patch = pytest.MonkeyPatch()
+    world = World(root, [], play_cluster(patch), folder)
+    if at_change is not None:
+        _die_at(patch, at_change)
+    told.send("begins")
+    world.run()
+
+
+def _die_at(patch: pytest.MonkeyPatch, step: int) -> None:
+    """SIGKILL in place of the `step`-th change on disk."""
+    left = iter(range(step, -1, -1))
+
+    def dying(change: Callable[..., Any]) -> Callable[..., Any]:
+        def maybe(*args: Any, **kwargs: Any) -> Any:
+            if next(left, -1) == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return change(*args, **kwargs)
+
+        return maybe
+
+    for name in _CHANGES:
+        patch.setattr(Path, name, dying(getattr(Path, name)))
+    patch.setattr(os, "fsync", dying(os.fsync))
+
+
+def _state(world: World) -> tuple[int, int, bool, bool]:
+    """Parts of the scan, the records' digest, whether rows are being renamed, whether units lie about."""
+    layout = world.layout
+    records = hash(tuple(path.read_bytes() for path in sorted(layout.commits.glob("*.json"))))
+    names = {name for commit in Ledger(layout).read().commits.values() for name in commit.files}
+    files = [*layout.shards.glob("*.parquet"), *layout.quarantine.glob("*.parquet")]
+    stray = any(str(path.relative_to(layout.root)) not in names for path in files)
+    return len([*layout.scan.glob("*.parquet")]), records, layout.moves.exists(), stray
+
+
+def _where(before: tuple[int, int, bool, bool], after: tuple[int, int, bool, bool], died: bool) -> str:
+    if not died:
+        return "after the end"
+    if after[2]:
+        return "while rows were renamed"
+    if after[3]:
+        return "between a unit's files and its record"
+    if after[1] != before[1]:
+        return "among commits"
+    return "in the scan, or before the first commit" if after[0] != before[0] else "before anything had changed"
+
+
+def _unchanged(world: World, committed: dict[str, str]) -> dict[str, str]:
+    """Committed files and digests; those committed before have the same, or are not committed any more."""
+    now = {name: digest for c in Ledger(world.layout).read().commits.values() for name, digest in c.files.items()}
+    changed = [name for name, digest in committed.items() if now.get(name, digest) != digest]
+    assert not changed, f"committed files have changed: {changed}"
+    return committed | now
+
+
+if __name__ == "__main__":
+    main()
