@@ -1,4 +1,4 @@
-"""What the last bits of training rest on: threads that a run keeps, addresses that do not count, changes that are told."""
+"""What the last bits of training rest on: threads that a run keeps, addresses that do not count, changes told."""
 
 import json
 from collections.abc import Iterator
