@@ -1,12 +1,19 @@
 """What the last bits of training rest on: threads that a run keeps, addresses that do not count, changes told."""
 
 import json
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.long import long
 from tests.toy_dataset import VOCABULARY_SIZE, write_dataset
 from training import rounding
 from training.data import DataConfig
@@ -108,3 +115,36 @@ def test_where_operands_lie_changes_no_bit_of_a_product():
         for start in range(1, 17):
             shifted[start : start + columns] = vector
             assert torch.equal(matrix @ shifted[start : start + columns], matrix @ vector), (rows, columns, start)
+
+
+@long
+@pytest.mark.parametrize("threads", [1, 2])
+def test_fifty_processes_on_a_busy_machine_take_the_same_steps(config, tmp_path, threads):
+    """Each with other things in its memory, and more at work beside them than there are cores."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["training.trainer"])
+    runs = [(config.model_copy(update={"threads": threads}), tmp_path / str(number), number) for number in range(50)]
+    with _busy_machine(), processes.Pool(2 * (os.cpu_count() or 1), maxtasksperchild=1) as pool:
+        pool.starmap(_take_steps, runs, chunksize=1)
+    assert len({tuple(_figures(folder)) for _, folder, _ in runs}) == 1
+
+
+def _take_steps(config: TrainConfig, folder: Path, seed: int) -> None:
+    drawn = random.Random(seed)
+    clutter = [bytearray(drawn.randrange(1, 3000)) for _ in range(20_000)]
+    drawn.shuffle(clutter)
+    del clutter[::2]
+    Trainer(config, folder).train()
+
+
+@contextmanager
+def _busy_machine() -> Iterator[None]:
+    """Two processes a core that do nothing but compute."""
+    command = [sys.executable, "-c", "while True: pass"]
+    at_work = [subprocess.Popen(command) for _ in range(2 * (os.cpu_count() or 1))]
+    try:
+        yield
+    finally:
+        for process in at_work:
+            process.kill()
+            process.wait()
