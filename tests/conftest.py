@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import training  # noqa: F401 - before anything computes with MKL, which then rounds here as in runs that are compared
 from pipeline.models.store import ModelStore
 from stages.base import Weights
 

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -15,7 +16,6 @@ from pipeline.marks import read_marks, set_marks
 from schemas.dataset import Layout
 from tests.browser import launched, opened
 from tests.command import songmill, start
-from tests.test_ui import free_port
 
 CONTROLS = {"button", "checkbox", "combobox", "DisclosureTriangle", "link", "searchbox", "slider", "textbox", "Audio"}
 SHOWN = "button, a[href], input:not([type=hidden]), select, summary, audio, [tabindex='0']"
@@ -37,16 +37,18 @@ def curated(audio: Callable[[str, str], Path], tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="module")
 def address(curated: Layout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`songmill explore` in a process of its own, which ends cleanly."""
-    port, cache = free_port(), tmp_path_factory.mktemp("cache")
-    process = start("explore", curated.root, "--port", port, XDG_CACHE_HOME=str(cache))
+    cache = tmp_path_factory.mktemp("cache")
+    process = start("explore", curated.root, XDG_CACHE_HOME=str(cache))
     try:
         assert process.stdout
-        assert process.stdout.readline().startswith(f"http://127.0.0.1:{port}/ shows ")
+        served, shows, _ = process.stdout.readline().partition(" shows ")
+        assert shows
+        assert urlsplit(served).hostname == "127.0.0.1"
         listening = [c for c in psutil.Process(process.pid).net_connections("tcp") if c.status == psutil.CONN_LISTEN]
         assert [connection.laddr.ip for connection in listening] == ["127.0.0.1"]
         [private] = (cache / "songmill" / "explore").iterdir()
         assert private.stat().st_mode & 0o077 == 0
-        yield f"http://127.0.0.1:{port}/"
+        yield served
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
         assert (process.returncode, out) == (0, ""), err

@@ -1,16 +1,21 @@
 """What all training has in common: steps that are counted, logged, saved, and gone on with where they stopped."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, distributed
 
+from training import rounding
 from training.run_folder import RunFolder, RunProblem
 
 Figures = Mapping[str, float]
+
+_CONDITIONS = "computed_with"  # in a checkpoint; those of before it was noted have none
 
 
 class LoopConfig(BaseModel):
@@ -23,6 +28,8 @@ class LoopConfig(BaseModel):
         validate_every: steps; 0 is never.
         save_every: steps.
         keep: checkpoints; older ones are deleted.
+        threads: of the CPU, in each process; another number rounds otherwise. None is as many as the run has had, and
+            at its start those that PyTorch chooses.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,25 +40,34 @@ class LoopConfig(BaseModel):
     validate_every: int = Field(1000, ge=0)
     save_every: int = Field(1000, ge=1)
     keep: int = Field(3, ge=1)
+    threads: int | None = Field(None, ge=1)
 
 
 class Loop(ABC):
     """One process of a run; several share it through `torch.distributed`, which the caller sets up.
 
     A step must depend on the config, the data and its number alone; then a run that is killed and started again takes
-    the same steps as one that is not.
+    the same steps as one that is not, bit for bit under the same `rounding.conditions`.
 
     Attributes:
         step: the next one, counted from 0.
         folder: of the run.
     """
 
-    def __init__(self, settings: LoopConfig, folder: Path, report: Callable[[Figures], None] | None = None) -> None:
+    def __init__(
+        self,
+        settings: LoopConfig,
+        folder: Path,
+        *,
+        device: torch.device | str,
+        report: Callable[[Figures], None] | None = None,
+    ) -> None:
         """Prepare the folder. A subclass makes what it trains after this and then calls `resume`.
 
         Args:
             settings: what to do, all of it: another run's folder is told by them.
             folder: of the run; one that holds a checkpoint goes on from it.
+            device: to compute on.
             report: called with the figures of each logged step, on rank 0.
 
         Raises:
@@ -66,6 +82,8 @@ class Loop(ABC):
         self._stopping = False
         if self.rank == 0:
             self.folder.prepare(settings.model_dump(mode="json"))
+        rounding.hold(settings.threads, self._conditions_before())
+        self._conditions = rounding.conditions(device)
 
     @abstractmethod
     def take_step(self) -> dict[str, float]:
@@ -122,7 +140,12 @@ class Loop(ABC):
 
     def save(self) -> None:
         """Write a checkpoint of this step."""
-        self.folder.save(self.step, self.state(), {"step": self.step, **self.progress()}, self._settings.keep)
+        self.folder.save(
+            self.step,
+            self.state(),
+            {"step": self.step, _CONDITIONS: dict(self._conditions), **self.progress()},
+            self._settings.keep,
+        )
 
     def resume(self) -> None:
         """Go on from the last checkpoint, if there is one."""
@@ -131,6 +154,7 @@ class Loop(ABC):
             self.folder.forget_figures_after(steps[-1] if steps else 0)
         if not steps:
             return
+        self._tell_changes()
         state = self.state()
         progress = self.folder.load(steps[-1], state)
         self.load_state(state)
@@ -151,6 +175,20 @@ class Loop(ABC):
             f"the loss of step {self.step} is not finite; the tracks of its batch are in {listed}. Leave them out with "
             "--where, or lower the learning rate, in another --out"
         )
+
+    def _conditions_before(self) -> rounding.Conditions | None:
+        steps = self.folder.steps()
+        return self.folder.progress(steps[-1]).get(_CONDITIONS) if steps else None
+
+    def _tell_changes(self) -> None:
+        changed = rounding.changes(self._conditions_before() or {}, self._conditions)
+        if changed and self.rank == 0:
+            logging.getLogger(__name__).warning(
+                "%s goes on under other conditions than before (%s): its steps may differ in their last bits from "
+                "those that it would have taken",
+                self.folder.root,
+                "; ".join(changed),
+            )
 
     def _log(self, figures: Figures) -> None:
         if self.rank == 0:

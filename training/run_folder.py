@@ -154,7 +154,7 @@ class RunFolder:
 
 
 # What a run may change its mind about.
-_FREE = {"steps", "log_every", "validate_every", "save_every", "keep", "samples"}
+_FREE = {"steps", "log_every", "validate_every", "save_every", "keep", "threads", "samples"}
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Trainer(Loop):
         maker: FeatureMaker | None = None,
         report: Callable[[Figures], None] | None = None,
     ) -> None:
-        super().__init__(config, folder, report)
+        super().__init__(config, folder, device=device, report=report)
         self.config = config
         self._memory = PeakMemory(device)
         self._device = torch.device(device)

@@ -18,6 +18,7 @@ FLAGS = {
     "--checkpoint": "checkpoint",
     "--steps": "steps",
     "--seed": "seed",
+    "--threads": "threads",
     "DATASET": "data.datasets",
 }
 
@@ -45,6 +46,7 @@ def autoencoder_command(
         list[str] | None, command.training("--set", "key.sub=value, such as head.steps=1000; may be repeated.")
     ] = None,
     device: command.Device = "auto",
+    threads: command.Threads = None,
     as_json: command.AsJson = False,
     quiet: command.Quiet = False,
 ) -> None:
@@ -68,6 +70,7 @@ def autoencoder_command(
         "--checkpoint": checkpoint.resolve() if checkpoint else None,
         "--steps": steps,
         "--seed": seed,
+        "--threads": threads,
         "DATASET": [path.resolve() for path in datasets] if datasets else None,
     }
     with guarded("interrupted; the same command goes on from the last checkpoint"):

@@ -74,6 +74,7 @@ def dit_command(
         list[str] | None, command.training("--set", "key.sub=value, such as optimizer.decay=cosine; may be repeated.")
     ] = None,
     device: command.Device = "auto",
+    threads: command.Threads = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that train together.", rich_help_panel="Machine")] = 1,
     readers: Annotated[
         int | None, command.machine("--readers", "Processes of each worker that read ahead; 4 on a GPU, else none.")
@@ -104,6 +105,7 @@ def dit_command(
         "--where": where,
         "--ssl": _names(ssl) if ssl is not None else None,
         "--seed": seed,
+        "--threads": threads,
         "--sample-prompt": sample_prompts,
         "DATASET": datasets or None,
     }

@@ -38,6 +38,12 @@ Out = Annotated[
 ]
 Config = Annotated[Path | None, training("--config", "YAML of such settings. The command line wins.")]
 Device = Annotated[str, machine("--device", "auto, cpu or cuda.")]
+Threads = Annotated[
+    int | None,
+    machine(
+        "--threads", "Of the CPU, in each process; another number rounds otherwise. A run keeps what it began with."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the last figures.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 

@@ -26,6 +26,7 @@ FLAGS = {
     "--where": "data.where",
     "--ssl": "data.ssl",
     "--seed": "seed",
+    "--threads": "threads",
     "--sample-prompt": "samples.prompts",
     "DATASET": "data.datasets",
 }

@@ -21,6 +21,7 @@ FLAGS = {
     "--steps": "steps",
     "--lr": "optimizer.lr",
     "--seed": "seed",
+    "--threads": "threads",
     "DATASET": "data.datasets",
 }
 
@@ -47,6 +48,7 @@ def speaker_command(
         list[str] | None, command.training("--set", "key.sub=value, such as objective.margin=0.3; may be repeated.")
     ] = None,
     device: command.Device = "auto",
+    threads: command.Threads = None,
     workers: Annotated[
         int | None, command.machine("--workers", "Processes that separate vocals before the first step; one a CPU.")
     ] = None,
@@ -75,6 +77,7 @@ def speaker_command(
         "--steps": steps,
         "--lr": lr,
         "--seed": seed,
+        "--threads": threads,
         "DATASET": [path.resolve() for path in datasets] if datasets else None,
     }
     with guarded("interrupted; the same command goes on from the last song or checkpoint"):

@@ -58,7 +58,7 @@ class AutoencoderTrainer(Loop):
         report: Callable[[Figures], None] | None = None,
         show: Callable[[int, Pictures], None] | None = None,
     ) -> None:
-        super().__init__(config, folder, report)
+        super().__init__(config, folder, device=device, report=report)
         self.config = config
         self._audio = audio
         self._show = show

@@ -44,7 +44,7 @@ class SpeakerTrainer(Loop):
         device: torch.device | str = "cpu",
         report: Callable[[Figures], None] | None = None,
     ) -> None:
-        super().__init__(config, folder, report)
+        super().__init__(config, folder, device=device, report=report)
         self.config = config
         self._device = torch.device(device)
         torch.manual_seed(config.seed)
