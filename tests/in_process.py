@@ -29,16 +29,9 @@ def play_cluster(patch: pytest.MonkeyPatch) -> Counter[Run]:
         patch.setattr(module, "run_pass", partial(_run_pass, ran))
     patch.setattr(pipeline.curate, "cluster", lambda *_, **__: nullcontext())
     patch.setattr(pipeline.curate, "check_placeable", lambda *_: None)
-    patch.setattr(pipeline.curate, "Tally", _NoTally)
     patch.setattr(pipeline.curate, "in_rounds", _one_round)
     patch.setattr(pipeline.curate, "write_card", lambda *_: None)  # a third of such a run
     return ran
-
-
-class _NoTally:
-    @staticmethod
-    def remote() -> None:
-        """As a Ray actor is started."""
 
 
 def _one_round(_title: str, rows: pa.Table, left: Callable[[], pa.Table], work: Any, *_: Any, **__: Any) -> None:
