@@ -29,6 +29,7 @@ NATIVE = pa.struct([("rate_hz", pa.int32()), ("channels", pa.int32()), ("samples
 WORKING = {"native": NATIVE, "pcm": pcm.PCM}
 
 _FLOAT_BYTES = 4
+_LOUDEST = np.float32(1000.0)  # +60 dBFS; a float file may hold anything
 _MAX_STREAMS = 100  # films have dozens; each takes memory before anything is decoded
 _MP4_MAGIC = b"ftyp"  # at byte 4
 _MAGICS = (b"RIFF", b"FORM", b"fLaC", b"OggS", b"ID3")
@@ -270,8 +271,9 @@ class _Canonical:
         self._pcm = bytearray()
 
     def write(self, block: np.ndarray) -> None:
-        # NaN and infinity of a float file would spread over everything that the resampler holds.
-        self._append(self._stereo(block if np.isfinite(block).all() else np.nan_to_num(block, posinf=1.0, neginf=-1.0)))
+        if not np.abs(block).max(initial=0.0) <= _LOUDEST:  # NaN and the like would spread over all the resampler holds
+            block = np.nan_to_num(block, posinf=1.0, neginf=-1.0).clip(-_LOUDEST, _LOUDEST)
+        self._append(self._stereo(block))
 
     def close(self) -> bytearray:
         self._append(np.zeros((0, pcm.CHANNELS), dtype=np.float32), last=True)
