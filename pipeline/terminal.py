@@ -26,6 +26,9 @@ _STEERING = re.compile(
 )
 
 
+_RESET = "\x1b[0m"  # all that Ray's colorama writes when the process ends; it does no harm
+
+
 def printable(text: str) -> str:
     r"""A text in which every character that steers a terminal is written out, as `\u001b`.
 
@@ -65,7 +68,7 @@ class _Printable:
         self.rich_proxied_file = stream
 
     def write(self, text: str) -> int:
-        self.rich_proxied_file.write(printable(text))
+        self.rich_proxied_file.write(text if text == _RESET else printable(text))
         return len(text)
 
     def writelines(self, lines: Any) -> None:

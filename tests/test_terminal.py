@@ -113,7 +113,7 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A song, a copy of it and a broken one, whose names and tags are hostile."""
     folder = tmp_path_factory.mktemp("hostile") / f"songs {HOSTILE}"
     folder.mkdir()
-    noise = np.random.default_rng(0).uniform(-0.3, 0.3, (44_100 * 4, 2))
+    noise = np.random.default_rng(0).uniform(-0.3, 0.3, (44_100 * 6, 2))
     for name in ("a", "b"):
         file = folder / f"{name}{HOSTILE}.flac"
         soundfile.write(file, noise, 44_100, "PCM_16")
