@@ -63,7 +63,7 @@ def _watch(reader: int, stderr: int, grace_s: float) -> None:
 
 def _kill(number: int, stderr: int) -> NoReturn:
     for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.Error):
             child.kill()
     if os.isatty(stderr):
         os.write(stderr, _SHOW_CURSOR)

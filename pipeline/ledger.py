@@ -257,8 +257,9 @@ def write_durably(target: Path, content: bytes) -> None:
         with naming(target):
             temporary.write_bytes(content)
             move_durably(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # on a full disk it takes room
+        raise
 
 
 def file_digest(path: Path) -> str:

@@ -76,7 +76,7 @@ def _require_node_here(found: str, address: str) -> None:
     try:
         nodes = GcsClient(address=found).get_all_node_info(timeout=_ANSWERS_S)
     except (RayError, RuntimeError) as error:
-        raise _unreachable(address, str(error).strip().rstrip(".").splitlines()[-1]) from error
+        raise _unreachable(address, str(error).strip().split(". ")[0].rstrip(".")) from error  # advice follows
     if not {node.hex() for node in nodes} & {*find_node_ids()}:
         raise Unreachable(
             f"Ray address {address}: the cluster has no node on this machine; add one with `ray start --address "
