@@ -93,6 +93,12 @@ def played(random: Random, killers: Mapping[str, int], batch: int) -> Iterator[N
         yield
 
 
+def _blocks(ids: str, per_block: int) -> Iterator[pa.Table]:
+    verdict = {"status": "kept", "stage": None, "reason": None, "message": None, "attempts": 0}
+    table = pa.Table.from_pylist([{"row_id": i, "uri": f"{i}.flac", "verdict": verdict} for i in ids], SCHEMA)
+    return (table.slice(start, per_block) for start in range(0, len(ids), per_block))
+
+
 @given(
     killers=st.dictionaries(st.sampled_from("abcdefghijkl"), st.integers(0, 1), max_size=5),
     rows=st.integers(1, 12),
@@ -106,22 +112,33 @@ def test_every_row_comes_out_once_and_only_the_guilty_fail(
     killers, rows, per_block, batch, sizes, max_attempts, random
 ):
     ids = "abcdefghijkl"[:rows]
-    verdict = {"status": "kept", "stage": None, "reason": None, "message": None, "attempts": 0}
-    table = pa.Table.from_pylist([{"row_id": i, "uri": f"{i}.flac", "verdict": verdict} for i in ids], SCHEMA)
-    blocks = (table.slice(start, per_block) for start in range(0, rows, per_block))
     guilty = {row_id for row_id in ids if killers.get(row_id, len(sizes)) < len(sizes)}
     tally = Tally()
     with played(random, killers, batch):
         crews = [Crew(i, f"s{i}", (1.0, 0.0), 1 + i, size) for i, size in enumerate(sizes)]
         try:
-            out = [row for block in stream(blocks, crews, tally, max_attempts) for row in block.to_pylist()]
+            out = [
+                row
+                for block in stream(_blocks(ids, per_block), crews, tally, max_attempts)
+                for row in block.to_pylist()
+            ]
         except StageKillsWorkers as error:
             stage = next(stage for stage in ("s0", "s1") if repr(stage) in str(error))
             assert sum(f"s{killers[row_id]}" == stage for row_id in guilty) > 1
-            assert not tally.deaths.passed[stage]  # noqa: PT017 - of the run, not the error
+            assert not tally.deaths.passed[stage]
             return
+    out = pa.concat_tables(came).to_pylist()
     assert len(guilty) < rows or rows == 1 or len(sizes) > 1  # of several, not all can fail in one stage
     assert sorted(row["row_id"] for row in out) == list(ids)
     assert {row["row_id"] for row in out if row["verdict"]["status"] == "failed"} == guilty
     assert all(row["verdict"]["attempts"] == (max_attempts if row["row_id"] in guilty else 1) for row in out)
     assert tally.done == rows
+
+
+@given(rows=st.integers(2, 4), size=st.integers(1, 3), random=st.randoms(use_true_random=False))
+def test_where_nobody_passes_nothing_comes_out(rows, size, random):
+    ids = "abcd"[:rows]
+    tally = Tally()
+    with played(random, dict.fromkeys(ids, 0), 1), pytest.raises(StageKillsWorkers):
+        list(stream(_blocks(ids, 1), [Crew(0, "s0", (1.0, 0.0), 1, size)], tally, 2))
+    assert not tally.done
