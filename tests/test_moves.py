@@ -170,7 +170,7 @@ OPS = st.tuples(st.sampled_from(KINDS), st.sampled_from(NAMES), st.sampled_from(
 
 
 @settings(
-    max_examples=150 if LONG_TESTS else 4,
+    max_examples=150 if LONG_TESTS else 3,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
