@@ -8,4 +8,3 @@ from tests.long import long
 def test_every_run_that_completes_after_kills_leaves_a_sound_dataset(tmp_path):
     told = kill_often(tmp_path, at_random=100, injected=60, seed=0)
     assert sum(told["kills"].values()) == 160
-    assert told["kills"].get("after the end", 0) < 80, "most of them have to fall into the work"
