@@ -180,8 +180,10 @@ class _Contents:
         return self.owners.keys()
 
     def read(self, progress: bool) -> pa.Table:
-        """Read the unread files that may hold a homeless row's bytes; those that can be read as a table of schema
-        identity columns, size and stamp.
+        """Read the unread files that may hold a homeless row's bytes.
+
+        Returns:
+            Those that do: identity columns, size and stamp.
         """
         rows = self._worth_reading()
         with ThreadPoolExecutor(_READERS) as pool:

@@ -68,7 +68,7 @@ def test_killed_at_any_step_of_replacing_a_unit_each_row_counts_once(tmp_path_fa
     ledger.add(*commit(layout, 0, ["a", "b"]))
     successor = commit(layout, 1, ["a", "b"], supersedes=0)
     with pytest.MonkeyPatch.context() as patch:
-        kill_before_change(patch, killed_at)
+        _kill_before_change(patch, killed_at)
         try:
             ledger.add(*successor)
             finished = True
@@ -91,7 +91,7 @@ def test_killed_at_any_step_of_splitting_a_unit_each_row_counts_once(tmp_path_fa
     ledger.add(*commit(layout, 0, ["a", "b"]))
     apart, rest = (commit(layout, unit, [row], supersedes=0) for unit, row in ((1, "b"), (2, "a")))
     with pytest.MonkeyPatch.context() as patch:
-        kill_before_change(patch, killed_at)
+        _kill_before_change(patch, killed_at)
         try:
             ledger.split(apart, rest)
             finished = True
@@ -105,7 +105,7 @@ def test_killed_at_any_step_of_splitting_a_unit_each_row_counts_once(tmp_path_fa
     assert shards(layout) == [f"train-{unit:06d}.parquet" for unit in sorted(units)]
 
 
-def kill_before_change(patch: pytest.MonkeyPatch, step: int) -> None:
+def _kill_before_change(patch: pytest.MonkeyPatch, step: int) -> None:
     """Raise in place of the `step`-th change on disk."""
     left = iter(range(step, -1, -1))
 
@@ -142,7 +142,7 @@ def test_killed_at_any_step_of_adding_a_feature_the_shard_stands_and_records_tel
         ledger.amend(*feature(layout, ledger, 0, "old"))
     changed = feature(layout, ledger, 0, "new")
     with pytest.MonkeyPatch.context() as patch:
-        kill_before_change(patch, killed_at)
+        _kill_before_change(patch, killed_at)
         try:
             ledger.amend(*changed)
             finished = True

@@ -18,7 +18,7 @@ from pipeline.verification import verify_dataset
 from schemas.dataset import Layout
 from tests.in_process import play_cluster
 from tests.long import LONG_TESTS
-from tests.test_ledger import Killed, kill_before_change
+from tests.test_ledger import Killed, _kill_before_change
 from tests.world import CONTENTS, GARBAGE, KINDS, NAMES, World, apply, check, digests, make_contents
 
 
@@ -170,7 +170,7 @@ OPS = st.tuples(st.sampled_from(KINDS), st.sampled_from(NAMES), st.sampled_from(
 
 
 @settings(
-    max_examples=150 if LONG_TESTS else 4,
+    max_examples=150 if LONG_TESTS else 3,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
@@ -231,7 +231,7 @@ def test_a_run_that_is_killed_while_it_renames_is_finished_by_the_next(world, mo
     world.move("b.wav", "e.wav")
     for step in (0, 2, 5, 9, 14):
         with monkeypatch.context() as patch:
-            kill_before_change(patch, step)
+            _kill_before_change(patch, step)
             with suppress(Killed):
                 world.run()
     world.settled()
