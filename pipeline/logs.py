@@ -12,6 +12,8 @@ from pathlib import Path
 import typer
 
 from pipeline.errors import UsageProblem
+from pipeline.screen import screen
+from pipeline.terminal import printable
 
 _ROOT = logging.getLogger("songmill")  # every logger of ours is below it
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)  # by the number of -v
@@ -36,7 +38,7 @@ def logged(verbose: int, file: Path | None) -> Iterator[None]:
     level = _ROOT.level
     _ROOT.setLevel(min(handler.level for handler in handlers))
     for handler in handlers:
-        handler.setFormatter(logging.Formatter(_FORMAT))
+        handler.setFormatter(_Formatter(_FORMAT))
         _ROOT.addHandler(handler)
     _ROOT.info("songmill %s, Python %s: %s", version("songmill"), platform.python_version(), shlex.join(sys.argv))
     try:
@@ -53,11 +55,18 @@ def logged(verbose: int, file: Path | None) -> Iterator[None]:
             handler.close()
 
 
+class _Formatter(logging.Formatter):
+    """A log file ends on a terminal too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 class _OnStderr(logging.Handler):
-    """Looks for stderr at every line: a progress bar puts itself in its place, so that the two do not mix."""
+    """Looks for the screen at every line: in a run, stderr is a file of the dataset's."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
+        print(self.format(record), file=screen(), flush=True)
 
 
 def _in_file(path: Path) -> logging.Handler:

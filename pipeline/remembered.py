@@ -92,7 +92,7 @@ def placed_anew(plan: Plan, layout: Layout) -> Plan:
 def remember_config(layout: Layout, config: CurateConfig, dag: Dag) -> None:
     """Write a configuration down, with absolute paths, for the next command may be given elsewhere."""
     local = {} if "://" in config.input.path else {"path": str(Path(config.input.path).absolute())}
-    stages = {node.name: StageConfig(engine=node.engine, **_without_own_files(node.params)) for node in dag.nodes}
+    stages = {node.name: StageConfig(engine=node.engine, **_given(node.params)) for node in dag.nodes}
     update: dict[str, Any] = {
         "input": config.input.model_copy(update=local),
         "output": layout.root,
@@ -153,10 +153,15 @@ def _write(path: Path, text: str) -> None:
         write_durably(path, text.encode())
 
 
-def _without_own_files(params: Params) -> dict[str, Any]:
-    """Parameters without paths that are the default: they lie where songmill is installed, elsewhere tomorrow."""
-    own = {name for name, field in type(params).model_fields.items() if isinstance(field.default, Path)}
-    return params.model_dump(mode="json", exclude={name for name in own if name not in params.model_fields_set})
+def _given(params: Params) -> dict[str, Any]:
+    """Parameters without paths that are the default: they lie where songmill is installed, elsewhere tomorrow.
+
+    Those that change no result (a server's address, a bound) are no part of a plan, but the next run needs them too.
+    """
+    fields = type(params).model_fields
+    own = {name for name, field in fields.items() if isinstance(field.default, Path)}
+    outside = {name: getattr(params, name) for name in params.model_fields_set if fields[name].exclude}
+    return params.model_dump(mode="json", exclude=own - params.model_fields_set) | outside
 
 
 def _paths(stage: str, engine: str | None, params: Mapping[str, Any]) -> Iterator[str]:

@@ -177,3 +177,15 @@ def test_a_dataset_without_a_row_says_how_to_go_on(home):
 def test_a_folder_of_songs_alone_is_not_enough(home):
     said = asked("curate", home / "songs", code=2)
     assert f"songmill curate {home / 'songs'} --out DATASET" in said
+
+
+def test_what_is_no_part_of_a_plan_is_remembered_too(home):
+    layout = Layout(home / "dataset")
+    stages = {"decode": {"max_channels": 2, "limit_s": 60.0}}
+    config = CurateConfig.model_validate({"input": {"path": "songs"}, "output": layout.root, "stages": stages})
+    dag = dag_of(config)
+    remember_plan(layout, make_plan(config, dag))
+    remember_config(layout, config, dag)
+    params = remembered_config(layout).stages["decode"].params
+    assert (params["max_channels"], params["limit_s"]) == (2, 60.0)
+    assert "max_rate_hz" not in params  # nobody gave it, so a later release may have another
