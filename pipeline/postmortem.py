@@ -95,7 +95,7 @@ def _frames(crash: str) -> list[tuple[str, int, str]]:
 
 def _described(frames: list[tuple[str, int, str]]) -> str:
     """The innermost ones, and the outermost that is not the base class's: the stage itself."""
-    own = [frame for frame in frames if not frame[0].endswith("stages/base.py")]
+    own = [frame for frame in frames if not frame[0].endswith(("stages/base.py", "pipeline/flight_recorder.py"))]
     told = own[:_INNERMOST] + own[_INNERMOST:][-1:]
     return ", ".join(f"{_shortened(file)}:{line} {function}" for file, line, function in told)
 
