@@ -98,7 +98,7 @@ def test_a_manifest_may_name_files_that_are_away(world):
     with pytest.raises(DataProblem, match="not mounted"):
         world.run(manifest, drop_missing=True)
     assert digests(world.layout) == before
-    assert world.run(manifest).missing
+    assert world.run(manifest).input.missing
     assert world.told()["b.wav"] == "kept"
 
 
@@ -136,11 +136,11 @@ def test_another_plan_waits_for_a_file_that_is_away_and_for_no_other(world, ther
     plans = {commit.plan for commit in Ledger(world.layout).read().commits.values()}
     assert len(plans) == 2
     world.overrides += ["quality.silence_dbfs=-50"]  # the scan has to be made anew as well
-    assert world.settled(update=True).waiting == 1
+    assert world.settled(update=True).input.waiting == 1
     assert world.told() == dict.fromkeys(("a.wav", "b.wav", "c.wav"), "kept")
     if there:
         (world.root / "a.wav").rename(world.songs / "a.wav")
-        assert world.settled().waiting == 0
+        assert world.settled().input.waiting == 0
         assert {commit.plan for commit in Ledger(world.layout).read().commits.values()}.isdisjoint(plans)
     else:
         world.settled(drop_missing=True)
@@ -208,15 +208,15 @@ def test_whatif_judges_rows_that_wait_for_their_files_too(world):
     world.settled()
     (world.songs / "a.wav").rename(world.root / "a.wav")
     world.overrides = ["length.fails_on=nobody"]
-    assert world.settled(update=True).waiting == 1
+    assert world.settled(update=True).input.waiting == 1
     apply_thresholds(world.layout, ["length.max_seconds=1.5"])
     assert world.told() == dict.fromkeys(("a.wav", "b.wav", "c.wav"), "max_seconds")
     apply_thresholds(world.layout, ["length.max_seconds=2.7"])
     assert world.told() == {"a.wav": "kept", "b.wav": "kept", "c.wav": "max_seconds"}
     world.overrides += ["length.max_seconds=2.7"]
-    assert world.settled().waiting == 1
+    assert world.settled().input.waiting == 1
     (world.root / "a.wav").rename(world.songs / "a.wav")
-    assert world.settled().waiting == 0
+    assert world.settled().input.waiting == 0
     assert len({commit.plan for commit in Ledger(world.layout).read().commits.values()}) == 1
 
 
