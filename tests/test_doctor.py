@@ -85,21 +85,21 @@ def test_the_full_profile_wants_models_a_gpu_and_a_server_that_captions(monkeypa
     assert "resources.gpus={aesthetics: 0, vocals: 0" in found["GPU"].fix
 
 
-def test_a_cluster_is_asked_for_by_a_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_cluster_is_asked_whether_a_run_can_join_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def ray(*arguments: object, code: int = 0, address: str = "") -> Finding:
         monkeypatch.setenv("RAY_ADDRESS", address)
         return told(*arguments, code=code)["Ray"]
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        assert f"{address} answers" in ray(address=f"ray://{address}").found
-        config = tmp_path / "run.yaml"
-        config.write_text(f"resources: {{ray_address: '{address}'}}\n")
-        assert f"{address} answers" in ray("--config", config).found
     gone = ray(code=1, address=address)
-    assert f"no answer from {address}: " in gone.found
+    assert f"no Ray cluster answers at {address}: Connection refused" in gone.found
     assert "unset RAY_ADDRESS" in gone.fix
-    assert "is not HOST:PORT" in ray(code=1, address="head:many").found
+    config = tmp_path / "run.yaml"
+    config.write_text(f"resources: {{ray_address: '{address}'}}\n")
+    assert address in ray("--config", config, code=1).found
+    assert "not through Ray Client" in ray(code=1, address=f"ray://{address}").found
+    assert "that is not HOST:PORT" in ray(code=1, address="head:many").found
     assert "a run starts it on this machine" in ray().found
 
 

@@ -2,7 +2,6 @@
 
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,10 +48,8 @@ def test_a_port_where_nothing_listens(closed_port):
 @pytest.mark.parametrize("answer", [None, b"", b"HTTP/1.0 400 Bad Request\r\n\r\n"])
 def test_a_port_where_something_else_listens(answer, monkeypatch):
     monkeypatch.setattr(ray_address, "_ANSWERS_S", 0.5)
-    started = time.monotonic()
     with listening(answer) as port, pytest.raises(Unreachable, match="what listens there is not Ray"):
         reach(f"127.0.0.1:{port}")
-    assert time.monotonic() - started < 10
 
 
 def test_a_name_that_nobody_knows():

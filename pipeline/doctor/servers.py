@@ -1,4 +1,4 @@
-"""What a run reaches over the network: a Ray cluster, a server of captions. Connections are opened, nothing is sent."""
+"""What a run reaches over the network: a Ray cluster, a server of captions. Nothing is asked of either."""
 
 import os
 import socket
@@ -11,7 +11,6 @@ from schemas.config import ResourceConfig
 from stages.base import Stage
 
 _TIMEOUT_S = 3.0
-_RAY_CLIENT_PORT = 10_001
 
 
 def cluster_address(resources: ResourceConfig) -> str | None:
@@ -32,18 +31,13 @@ def _ray(address: str | None) -> Finding:
     found = f"Ray {version('ray')}"
     if not address:
         return ok("Ray", f"{found}; a run starts it on this machine")
-    if address == "auto":
-        return ok("Ray", f"{found}; a run joins the cluster that it finds on this machine")
-    fix = "start it (ray start --head), or unset RAY_ADDRESS and resources.ray_address to have one started here"
-    parts = urlsplit(address if "://" in address else f"//{address}")
+    from pipeline.ray_address import Unreachable, reach  # here, for Ray takes its time to import
+
     try:
-        host, port = parts.hostname, parts.port or (_RAY_CLIENT_PORT if parts.scheme == "ray" else None)
-    except ValueError:
-        host = port = None
-    if not (host and port):
-        return problem("Ray", f"{found}; {address} is not HOST:PORT", fix)
-    if error := _refusal(host, port):
-        return problem("Ray", f"{found}; no answer from {address}: {error}", fix)
+        reach(address)
+    except Unreachable as error:
+        what, _, fix = str(error).partition("; ")
+        return problem("Ray", f"{found}; {what}", fix)
     return ok("Ray", f"{found}; {address} answers")
 
 
