@@ -70,6 +70,15 @@ def test_an_error_that_nobody_can_mend_keeps_its_traceback():
     assert isinstance(CliRunner().invoke(app, ["one"]).exception, FileNotFoundError)
 
 
+@pytest.fixture
+def pythons_own_ctrl_c() -> Iterator[None]:
+    """Ray Train, where a test has trained in this process, has left a handler of its own."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("pythons_own_ctrl_c")
 def test_sigterm_ends_a_command_as_ctrl_c_does():
     app = typer.Typer(cls=Commands)
     app.command("stops")(lambda: os.kill(os.getpid(), signal.SIGTERM))

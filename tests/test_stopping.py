@@ -31,7 +31,7 @@ def stopped(songs: Path, dataset: Path, number: int, ready: Callable[[psutil.Pro
 
     Fails where a process is left behind.
     """
-    settings = [f"--set=resources.{name}=1" for name in ("rows_per_shard", "rows_per_scan_part", "replicas")]
+    settings = [f"resources.{name}=1" for name in ("rows_per_shard", "rows_per_scan_part", "replicas")]
     command = [sys.executable, "-m", "pipeline.cli", "curate", songs, "--out", dataset, "--quiet"]
     command += [
         "--stages",

@@ -249,7 +249,7 @@ class Loudness(Stage):
 class FlakyParams(Params):
     """Parameters of `Flaky`."""
 
-    while_there: Path = Path("unset")
+    while_there: str = "unset"
     fails_on: str = ""
 
 
@@ -262,6 +262,6 @@ class Flaky(Stage):
     Params = FlakyParams
 
     def process(self, track: Track) -> dict[str, Any]:
-        if self.params.while_there.exists() and self.params.fails_on in track["title"]:
+        if Path(self.params.while_there).exists() and self.params.fails_on in track["title"]:
             raise Unlucky("the server is down")
         return self.own(seconds=pcm.duration_s(track["pcm"]))
