@@ -9,6 +9,7 @@ from hypothesis import settings
 import training  # noqa: F401 - before anything computes with MKL, which then rounds here as in runs that are compared
 from pipeline.models.store import ModelStore
 from stages.base import Weights
+from tests.long import LONG_TESTS
 
 # The first example pays for imports; how fast code is, benchmarks say.
 settings.register_profile("songmill", deadline=None)
@@ -30,6 +31,9 @@ LONGEST = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that two processes end at about the same time."""
+    if LONG_TESTS:  # they take as long as they take, up to an hour
+        for item in items:
+            item.add_marker(pytest.mark.timeout(3600))
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 

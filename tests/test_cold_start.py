@@ -71,7 +71,6 @@ def test_stages_that_analyse_harmony_work_beside_damaged_caches(
 
 
 @long
-@pytest.mark.timeout(3600)
 def test_twenty_first_runs_of_three_workers_lose_none(
     poisoned: str, audio: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
