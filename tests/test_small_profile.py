@@ -35,6 +35,9 @@ PROMISE = Promise(
 )
 
 
+pytestmark = pytest.mark.timeout(600)  # the first test pays for all of it, on cold caches
+
+
 @pytest.fixture(scope="module")
 def story(audio: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Demo, str]:
     """The demo with songs of ours and a few steps of training, and what it told."""
