@@ -22,7 +22,7 @@ from schemas import columns
 from schemas.config import CurateConfig, StageConfig
 from stages.base import Params, Stage, Weights
 from stages.libraries import Library
-from stages.registry import ENGINES, stage_class
+from stages.registry import ENGINES, recorded_name, stage_class
 
 # Audio at the file's own rate exists in the scan only; whoever reads it, and decode itself, runs there.
 NATIVE = "native"
@@ -329,7 +329,7 @@ def _fingerprint(stage: Stage, weights: Mapping[str, Weights], upstream: Mapping
     """Hash of everything a stage's results depend on but the song itself."""
     facts: dict[str, Any] = {
         "name": stage.name,
-        "engine": f"{type(stage).__module__}:{type(stage).__qualname__}",
+        "engine": recorded_name(type(stage)),
         "revision": stage.revision,
         "params": {k: v for k, v in stage.params.model_dump(mode="json").items() if not _is_file(v, stage.files)},
         "weights": {name: entry.digest for name, entry in weights.items()},

@@ -41,6 +41,41 @@ ENGINES: dict[str, dict[str, str]] = {
     "ssl": {"whisper-encoder": "stages.ssl:Ssl", "mert-mhubert": "stages.ssl_hubert:SslHubert"},
 }
 
+# What the fingerprints of datasets call an engine. Its name there stays when its class moves: an engine of before 2027
+# goes by the place where its class lay then, a later one, which is not in this table, by "stage/engine".
+_RECORDED_AS = {
+    "decode/pyav": "stages.decode:Decode",
+    "quality/songmill": "stages.quality:Quality",
+    "fingerprint/songmill": "stages.fingerprint:Fingerprint",
+    "aesthetics/audiobox": "stages.aesthetics:Aesthetics",
+    "events/yamnet": "stages.events:Events",
+    "vocals/spleeter": "stages.vocals:Vocals",
+    "vocals/demucs": "stages.vocals_demucs:VocalsDemucs",
+    "transcript/faster-whisper": "stages.transcript:Transcript",
+    "transcript/openai-whisper": "stages.transcript_openai:TranscriptOpenai",
+    "phonemes/espeak": "stages.phonemes:Phonemes",
+    "lyrics/minhash": "stages.lyrics:Lyrics",
+    "rhythm/essentia": "stages.rhythm:Rhythm",
+    "rhythm/beat-this": "stages.rhythm_beat_this:RhythmBeatThis",
+    "key/essentia": "stages.key:Key",
+    "tags/musicnn": "stages.tags:Tags",
+    "tags/discogs-effnet": "stages.tags_discogs:TagsDiscogs",
+    "sections/self-similarity": "stages.sections:Sections",
+    "sections/all-in-one": "stages.sections_all_in_one:SectionsAllInOne",
+    "caption/template": "stages.caption:Caption",
+    "caption/endpoint": "stages.caption_endpoint:CaptionEndpoint",
+    "caption/qwen-omni": "stages.caption_qwen:CaptionQwen",
+    "lyric_tokens/bpe": "stages.lyric_tokens:LyricTokens",
+    "speaker/resemblyzer": "stages.speaker:Speaker",
+    "speaker/songmill": "stages.speaker_songmill:SpeakerSongmill",
+    "text_embedding/e5": "stages.text_embedding:TextEmbedding",
+    "text_embedding/umt5": "stages.text_embedding_umt5:TextEmbeddingUmt5",
+    "latents/dcae": "stages.latents:Latents",
+    "preview/opus": "stages.preview:Preview",
+    "ssl/whisper-encoder": "stages.ssl:Ssl",
+    "ssl/mert-mhubert": "stages.ssl_hubert:SslHubert",
+}
+
 
 def stage_class(name: str, engine: str | None = None) -> type[Stage]:
     """The class of a stage by name, or of a user's own by `package.module:Class` as its engine.
@@ -62,6 +97,19 @@ def stage_class(name: str, engine: str | None = None) -> type[Stage]:
 def default_engine(name: str) -> str:
     """The engine of a stage that names none."""
     return next(iter(ENGINES[name]))
+
+
+def recorded_name(kind: type[Stage]) -> str:
+    """What fingerprints call a stage's class: a name that outlives a move of its file.
+
+    A user's own class, which is no engine of ours, goes by its place, `package.module:Class`.
+    """
+    place = f"{kind.__module__}:{kind.__qualname__}"
+    for name, engines in ENGINES.items():
+        for engine, target in engines.items():
+            if target == place:
+                return _RECORDED_AS.get(f"{name}/{engine}", f"{name}/{engine}")
+    return place
 
 
 def _load(target: str) -> type[Stage]:
