@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from pipeline.doctor.cli import doctor_command
-from pipeline.exits import DATA_PROBLEM, USAGE_PROBLEM, Commands, fail, guarded
-from pipeline.explore.cli import explore_command
-from pipeline.export_cli import app as export_app
-from pipeline.forget_cli import forget_command
-from pipeline.lyrics_cli import app as lyrics_app
-from pipeline.models.cli import app as models_app
-from pipeline.quarantine_cli import quarantine_command
-from pipeline.sample_cli import sample_command
-from pipeline.terminal import ProtectedApp
-from pipeline.train.autoencoder_cli import autoencoder_command
-from pipeline.train.cli import app as train_app
-from pipeline.train.speaker_cli import speaker_command
-from pipeline.ui.cli import ui_command
-from pipeline.whatif_cli import whatif_command
+from pipeline.commands.doctor import doctor_command
+from pipeline.commands.exit_codes import DATA_PROBLEM, USAGE_PROBLEM, Commands, fail, guarded
+from pipeline.commands.explore import explore_command
+from pipeline.commands.export import app as export_app
+from pipeline.commands.forget import forget_command
+from pipeline.commands.lyrics import app as lyrics_app
+from pipeline.commands.models import app as models_app
+from pipeline.commands.quarantine import quarantine_command
+from pipeline.commands.sample import sample_command
+from pipeline.commands.train import app as train_app
+from pipeline.commands.train_autoencoder import autoencoder_command
+from pipeline.commands.train_speaker import speaker_command
+from pipeline.commands.ui import ui_command
+from pipeline.commands.whatif import whatif_command
+from pipeline.console.escaping import ProtectedApp
 
 if TYPE_CHECKING:
     from pipeline.curate import Outcome
@@ -93,7 +93,7 @@ def options(
 
     Options of all commands come before the command: [bold]songmill -v --log-file run.log curate songs/ --out dataset[/]
     """
-    from pipeline.logs import logged
+    from pipeline.console.logs import logged
 
     context.with_resource(logged(verbose, log_file))
 
@@ -292,7 +292,7 @@ def inspect_command(
     if sum(map(bool, (sql, html, compare))) > 1:
         fail("give one of --sql, --html and --compare", USAGE_PROBLEM)
     if html:
-        from pipeline.report_cli import report  # here, for what decodes audio takes its time to import
+        from pipeline.commands.report import report  # here, for what decodes audio takes its time to import
 
         report(dataset, html, rows, seed, as_json=as_json)
         return
@@ -411,8 +411,8 @@ def _query(dataset: Path, sql: str, as_json: bool) -> None:
 
 
 def _compare(dataset: Path, other: Path, as_json: bool) -> None:
+    from pipeline.commands.compare import show_comparison
     from pipeline.comparison import compare
-    from pipeline.comparison_cli import show_comparison
     from schemas.dataset import Layout
 
     found = compare(Layout(dataset), Layout(other))

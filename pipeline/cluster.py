@@ -17,10 +17,10 @@ import ray
 from ray._common.utils import get_default_ray_temp_dir
 
 from pipeline import crew
+from pipeline.commands.exit_codes import Terminated
+from pipeline.console.interrupts import ends_on_signal
 from pipeline.crew import Crew
 from pipeline.errors import DataProblem
-from pipeline.exits import Terminated
-from pipeline.interrupts import ends_on_signal
 from pipeline.operator import OperatorSpec
 from pipeline.ray_address import reach
 from pipeline.sink import Gatherer, SinkSpec

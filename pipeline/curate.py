@@ -15,9 +15,9 @@ from filelock import FileLock, Timeout
 from pipeline.card import write_card
 from pipeline.changes import Changes
 from pipeline.cluster import check_placeable, cluster, run_pass
+from pipeline.commands.exit_codes import unwritable
 from pipeline.dag import Dag
 from pipeline.errors import DataProblem
-from pipeline.exits import unwritable
 from pipeline.input_changes import InputChanges
 from pipeline.judging import judge_scan, keepers
 from pipeline.ledger import Commit, Ledger, unit_files

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
-from pipeline.terminal import protected
+from pipeline.console.escaping import protected
 from schemas.dataset import Layout
 
 _KEPT = 20  # files of earlier runs

@@ -14,7 +14,7 @@ def test_the_command_line_is_there_before_anything_heavy_is():
     heavy = {"ray", "torch", "gradio", "transformers", "pyarrow", "numpy", "duckdb", "pandas", "pydantic", "av"}
     loaded = "import pipeline.cli, sys; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", loaded], check=True, capture_output=True, text=True).stdout.split()
-    assert "pipeline.lyrics_cli" in modules
+    assert "pipeline.commands.lyrics" in modules
     assert heavy.isdisjoint(modules)
 
 

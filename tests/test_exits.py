@@ -17,8 +17,8 @@ import typer
 from typer.testing import CliRunner
 
 from pipeline.cli import app as songmill_app
+from pipeline.commands.exit_codes import Commands
 from pipeline.errors import naming
-from pipeline.exits import Commands
 from pipeline.verification import verify_dataset
 from schemas.dataset import Layout
 from tests.command import ROOT, asked, inspected
@@ -127,7 +127,7 @@ def test_a_disk_that_is_full_in_the_middle_loses_nothing(tmp_path: Path):
 
 STUBBORN = """
 import signal, subprocess, sys, time
-from pipeline.interrupts import ends_on_signal
+from pipeline.console.interrupts import ends_on_signal
 signal.signal(signal.SIGINT, lambda *_: None)  # as good as a call below Python, which does not hear of it either
 child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 with ends_on_signal(grace_s=0.3):
@@ -136,7 +136,7 @@ with ends_on_signal(grace_s=0.3):
 """
 WILLING = """
 import time
-from pipeline.interrupts import ends_on_signal
+from pipeline.console.interrupts import ends_on_signal
 try:
     with ends_on_signal(grace_s=30):
         print(0, flush=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from pipeline.logs import logged
+from pipeline.console.logs import logged
 from tests.audio import tone, write
 from tests.command import asked, songmill
 

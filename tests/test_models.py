@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from typer.testing import CliRunner, Result
 
-from pipeline.models import cli, digests, pin
+from pipeline.commands import models
+from pipeline.models import digests, pin
 from pipeline.models.errors import AllSourcesFailed, ModelMissing, UnknownModel, WrongBytes
 from pipeline.models.registry import Entry, File, HubSource, Package, PackageSource, Registry, load_registry
 from pipeline.models.store import ModelStore
@@ -479,7 +480,7 @@ def filled(audio: Callable[[str, str], Path]) -> Path:
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("SONGMILL_MODELS", str(tmp_path / "cli-store"))
-    return lambda *arguments: CliRunner().invoke(cli.app, list(arguments))
+    return lambda *arguments: CliRunner().invoke(models.app, list(arguments))
 
 
 def test_cli_pull_list_verify(filled: Path, run: Run, tmp_path: Path) -> None:

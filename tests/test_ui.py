@@ -16,8 +16,8 @@ import pytest
 import torch
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from pipeline.commands import ui
 from pipeline.sample_config import build_config, read_settings
-from pipeline.ui import cli
 from tests import tiny_checkpoint
 from tests.browser import launched, opened
 from tests.command import asked
@@ -36,10 +36,10 @@ def address(checkpoint: Path) -> Iterator[str]:
     """`songmill ui`, running in a thread, for torch and Gradio are slow to import a second time."""
     port, ended = free_port(), threading.Event()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "_wait_for_interrupt", ended.wait)
+        patch.setattr(ui, "_wait_for_interrupt", ended.wait)
         for variable in ("GRADIO_TEMP_DIR", "no_proxy"):  # which it sets
             patch.setenv(variable, os.environ.get(variable, ""))
-        running = threading.Thread(target=cli.ui_command, args=[checkpoint], kwargs={"port": port})
+        running = threading.Thread(target=ui.ui_command, args=[checkpoint], kwargs={"port": port})
         running.start()
         while not answers(port):
             assert running.is_alive()

@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipeline.commands.exit_codes import guarded
 from pipeline.errors import UsageProblem
-from pipeline.exits import guarded
 from schemas.dataset import Layout
 
 _FIRST_PORT, _TRIED = 7870, 100

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline.commands.exit_codes import guarded
 from pipeline.errors import UsageProblem
-from pipeline.exits import guarded
 
 if TYPE_CHECKING:
     from pipeline.quarantine import Group

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
-from pipeline.exits import INTERRUPTED, fail
+from pipeline.commands.exit_codes import INTERRUPTED, fail
 
 
 def data(name: str, text: str) -> Any:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.exits import guarded
-from pipeline.terminal import tell
+from pipeline.commands.exit_codes import guarded
+from pipeline.console.escaping import tell
 
 if TYPE_CHECKING:
     from pipeline.sample import Take

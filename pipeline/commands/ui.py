@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.commands.exit_codes import guarded
 from pipeline.errors import UsageProblem
-from pipeline.exits import guarded
 
 _SETTINGS = {
     "checkpoint",

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipeline.exits import guarded
+from pipeline.commands.exit_codes import guarded
 from pipeline.report import Watch, write_report
 from schemas.dataset import Layout
 

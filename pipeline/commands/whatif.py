@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.exits import guarded
+from pipeline.commands.exit_codes import guarded
 
 if TYPE_CHECKING:
     from pipeline.whatif import Amount, WhatIf
@@ -64,9 +64,9 @@ def whatif_command(
 
 def _write_page(layout: "Layout", html: Path, overrides: Sequence[str], found: "WhatIf") -> None:
     """The rows nearest to the thresholds, their figures against the new ones."""
+    from pipeline.commands.report import watching
     from pipeline.rejudging import rejudge
     from pipeline.report import write_report
-    from pipeline.report_cli import watching
 
     rows = list(dict.fromkeys(near.row_id for rows in found.nearest.values() for near in rows))
     title = f"Nearest to {', '.join(found.nearest) or 'no threshold'}"

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from pipeline.commands.exit_codes import DATA_PROBLEM, USAGE_PROBLEM, fail, guarded
 from pipeline.errors import DataProblem
-from pipeline.exits import DATA_PROBLEM, USAGE_PROBLEM, fail, guarded
 
 app = typer.Typer(help="Lyric libraries: index and search them, train a vocabulary.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

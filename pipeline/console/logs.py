@@ -11,9 +11,9 @@ from pathlib import Path
 
 import typer
 
+from pipeline.console.escaping import printable
 from pipeline.errors import UsageProblem
 from pipeline.screen import screen
-from pipeline.terminal import printable
 
 _ROOT = logging.getLogger("songmill")  # every logger of ours is below it
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)  # by the number of -v

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 
+from pipeline.commands import train_options
+from pipeline.commands.exit_codes import guarded
 from pipeline.errors import UsageProblem, naming
-from pipeline.exits import guarded
-from pipeline.train import command
 
 if TYPE_CHECKING:
     from pipeline.train.autoencoder import AutoencoderRun
@@ -24,31 +24,36 @@ FLAGS = {
 
 
 def autoencoder_command(
-    datasets: command.Datasets = None,
-    out: command.Out = None,
+    datasets: train_options.Datasets = None,
+    out: train_options.Out = None,
     where: Annotated[
         str | None,
-        command.data("--where", "Train on the songs for which this SQL holds, e.g. quality.bandwidth_hz > 15000."),
+        train_options.data(
+            "--where", "Train on the songs for which this SQL holds, e.g. quality.bandwidth_hz > 15000."
+        ),
     ] = None,
     checkpoint: Annotated[
-        Path | None, command.model("--checkpoint", "Go on from its music_dcae_f8c8/, not from random weights.")
+        Path | None, train_options.model("--checkpoint", "Go on from its music_dcae_f8c8/, not from random weights.")
     ] = None,
     size: Annotated[
-        str | None, command.model("--size", "Of a new autoencoder: tiny, or released, the default.")
+        str | None, train_options.model("--size", "Of a new autoencoder: tiny, or released, the default.")
     ] = None,
     preset: Annotated[
-        str | None, command.training("--preset", "tiny (two CPU cores, a minute and a half) or released (the paper's).")
+        str | None,
+        train_options.training("--preset", "tiny (two CPU cores, a minute and a half) or released (the paper's)."),
     ] = None,
-    steps: Annotated[int | None, command.training("--steps", "Stop after so many, not after the last phase.")] = None,
-    seed: Annotated[int | None, command.training("--seed", "Of weights and excerpts.")] = None,
-    config: command.Config = None,
+    steps: Annotated[
+        int | None, train_options.training("--steps", "Stop after so many, not after the last phase.")
+    ] = None,
+    seed: Annotated[int | None, train_options.training("--seed", "Of weights and excerpts.")] = None,
+    config: train_options.Config = None,
     overrides: Annotated[
-        list[str] | None, command.training("--set", "key.sub=value, such as head.steps=1000; may be repeated.")
+        list[str] | None, train_options.training("--set", "key.sub=value, such as head.steps=1000; may be repeated.")
     ] = None,
-    device: command.Device = "auto",
-    threads: command.Threads = None,
-    as_json: command.AsJson = False,
-    quiet: command.Quiet = False,
+    device: train_options.Device = "auto",
+    threads: train_options.Threads = None,
+    as_json: train_options.AsJson = False,
+    quiet: train_options.Quiet = False,
 ) -> None:
     """Train the music autoencoder on curated songs. The same command again goes on from the last checkpoint.
 
@@ -93,7 +98,7 @@ def autoencoder_command(
         with naming(out):
             complete = train(run, progress=not quiet)
     figure = ", {validation/mel_distance_db:.2f} dB held out"
-    command.end(run, complete=complete, as_json=as_json, out=out, figure=figure, digits=5)
+    train_options.end(run, complete=complete, as_json=as_json, out=out, figure=figure, digits=5)
 
 
 def _show_start(run: "AutoencoderRun") -> None:

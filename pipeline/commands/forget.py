@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.commands.exit_codes import guarded
 from pipeline.errors import DataProblem, UsageProblem
-from pipeline.exits import guarded
 
 if TYPE_CHECKING:
     from schemas.dataset import Layout

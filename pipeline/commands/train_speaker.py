@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 
+from pipeline.commands import train_options
+from pipeline.commands.exit_codes import guarded
 from pipeline.errors import UsageProblem, naming
-from pipeline.exits import guarded
-from pipeline.train import command
 
 if TYPE_CHECKING:
     from pipeline.train.speaker import SpeakerRun
@@ -27,33 +27,37 @@ FLAGS = {
 
 
 def speaker_command(
-    datasets: command.Datasets = None,
-    out: command.Out = None,
+    datasets: train_options.Datasets = None,
+    out: train_options.Out = None,
     where: Annotated[
         str | None,
-        command.data("--where", "Train on the songs for which this SQL holds, e.g. vocals.active_ratio > 0.3."),
+        train_options.data("--where", "Train on the songs for which this SQL holds, e.g. vocals.active_ratio > 0.3."),
     ] = None,
     label: Annotated[
         str | None,
-        command.data("--label", "Column that names the singer; artist by default. Rows without are their own."),
+        train_options.data("--label", "Column that names the singer; artist by default. Rows without are their own."),
     ] = None,
-    size: Annotated[str | None, command.model("--size", "Of the encoder: tiny, small or full, the default.")] = None,
-    steps: Annotated[int | None, command.training("--steps", "Optimizer steps in all.")] = None,
-    lr: Annotated[float | None, command.training("--lr", "Learning rate after the warm-up.")] = None,
-    singers: Annotated[int | None, command.training("--singers", "Of a batch.")] = None,
-    segments: Annotated[int | None, command.training("--segments", "Of each singer in a batch.")] = None,
-    seed: Annotated[int | None, command.training("--seed", "Of weights, batches and augmentation.")] = None,
-    config: command.Config = None,
+    size: Annotated[
+        str | None, train_options.model("--size", "Of the encoder: tiny, small or full, the default.")
+    ] = None,
+    steps: Annotated[int | None, train_options.training("--steps", "Optimizer steps in all.")] = None,
+    lr: Annotated[float | None, train_options.training("--lr", "Learning rate after the warm-up.")] = None,
+    singers: Annotated[int | None, train_options.training("--singers", "Of a batch.")] = None,
+    segments: Annotated[int | None, train_options.training("--segments", "Of each singer in a batch.")] = None,
+    seed: Annotated[int | None, train_options.training("--seed", "Of weights, batches and augmentation.")] = None,
+    config: train_options.Config = None,
     overrides: Annotated[
-        list[str] | None, command.training("--set", "key.sub=value, such as objective.margin=0.3; may be repeated.")
+        list[str] | None,
+        train_options.training("--set", "key.sub=value, such as objective.margin=0.3; may be repeated."),
     ] = None,
-    device: command.Device = "auto",
-    threads: command.Threads = None,
+    device: train_options.Device = "auto",
+    threads: train_options.Threads = None,
     workers: Annotated[
-        int | None, command.machine("--workers", "Processes that separate vocals before the first step; one a CPU.")
+        int | None,
+        train_options.machine("--workers", "Processes that separate vocals before the first step; one a CPU."),
     ] = None,
-    as_json: command.AsJson = False,
-    quiet: command.Quiet = False,
+    as_json: train_options.AsJson = False,
+    quiet: train_options.Quiet = False,
 ) -> None:
     """Train the speaker encoder on the voices of curated songs. The same command again goes on where it stopped.
 
@@ -98,7 +102,7 @@ def speaker_command(
         with naming(out):
             complete = train(run, progress=not quiet)
     figure = ", equal error rate {validation/eer:.3f}"
-    command.end(run, complete=complete, as_json=as_json, out=out, figure=figure)
+    train_options.end(run, complete=complete, as_json=as_json, out=out, figure=figure)
 
 
 def _show_start(run: "SpeakerRun") -> None:

@@ -15,8 +15,8 @@ from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Column, Table
 
+from pipeline.console.escaping import tell
 from pipeline.models.errors import ModelStoreError, UnknownModel
-from pipeline.terminal import tell
 
 if TYPE_CHECKING:
     from pipeline.models.progress import Progress

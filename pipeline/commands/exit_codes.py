@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from pipeline.console.escaping import tell
 from pipeline.errors import DataProblem, UsageProblem
-from pipeline.terminal import tell
 
 DATA_PROBLEM, USAGE_PROBLEM, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 

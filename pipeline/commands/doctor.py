@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from pipeline.exits import DATA_PROBLEM, guarded
+from pipeline.commands.exit_codes import DATA_PROBLEM, guarded
 
 if TYPE_CHECKING:
     from pipeline.doctor.findings import Finding

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from pipeline.commands import train_options
+from pipeline.commands.exit_codes import guarded
 from pipeline.errors import UsageProblem, naming
-from pipeline.exits import guarded
-from pipeline.train import command
 
 if TYPE_CHECKING:
     from pipeline.train.dit import Run
@@ -19,17 +19,20 @@ app = typer.Typer(no_args_is_help=True, help="Train models on shards, and turn r
 
 @app.command("dit")
 def dit_command(
-    datasets: command.Datasets = None,
-    out: command.Out = None,
+    datasets: train_options.Datasets = None,
+    out: train_options.Out = None,
     where: Annotated[
         str | None,
-        command.data("--where", "Train on the songs for which this SQL holds, e.g. quality.bandwidth_hz > 15000."),
+        train_options.data(
+            "--where", "Train on the songs for which this SQL holds, e.g. quality.bandwidth_hz > 15000."
+        ),
     ] = None,
     ssl: Annotated[
-        str | None, command.data("--ssl", "Encoders whose states to align with, such as mert,m-hubert.")
+        str | None, train_options.data("--ssl", "Encoders whose states to align with, such as mert,m-hubert.")
     ] = None,
     vocabulary: Annotated[
-        Path | None, command.data("--vocabulary", "The lyric vocabulary of the shards; songmill's own by default.")
+        Path | None,
+        train_options.data("--vocabulary", "The lyric vocabulary of the shards; songmill's own by default."),
     ] = None,
     from_audio: Annotated[
         bool,
@@ -41,46 +44,50 @@ def dit_command(
     ] = False,
     codec: Annotated[
         Path | None,
-        command.data("--codec", "For --from-audio: the codec's folder; by default that of the dataset's latents."),
+        train_options.data(
+            "--codec", "For --from-audio: the codec's folder; by default that of the dataset's latents."
+        ),
     ] = None,
     checkpoint: Annotated[
         Path | None,
-        command.model("--checkpoint", "Start from this one, in the released layout, not from random weights."),
+        train_options.model("--checkpoint", "Start from this one, in the released layout, not from random weights."),
     ] = None,
     size: Annotated[
-        str | None, command.model("--size", "Of a new model: tiny, small or released, the default.")
+        str | None, train_options.model("--size", "Of a new model: tiny, small or released, the default.")
     ] = None,
     preset: Annotated[
         str,
-        command.training(
+        train_options.training(
             "--preset", "Comma-separated: pretrain, finetune or tiny, and a card: 8gb, 12gb, 24gb (LoRA) or 80gb."
         ),
     ] = "",
-    steps: Annotated[int | None, command.training("--steps", "Optimizer steps in all.")] = None,
-    lr: Annotated[float | None, command.training("--lr", "Learning rate after the warm-up.")] = None,
-    batch_size: Annotated[int | None, command.training("--batch-size", "Songs a batch, on each worker.")] = None,
-    accumulation: Annotated[int | None, command.training("--accumulation", "Batches a step.")] = None,
-    seed: Annotated[int | None, command.training("--seed", "Of weights, noise and dropout.")] = None,
+    steps: Annotated[int | None, train_options.training("--steps", "Optimizer steps in all.")] = None,
+    lr: Annotated[float | None, train_options.training("--lr", "Learning rate after the warm-up.")] = None,
+    batch_size: Annotated[int | None, train_options.training("--batch-size", "Songs a batch, on each worker.")] = None,
+    accumulation: Annotated[int | None, train_options.training("--accumulation", "Batches a step.")] = None,
+    seed: Annotated[int | None, train_options.training("--seed", "Of weights, noise and dropout.")] = None,
     sample_prompts: Annotated[
         list[str] | None,
-        command.training(
+        train_options.training(
             "--sample-prompt",
             "Sample this every samples.every steps; may be repeated. Without --checkpoint it takes "
             "--set samples.codec=FOLDER and --set samples.text_encoder=FOLDER.",
         ),
     ] = None,
-    config: command.Config = None,
+    config: train_options.Config = None,
     overrides: Annotated[
-        list[str] | None, command.training("--set", "key.sub=value, such as optimizer.decay=cosine; may be repeated.")
+        list[str] | None,
+        train_options.training("--set", "key.sub=value, such as optimizer.decay=cosine; may be repeated."),
     ] = None,
-    device: command.Device = "auto",
-    threads: command.Threads = None,
+    device: train_options.Device = "auto",
+    threads: train_options.Threads = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that train together.", rich_help_panel="Machine")] = 1,
     readers: Annotated[
-        int | None, command.machine("--readers", "Processes of each worker that read ahead; 4 on a GPU, else none.")
+        int | None,
+        train_options.machine("--readers", "Processes of each worker that read ahead; 4 on a GPU, else none."),
     ] = None,
-    as_json: command.AsJson = False,
-    quiet: command.Quiet = False,
+    as_json: train_options.AsJson = False,
+    quiet: train_options.Quiet = False,
 ) -> None:
     """Train the diffusion transformer. The same command again goes on from the last checkpoint.
 
@@ -128,7 +135,7 @@ def dit_command(
             _show_start(run, reckoned)
         with naming(out):
             complete = train(run, presets=presets, reckoned=reckoned, progress=not quiet)
-    command.end(run, complete=complete, as_json=as_json, out=out, figure=", held out {validation/loss:.4f}")
+    train_options.end(run, complete=complete, as_json=as_json, out=out, figure=", held out {validation/loss:.4f}")
 
 
 @app.command("export")
