@@ -13,8 +13,8 @@ from typing import Any
 
 import psutil
 
-import pipeline.curate as curation
-import pipeline.scan as scanning
+import pipeline.curation.curate as curation
+import pipeline.curation.scan as scanning
 from benchmarks import recorded
 from pipeline.ledger import Ledger
 from pipeline.models.store import ModelStore

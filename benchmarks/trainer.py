@@ -23,7 +23,7 @@ import typer
 from benchmarks import random_model
 from benchmarks.sampler_case import in_fresh_process
 from benchmarks.trainer_case import Case, Measurement, measure
-from pipeline.features import add_features
+from pipeline.curation.features import add_features
 from pipeline.models.store import ModelStore
 
 _GIB = 1 << 30

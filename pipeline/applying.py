@@ -13,11 +13,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.curate import alone, describe_dataset
+from pipeline.curation.curate import alone, describe_dataset
+from pipeline.curation.missing import waiting_units
 from pipeline.errors import DataProblem
 from pipeline.gates import Gate
 from pipeline.ledger import Commit, Ledger, RowState
-from pipeline.missing import waiting_units
 from pipeline.rejudging import STANDING, Rejudged, rejudge
 from pipeline.remembered import change_gates, remember_plan
 from pipeline.rewriting import read_unit, rewrite_unit

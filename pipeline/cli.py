@@ -31,9 +31,9 @@ from pipeline.commands.whatif import whatif_command
 from pipeline.console.escaping import ProtectedApp
 
 if TYPE_CHECKING:
-    from pipeline.curate import Outcome
-    from pipeline.features import Addition
-    from pipeline.pilot import Pilot
+    from pipeline.curation.curate import Outcome
+    from pipeline.curation.features import Addition
+    from pipeline.curation.pilot import Pilot
     from schemas.config import CurateConfig
 
 app = ProtectedApp(
@@ -356,7 +356,7 @@ def demo_command(
 
 
 def _add_features(dataset: Path, stages: list[str], overrides: list[str], *, progress: bool, as_json: bool) -> None:
-    from pipeline.features import add_features
+    from pipeline.curation.features import add_features
     from pipeline.models.store import ModelStore
 
     if not stages:
@@ -374,15 +374,15 @@ def _add_features(dataset: Path, stages: list[str], overrides: list[str], *, pro
 
 
 def _curate(settings: "CurateConfig", **options: bool) -> "Outcome":
-    from pipeline.curate import curate
+    from pipeline.curation.curate import curate
     from pipeline.models.store import ModelStore
 
     return _interruptible(curate, settings, ModelStore(), **options)
 
 
 def _pilot(settings: "CurateConfig", songs: int) -> "Pilot":
+    from pipeline.curation.pilot import run_pilot
     from pipeline.models.store import ModelStore
-    from pipeline.pilot import run_pilot
 
     return run_pilot(settings, ModelStore(), songs)
 

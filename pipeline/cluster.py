@@ -20,10 +20,10 @@ from pipeline import crew
 from pipeline.commands.exit_codes import Terminated
 from pipeline.console.interrupts import ends_on_signal
 from pipeline.crew import Crew
+from pipeline.curation.sink import Gatherer, SinkSpec
 from pipeline.errors import DataProblem
 from pipeline.operator import OperatorSpec
 from pipeline.ray_address import reach
-from pipeline.sink import Gatherer, SinkSpec
 from pipeline.tally import Tally
 from schemas.config import ResourceConfig
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import duckdb
 
-from pipeline.curate import alone, describe_dataset
+from pipeline.curation.curate import alone, describe_dataset
+from pipeline.curation.scan import drop_from_scan, scanned_tracks
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.ledger import Ledger
 from pipeline.marks import read_marks, set_marks
 from pipeline.plan import Plan
 from pipeline.remembered import require_dataset
 from pipeline.rewriting import drop_rows
-from pipeline.scan import drop_from_scan, scanned_tracks
 from pipeline.stats import connect
 from pipeline.tombstones import bury, read_tombstones
 from schemas.dataset import Layout

@@ -15,7 +15,7 @@ from schemas.config import CurateConfig
 from schemas.dataset import Layout
 
 if TYPE_CHECKING:
-    from pipeline.pilot import Pilot  # it imports Ray
+    from pipeline.curation.pilot import Pilot  # it imports Ray
 
 _LISTED = 12
 _REASONS = 8

@@ -72,7 +72,7 @@ class Layout:
 
     @property
     def moves(self) -> Path:
-        """What a run is renaming at the moment; see `pipeline.moves`."""
+        """What a run is renaming at the moment; see `pipeline.curation.moves`."""
         return self.state / "moves.json"
 
     @property

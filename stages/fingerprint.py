@@ -1,7 +1,7 @@
 """Acoustic fingerprint: which pairs of spectral peaks a song contains, as a sketch of bounded size.
 
 Peaks survive lossy coding, limiting and resampling, and a pair knows only its own distance in time, so a cut at the
-start moves nothing. Two songs are compared as sets (`pipeline.duplicates`).
+start moves nothing. Two songs are compared as sets (`pipeline.curation.duplicates`).
 Source: A. Wang, "An Industrial-Strength Audio Search Algorithm", ISMIR 2003, section 2 (constellation, pair hashes);
 A. Broder, "On the resemblance and containment of documents", 1997, section 3 (keeping the smallest hashes).
 """

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-import pipeline.curate
-import pipeline.scan
+import pipeline.curation.curate
+import pipeline.curation.scan
 from pipeline.operator import OperatorSpec
 from schemas import columns
 
@@ -23,14 +23,14 @@ Run = tuple[str, str]  # a stage, and the uri it ran on
 
 
 def play_cluster(patch: pytest.MonkeyPatch) -> Counter[Run]:
-    """Let `pipeline.curate.curate` work in this process; what stages have run on, kept up to date."""
+    """Let `pipeline.curation.curate.curate` work in this process; what stages have run on, kept up to date."""
     ran: Counter[Run] = Counter()
-    for module in (pipeline.curate, pipeline.scan):
+    for module in (pipeline.curation.curate, pipeline.curation.scan):
         patch.setattr(module, "run_pass", partial(_run_pass, ran))
-    patch.setattr(pipeline.curate, "cluster", lambda *_, **__: nullcontext())
-    patch.setattr(pipeline.curate, "check_placeable", lambda *_: None)
-    patch.setattr(pipeline.curate, "in_rounds", _one_round)
-    patch.setattr(pipeline.curate, "write_card", lambda *_: None)  # a third of such a run
+    patch.setattr(pipeline.curation.curate, "cluster", lambda *_, **__: nullcontext())
+    patch.setattr(pipeline.curation.curate, "check_placeable", lambda *_: None)
+    patch.setattr(pipeline.curation.curate, "in_rounds", _one_round)
+    patch.setattr(pipeline.curation.curate, "write_card", lambda *_: None)  # a third of such a run
     return ran
 
 

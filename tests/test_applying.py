@@ -169,6 +169,6 @@ def test_the_command_says_what_it_did_and_an_interrupted_run_is_refused(dataset,
     ledger = Ledger(dataset.layout).open()
     commit = next(iter(ledger.commits.values()))
     ledger.amend(commit.model_copy(update={"plan": "another"}), {})
-    monkeypatch.setattr("pipeline.missing.file_is_there", lambda _: True)  # else the unit waits for its files
+    monkeypatch.setattr("pipeline.curation.missing.file_is_there", lambda _: True)  # else the unit waits for its files
     error = asked("whatif", root, "--set=quality.min_loudness_lufs=-45", "--apply", code=1)
     assert "a run was interrupted" in error

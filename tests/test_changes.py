@@ -4,7 +4,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.changes import Changes
+from pipeline.curation.changes import Changes
 from pipeline.ledger import Commit, RowState
 
 ROWS = [f"row-{number}" for number in range(8)]

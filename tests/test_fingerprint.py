@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soxr
 
-from pipeline.duplicates import containment
+from pipeline.curation.duplicates import containment
 from stages.base import Weights
 from stages.fingerprint import SKETCH_SIZE, Fingerprint, fingerprint
 from tests.audio import noise, silence, write

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.flags import disagreements, with_flags
+from pipeline.curation.flags import disagreements, with_flags
 from schemas import columns
 from stages.caption import Caption
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.sink import UNIT, Gatherer, SinkSpec
+from pipeline.curation.sink import UNIT, Gatherer, SinkSpec
 
 SCHEMA = pa.schema([("row_id", pa.string()), ("sizes", pa.list_(pa.int64())), *UNIT])
 

@@ -12,21 +12,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import todo
 from pipeline.config import build_config
+from pipeline.curation import work_units
+from pipeline.curation.prefilter import judge_scan
+from pipeline.curation.reuse import StoredColumns
+from pipeline.curation.scan import drop_from_scan, read_scan, rows_to_scan, scan_schema
+from pipeline.curation.sink import ScanSink, ShardSink, SinkSpec
+from pipeline.curation.sketch_reader import SketchReader
+from pipeline.curation.sketches import with_bands
+from pipeline.curation.work_units import units_to_do
 from pipeline.dag import Dag, build_dag
-from pipeline.judging import judge_scan
 from pipeline.ledger import Commit, Ledger
 from pipeline.marks import read_marks, set_marks
 from pipeline.plan import make_plan
-from pipeline.scan import drop_from_scan, read_scan, rows_to_scan, scan_schema
-from pipeline.sink import ScanSink, ShardSink, SinkSpec
-from pipeline.sketch_reader import SketchReader
-from pipeline.sketches import with_bands
 from pipeline.stage_times import stage_times
 from pipeline.stats import collect_stats, connect
-from pipeline.stored import StoredColumns
-from pipeline.todo import units_to_do
 from pipeline.tombstones import bury, forgotten_tracks, read_tombstones
 from schemas.dataset import Layout
 from stages.fingerprint import FINGERPRINT
@@ -270,7 +270,7 @@ def test_rows_to_do_are_the_same_in_small_pieces(dataset, monkeypatch):
     assert whole["row_id"].to_pylist() == ["f", "a", "b", "d", "c", "e"]
     assert whole["unit"].to_pylist() == [0, 0, 1, 1, 2, 2]
     assert whole["place"].to_pylist() == [0, 1] * 3
-    monkeypatch.setattr(todo, "_PIECE", 4)
+    monkeypatch.setattr(work_units, "_PIECE", 4)
     assert dataset.todo(*rows, overrides=overrides) == whole
 
 

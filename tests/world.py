@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import build_config
-from pipeline.curate import Outcome, curate
+from pipeline.curation.curate import Outcome, curate
 from pipeline.errors import DataProblem
 from pipeline.ledger import Ledger
 from pipeline.manifest import row_id

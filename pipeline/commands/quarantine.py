@@ -69,7 +69,7 @@ def quarantine_command(
 
 
 def _retry(layout: "Layout", row_ids: frozenset[str], *, progress: bool, as_json: bool) -> None:
-    from pipeline.curate import curate
+    from pipeline.curation.curate import curate
     from pipeline.models.store import ModelStore
     from pipeline.quarantine import groups
     from pipeline.remembered import remembered_config

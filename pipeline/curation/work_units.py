@@ -7,14 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.curation.sink import UNIT
+from pipeline.curation.sketch_reader import PART
 from pipeline.dag import Dag
 from pipeline.identity import basis
 from pipeline.ledger import Commit, Ledger
 from pipeline.marks import NO_MARKS, Mark
 from pipeline.operator import TIMING
 from pipeline.plan import Plan
-from pipeline.sink import UNIT
-from pipeline.sketch_reader import PART
 from schemas import columns
 from schemas.config import ResourceConfig
 
@@ -53,7 +53,7 @@ def units_to_do(
     """Every row that has to pass the curation pass, with the unit it will be committed in.
 
     These are rows not committed yet, and the stale units (see `stale_units`). Of a `retry` these are the units that
-    hold its rows. What the latter have stored is filled in by the worker (`pipeline.stored`).
+    hold its rows. What the latter have stored is filled in by the worker (`pipeline.curation.reuse`).
     """
     schema = pa.schema([*todo_schema(dag), PART])
     place = {row_id: i for i, row_id in enumerate(judged["row_id"].to_pylist())}
@@ -80,7 +80,7 @@ def stale_units(
 
     They were made under another plan, or a file, its identity, its mark or the song it is a copy of has changed since,
     or a row waits for its models. Of a `retry` they are those that hold its rows. What is `waiting` for its file (see
-    `pipeline.missing`) is no reason.
+    `pipeline.curation.missing`) is no reason.
     """
     if not ledger.commits:
         return []

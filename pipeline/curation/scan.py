@@ -14,13 +14,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.cluster import run_pass
+from pipeline.curation.sink import UNIT, ScanSink, SinkSpec, write_scan_part
+from pipeline.curation.sketch_reader import PART
+from pipeline.curation.sketches import BANDS, with_bands
 from pipeline.dag import Dag
 from pipeline.identity import identify
 from pipeline.ledger import move_durably
 from pipeline.operator import TIMING, OperatorSpec
-from pipeline.sink import UNIT, ScanSink, SinkSpec, write_scan_part
-from pipeline.sketch_reader import PART
-from pipeline.sketches import BANDS, with_bands
 from pipeline.tally import Tally
 from schemas import columns
 from schemas.config import ResourceConfig
@@ -41,7 +41,7 @@ def read_scan(layout: Layout, dag: Dag, columns: Collection[str] | None = None) 
     """The scan table as far as it exists and fits the DAG; of a row scanned twice the later one.
 
     In place of the sketches, which are most of it, there are their `BANDS` and each row's `PART`, by which
-    `pipeline.sketch_reader` finds them; what the stages took stays behind.
+    `pipeline.curation.sketch_reader` finds them; what the stages took stays behind.
 
     Args:
         layout: the dataset.
@@ -67,7 +67,7 @@ def rows_to_scan(
     """Rows whose file is new or has changed since it was scanned, and those committed ones that the scan lacks.
 
     The latter are rows of an earlier input, last seen by a scan with other fingerprints. Rows that are `missing` are
-    left as they are (see `pipeline.missing`).
+    left as they are (see `pipeline.curation.missing`).
     """
     new = manifest.filter(pc.invert(is_unchanged(manifest, scanned)))
     new = new.filter(pc.invert(pc.is_in(new["row_id"], pa.array(missing, pa.string()))))

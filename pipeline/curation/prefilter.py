@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.curation.duplicates import find_duplicates
 from pipeline.dag import Dag
-from pipeline.duplicates import find_duplicates
 from pipeline.gates import Gate
 from pipeline.ledger import Ledger
 from pipeline.licenses import UNKNOWN, is_allowed

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
-from pipeline.curate import curate
+from pipeline.curation.curate import curate
 from pipeline.dag import Dag
 from pipeline.manifest import read_manifest
 from pipeline.models.store import ModelStore
@@ -63,7 +63,7 @@ def run_pilot(config: CurateConfig, store: ModelStore, songs: int, *, progress: 
     The folder lies beside the planned output, where all nodes of a cluster can reach it.
 
     Raises:
-        DataProblem: as `pipeline.curate.curate`.
+        DataProblem: as `pipeline.curation.curate.curate`.
     """
     manifest = read_manifest(config.input.path)
     chosen = sorted(Random(0).sample(range(manifest.num_rows), min(songs, manifest.num_rows)))

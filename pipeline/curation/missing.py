@@ -13,17 +13,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.curation.prefilter import keepers
+from pipeline.curation.reuse import StoredColumns
+from pipeline.curation.scan import drop_from_scan, known_files, latest
+from pipeline.curation.work_units import stale_units
 from pipeline.dag import Dag
 from pipeline.errors import DataProblem
-from pipeline.judging import keepers
 from pipeline.ledger import NO_PLAN, Commit, Ledger
 from pipeline.manifest import file_is_there
 from pipeline.marks import Mark, read_marks, set_marks
 from pipeline.plan import Plan
 from pipeline.rewriting import drop_rows, read_unit, split_unit
-from pipeline.scan import drop_from_scan, known_files, latest
-from pipeline.stored import StoredColumns
-from pipeline.todo import stale_units
 from schemas import columns
 from schemas.dataset import Layout
 

@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.curation.flags import with_flags
+from pipeline.curation.sketches import with_bands
 from pipeline.errors import naming
-from pipeline.flags import with_flags
 from pipeline.identity import basis
 from pipeline.ledger import Commit, RowState, file_digest
-from pipeline.sketches import with_bands
 from pipeline.stage_times import row_times
 from schemas import columns
 from schemas.dataset import (

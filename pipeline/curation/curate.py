@@ -13,32 +13,32 @@ import ray
 from filelock import FileLock, Timeout
 
 from pipeline.card import write_card
-from pipeline.changes import Changes
 from pipeline.cluster import check_placeable, cluster, run_pass
 from pipeline.commands.exit_codes import unwritable
+from pipeline.curation.changes import Changes
+from pipeline.curation.input_changes import InputChanges
+from pipeline.curation.missing import Waiting, drop_missing_rows, missing_rows
+from pipeline.curation.moves import finish_moves, settle_moves
+from pipeline.curation.prefilter import judge_scan, keepers
+from pipeline.curation.reuse import StoredColumns
+from pipeline.curation.scan import drop_from_scan, failed_in_scan, read_scan, rows_to_scan, run_scan
+from pipeline.curation.sink import ShardSink, SinkSpec
+from pipeline.curation.sketch_reader import SketchReader
+from pipeline.curation.work_units import todo_schema, units_to_do
 from pipeline.dag import Dag
 from pipeline.errors import DataProblem
-from pipeline.input_changes import InputChanges
-from pipeline.judging import judge_scan, keepers
 from pipeline.ledger import Commit, Ledger, unit_files
 from pipeline.manifest import fill_defaults, list_songs
 from pipeline.marks import Mark, read_marks
-from pipeline.missing import Waiting, drop_missing_rows, missing_rows
 from pipeline.models.store import ModelStore
-from pipeline.moves import finish_moves, settle_moves
 from pipeline.operator import OperatorSpec, StageCannotStart
 from pipeline.plan import Plan, make_dag, make_plan
 from pipeline.progress import shown
 from pipeline.remembered import planned_settings, remember_config, remember_plan
-from pipeline.scan import drop_from_scan, failed_in_scan, read_scan, rows_to_scan, run_scan
 from pipeline.screen import others_logged
-from pipeline.sink import ShardSink, SinkSpec
-from pipeline.sketch_reader import SketchReader
 from pipeline.snapshot import renew_stats
 from pipeline.stats import Stats
-from pipeline.stored import StoredColumns
 from pipeline.tally import Tally
-from pipeline.todo import todo_schema, units_to_do
 from pipeline.tombstones import forgotten_tracks, read_tombstones, without_forgotten
 from schemas.config import CurateConfig, StageConfig
 from schemas.dataset import FEATURES, Layout
