@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.ledger import Ledger
+from pipeline.dataset.ledger import Ledger
 from tests.in_process import play_cluster
 from tests.world import CONTENTS, KINDS, NAMES, World, apply, check, make_contents
 

@@ -22,7 +22,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.stats import connect
+from pipeline.dataset.stats import connect
 from schemas.dataset import Layout
 
 _BLOCK = 1000

@@ -16,7 +16,7 @@ import psutil
 import pipeline.curation.curate as curation
 import pipeline.curation.scan as scanning
 from benchmarks import recorded
-from pipeline.ledger import Ledger
+from pipeline.dataset.ledger import Ledger
 from pipeline.models.store import ModelStore
 from schemas.config import CurateConfig
 

@@ -15,11 +15,11 @@ import pyarrow as pa
 
 from pipeline.curation.curate import alone, describe_dataset
 from pipeline.curation.missing import waiting_units
+from pipeline.dataset.ledger import Commit, Ledger, RowState
+from pipeline.dataset.saved_config import change_gates, remember_plan
 from pipeline.errors import DataProblem
 from pipeline.gates import Gate
-from pipeline.ledger import Commit, Ledger, RowState
 from pipeline.rejudging import STANDING, Rejudged, rejudge
-from pipeline.remembered import change_gates, remember_plan
 from pipeline.rewriting import read_unit, rewrite_unit
 from schemas import columns
 from schemas.dataset import Layout

@@ -142,7 +142,7 @@ def curate_command(
       songmill curate --add latents,ssl --set latents.codec=ACE-Step dataset
     """
     from pipeline.config import build_config
-    from pipeline.remembered import is_dataset, remembered_config
+    from pipeline.dataset.saved_config import is_dataset, remembered_config
     from schemas.dataset import Layout
 
     if source and out is None and config is None and is_dataset(Layout(Path(source))):
@@ -218,11 +218,11 @@ def plan_command(
       songmill plan songs/ --profile full --pilot 20
     """
     from pipeline.config import build_config
+    from pipeline.dataset.saved_config import is_dataset, remembered_config
     from pipeline.dependencies import lack_of, missing_libraries
     from pipeline.inspection import show_pilot, show_plan
     from pipeline.models.store import ModelStore
     from pipeline.plan import draft_dag, make_plan, weights_bytes
-    from pipeline.remembered import is_dataset, remembered_config
     from schemas.dataset import Layout
     from stages.libraries import how_to_install
 
@@ -285,8 +285,8 @@ def inspect_command(
 
       songmill inspect dataset --compare dataset-before
     """
+    from pipeline.dataset.stats_cache import current_stats
     from pipeline.inspection import show_stats
-    from pipeline.snapshot import current_stats
     from schemas.dataset import Layout
 
     if sum(map(bool, (sql, html, compare))) > 1:
@@ -317,7 +317,7 @@ def verify_command(dataset: Dataset, as_json: AsJson = False) -> None:
 
       songmill verify dataset
     """
-    from pipeline.verification import verify_dataset
+    from pipeline.dataset.verification import verify_dataset
     from schemas.dataset import Layout
 
     problems = verify_dataset(Layout(dataset))
@@ -395,8 +395,8 @@ def _interruptible(run: Any, *args: Any, **kwargs: Any) -> Any:
 def _query(dataset: Path, sql: str, as_json: bool) -> None:
     import duckdb
 
-    from pipeline.remembered import require_dataset
-    from pipeline.stats import connect
+    from pipeline.dataset.saved_config import require_dataset
+    from pipeline.dataset.stats import connect
     from schemas.dataset import Layout
 
     require_dataset(Layout(dataset))

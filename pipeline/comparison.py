@@ -6,11 +6,11 @@ import duckdb
 import pyarrow as pa
 from pydantic import BaseModel
 
-from pipeline.duck import new_connection
-from pipeline.ledger import read_records
+from pipeline.dataset.duckdb_connection import new_connection
+from pipeline.dataset.ledger import read_records
+from pipeline.dataset.stats import Distribution, Stats, connect
+from pipeline.dataset.stats_cache import current_stats
 from pipeline.plan import Plan
-from pipeline.snapshot import current_stats
-from pipeline.stats import Distribution, Stats, connect
 from schemas.dataset import Layout
 
 _NAMED = 20  # rows named of each kind

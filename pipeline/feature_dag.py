@@ -8,10 +8,10 @@ import pyarrow as pa
 
 from pipeline.config import build_addition
 from pipeline.dag import Dag, Stored
+from pipeline.dataset.saved_config import planned_settings
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.models.store import ModelStore
 from pipeline.plan import Plan, StagePlan, make_dag
-from pipeline.remembered import planned_settings
 from schemas.config import CurateConfig, ResourceConfig
 from schemas.dataset import FEATURES
 from stages.base import Stage

@@ -12,14 +12,14 @@ import duckdb
 
 from pipeline.curation.curate import alone, describe_dataset
 from pipeline.curation.scan import drop_from_scan, scanned_tracks
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.marks import read_marks, set_marks
+from pipeline.dataset.saved_config import require_dataset
+from pipeline.dataset.stats import connect
+from pipeline.dataset.tombstones import bury, read_tombstones
 from pipeline.errors import DataProblem, UsageProblem
-from pipeline.ledger import Ledger
-from pipeline.marks import read_marks, set_marks
 from pipeline.plan import Plan
-from pipeline.remembered import require_dataset
 from pipeline.rewriting import drop_rows
-from pipeline.stats import connect
-from pipeline.tombstones import bury, read_tombstones
 from schemas.dataset import Layout
 from training.provenance import models_below, tracks_of
 

@@ -9,8 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.dag import Dag
+from pipeline.dataset.stats import Stats, connect
 from pipeline.plan import Plan
-from pipeline.stats import Stats, connect
 from schemas.config import CurateConfig
 from schemas.dataset import Layout
 

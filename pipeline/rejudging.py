@@ -13,13 +13,13 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.marks import read_marks
+from pipeline.dataset.saved_config import require_dataset
+from pipeline.dataset.stats import connect
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.gates import Gate, GateError, build_gates
-from pipeline.ledger import Ledger
-from pipeline.marks import read_marks
 from pipeline.plan import Plan
-from pipeline.remembered import require_dataset
-from pipeline.stats import connect
 from schemas.config import Thresholds
 from schemas.dataset import FEATURES, Layout
 

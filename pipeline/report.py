@@ -11,9 +11,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from pipeline.dataset.ledger import write_durably
+from pipeline.dataset.stats import collect_stats, connect
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.gates import Gate
-from pipeline.ledger import write_durably
 from pipeline.pages.excerpts import SHORTEST_S, Excerpt, make_excerpt, stored_excerpts
 from pipeline.pages.funnel import funnel
 from pipeline.pages.histograms import histograms
@@ -22,7 +23,6 @@ from pipeline.pages.sampling import fetch, sample
 from pipeline.pages.templates import asset, environment
 from pipeline.pages.thresholds import dataset_gates
 from pipeline.plan import Plan
-from pipeline.stats import collect_stats, connect
 from schemas.dataset import Layout
 
 LIMIT_BYTES = 20_000_000

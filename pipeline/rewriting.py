@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.curation.sink import FEATURE_ROW_GROUP, write_rows
-from pipeline.ledger import Commit, Ledger, RowState, file_digest
+from pipeline.dataset.ledger import Commit, Ledger, RowState, file_digest
 from schemas.dataset import FOOTER_PLAN, FOOTER_SHARD_DIGEST, Layout
 
 

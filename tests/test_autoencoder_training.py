@@ -17,7 +17,7 @@ from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.marks import set_marks
+from pipeline.dataset.marks import set_marks
 from pipeline.train.audio import DatasetAudio
 from schemas.dataset import Layout
 from stages import pcm

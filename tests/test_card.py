@@ -8,9 +8,9 @@ from huggingface_hub import DatasetCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.card import cell, write_card
+from pipeline.dataset.card import cell, write_card
+from pipeline.dataset.stats import collect_stats
 from pipeline.plan import Plan
-from pipeline.stats import collect_stats
 from schemas.dataset import Layout
 from tests.rows import row, write_rows
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.comparison import compare
-from pipeline.ledger import Ledger
+from pipeline.dataset.ledger import Ledger
 from schemas.dataset import Layout
 from tests.command import asked
 from tests.rows import row, write_rows

@@ -12,7 +12,7 @@ from datasets import load_dataset
 from filelock import FileLock
 
 from pipeline.cluster import heard_if_it_fails
-from pipeline.ledger import file_digest
+from pipeline.dataset.ledger import file_digest
 from tests.audio import noise, silence, tone, write
 from tests.command import asked, inspected, kill_when, queried, ray_cluster, songmill
 from tests.tracks import load

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from pipeline.dataset.ledger import Commit, file_digest
 from pipeline.demo import input as demo
 from pipeline.demo.promise import KEPT, PROMISE, PromiseBroken, Verdict, differences_of_dataset, differences_of_song
 from pipeline.demo.story import QUICK, Demo
 from pipeline.errors import DataProblem
-from pipeline.ledger import Commit, file_digest
 from pipeline.models.store import ModelStore
 from schemas.dataset import Layout
 from tests.audio import silence, tone, write

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app as songmill_app
 from pipeline.commands.exit_codes import Commands
+from pipeline.dataset.verification import verify_dataset
 from pipeline.errors import naming
-from pipeline.verification import verify_dataset
 from schemas.dataset import Layout
 from tests.command import ROOT, asked, inspected
 from tests.rows import row, write_rows

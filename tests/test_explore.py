@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 from starlette.testclient import TestClient
 
+from pipeline.dataset.ledger import Commit, Ledger, RowState, file_digest
+from pipeline.dataset.marks import read_marks, set_marks
 from pipeline.explore.app import Explorer
 from pipeline.explore.conditions import Conditions
 from pipeline.explore.facets import facets_of
@@ -30,8 +32,6 @@ from pipeline.explore.query import Catalog
 from pipeline.explore.ranges import Unsatisfiable, part_of
 from pipeline.explore.selection import PAGE_ROWS, Selection
 from pipeline.explore.shelf import Shelf
-from pipeline.ledger import Commit, Ledger, RowState, file_digest
-from pipeline.marks import read_marks, set_marks
 from pipeline.plan import Plan, StagePlan
 from schemas import columns
 from schemas.dataset import Layout

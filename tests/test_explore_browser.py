@@ -12,7 +12,7 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from pipeline.marks import read_marks, set_marks
+from pipeline.dataset.marks import read_marks, set_marks
 from schemas.dataset import Layout
 from tests.browser import launched, opened
 from tests.command import songmill, start

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.dataset.ledger import Commit, Ledger, RowState, file_digest
 from pipeline.errors import DataProblem
 from pipeline.explore.index import Index
 from pipeline.explore.shelf import Shelf
-from pipeline.ledger import Commit, Ledger, RowState, file_digest
 from schemas.dataset import Layout
 from tests.test_explore import SONGS, commit, song, write
 from tests.test_todo import Dataset, scanned

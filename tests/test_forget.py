@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.marks import read_marks, set_marks
+from pipeline.dataset.tombstones import read_tombstones
+from pipeline.dataset.verification import verify_dataset
 from pipeline.errors import DataProblem
 from pipeline.forgetting import find_forgettable, forget
-from pipeline.ledger import Ledger
-from pipeline.marks import read_marks, set_marks
-from pipeline.tombstones import read_tombstones
-from pipeline.verification import verify_dataset
 from schemas.dataset import Layout
 from tests.command import asked
 from tests.test_ledger import Killed, _kill_before_change

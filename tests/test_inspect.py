@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from pipeline.dataset.ledger import Ledger, read_records
+from pipeline.dataset.marks import set_marks
+from pipeline.dataset.stats import Stats, collect_stats
+from pipeline.dataset.stats_cache import _Snapshot, current_stats, renew_stats
 from pipeline.inspection import show_stats, sparkline
-from pipeline.ledger import Ledger, read_records
-from pipeline.marks import set_marks
-from pipeline.snapshot import _Snapshot, current_stats, renew_stats
-from pipeline.stats import Stats, collect_stats
 from schemas.dataset import Layout
 from tests.command import asked, inspected, songmill
 from tests.rows import row, write_rows

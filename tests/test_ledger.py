@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import pipeline.ledger
-from pipeline.ledger import Commit, Ledger, RowState, read_records
+import pipeline.dataset.ledger
+from pipeline.dataset.ledger import Commit, Ledger, RowState, read_records
 from schemas.dataset import Layout
 
 
@@ -119,7 +119,7 @@ def _kill_before_change(patch: pytest.MonkeyPatch, step: int) -> None:
 
     for name in ("replace", "unlink", "write_bytes"):
         patch.setattr(Path, name, dying(getattr(Path, name)))
-    patch.setattr(pipeline.ledger.os, "fsync", dying(pipeline.ledger.os.fsync))
+    patch.setattr(pipeline.dataset.ledger.os, "fsync", dying(pipeline.dataset.ledger.os.fsync))
 
 
 def feature(layout: Layout, ledger: Ledger, unit: int, content: str) -> tuple[Commit, dict[str, Path]]:

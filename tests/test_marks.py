@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.dataset.marks import read_marks, set_marks
 from pipeline.errors import UsageProblem
-from pipeline.marks import read_marks, set_marks
 from schemas.dataset import Layout
 
 

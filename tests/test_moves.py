@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.applying import apply_thresholds
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.marks import read_marks, set_marks
+from pipeline.dataset.verification import verify_dataset
 from pipeline.errors import DataProblem
-from pipeline.ledger import Ledger
 from pipeline.manifest import row_id
-from pipeline.marks import read_marks, set_marks
-from pipeline.verification import verify_dataset
 from schemas.dataset import Layout
 from tests.in_process import play_cluster
 from tests.long import LONG_TESTS

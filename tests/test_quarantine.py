@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.ledger import Ledger
+from pipeline.dataset.ledger import Ledger
 from schemas.dataset import Layout
 from tests.audio import write
 from tests.command import asked, ray_cluster, songmill

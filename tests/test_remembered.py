@@ -7,9 +7,7 @@ import pytest
 
 from pipeline.config import build_config
 from pipeline.dag import Dag, build_dag
-from pipeline.errors import DataProblem
-from pipeline.plan import Plan, make_plan
-from pipeline.remembered import (
+from pipeline.dataset.saved_config import (
     change_gates,
     placed_anew,
     planned_settings,
@@ -17,6 +15,8 @@ from pipeline.remembered import (
     remember_plan,
     remembered_config,
 )
+from pipeline.errors import DataProblem
+from pipeline.plan import Plan, make_plan
 from schemas.config import CurateConfig
 from schemas.dataset import Layout
 from stages.lyric_bpe import BUILT_IN

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page, expect
 
+from pipeline.dataset.stats import collect_stats, connect
 from pipeline.errors import UsageProblem
 from pipeline.pages.excerpts import make_excerpt, stored_excerpts
 from pipeline.pages.funnel import funnel
@@ -28,7 +29,6 @@ from pipeline.pages.templates import asset, environment
 from pipeline.pages.thresholds import dataset_gates
 from pipeline.plan import Plan
 from pipeline.report import write_report
-from pipeline.stats import collect_stats, connect
 from schemas.dataset import Layout
 from tests import toy_dataset
 from tests.audio import silence, tone, write

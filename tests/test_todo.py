@@ -22,12 +22,12 @@ from pipeline.curation.sketch_reader import SketchReader
 from pipeline.curation.sketches import with_bands
 from pipeline.curation.work_units import units_to_do
 from pipeline.dag import Dag, build_dag
-from pipeline.ledger import Commit, Ledger
-from pipeline.marks import read_marks, set_marks
+from pipeline.dataset.ledger import Commit, Ledger
+from pipeline.dataset.marks import read_marks, set_marks
+from pipeline.dataset.stage_times import stage_times
+from pipeline.dataset.stats import collect_stats, connect
+from pipeline.dataset.tombstones import bury, forgotten_tracks, read_tombstones
 from pipeline.plan import make_plan
-from pipeline.stage_times import stage_times
-from pipeline.stats import collect_stats, connect
-from pipeline.tombstones import bury, forgotten_tracks, read_tombstones
 from schemas.dataset import Layout
 from stages.fingerprint import FINGERPRINT
 from tests.test_duplicates import fingerprints_of

@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.marks import set_marks
+from pipeline.dataset.marks import set_marks
 from schemas import ssl_codec
 from schemas.dataset import FOOTER_SCHEMA_VERSION, Layout
 from tests.toy_dataset import LATENT_HZ, write_dataset

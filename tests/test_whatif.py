@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.dataset.ledger import Commit, RowState, file_digest
 from pipeline.gates import Gate
-from pipeline.ledger import Commit, RowState, file_digest
 from pipeline.plan import Plan, StagePlan
 from pipeline.whatif import what_if
 from schemas import columns

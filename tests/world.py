@@ -13,11 +13,11 @@ import pytest
 
 from pipeline.config import build_config
 from pipeline.curation.curate import Outcome, curate
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.verification import verify_dataset
 from pipeline.errors import DataProblem
-from pipeline.ledger import Ledger
 from pipeline.manifest import row_id
 from pipeline.models.store import ModelStore
-from pipeline.verification import verify_dataset
 from schemas.dataset import Layout
 from tests.audio import noise, write
 

@@ -68,7 +68,7 @@ def _ask(question: str) -> None:
 
 
 def _undo(layout: "Layout", ids: list[str]) -> None:
-    from pipeline.tombstones import unbury
+    from pipeline.dataset.tombstones import unbury
 
     if not ids:
         raise UsageProblem("say what may come back: --undo --track ID")

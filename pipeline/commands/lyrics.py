@@ -103,7 +103,7 @@ def train_command(
 
     The same songs give the same file.
     """
-    from pipeline.ledger import write_durably
+    from pipeline.dataset.ledger import write_durably
     from pipeline.lyric_corpus import lyric_lines
     from stages.lyric_bpe import train
     from stages.lyric_library import LibraryError

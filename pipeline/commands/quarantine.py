@@ -17,7 +17,7 @@ from pipeline.commands.exit_codes import guarded
 from pipeline.errors import UsageProblem
 
 if TYPE_CHECKING:
-    from pipeline.quarantine import Group
+    from pipeline.dataset.quarantine import Group
     from schemas.dataset import Layout
 
 _MESSAGE = 80
@@ -53,7 +53,11 @@ def quarantine_command(
 
       songmill quarantine dataset retry --stage caption --reason EndpointUnreachable
     """
-    from pipeline.quarantine import find_row, groups, rows_to_retry  # here, for DuckDB and Arrow take long to import
+    from pipeline.dataset.quarantine import (  # here, for DuckDB and Arrow take long to import
+        find_row,
+        groups,
+        rows_to_retry,
+    )
     from schemas.dataset import Layout
 
     layout = Layout(dataset.resolve())
@@ -70,9 +74,9 @@ def quarantine_command(
 
 def _retry(layout: "Layout", row_ids: frozenset[str], *, progress: bool, as_json: bool) -> None:
     from pipeline.curation.curate import curate
+    from pipeline.dataset.quarantine import groups
+    from pipeline.dataset.saved_config import remembered_config
     from pipeline.models.store import ModelStore
-    from pipeline.quarantine import groups
-    from pipeline.remembered import remembered_config
 
     curate(remembered_config(layout), ModelStore(), progress=progress, retry=row_ids)
     left = sum(group.rows for group in groups(layout) if group.status == "failed")

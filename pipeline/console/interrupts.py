@@ -2,7 +2,7 @@
 
 Python raises KeyboardInterrupt when the call at hand has returned to it. Ray's calls may take minutes to do so, and its
 shutdown may never end, so a thread watches for signals too: what has not ended a while after one is killed. A dataset
-survives that at any moment (see `pipeline.ledger`).
+survives that at any moment (see `pipeline.dataset.ledger`).
 """
 
 import os

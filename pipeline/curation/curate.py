@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 import ray
 from filelock import FileLock, Timeout
 
-from pipeline.card import write_card
 from pipeline.cluster import check_placeable, cluster, run_pass
 from pipeline.commands.exit_codes import unwritable
 from pipeline.curation.changes import Changes
@@ -26,20 +25,21 @@ from pipeline.curation.sink import ShardSink, SinkSpec
 from pipeline.curation.sketch_reader import SketchReader
 from pipeline.curation.work_units import todo_schema, units_to_do
 from pipeline.dag import Dag
+from pipeline.dataset.card import write_card
+from pipeline.dataset.ledger import Commit, Ledger, unit_files
+from pipeline.dataset.marks import Mark, read_marks
+from pipeline.dataset.saved_config import planned_settings, remember_config, remember_plan
+from pipeline.dataset.stats import Stats
+from pipeline.dataset.stats_cache import renew_stats
+from pipeline.dataset.tombstones import forgotten_tracks, read_tombstones, without_forgotten
 from pipeline.errors import DataProblem
-from pipeline.ledger import Commit, Ledger, unit_files
 from pipeline.manifest import fill_defaults, list_songs
-from pipeline.marks import Mark, read_marks
 from pipeline.models.store import ModelStore
 from pipeline.operator import OperatorSpec, StageCannotStart
 from pipeline.plan import Plan, make_dag, make_plan
 from pipeline.progress import shown
-from pipeline.remembered import planned_settings, remember_config, remember_plan
 from pipeline.screen import others_logged
-from pipeline.snapshot import renew_stats
-from pipeline.stats import Stats
 from pipeline.tally import Tally
-from pipeline.tombstones import forgotten_tracks, read_tombstones, without_forgotten
 from schemas.config import CurateConfig, StageConfig
 from schemas.dataset import FEATURES, Layout
 

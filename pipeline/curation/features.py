@@ -20,13 +20,13 @@ from pipeline.curation.curate import alone, describe_dataset, in_rounds
 from pipeline.curation.missing import waiting_units
 from pipeline.curation.sink import UNIT, FeatureSink, FeatureSpec
 from pipeline.dag import Dag, Node
+from pipeline.dataset.ledger import NO_PLAN, Commit, Ledger, StageTime
+from pipeline.dataset.saved_config import placed_anew, remember_plan, require_dataset
 from pipeline.feature_dag import AdditionError, build_feature_dag
 from pipeline.identity import require_same_bytes
-from pipeline.ledger import NO_PLAN, Commit, Ledger, StageTime
 from pipeline.models.store import ModelStore
 from pipeline.operator import TIMING, OperatorSpec
 from pipeline.plan import Plan, extended
-from pipeline.remembered import placed_anew, remember_plan, require_dataset
 from pipeline.screen import others_logged
 from pipeline.tally import Tally
 from schemas import columns

@@ -18,10 +18,10 @@ from pipeline.curation.reuse import StoredColumns
 from pipeline.curation.scan import drop_from_scan, known_files, latest
 from pipeline.curation.work_units import stale_units
 from pipeline.dag import Dag
+from pipeline.dataset.ledger import NO_PLAN, Commit, Ledger
+from pipeline.dataset.marks import Mark, read_marks, set_marks
 from pipeline.errors import DataProblem
-from pipeline.ledger import NO_PLAN, Commit, Ledger
 from pipeline.manifest import file_is_there
-from pipeline.marks import Mark, read_marks, set_marks
 from pipeline.plan import Plan
 from pipeline.rewriting import drop_rows, read_unit, split_unit
 from schemas import columns

@@ -40,10 +40,10 @@ from rich.progress import track as shown
 
 from pipeline.curation.scan import drop_from_scan, is_unchanged, known_files, latest, scan_by_content
 from pipeline.dag import Dag
+from pipeline.dataset.ledger import Commit, Ledger, RowState, write_durably
+from pipeline.dataset.marks import Mark, read_marks, replace_marks
 from pipeline.identity import basis, encodable, identified, track_id
-from pipeline.ledger import Commit, Ledger, RowState, write_durably
 from pipeline.manifest import MANIFEST
-from pipeline.marks import Mark, read_marks, replace_marks
 from pipeline.rewriting import read_unit, rewrite_unit
 from schemas import columns
 from schemas.dataset import Layout

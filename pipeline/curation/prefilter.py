@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 
 from pipeline.curation.duplicates import find_duplicates
 from pipeline.dag import Dag
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.marks import NO_MARKS, Mark
 from pipeline.gates import Gate
-from pipeline.ledger import Ledger
 from pipeline.licenses import UNKNOWN, is_allowed
-from pipeline.marks import NO_MARKS, Mark
 from pipeline.plan import Plan
 from schemas import columns
 

@@ -18,8 +18,8 @@ from pipeline.curation.sink import UNIT, ScanSink, SinkSpec, write_scan_part
 from pipeline.curation.sketch_reader import PART
 from pipeline.curation.sketches import BANDS, with_bands
 from pipeline.dag import Dag
+from pipeline.dataset.ledger import move_durably
 from pipeline.identity import identify
-from pipeline.ledger import move_durably
 from pipeline.operator import TIMING, OperatorSpec
 from pipeline.tally import Tally
 from schemas import columns

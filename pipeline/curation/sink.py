@@ -1,6 +1,6 @@
 """The last operator: gathers the rows of a unit, writes its files under temporary names, yields one small row.
 
-Only the driver renames and commits (see `pipeline.ledger`). A sink that dies forgets its open units; their rows are
+Only the driver renames and commits (see `pipeline.dataset.ledger`). A sink that dies forgets its open units; their rows are
 not committed then, and the driver runs them again.
 """
 
@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 
 from pipeline.curation.flags import with_flags
 from pipeline.curation.sketches import with_bands
+from pipeline.dataset.ledger import Commit, RowState, file_digest
+from pipeline.dataset.stage_times import row_times
 from pipeline.errors import naming
 from pipeline.identity import basis
-from pipeline.ledger import Commit, RowState, file_digest
-from pipeline.stage_times import row_times
 from schemas import columns
 from schemas.dataset import (
     FEATURES,

@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 from pipeline.curation.sink import UNIT
 from pipeline.curation.sketch_reader import PART
 from pipeline.dag import Dag
+from pipeline.dataset.ledger import Commit, Ledger
+from pipeline.dataset.marks import NO_MARKS, Mark
 from pipeline.identity import basis
-from pipeline.ledger import Commit, Ledger
-from pipeline.marks import NO_MARKS, Mark
 from pipeline.operator import TIMING
 from pipeline.plan import Plan
 from schemas import columns

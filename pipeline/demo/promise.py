@@ -7,8 +7,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from pipeline.dataset.stats import connect
 from pipeline.errors import DataProblem
-from pipeline.stats import connect
 from schemas.dataset import Layout
 
 _SILENT_RMS = 1e-3  # -60 dBFS

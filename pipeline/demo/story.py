@@ -11,10 +11,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from pipeline.dataset.stats import connect
 from pipeline.demo.input import DemoInput
 from pipeline.demo.promise import PROMISE, Promise, PromiseBroken, differences_of_dataset, differences_of_song
 from pipeline.inspection import show_songs
-from pipeline.stats import connect
 from schemas.dataset import Layout
 from training.run_folder import RunFolder
 

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from pipeline.dataset.marks import set_marks
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.explore.audio import NothingToHear, open_content, sound_of
 from pipeline.explore.conditions import Conditions
@@ -25,7 +26,6 @@ from pipeline.explore.live import Live
 from pipeline.explore.query import LIMIT_S, Catalog, Page
 from pipeline.explore.ranges import serve
 from pipeline.explore.selection import PAGE_ROWS, Selection
-from pipeline.marks import set_marks
 from pipeline.pages.row import row_view
 from pipeline.pages.templates import asset, environment
 from pipeline.pages.waveform import NoWaveform, peaks

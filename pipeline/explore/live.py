@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from pipeline.dataset.marks import Mark, marks_of, marks_table
 from pipeline.errors import DataProblem
 from pipeline.explore.index import Changed, Index
 from pipeline.explore.making import Progress, silent
 from pipeline.explore.shelf import Shelf
-from pipeline.marks import Mark, marks_of, marks_table
 from schemas.dataset import Layout
 
 _TRIES = 3

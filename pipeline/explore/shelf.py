@@ -17,11 +17,11 @@ import duckdb
 import platformdirs
 from filelock import FileLock
 
+from pipeline.dataset.ledger import file_digest, read_records
+from pipeline.dataset.saved_config import require_dataset
 from pipeline.errors import DataProblem
 from pipeline.explore.index import Changed, Index
 from pipeline.explore.making import REVISION, Progress, renew
-from pipeline.ledger import file_digest, read_records
-from pipeline.remembered import require_dataset
 from schemas.dataset import Layout
 
 _DATASET = "dataset"  # a link to it, so that the index goes when the dataset has

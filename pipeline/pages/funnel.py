@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pipeline.dag import NATIVE
+from pipeline.dataset.stats import VerdictCount
 from pipeline.plan import Plan, StagePlan
-from pipeline.stats import VerdictCount
 from schemas.dataset import FEATURES
 
 

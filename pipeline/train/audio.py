@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.dataset.marks import read_marks
+from pipeline.dataset.saved_config import require_dataset
+from pipeline.dataset.stats import connect
 from pipeline.errors import DataProblem
 from pipeline.identity import track_id
-from pipeline.marks import read_marks
-from pipeline.remembered import require_dataset
-from pipeline.stats import connect
 from schemas.dataset import Layout
 from stages import pcm
 from stages.base import TrackError

@@ -6,7 +6,7 @@ import jinja2
 import pyarrow.compute as pc
 import yaml
 
-from pipeline.ledger import write_durably
+from pipeline.dataset.ledger import write_durably
 from pipeline.train.audio import DatasetAudio
 from training.audio import RATE_HZ, held_out
 from training.autoencoder.config import AutoencoderTrainConfig

@@ -5,7 +5,7 @@ from importlib import resources
 import jinja2
 import yaml
 
-from pipeline.ledger import write_durably
+from pipeline.dataset.ledger import write_durably
 from training.data import Epoch, Songs
 from training.memory import MemoryEstimate
 from training.run_folder import RunFolder

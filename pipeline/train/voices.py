@@ -17,11 +17,11 @@ import torch
 from rich.console import Console
 from rich.progress import track as tracked
 
+from pipeline.dataset.saved_config import require_dataset
+from pipeline.dataset.stats import connect
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.models.store import ModelStore
 from pipeline.plan import Plan
-from pipeline.remembered import require_dataset
-from pipeline.stats import connect
 from pipeline.train.audio import DatasetAudio
 from schemas.dataset import Layout
 from stages import pcm

@@ -8,8 +8,8 @@ import hashlib
 
 from pydantic import ValidationError
 
-from pipeline.ledger import write_durably
-from pipeline.stats import Stats, collect_stats, count_marks
+from pipeline.dataset.ledger import write_durably
+from pipeline.dataset.stats import Stats, collect_stats, count_marks
 from schemas.dataset import Layout
 
 _REVISION = b"1"  # raised whenever the same dataset gives other figures

@@ -8,11 +8,11 @@ from typing import Any
 import jinja2
 import yaml
 
-from pipeline.hub_metadata import front_matter
-from pipeline.ledger import write_durably
+from pipeline.dataset.hub_metadata import front_matter
+from pipeline.dataset.ledger import write_durably
+from pipeline.dataset.stats import Stats
 from pipeline.licenses import UNKNOWN
 from pipeline.plan import Plan
-from pipeline.stats import Stats
 from schemas.dataset import FEATURES, Layout
 from stages.language import LANGUAGES
 from stages.registry import ENGINES
@@ -22,7 +22,7 @@ _VALUES_SHOWN = 40
 
 def write_card(layout: Layout, plan: Plan, stats: Stats) -> None:
     """Write README.md of a dataset; its front matter makes the folder a Hugging Face dataset."""
-    template = resources.files("pipeline").joinpath("card.md.txt").read_text("utf-8")
+    template = resources.files("pipeline.dataset").joinpath("card.md.txt").read_text("utf-8")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True)  # noqa: S701
     environment.filters |= {"cell": cell, "hours": "{:.3f}".format, "size": _size}
     matter = front_matter(layout, stats, plan.columns)

@@ -8,11 +8,11 @@ from typing import Any
 import duckdb
 from pydantic import BaseModel
 
-from pipeline.duck import new_connection
-from pipeline.ledger import read_records
-from pipeline.marks import read_marks
-from pipeline.remembered import require_dataset
-from pipeline.stage_times import Throughput, stage_times
+from pipeline.dataset.duckdb_connection import new_connection
+from pipeline.dataset.ledger import read_records
+from pipeline.dataset.marks import read_marks
+from pipeline.dataset.saved_config import require_dataset
+from pipeline.dataset.stage_times import Throughput, stage_times
 from schemas.dataset import Layout
 
 

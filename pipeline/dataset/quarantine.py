@@ -8,10 +8,10 @@ import duckdb
 import pyarrow as pa
 from pydantic import BaseModel
 
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.saved_config import require_dataset
+from pipeline.dataset.stats import connect
 from pipeline.errors import DataProblem, UsageProblem
-from pipeline.ledger import Ledger
-from pipeline.remembered import require_dataset
-from pipeline.stats import connect
 from schemas.dataset import Layout
 
 _STATES = pa.schema(

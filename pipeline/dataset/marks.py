@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 from pydantic import BaseModel
 
+from pipeline.dataset.ledger import move_durably
 from pipeline.errors import UsageProblem, naming
-from pipeline.ledger import move_durably
 from schemas.dataset import Layout
 from schemas.tables import MARKS
 

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.dataset.ledger import move_durably
 from pipeline.errors import naming
-from pipeline.ledger import move_durably
 from schemas.dataset import Layout
 from schemas.tables import TOMBSTONES
 

@@ -30,7 +30,7 @@ class RowState:
 
     Attributes:
         basis: digest of its identity and of what it is a copy of (see `pipeline.identity.basis`).
-        mark: what a person had said of it (see `pipeline.marks`).
+        mark: what a person had said of it (see `pipeline.dataset.marks`).
         first_seen: of a row that is not kept: since when; None for datasets that did not note it.
         tries: how often it has been worked on with this outcome.
     """

@@ -14,8 +14,8 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from pipeline.dag import Dag
+from pipeline.dataset.ledger import write_durably
 from pipeline.errors import DataProblem
-from pipeline.ledger import write_durably
 from pipeline.plan import Plan, StagePlan
 from schemas.config import CurateConfig, StageConfig
 from schemas.dataset import Layout
