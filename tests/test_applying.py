@@ -11,13 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pipeline.dataset.ledger
-from pipeline.applying import apply_thresholds
 from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.marks import set_marks
 from pipeline.dataset.stats import connect
 from pipeline.dataset.verification import verify_dataset
+from pipeline.edit.apply_thresholds import apply_thresholds
+from pipeline.edit.whatif import what_if
 from pipeline.plan import Plan
-from pipeline.whatif import what_if
 from schemas.dataset import FOOTER_PLAN, FOOTER_SHARD_DIGEST, Layout
 from tests.command import asked
 from tests.test_ledger import Killed, _kill_before_change

@@ -13,8 +13,8 @@ from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.marks import read_marks, set_marks
 from pipeline.dataset.tombstones import read_tombstones
 from pipeline.dataset.verification import verify_dataset
+from pipeline.edit.forget import find_forgettable, forget
 from pipeline.errors import DataProblem
-from pipeline.forgetting import find_forgettable, forget
 from schemas.dataset import Layout
 from tests.command import asked
 from tests.test_ledger import Killed, _kill_before_change

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.applying import apply_thresholds
 from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.marks import read_marks, set_marks
 from pipeline.dataset.verification import verify_dataset
+from pipeline.edit.apply_thresholds import apply_thresholds
 from pipeline.errors import DataProblem
 from pipeline.manifest import row_id
 from schemas.dataset import Layout

@@ -45,7 +45,7 @@ def forget_command(
         if undo:
             _undo(layout, track or [])
             return
-        from pipeline.forgetting import find_forgettable, forget, models_trained_on  # here, for Ray takes seconds
+        from pipeline.edit.forget import find_forgettable, forget, models_trained_on  # here, for Ray takes seconds
 
         found = find_forgettable(layout, track or [], where, copies=copies)
         told = f"{len(found.tracks)} rows ({found.copies} of them copies), {found.hours:.3f} h of kept audio"

@@ -13,7 +13,7 @@ from rich.table import Table
 from pipeline.commands.exit_codes import guarded
 
 if TYPE_CHECKING:
-    from pipeline.whatif import Amount, WhatIf
+    from pipeline.edit.whatif import Amount, WhatIf
     from schemas.dataset import Layout
 
 
@@ -40,7 +40,7 @@ def whatif_command(
 
       songmill whatif dataset --set quality.min_bandwidth_hz=15000 --apply
     """
-    from pipeline.whatif import what_if  # here, for DuckDB and Arrow take long to import
+    from pipeline.edit.whatif import what_if  # here, for DuckDB and Arrow take long to import
     from schemas.dataset import Layout
 
     layout = Layout(dataset.resolve())
@@ -49,7 +49,7 @@ def whatif_command(
         if html:
             _write_page(layout, html, overrides or [], found)
         if apply:
-            from pipeline.applying import apply_thresholds  # here, for Ray takes seconds to import
+            from pipeline.edit.apply_thresholds import apply_thresholds  # here, for Ray takes seconds to import
 
             apply_thresholds(layout, overrides or [])
     if as_json:
@@ -65,7 +65,7 @@ def whatif_command(
 def _write_page(layout: "Layout", html: Path, overrides: Sequence[str], found: "WhatIf") -> None:
     """The rows nearest to the thresholds, their figures against the new ones."""
     from pipeline.commands.report import watching
-    from pipeline.rejudging import rejudge
+    from pipeline.edit.rejudge import rejudge
     from pipeline.report import write_report
 
     rows = list(dict.fromkeys(near.row_id for rows in found.nearest.values() for near in rows))

@@ -6,8 +6,8 @@ from typing import Any
 import duckdb
 from pydantic import BaseModel
 
+from pipeline.edit.rejudge import rejects, rejudge
 from pipeline.gates import Gate
-from pipeline.rejudging import rejects, rejudge
 from schemas.dataset import Layout
 
 _MOST_COMMON = 12

@@ -17,9 +17,9 @@ from pipeline.dataset.marks import read_marks, set_marks
 from pipeline.dataset.saved_config import require_dataset
 from pipeline.dataset.stats import connect
 from pipeline.dataset.tombstones import bury, read_tombstones
+from pipeline.edit.rewrite_unit import drop_rows
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.plan import Plan
-from pipeline.rewriting import drop_rows
 from schemas.dataset import Layout
 from training.provenance import models_below, tracks_of
 

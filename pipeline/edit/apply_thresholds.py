@@ -17,10 +17,10 @@ from pipeline.curation.curate import alone, describe_dataset
 from pipeline.curation.missing import waiting_units
 from pipeline.dataset.ledger import Commit, Ledger, RowState
 from pipeline.dataset.saved_config import change_gates, remember_plan
+from pipeline.edit.rejudge import STANDING, Rejudged, rejudge
+from pipeline.edit.rewrite_unit import read_unit, rewrite_unit
 from pipeline.errors import DataProblem
 from pipeline.gates import Gate
-from pipeline.rejudging import STANDING, Rejudged, rejudge
-from pipeline.rewriting import read_unit, rewrite_unit
 from schemas import columns
 from schemas.dataset import Layout
 
