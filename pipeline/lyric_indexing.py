@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
-from pipeline.cluster import cluster
 from pipeline.errors import DataProblem, naming
+from pipeline.execution.cluster import cluster
 from schemas.config import ResourceConfig
 from stages.language import known
 from stages.lyric_index import Postings, Sketch

@@ -16,7 +16,7 @@ import pytest
 
 import pipeline.curation.curate
 import pipeline.curation.scan
-from pipeline.operator import OperatorSpec
+from pipeline.execution.operator import OperatorSpec
 from schemas import columns
 
 Run = tuple[str, str]  # a stage, and the uri it ran on

@@ -31,7 +31,7 @@ def poisoned(tmp_path: Path) -> str:
 
 def test_processes_have_jit_caches_of_their_own_and_clear_those_of_the_dead(tmp_path: Path) -> None:
     script = (
-        "import os, pathlib; from pipeline.jit_cache import use_own_jit_cache as use; use();"
+        "import os, pathlib; from pipeline.execution.jit_cache import use_own_jit_cache as use; use();"
         "own = pathlib.Path(os.environ['NUMBA_CACHE_DIR']); print(own, flush=True); own.mkdir(parents=True); input()"
     )
     env = environment(XDG_CACHE_HOME=str(tmp_path))

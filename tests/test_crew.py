@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.exceptions import ActorDiedError
 
-from pipeline import crew
-from pipeline.crew import Crew, stream
-from pipeline.deaths import Fate, StageKillsWorkers
-from pipeline.flight_recorder import Recording, Station
-from pipeline.operator import Report
-from pipeline.tally import Tally
+from pipeline.execution import actor_pool
+from pipeline.execution.actor_pool import Crew, stream
+from pipeline.execution.flight_recorder import Recording, Station
+from pipeline.execution.operator import Report
+from pipeline.execution.run_counts import Tally
+from pipeline.execution.worker_deaths import Fate, StageKillsWorkers
 from schemas import columns
 
 SCHEMA = pa.schema([("row_id", pa.string()), ("uri", pa.string()), ("verdict", columns.VERDICT)])
@@ -85,11 +85,11 @@ def played(random: Random, killers: Mapping[str, int], batch: int) -> Iterator[N
 
     hire = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda: PlayedWorker(killers, batch)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crew, "Worker", hire)
-        patch.setattr(crew, "recordings", found)
-        patch.setattr(crew, "_idle", {})
+        patch.setattr(actor_pool, "Worker", hire)
+        patch.setattr(actor_pool, "recordings", found)
+        patch.setattr(actor_pool, "_idle", {})
         for name, function in {"get": get, "wait": wait, "kill": id, "is_initialized": lambda: True}.items():
-            patch.setattr(crew.ray, name, function)
+            patch.setattr(actor_pool.ray, name, function)
         yield
 
 

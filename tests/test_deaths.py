@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.exceptions import ActorDiedError, OutOfMemoryError
 
-from pipeline.cluster import cluster
-from pipeline.crew import Crew, stream
 from pipeline.dag import Node
-from pipeline.deaths import Deaths, StageKillsWorkers
-from pipeline.flight_recorder import Recording
-from pipeline.operator import OperatorSpec
-from pipeline.postmortem import Death, explain
-from pipeline.tally import Tally
+from pipeline.execution.actor_pool import Crew, stream
+from pipeline.execution.cluster import cluster
+from pipeline.execution.flight_recorder import Recording
+from pipeline.execution.operator import OperatorSpec
+from pipeline.execution.postmortem import Death, explain
+from pipeline.execution.run_counts import Tally
+from pipeline.execution.worker_deaths import Deaths, StageKillsWorkers
 from schemas import columns
 from schemas.config import ResourceConfig
 from tests.audio import tone, write

@@ -12,10 +12,10 @@ from textwrap import dedent
 
 import pytest
 
-from pipeline.cluster import _OBJECT_STORE_BYTES
 from pipeline.doctor import installation, machine
 from pipeline.doctor.findings import Finding
 from pipeline.doctor.models import models
+from pipeline.execution.cluster import _OBJECT_STORE_BYTES
 from pipeline.models.store import ModelStore
 from tests.command import ROOT, asked, environment, songmill
 

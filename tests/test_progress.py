@@ -5,10 +5,10 @@ import time
 
 import pytest
 
-from pipeline import progress
-from pipeline.operator import Report
-from pipeline.progress import shown
-from pipeline.tally import AtWork, Tally
+from pipeline.execution import progress
+from pipeline.execution.operator import Report
+from pipeline.execution.progress import shown
+from pipeline.execution.run_counts import AtWork, Tally
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import ray_address
-from pipeline.ray_address import Unreachable, reach
+from pipeline.execution import ray_address
+from pipeline.execution.ray_address import Unreachable, reach
 from tests.audio import tone, write
 from tests.command import asked
 

@@ -15,7 +15,7 @@ import torch
 from accelerate import init_empty_weights
 from tensorboardX.proto.event_pb2 import Event
 
-from pipeline.cluster import cluster
+from pipeline.execution.cluster import cluster
 from pipeline.train import dit as train_module
 from pipeline.train.dit_config import FLAGS, build_config
 from schemas.config import ResourceConfig

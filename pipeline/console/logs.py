@@ -13,7 +13,7 @@ import typer
 
 from pipeline.console.escaping import printable
 from pipeline.errors import UsageProblem
-from pipeline.screen import screen
+from pipeline.execution.library_output import screen
 
 _ROOT = logging.getLogger("songmill")  # every logger of ours is below it
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)  # by the number of -v

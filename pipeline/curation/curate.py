@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 import ray
 from filelock import FileLock, Timeout
 
-from pipeline.cluster import check_placeable, cluster, run_pass
 from pipeline.commands.exit_codes import unwritable
 from pipeline.curation.changes import Changes
 from pipeline.curation.input_changes import InputChanges
@@ -33,13 +32,14 @@ from pipeline.dataset.stats import Stats
 from pipeline.dataset.stats_cache import renew_stats
 from pipeline.dataset.tombstones import forgotten_tracks, read_tombstones, without_forgotten
 from pipeline.errors import DataProblem
+from pipeline.execution.cluster import check_placeable, cluster, run_pass
+from pipeline.execution.library_output import others_logged
+from pipeline.execution.operator import OperatorSpec, StageCannotStart
+from pipeline.execution.progress import shown
+from pipeline.execution.run_counts import Tally
 from pipeline.manifest import fill_defaults, list_songs
 from pipeline.models.store import ModelStore
-from pipeline.operator import OperatorSpec, StageCannotStart
 from pipeline.plan import Plan, make_dag, make_plan
-from pipeline.progress import shown
-from pipeline.screen import others_logged
-from pipeline.tally import Tally
 from schemas.config import CurateConfig, StageConfig
 from schemas.dataset import FEATURES, Layout
 

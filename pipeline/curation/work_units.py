@@ -12,8 +12,8 @@ from pipeline.curation.sketch_reader import PART
 from pipeline.dag import Dag
 from pipeline.dataset.ledger import Commit, Ledger
 from pipeline.dataset.marks import NO_MARKS, Mark
+from pipeline.execution.operator import TIMING
 from pipeline.identity import basis
-from pipeline.operator import TIMING
 from pipeline.plan import Plan
 from schemas import columns
 from schemas.config import ResourceConfig

@@ -15,7 +15,7 @@ from pipeline.doctor.findings import Finding, gigabytes, ok, problem, warning
 
 # Measured with the small profile (benchmarks/RESULTS.md): 3.1 GB with two workers.
 _DRIVER_BYTES, _WORKER_BYTES = 700_000_000, 1_200_000_000
-_OBJECT_STORE_BYTES = 2 * 2**30  # that `pipeline.cluster` gives Ray
+_OBJECT_STORE_BYTES = 2 * 2**30  # that `pipeline.execution.cluster` gives Ray
 _LITTLE_DISK_BYTES = 2_000_000_000
 _RAY_FULL = 0.95  # from which on Ray puts nothing on a disk
 _FEW_FILES = 4096

@@ -31,7 +31,7 @@ def _ray(address: str | None) -> Finding:
     found = f"Ray {version('ray')}"
     if not address:
         return ok("Ray", f"{found}; a run starts it on this machine")
-    from pipeline.ray_address import Unreachable, reach  # here, for Ray takes its time to import
+    from pipeline.execution.ray_address import Unreachable, reach  # here, for Ray takes its time to import
 
     try:
         reach(address)

@@ -136,7 +136,7 @@ def _tracks(run: Run) -> set[str]:
 
 
 def _train_together(run: Run) -> None:
-    from pipeline.cluster import cluster  # here, for Ray takes seconds to import and one process does without
+    from pipeline.execution.cluster import cluster  # here, for Ray takes seconds to import and one process does without
     from schemas.config import ResourceConfig
     from training.distributed import train_on_ray
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.errors import DataProblem
-from pipeline.postmortem import Death
+from pipeline.execution.postmortem import Death
 
 # A song in a thousand may hold bytes that crash a decoder. That three different ones in a row do, and none gets by, is
 # the machine's fault: two could be copies or neighbours from the same broken disc, and more would only cost time. Where

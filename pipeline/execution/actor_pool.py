@@ -2,7 +2,7 @@
 
 Plain Ray actors: a worker is a process that stays for the next pass, so that neither starting one nor what it has
 imported is paid for twice. Ray retries nothing: when a worker dies, its blocks set out again from their rows, which the
-driver still has, and another worker is hired. `pipeline.deaths` decides whether a row or a stage is to blame.
+driver still has, and another worker is hired. `pipeline.execution.worker_deaths` decides whether a row or a stage is to blame.
 """
 
 from collections import deque
@@ -16,12 +16,12 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, OutOfMemoryError, RayError
 
-from pipeline.deaths import Fate
-from pipeline.flight_recorder import FlightRecorder, Station, recordings
-from pipeline.jit_cache import use_own_jit_cache
-from pipeline.operator import Operator, Report
-from pipeline.postmortem import Death, explain
-from pipeline.tally import AtWork, Tally
+from pipeline.execution.flight_recorder import FlightRecorder, Station, recordings
+from pipeline.execution.jit_cache import use_own_jit_cache
+from pipeline.execution.operator import Operator, Report
+from pipeline.execution.postmortem import Death, explain
+from pipeline.execution.run_counts import AtWork, Tally
+from pipeline.execution.worker_deaths import Fate
 
 _DIED = (ActorDiedError, ActorUnavailableError, OutOfMemoryError)  # out of reach is as good as dead
 _STILLBORN = 10  # workers in a row that end before they begin a block: no song's fault, and more will not help

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ray.exceptions import OutOfMemoryError, RayError
 
-from pipeline.flight_recorder import Recording
+from pipeline.execution.flight_recorder import Recording
 
 # What faulthandler calls the signals that it catches.
 _SIGNALS = {
@@ -21,8 +21,11 @@ _SIGNALS = {
 }
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<function>.*)$', re.MULTILINE)
 _THREAD = re.compile(r"^(?=(?:Current thread|Thread|Stack) )", re.MULTILINE)
-_CALLERS = ("pipeline/operator.py", "pipeline/crew.py")  # of the stages; their frames say nothing
-_ROOTS = (str(Path(__file__).parent.parent), sysconfig.get_path("stdlib"))
+_CALLERS = (
+    "pipeline/execution/operator.py",
+    "pipeline/execution/actor_pool.py",
+)  # of the stages; their frames say nothing
+_ROOTS = (str(Path(__file__).parents[2]), sysconfig.get_path("stdlib"))
 _INNERMOST = 2
 _LESS_MEMORY = "run fewer workers (--set resources.replicas=1) or give the machine more memory"
 
@@ -95,7 +98,9 @@ def _frames(crash: str) -> list[tuple[str, int, str]]:
 
 def _described(frames: list[tuple[str, int, str]]) -> str:
     """The innermost ones, and the outermost that is not the base class's: the stage itself."""
-    own = [frame for frame in frames if not frame[0].endswith(("stages/base.py", "pipeline/flight_recorder.py"))]
+    own = [
+        frame for frame in frames if not frame[0].endswith(("stages/base.py", "pipeline/execution/flight_recorder.py"))
+    ]
     told = own[:_INNERMOST] + own[_INNERMOST:][-1:]
     return ", ".join(f"{_shortened(file)}:{line} {function}" for file, line, function in told)
 

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
-from pipeline.screen import screen
-from pipeline.tally import AtWork, Tally
+from pipeline.execution.library_output import screen
+from pipeline.execution.run_counts import AtWork, Tally
 
 _PLAIN_INTERVAL_S = 10.0
 _LIVE_INTERVAL_S = 1.0

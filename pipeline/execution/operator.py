@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 from threadpoolctl import threadpool_limits
 
 from pipeline.dag import Node
-from pipeline.deaths import Fate
 from pipeline.errors import DataProblem
-from pipeline.flight_recorder import FlightRecorder
+from pipeline.execution.flight_recorder import FlightRecorder
+from pipeline.execution.worker_deaths import Fate
 from pipeline.gates import Gate
 from schemas import columns
 from stages.base import Stage, TrackError

@@ -16,15 +16,15 @@ import pyarrow as pa
 import ray
 from ray._common.utils import get_default_ray_temp_dir
 
-from pipeline import crew
 from pipeline.commands.exit_codes import Terminated
 from pipeline.console.interrupts import ends_on_signal
-from pipeline.crew import Crew
 from pipeline.curation.sink import Gatherer, SinkSpec
 from pipeline.errors import DataProblem
-from pipeline.operator import OperatorSpec
-from pipeline.ray_address import reach
-from pipeline.tally import Tally
+from pipeline.execution import actor_pool
+from pipeline.execution.actor_pool import Crew
+from pipeline.execution.operator import OperatorSpec
+from pipeline.execution.ray_address import reach
+from pipeline.execution.run_counts import Tally
 from schemas.config import ResourceConfig
 
 _OBJECT_STORE_BYTES = 2 * 2**30
@@ -53,7 +53,7 @@ def cluster(resources: ResourceConfig) -> Iterator[None]:
                 _start() if address == _HERE else _join(address)
             yield
         finally:
-            crew.forget()
+            actor_pool.forget()
             ray.shutdown()
 
 
@@ -167,7 +167,7 @@ def run_pass(
         for number, spec in enumerate(operators)
     ]
     gatherer = sink(sink_spec)
-    for block in crew.stream(blocks, crews, tally, resources.max_attempts):
+    for block in actor_pool.stream(blocks, crews, tally, resources.max_attempts):
         yield from map(json.loads, gatherer(block)["result"].to_pylist())
 
 

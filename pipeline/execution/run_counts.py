@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pipeline.deaths import Deaths
-from pipeline.operator import Report
+from pipeline.execution.operator import Report
+from pipeline.execution.worker_deaths import Deaths
 
 
 @dataclass(frozen=True)
