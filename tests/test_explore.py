@@ -27,11 +27,11 @@ from pipeline.dataset.marks import read_marks, set_marks
 from pipeline.explore.app import Explorer
 from pipeline.explore.conditions import Conditions
 from pipeline.explore.facets import facets_of
+from pipeline.explore.index_cache import Shelf
 from pipeline.explore.live import Live
 from pipeline.explore.query import Catalog
 from pipeline.explore.ranges import Unsatisfiable, part_of
 from pipeline.explore.selection import PAGE_ROWS, Selection
-from pipeline.explore.shelf import Shelf
 from pipeline.plan import Plan, StagePlan
 from schemas import columns
 from schemas.dataset import Layout

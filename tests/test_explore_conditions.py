@@ -18,10 +18,10 @@ import psutil
 import pytest
 
 from pipeline.explore.conditions import Conditions
+from pipeline.explore.index_cache import Shelf
 from pipeline.explore.live import Live
 from pipeline.explore.query import BadExpression, Page
 from pipeline.explore.selection import Selection
-from pipeline.explore.shelf import Shelf
 from schemas.dataset import Layout
 from tests.command import start
 from tests.test_explore import SONGS, commit, song, write

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.dataset.ledger import Commit, Ledger, RowState, file_digest
 from pipeline.errors import DataProblem
 from pipeline.explore.index import Index
-from pipeline.explore.shelf import Shelf
+from pipeline.explore.index_cache import Shelf
 from schemas.dataset import Layout
 from tests.test_explore import SONGS, commit, song, write
 from tests.test_todo import Dataset, scanned

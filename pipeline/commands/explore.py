@@ -50,8 +50,8 @@ def _serve(layout: Layout, listener: socket.socket, browser: bool) -> None:
 
     from pipeline.explore.app import Explorer
     from pipeline.explore.conditions import Conditions
+    from pipeline.explore.index_cache import Shelf, index_cache
     from pipeline.explore.live import Live
-    from pipeline.explore.shelf import Shelf, index_cache
 
     port = listener.getsockname()[1]
     signal.signal(signal.SIGTERM, signal.default_int_handler)

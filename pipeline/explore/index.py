@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.explore.making import MEMORY, PLACE_BITS, kind_of, quoted
+from pipeline.explore.index_build import MEMORY, PLACE_BITS, kind_of, quoted
 from pipeline.gates import Gate
 from pipeline.pages.thresholds import dataset_gates
 from schemas.dataset import Layout
@@ -57,7 +57,7 @@ class Index:
 
         Args:
             layout: the dataset.
-            file: what `pipeline.explore.making.renew` made; others may have it open too, and remove it.
+            file: what `pipeline.explore.index_build.renew` made; others may have it open too, and remove it.
 
         Raises:
             duckdb.Error: it is damaged.

@@ -12,8 +12,8 @@ import pyarrow as pa
 from pipeline.dataset.marks import Mark, marks_of, marks_table
 from pipeline.errors import DataProblem
 from pipeline.explore.index import Changed, Index
-from pipeline.explore.making import Progress, silent
-from pipeline.explore.shelf import Shelf
+from pipeline.explore.index_build import Progress, silent
+from pipeline.explore.index_cache import Shelf
 from schemas.dataset import Layout
 
 _TRIES = 3

@@ -21,7 +21,7 @@ from pipeline.dataset.ledger import file_digest, read_records
 from pipeline.dataset.saved_config import require_dataset
 from pipeline.errors import DataProblem
 from pipeline.explore.index import Changed, Index
-from pipeline.explore.making import REVISION, Progress, renew
+from pipeline.explore.index_build import REVISION, Progress, renew
 from schemas.dataset import Layout
 
 _DATASET = "dataset"  # a link to it, so that the index goes when the dataset has
