@@ -21,8 +21,8 @@ import typer
 
 from pipeline.config import build_config
 from pipeline.dag import Dag
-from pipeline.identity import identify
-from pipeline.manifest import read_manifest
+from pipeline.ingest.identity import identify
+from pipeline.ingest.manifest import read_manifest
 from pipeline.models.store import ModelStore
 from pipeline.plan import make_dag
 from schemas import columns

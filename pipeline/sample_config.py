@@ -15,7 +15,7 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import UsageProblem
-from pipeline.sidecars import decode_text
+from pipeline.ingest.sidecars import decode_text
 from training.sampling.inputs import MAX_SEED, require_inputs
 from training.sampling.options import SamplingOptions
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import soundfile
 
 from pipeline.dataset.ledger import Commit, RowState, file_digest
-from pipeline.identity import track_id
+from pipeline.ingest.identity import track_id
 from pipeline.models.store import ModelStore
 from pipeline.plan import make_dag, make_plan
 from schemas import columns

@@ -13,7 +13,7 @@ from benchmarks.curate_loop import Loop, run
 from benchmarks.curate_report import Figures, report
 from benchmarks.process_tree import Usage, watch
 from pipeline.config import build_config
-from pipeline.manifest import read_manifest
+from pipeline.ingest.manifest import read_manifest
 from pipeline.models.store import ModelStore
 from pipeline.plan import make_dag
 from tests.audio import write

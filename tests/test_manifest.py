@@ -9,11 +9,11 @@ import pytest
 from mutagen.id3 import ID3, TALB, TCOP, TIT2, TLAN, TPE1, TXXX, USLT, WCOP
 from mutagen.mp4 import MP4
 
-from pipeline.left_out import LeftOut
-from pipeline.licenses import is_allowed, normalize_license
-from pipeline.manifest import MANIFEST, ManifestError, describe, fill_defaults, list_songs, read_manifest, row_id
-from pipeline.sidecars import read_sidecars
-from pipeline.tags import read_tags
+from pipeline.ingest.file_tags import read_tags
+from pipeline.ingest.left_out import LeftOut
+from pipeline.ingest.licenses import is_allowed, normalize_license
+from pipeline.ingest.manifest import MANIFEST, ManifestError, describe, fill_defaults, list_songs, read_manifest, row_id
+from pipeline.ingest.sidecars import read_sidecars
 from schemas import columns
 from tests.audio import tone, write
 

@@ -14,7 +14,7 @@ from pipeline.dataset.marks import read_marks, set_marks
 from pipeline.dataset.verification import verify_dataset
 from pipeline.edit.apply_thresholds import apply_thresholds
 from pipeline.errors import DataProblem
-from pipeline.manifest import row_id
+from pipeline.ingest.manifest import row_id
 from schemas.dataset import Layout
 from tests.in_process import play_cluster
 from tests.long import LONG_TESTS

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pyarrow as pa
 
-from pipeline.identity import identify
+from pipeline.ingest.identity import identify
 from schemas import columns
 from stages.base import Track, TrackError
 from stages.decode import Decode

@@ -22,7 +22,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from pipeline.dag import DagError, build_dag
 from pipeline.dataset.ledger import Commit, RowState, file_digest
-from pipeline.identity import track_id
+from pipeline.ingest.identity import track_id
 from pipeline.models.store import ModelStore
 from pipeline.plan import make_dag, make_plan
 from pipeline.train import voices as voices_module

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.console.escaping import printable
-from pipeline.manifest import row_id
+from pipeline.ingest.manifest import row_id
 from tests.command import ROOT, environment
 
 BIDI = [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]

@@ -16,7 +16,7 @@ from pipeline.curation.curate import Outcome, curate
 from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.verification import verify_dataset
 from pipeline.errors import DataProblem
-from pipeline.manifest import row_id
+from pipeline.ingest.manifest import row_id
 from pipeline.models.store import ModelStore
 from schemas.dataset import Layout
 from tests.audio import noise, write

@@ -37,7 +37,7 @@ from pipeline.execution.library_output import others_logged
 from pipeline.execution.operator import OperatorSpec, StageCannotStart
 from pipeline.execution.progress import shown
 from pipeline.execution.run_counts import Tally
-from pipeline.manifest import fill_defaults, list_songs
+from pipeline.ingest.manifest import fill_defaults, list_songs
 from pipeline.models.store import ModelStore
 from pipeline.plan import Plan, make_dag, make_plan
 from schemas.config import CurateConfig, StageConfig

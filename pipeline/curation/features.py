@@ -26,7 +26,7 @@ from pipeline.execution.library_output import others_logged
 from pipeline.execution.operator import TIMING, OperatorSpec
 from pipeline.execution.run_counts import Tally
 from pipeline.feature_dag import AdditionError, build_feature_dag
-from pipeline.identity import require_same_bytes
+from pipeline.ingest.identity import require_same_bytes
 from pipeline.models.store import ModelStore
 from pipeline.plan import Plan, extended
 from schemas import columns

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.left_out import LeftOut
+from pipeline.ingest.left_out import LeftOut
 
 _NAMED = 10  # files of a kind
 

@@ -22,7 +22,7 @@ from pipeline.dataset.ledger import NO_PLAN, Commit, Ledger
 from pipeline.dataset.marks import Mark, read_marks, set_marks
 from pipeline.edit.rewrite_unit import drop_rows, read_unit, split_unit
 from pipeline.errors import DataProblem
-from pipeline.manifest import file_is_there
+from pipeline.ingest.manifest import file_is_there
 from pipeline.plan import Plan
 from schemas import columns
 from schemas.dataset import Layout

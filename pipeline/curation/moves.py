@@ -43,8 +43,8 @@ from pipeline.dag import Dag
 from pipeline.dataset.ledger import Commit, Ledger, RowState, write_durably
 from pipeline.dataset.marks import Mark, read_marks, replace_marks
 from pipeline.edit.rewrite_unit import read_unit, rewrite_unit
-from pipeline.identity import basis, encodable, identified, track_id
-from pipeline.manifest import MANIFEST
+from pipeline.ingest.identity import basis, encodable, identified, track_id
+from pipeline.ingest.manifest import MANIFEST
 from schemas import columns
 from schemas.dataset import Layout
 

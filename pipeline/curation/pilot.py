@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from pipeline.curation.curate import curate
 from pipeline.dag import Dag
-from pipeline.manifest import read_manifest
+from pipeline.ingest.manifest import read_manifest
 from pipeline.models.store import ModelStore
 from pipeline.plan import make_dag
 from schemas.config import CurateConfig

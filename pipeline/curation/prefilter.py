@@ -15,7 +15,7 @@ from pipeline.dag import Dag
 from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.marks import NO_MARKS, Mark
 from pipeline.gates import Gate
-from pipeline.licenses import UNKNOWN, is_allowed
+from pipeline.ingest.licenses import UNKNOWN, is_allowed
 from pipeline.plan import Plan
 from schemas import columns
 

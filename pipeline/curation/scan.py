@@ -21,7 +21,7 @@ from pipeline.dataset.ledger import move_durably
 from pipeline.execution.cluster import run_pass
 from pipeline.execution.operator import TIMING, OperatorSpec
 from pipeline.execution.run_counts import Tally
-from pipeline.identity import identify
+from pipeline.ingest.identity import identify
 from schemas import columns
 from schemas.config import ResourceConfig
 from schemas.dataset import FOOTER_FINGERPRINTS, Layout, unit_of

@@ -21,7 +21,7 @@ from pipeline.curation.sketches import with_bands
 from pipeline.dataset.ledger import Commit, RowState, file_digest
 from pipeline.dataset.stage_times import row_times
 from pipeline.errors import naming
-from pipeline.identity import basis
+from pipeline.ingest.identity import basis
 from schemas import columns
 from schemas.dataset import (
     FEATURES,

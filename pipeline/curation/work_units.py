@@ -13,7 +13,7 @@ from pipeline.dag import Dag
 from pipeline.dataset.ledger import Commit, Ledger
 from pipeline.dataset.marks import NO_MARKS, Mark
 from pipeline.execution.operator import TIMING
-from pipeline.identity import basis
+from pipeline.ingest.identity import basis
 from pipeline.plan import Plan
 from schemas import columns
 from schemas.config import ResourceConfig

@@ -11,7 +11,7 @@ import yaml
 from pipeline.dataset.hub_metadata import front_matter
 from pipeline.dataset.ledger import write_durably
 from pipeline.dataset.stats import Stats
-from pipeline.licenses import UNKNOWN
+from pipeline.ingest.licenses import UNKNOWN
 from pipeline.plan import Plan
 from schemas.dataset import FEATURES, Layout
 from stages.language import LANGUAGES

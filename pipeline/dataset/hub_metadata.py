@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import Any
 
 from pipeline.dataset.stats import Stats
-from pipeline.licenses import UNKNOWN
+from pipeline.ingest.licenses import UNKNOWN
 from schemas.dataset import FEATURES, Layout
 
 # Licenses that the hub knows, by SPDX id in lower case; most are called the same there.

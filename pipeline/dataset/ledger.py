@@ -29,7 +29,7 @@ class RowState:
     """Where a row ended, and what that rests on.
 
     Attributes:
-        basis: digest of its identity and of what it is a copy of (see `pipeline.identity.basis`).
+        basis: digest of its identity and of what it is a copy of (see `pipeline.ingest.identity.basis`).
         mark: what a person had said of it (see `pipeline.dataset.marks`).
         first_seen: of a row that is not kept: since when; None for datasets that did not note it.
         tries: how often it has been worked on with this outcome.

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.dataset.ledger import Ledger
-from pipeline.identity import track_id
+from pipeline.ingest.identity import track_id
 from pipeline.pages.sound import Sound
 from pipeline.pages.waveform import NoWaveform, peaks
 from schemas import columns

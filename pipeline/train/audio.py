@@ -16,7 +16,7 @@ from pipeline.dataset.marks import read_marks
 from pipeline.dataset.saved_config import require_dataset
 from pipeline.dataset.stats import connect
 from pipeline.errors import DataProblem
-from pipeline.identity import track_id
+from pipeline.ingest.identity import track_id
 from schemas.dataset import Layout
 from stages import pcm
 from stages.base import TrackError

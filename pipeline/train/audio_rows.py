@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipeline.dag import Node
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.feature_dag import build_feature_dag
-from pipeline.identity import track_id
+from pipeline.ingest.identity import track_id
 from pipeline.models.store import ModelStore
 from pipeline.plan import Plan
 from schemas.dataset import Layout

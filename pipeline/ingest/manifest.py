@@ -22,11 +22,11 @@ import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
 from pipeline.errors import DataProblem
-from pipeline.languages import normalize_language
-from pipeline.left_out import LeftOut
-from pipeline.licenses import normalize_license
-from pipeline.sidecars import read_sidecars, sidecar_stamps
-from pipeline.tags import read_tags
+from pipeline.ingest.file_tags import read_tags
+from pipeline.ingest.languages import normalize_language
+from pipeline.ingest.left_out import LeftOut
+from pipeline.ingest.licenses import normalize_license
+from pipeline.ingest.sidecars import read_sidecars, sidecar_stamps
 from schemas import columns
 
 MANIFEST = pa.schema(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.manifest import describe
+from pipeline.ingest.manifest import describe
 from schemas import columns
 from stages.base import TrackError
 from stages.decode import opened

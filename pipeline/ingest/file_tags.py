@@ -8,7 +8,7 @@ import mutagen
 from mutagen.id3 import ID3
 from mutagen.mp4 import MP4Tags
 
-from pipeline.licenses import find_license
+from pipeline.ingest.licenses import find_license
 from stages.decode import Unreadable, opened
 from stages.limited_reader import LimitedReader
 
