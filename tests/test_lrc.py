@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.lrc import lrc
+from pipeline.lyrics.lrc import lrc
 from schemas import columns
 from schemas.dataset import Layout
 from schemas.lyric_verdicts import SUNG

@@ -23,7 +23,7 @@ def lrc_command(
     verdicts: Annotated[str, typer.Option(help="Lines to write, by verdict.")] = f"{CANONICAL},{HEARD},{EXTRA}",
 ) -> None:
     """Enhanced LRC with line and word times, a file a song: listen, and see whether the lyrics fit."""
-    from pipeline.lrc import export_lrc  # here, for Arrow takes long to import
+    from pipeline.lyrics.lrc import export_lrc  # here, for Arrow takes long to import
 
     wanted = [name.strip() for name in verdicts.split(",")]
     if unknown := sorted({*wanted} - SUNG):

@@ -32,7 +32,7 @@ def index_command(
     """
     import pyarrow.parquet as pq  # these here, for Ray and the languages' tables take seconds to import
 
-    from pipeline.lyric_indexing import build_index
+    from pipeline.lyrics.indexing import build_index
     from schemas.config import ResourceConfig
     from stages.lyric_index import SKETCHES
 
@@ -104,7 +104,7 @@ def train_command(
     The same songs give the same file.
     """
     from pipeline.dataset.ledger import write_durably
-    from pipeline.lyric_corpus import lyric_lines
+    from pipeline.lyrics.corpus import lyric_lines
     from stages.lyric_bpe import train
     from stages.lyric_library import LibraryError
 
