@@ -19,12 +19,12 @@ from unittest.mock import patch
 import pyarrow as pa
 import typer
 
-from pipeline.config import build_config
-from pipeline.dag import Dag
 from pipeline.ingest.identity import identify
 from pipeline.ingest.manifest import read_manifest
 from pipeline.models.store import ModelStore
-from pipeline.plan import make_dag
+from pipeline.planning.config import build_config
+from pipeline.planning.dag import Dag
+from pipeline.planning.plan import make_dag
 from schemas import columns
 from stages.base import Stage, TrackError
 

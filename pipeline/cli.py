@@ -141,8 +141,8 @@ def curate_command(
 
       songmill curate --add latents,ssl --set latents.codec=ACE-Step dataset
     """
-    from pipeline.config import build_config
     from pipeline.dataset.saved_config import is_dataset, remembered_config
+    from pipeline.planning.config import build_config
     from schemas.dataset import Layout
 
     if source and out is None and config is None and is_dataset(Layout(Path(source))):
@@ -217,12 +217,12 @@ def plan_command(
 
       songmill plan songs/ --profile full --pilot 20
     """
-    from pipeline.config import build_config
     from pipeline.dataset.saved_config import is_dataset, remembered_config
-    from pipeline.dependencies import lack_of, missing_libraries
     from pipeline.inspection import show_pilot, show_plan
     from pipeline.models.store import ModelStore
-    from pipeline.plan import draft_dag, make_plan, weights_bytes
+    from pipeline.planning.config import build_config
+    from pipeline.planning.dependencies import lack_of, missing_libraries
+    from pipeline.planning.plan import draft_dag, make_plan, weights_bytes
     from schemas.dataset import Layout
     from stages.libraries import how_to_install
 

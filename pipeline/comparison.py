@@ -10,7 +10,7 @@ from pipeline.dataset.duckdb_connection import new_connection
 from pipeline.dataset.ledger import read_records
 from pipeline.dataset.stats import Distribution, Stats, connect
 from pipeline.dataset.stats_cache import current_stats
-from pipeline.plan import Plan
+from pipeline.planning.plan import Plan
 from schemas.dataset import Layout
 
 _NAMED = 20  # rows named of each kind

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.dag import Dag
 from pipeline.dataset.stats import Stats, connect
-from pipeline.plan import Plan
+from pipeline.planning.dag import Dag
+from pipeline.planning.plan import Plan
 from schemas.config import CurateConfig
 from schemas.dataset import Layout
 

@@ -14,7 +14,6 @@ from pydantic import BaseModel
 from pipeline.dataset.ledger import write_durably
 from pipeline.dataset.stats import collect_stats, connect
 from pipeline.errors import DataProblem, UsageProblem
-from pipeline.gates import Gate
 from pipeline.pages.excerpts import SHORTEST_S, Excerpt, make_excerpt, stored_excerpts
 from pipeline.pages.funnel import funnel
 from pipeline.pages.histograms import histograms
@@ -22,7 +21,8 @@ from pipeline.pages.row import row_view
 from pipeline.pages.sampling import fetch, sample
 from pipeline.pages.templates import asset, environment
 from pipeline.pages.thresholds import dataset_gates
-from pipeline.plan import Plan
+from pipeline.planning.gates import Gate
+from pipeline.planning.plan import Plan
 from schemas.dataset import Layout
 
 LIMIT_BYTES = 20_000_000

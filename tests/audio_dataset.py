@@ -10,7 +10,7 @@ import soundfile
 from pipeline.dataset.ledger import Commit, RowState, file_digest
 from pipeline.ingest.identity import track_id
 from pipeline.models.store import ModelStore
-from pipeline.plan import make_dag, make_plan
+from pipeline.planning.plan import make_dag, make_plan
 from schemas import columns
 from schemas.config import CurateConfig
 from schemas.dataset import Layout

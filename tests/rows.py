@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.dataset.ledger import Commit, RowState, StageTime, file_digest
-from pipeline.plan import Plan, StagePlan
+from pipeline.planning.plan import Plan, StagePlan
 from schemas import columns
 from schemas.config import DedupConfig
 from schemas.dataset import Layout

@@ -17,7 +17,7 @@ from pipeline.dataset.stats import connect
 from pipeline.dataset.verification import verify_dataset
 from pipeline.edit.apply_thresholds import apply_thresholds
 from pipeline.edit.whatif import what_if
-from pipeline.plan import Plan
+from pipeline.planning.plan import Plan
 from schemas.dataset import FOOTER_PLAN, FOOTER_SHARD_DIGEST, Layout
 from tests.command import asked
 from tests.test_ledger import Killed, _kill_before_change

@@ -12,10 +12,10 @@ from benchmarks.column_bytes import column_bytes
 from benchmarks.curate_loop import Loop, run
 from benchmarks.curate_report import Figures, report
 from benchmarks.process_tree import Usage, watch
-from pipeline.config import build_config
 from pipeline.ingest.manifest import read_manifest
 from pipeline.models.store import ModelStore
-from pipeline.plan import make_dag
+from pipeline.planning.config import build_config
+from pipeline.planning.plan import make_dag
 from tests.audio import write
 from tests.command import songmill
 from tests.tracks import load

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai import APIConnectionError, AuthenticationError
 
-from pipeline.dag import build_dag
+from pipeline.planning.dag import build_dag
 from schemas import columns
 from schemas.config import CurateConfig
 from stages import pcm

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.dataset.card import cell, write_card
 from pipeline.dataset.stats import collect_stats
-from pipeline.plan import Plan
+from pipeline.planning.plan import Plan
 from schemas.dataset import Layout
 from tests.rows import row, write_rows
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import ConfigError, build_config
 from pipeline.curation.sink import UNIT
 from pipeline.curation.sketch_reader import PART
 from pipeline.curation.sketches import BANDS
-from pipeline.dag import Dag, DagError, build_dag
+from pipeline.planning.config import ConfigError, build_config
+from pipeline.planning.dag import Dag, DagError, build_dag
 from schemas.config import CurateConfig
 from stages.registry import ENGINES
 from tests import toy_stages

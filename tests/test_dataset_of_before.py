@@ -8,9 +8,9 @@ from types import ModuleType
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import build_config
 from pipeline.models.store import ModelStore
-from pipeline.plan import Plan, make_dag
+from pipeline.planning.config import build_config
+from pipeline.planning.plan import Plan, make_dag
 from schemas.dataset import Layout
 from stages import registry
 from tests.command import asked

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.exceptions import ActorDiedError, OutOfMemoryError
 
-from pipeline.dag import Node
 from pipeline.execution.actor_pool import Crew, stream
 from pipeline.execution.cluster import cluster
 from pipeline.execution.flight_recorder import Recording
@@ -23,6 +22,7 @@ from pipeline.execution.operator import OperatorSpec
 from pipeline.execution.postmortem import Death, explain
 from pipeline.execution.run_counts import Tally
 from pipeline.execution.worker_deaths import Deaths, StageKillsWorkers
+from pipeline.planning.dag import Node
 from schemas import columns
 from schemas.config import ResourceConfig
 from tests.audio import tone, write

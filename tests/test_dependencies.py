@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from pipeline.config import build_config
-from pipeline.dependencies import missing_libraries, options_without
 from pipeline.models.store import ModelStore
-from pipeline.plan import draft_dag
+from pipeline.planning.config import build_config
+from pipeline.planning.dependencies import missing_libraries, options_without
+from pipeline.planning.plan import draft_dag
 from stages.registry import ENGINES, stage_class
 from tests.command import ROOT, asked
 

@@ -32,7 +32,7 @@ from pipeline.explore.live import Live
 from pipeline.explore.query import Catalog
 from pipeline.explore.ranges import Unsatisfiable, part_of
 from pipeline.explore.selection import PAGE_ROWS, Selection
-from pipeline.plan import Plan, StagePlan
+from pipeline.planning.plan import Plan, StagePlan
 from schemas import columns
 from schemas.dataset import Layout
 from tests.command import asked

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import build_addition, build_config
+from pipeline.planning.config import build_addition, build_config
 from tests import audio
 from tests.command import queried, ray_cluster, songmill
 

@@ -10,7 +10,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from safetensors.torch import load_file, save_file
 
-from pipeline.dag import DagError, build_dag
+from pipeline.planning.dag import DagError, build_dag
 from schemas.config import CurateConfig
 from stages import pcm
 from stages.latents import Latents

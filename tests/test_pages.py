@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.gates import Gate
 from pipeline.pages.row import row_view
 from pipeline.pages.sound import Sound
 from pipeline.pages.templates import environment, figure
 from pipeline.pages.timeline import timeline, within
 from pipeline.pages.waveform import NoWaveform, peaks
+from pipeline.planning.gates import Gate
 from schemas import columns
 from tests.audio import silence, write
 from tests.tracks import load

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import build_config
-from pipeline.dag import Dag, build_dag
 from pipeline.dataset.saved_config import (
     change_gates,
     placed_anew,
@@ -16,7 +14,9 @@ from pipeline.dataset.saved_config import (
     remembered_config,
 )
 from pipeline.errors import DataProblem
-from pipeline.plan import Plan, make_plan
+from pipeline.planning.config import build_config
+from pipeline.planning.dag import Dag, build_dag
+from pipeline.planning.plan import Plan, make_plan
 from schemas.config import CurateConfig
 from schemas.dataset import Layout
 from stages.lyric_bpe import BUILT_IN

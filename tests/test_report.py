@@ -27,7 +27,7 @@ from pipeline.pages.sampling import _shares, sample
 from pipeline.pages.sound import Sound
 from pipeline.pages.templates import asset, environment
 from pipeline.pages.thresholds import dataset_gates
-from pipeline.plan import Plan
+from pipeline.planning.plan import Plan
 from pipeline.report import write_report
 from schemas.dataset import Layout
 from tests import toy_dataset

@@ -20,11 +20,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from pipeline.dag import DagError, build_dag
 from pipeline.dataset.ledger import Commit, RowState, file_digest
 from pipeline.ingest.identity import track_id
 from pipeline.models.store import ModelStore
-from pipeline.plan import make_dag, make_plan
+from pipeline.planning.dag import DagError, build_dag
+from pipeline.planning.plan import make_dag, make_plan
 from pipeline.train import voices as voices_module
 from schemas import columns
 from schemas.config import CurateConfig

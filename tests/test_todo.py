@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import build_config
 from pipeline.curation import work_units
 from pipeline.curation.prefilter import judge_scan
 from pipeline.curation.reuse import StoredColumns
@@ -21,13 +20,14 @@ from pipeline.curation.sink import ScanSink, ShardSink, SinkSpec
 from pipeline.curation.sketch_reader import SketchReader
 from pipeline.curation.sketches import with_bands
 from pipeline.curation.work_units import units_to_do
-from pipeline.dag import Dag, build_dag
 from pipeline.dataset.ledger import Commit, Ledger
 from pipeline.dataset.marks import read_marks, set_marks
 from pipeline.dataset.stage_times import stage_times
 from pipeline.dataset.stats import collect_stats, connect
 from pipeline.dataset.tombstones import bury, forgotten_tracks, read_tombstones
-from pipeline.plan import make_plan
+from pipeline.planning.config import build_config
+from pipeline.planning.dag import Dag, build_dag
+from pipeline.planning.plan import make_plan
 from schemas.dataset import Layout
 from stages.fingerprint import FINGERPRINT
 from tests.test_duplicates import fingerprints_of

@@ -15,11 +15,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import build_config
 from pipeline.errors import DataProblem
 from pipeline.ingest.identity import track_id
 from pipeline.models.store import ModelStore
-from pipeline.plan import make_dag, make_plan
+from pipeline.planning.config import build_config
+from pipeline.planning.plan import make_dag, make_plan
 from pipeline.train.audio_rows import AudioFeatures, features_from_audio, planned_frames
 from schemas import columns
 from schemas.dataset import Layout

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from pipeline.dataset.ledger import Commit, RowState, file_digest
 from pipeline.edit.whatif import what_if
-from pipeline.gates import Gate
-from pipeline.plan import Plan, StagePlan
+from pipeline.planning.gates import Gate
+from pipeline.planning.plan import Plan, StagePlan
 from schemas import columns
 from schemas.dataset import Layout
 from tests.command import asked

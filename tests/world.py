@@ -11,13 +11,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import build_config
 from pipeline.curation.curate import Outcome, curate
 from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.verification import verify_dataset
 from pipeline.errors import DataProblem
 from pipeline.ingest.manifest import row_id
 from pipeline.models.store import ModelStore
+from pipeline.planning.config import build_config
 from schemas.dataset import Layout
 from tests.audio import noise, write
 

@@ -32,9 +32,9 @@ def doctor_command(
 
       songmill doctor --profile full --json
     """
-    from pipeline.config import build_config
     from pipeline.doctor.examination import examine
     from pipeline.models.store import ModelStore
+    from pipeline.planning.config import build_config
 
     with guarded():
         settings = build_config(file=config, profile=profile, input="songs", output=Path("dataset"))

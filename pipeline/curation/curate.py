@@ -23,7 +23,6 @@ from pipeline.curation.scan import drop_from_scan, failed_in_scan, read_scan, ro
 from pipeline.curation.sink import ShardSink, SinkSpec
 from pipeline.curation.sketch_reader import SketchReader
 from pipeline.curation.work_units import todo_schema, units_to_do
-from pipeline.dag import Dag
 from pipeline.dataset.card import write_card
 from pipeline.dataset.ledger import Commit, Ledger, unit_files
 from pipeline.dataset.marks import Mark, read_marks
@@ -39,7 +38,8 @@ from pipeline.execution.progress import shown
 from pipeline.execution.run_counts import Tally
 from pipeline.ingest.manifest import fill_defaults, list_songs
 from pipeline.models.store import ModelStore
-from pipeline.plan import Plan, make_dag, make_plan
+from pipeline.planning.dag import Dag
+from pipeline.planning.plan import Plan, make_dag, make_plan
 from schemas.config import CurateConfig, StageConfig
 from schemas.dataset import FEATURES, Layout
 

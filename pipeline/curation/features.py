@@ -18,17 +18,17 @@ import pyarrow.parquet as pq
 from pipeline.curation.curate import alone, describe_dataset, in_rounds
 from pipeline.curation.missing import waiting_units
 from pipeline.curation.sink import UNIT, FeatureSink, FeatureSpec
-from pipeline.dag import Dag, Node
 from pipeline.dataset.ledger import NO_PLAN, Commit, Ledger, StageTime
 from pipeline.dataset.saved_config import placed_anew, remember_plan, require_dataset
 from pipeline.execution.cluster import check_placeable, cluster, run_pass
 from pipeline.execution.library_output import others_logged
 from pipeline.execution.operator import TIMING, OperatorSpec
 from pipeline.execution.run_counts import Tally
-from pipeline.feature_dag import AdditionError, build_feature_dag
 from pipeline.ingest.identity import require_same_bytes
 from pipeline.models.store import ModelStore
-from pipeline.plan import Plan, extended
+from pipeline.planning.dag import Dag, Node
+from pipeline.planning.feature_dag import AdditionError, build_feature_dag
+from pipeline.planning.plan import Plan, extended
 from schemas import columns
 from schemas.config import ResourceConfig
 from schemas.dataset import FEATURES, FOOTER_FINGERPRINTS, FOOTER_SHARD_DIGEST, Layout

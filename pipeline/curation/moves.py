@@ -39,12 +39,12 @@ from rich.console import Console
 from rich.progress import track as shown
 
 from pipeline.curation.scan import drop_from_scan, is_unchanged, known_files, latest, scan_by_content
-from pipeline.dag import Dag
 from pipeline.dataset.ledger import Commit, Ledger, RowState, write_durably
 from pipeline.dataset.marks import Mark, read_marks, replace_marks
 from pipeline.edit.rewrite_unit import read_unit, rewrite_unit
 from pipeline.ingest.identity import basis, encodable, identified, track_id
 from pipeline.ingest.manifest import MANIFEST
+from pipeline.planning.dag import Dag
 from schemas import columns
 from schemas.dataset import Layout
 

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from pipeline.curation.curate import curate
-from pipeline.dag import Dag
 from pipeline.ingest.manifest import read_manifest
 from pipeline.models.store import ModelStore
-from pipeline.plan import make_dag
+from pipeline.planning.dag import Dag
+from pipeline.planning.plan import make_dag
 from schemas.config import CurateConfig
 
 _HOURS = 1000.0

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.curation.duplicates import find_duplicates
-from pipeline.dag import Dag
 from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.marks import NO_MARKS, Mark
-from pipeline.gates import Gate
 from pipeline.ingest.licenses import UNKNOWN, is_allowed
-from pipeline.plan import Plan
+from pipeline.planning.dag import Dag
+from pipeline.planning.gates import Gate
+from pipeline.planning.plan import Plan
 from schemas import columns
 
 

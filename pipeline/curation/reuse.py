@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dag import Dag
+from pipeline.planning.dag import Dag
 from schemas import columns
 from schemas.dataset import FOOTER_FINGERPRINTS
 

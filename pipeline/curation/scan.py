@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 from pipeline.curation.sink import UNIT, ScanSink, SinkSpec, write_scan_part
 from pipeline.curation.sketch_reader import PART
 from pipeline.curation.sketches import BANDS, with_bands
-from pipeline.dag import Dag
 from pipeline.dataset.ledger import move_durably
 from pipeline.execution.cluster import run_pass
 from pipeline.execution.operator import TIMING, OperatorSpec
 from pipeline.execution.run_counts import Tally
 from pipeline.ingest.identity import identify
+from pipeline.planning.dag import Dag
 from schemas import columns
 from schemas.config import ResourceConfig
 from schemas.dataset import FOOTER_FINGERPRINTS, Layout, unit_of

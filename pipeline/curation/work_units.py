@@ -9,12 +9,12 @@ import pyarrow.compute as pc
 
 from pipeline.curation.sink import UNIT
 from pipeline.curation.sketch_reader import PART
-from pipeline.dag import Dag
 from pipeline.dataset.ledger import Commit, Ledger
 from pipeline.dataset.marks import NO_MARKS, Mark
 from pipeline.execution.operator import TIMING
 from pipeline.ingest.identity import basis
-from pipeline.plan import Plan
+from pipeline.planning.dag import Dag
+from pipeline.planning.plan import Plan
 from schemas import columns
 from schemas.config import ResourceConfig
 

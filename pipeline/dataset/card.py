@@ -12,7 +12,7 @@ from pipeline.dataset.hub_metadata import front_matter
 from pipeline.dataset.ledger import write_durably
 from pipeline.dataset.stats import Stats
 from pipeline.ingest.licenses import UNKNOWN
-from pipeline.plan import Plan
+from pipeline.planning.plan import Plan
 from schemas.dataset import FEATURES, Layout
 from stages.language import LANGUAGES
 from stages.registry import ENGINES

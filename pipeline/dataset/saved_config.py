@@ -13,10 +13,10 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from pipeline.dag import Dag
 from pipeline.dataset.ledger import write_durably
 from pipeline.errors import DataProblem
-from pipeline.plan import Plan, StagePlan
+from pipeline.planning.dag import Dag
+from pipeline.planning.plan import Plan, StagePlan
 from schemas.config import CurateConfig, StageConfig
 from schemas.dataset import Layout
 from stages.base import Params

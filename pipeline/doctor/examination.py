@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 
-from pipeline.dag import DagError, configured_stages, wanted_libraries, wanted_models
 from pipeline.doctor.findings import Finding, ok, problem
 from pipeline.doctor.installation import installation
 from pipeline.doctor.machine import gpus, machine
 from pipeline.doctor.models import missing_bytes, models
 from pipeline.doctor.servers import cluster_address, servers
 from pipeline.models.store import ModelStore
-from pipeline.plan import check_dag
+from pipeline.planning.dag import DagError, configured_stages, wanted_libraries, wanted_models
+from pipeline.planning.plan import check_dag
 from schemas.config import CurateConfig
 from stages.base import Stage
 

@@ -20,7 +20,7 @@ from pipeline.dataset.saved_config import change_gates, remember_plan
 from pipeline.edit.rejudge import STANDING, Rejudged, rejudge
 from pipeline.edit.rewrite_unit import read_unit, rewrite_unit
 from pipeline.errors import DataProblem
-from pipeline.gates import Gate
+from pipeline.planning.gates import Gate
 from schemas import columns
 from schemas.dataset import Layout
 

@@ -19,7 +19,7 @@ from pipeline.dataset.stats import connect
 from pipeline.dataset.tombstones import bury, read_tombstones
 from pipeline.edit.rewrite_unit import drop_rows
 from pipeline.errors import DataProblem, UsageProblem
-from pipeline.plan import Plan
+from pipeline.planning.plan import Plan
 from schemas.dataset import Layout
 from training.provenance import models_below, tracks_of
 

@@ -18,8 +18,8 @@ from pipeline.dataset.marks import read_marks
 from pipeline.dataset.saved_config import require_dataset
 from pipeline.dataset.stats import connect
 from pipeline.errors import DataProblem, UsageProblem
-from pipeline.gates import Gate, GateError, build_gates
-from pipeline.plan import Plan
+from pipeline.planning.gates import Gate, GateError, build_gates
+from pipeline.planning.plan import Plan
 from schemas.config import Thresholds
 from schemas.dataset import FEATURES, Layout
 

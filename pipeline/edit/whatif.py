@@ -7,7 +7,7 @@ import duckdb
 from pydantic import BaseModel
 
 from pipeline.edit.rejudge import rejects, rejudge
-from pipeline.gates import Gate
+from pipeline.planning.gates import Gate
 from schemas.dataset import Layout
 
 _MOST_COMMON = 12

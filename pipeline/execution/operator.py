@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from threadpoolctl import threadpool_limits
 
-from pipeline.dag import Node
 from pipeline.errors import DataProblem
 from pipeline.execution.flight_recorder import FlightRecorder
 from pipeline.execution.worker_deaths import Fate
-from pipeline.gates import Gate
+from pipeline.planning.dag import Node
+from pipeline.planning.gates import Gate
 from schemas import columns
 from stages.base import Stage, TrackError
 

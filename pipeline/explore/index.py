@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.explore.index_build import MEMORY, PLACE_BITS, kind_of, quoted
-from pipeline.gates import Gate
 from pipeline.pages.thresholds import dataset_gates
+from pipeline.planning.gates import Gate
 from schemas.dataset import Layout
 
 

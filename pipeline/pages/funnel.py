@@ -4,9 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pipeline.dag import NATIVE
 from pipeline.dataset.stats import VerdictCount
-from pipeline.plan import Plan, StagePlan
+from pipeline.planning.dag import NATIVE
+from pipeline.planning.plan import Plan, StagePlan
 from schemas.dataset import FEATURES
 
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import duckdb
 import pyarrow as pa
 
-from pipeline.gates import Gate
 from pipeline.pages.row import unit
+from pipeline.planning.gates import Gate
 from schemas.dataset import FEATURES
 
 _BINS = 24

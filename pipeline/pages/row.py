@@ -6,8 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.gates import Gate
 from pipeline.pages.timeline import timeline
+from pipeline.planning.gates import Gate
 from schemas import columns
 from schemas.dataset import FEATURES
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import pyarrow.parquet as pq
 
 from pipeline.dataset.ledger import read_records
-from pipeline.gates import Gate, build_gates
-from pipeline.plan import Plan
+from pipeline.planning.gates import Gate, build_gates
+from pipeline.planning.plan import Plan
 from schemas.dataset import Layout
 
 

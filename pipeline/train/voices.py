@@ -21,7 +21,7 @@ from pipeline.dataset.saved_config import require_dataset
 from pipeline.dataset.stats import connect
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.models.store import ModelStore
-from pipeline.plan import Plan
+from pipeline.planning.plan import Plan
 from pipeline.train.audio import DatasetAudio
 from schemas.dataset import Layout
 from stages import pcm

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.config import build_addition
-from pipeline.dag import Dag, Stored
 from pipeline.dataset.saved_config import planned_settings
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.models.store import ModelStore
-from pipeline.plan import Plan, StagePlan, make_dag
+from pipeline.planning.config import build_addition
+from pipeline.planning.dag import Dag, Stored
+from pipeline.planning.plan import Plan, StagePlan, make_dag
 from schemas.config import CurateConfig, ResourceConfig
 from schemas.dataset import FEATURES
 from stages.base import Stage

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.errors import UsageProblem
-from pipeline.gates import Gate, GateError, build_gates
+from pipeline.planning.gates import Gate, GateError, build_gates
 from schemas import columns
 from schemas.config import CurateConfig, StageConfig
 from stages.base import Params, Stage, Weights

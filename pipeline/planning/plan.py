@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pipeline.dag import Dag, Node, Stored, build_dag, wanted_models
-from pipeline.dependencies import lack_of, missing_libraries
 from pipeline.models.errors import ModelMissing, UnknownModel, WrongBytes
 from pipeline.models.store import ModelStore
+from pipeline.planning.dag import Dag, Node, Stored, build_dag, wanted_models
+from pipeline.planning.dependencies import lack_of, missing_libraries
 from schemas.config import CurateConfig, DedupConfig, Thresholds
 from schemas.dataset import SCHEMA_VERSION
 from stages.base import Weights
@@ -80,7 +80,7 @@ def make_dag(config: CurateConfig, store: ModelStore, stored: Mapping[str, Store
     """The checked DAG of a configuration with the store's models, over columns that are `stored` already.
 
     Raises:
-        DagError: see `pipeline.dag.build_dag`; or a library is not installed.
+        DagError: see `pipeline.planning.dag.build_dag`; or a library is not installed.
     """
     missing = missing_libraries(config)
     problems = [lack_of(missing, config, store)] if missing else []

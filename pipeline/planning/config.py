@@ -102,7 +102,7 @@ def build_addition(
 
 def _profile(name: str) -> dict[str, Any]:
     """A profile: parts of a configuration, and under `on_request` what `--add` means by a stage's name."""
-    text = resources.files("pipeline").joinpath("profiles", f"{name}.yaml").read_text("utf-8")
+    text = resources.files("pipeline.planning").joinpath("profiles", f"{name}.yaml").read_text("utf-8")
     return {"on_request": {}, **yaml.safe_load(text)}
 
 

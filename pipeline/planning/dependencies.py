@@ -5,9 +5,9 @@ from contextlib import suppress
 
 from pydantic import ValidationError
 
-from pipeline.dag import wanted_libraries
 from pipeline.models.errors import ModelStoreError
 from pipeline.models.store import ModelStore
+from pipeline.planning.dag import wanted_libraries
 from schemas import columns
 from schemas.config import CurateConfig, StageConfig
 from stages.base import Stage
