@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from pipeline import sample_progress
 from pipeline.cli import app
-from pipeline.sample_config import SampleConfig, flag, in_flags
+from pipeline.sampling import progress
+from pipeline.sampling.config import SampleConfig, flag, in_flags
 from tests.audio import tone, write
 from tests.command import ROOT, asked
 from tests.tiny_checkpoint import build, build_audible
@@ -256,16 +256,16 @@ def test_an_interrupted_run_leaves_nothing(checkpoint: Path, tmp_path: Path, mon
 def test_a_terminal_shows_steps_and_the_time_left(monkeypatch: pytest.MonkeyPatch):
     screen = io.StringIO()
     terminal = partial(Console, file=screen, force_terminal=True, width=120)
-    monkeypatch.setattr(sample_progress, "Console", lambda stderr: terminal())
-    with sample_progress.shown(enabled=True) as watch:
+    monkeypatch.setattr(progress, "Console", lambda stderr: terminal())
+    with progress.shown(enabled=True) as watch:
         watch("loading", 0, 0)
         watch("sampling", 9, 27)
     text = screen.getvalue()
     assert "sampling" in text
     assert "9/27" in text
-    monkeypatch.setattr(sample_progress, "Console", lambda stderr: Console(file=screen))
-    monkeypatch.setattr(sample_progress, "_LINE_INTERVAL_S", 0)
-    with sample_progress.shown(enabled=True) as watch:
+    monkeypatch.setattr(progress, "Console", lambda stderr: Console(file=screen))
+    monkeypatch.setattr(progress, "_LINE_INTERVAL_S", 0)
+    with progress.shown(enabled=True) as watch:
         for step in range(1, 28):
             watch("sampling", step, 27)
     assert "sampling 9/27 steps, ETA 0 s" in screen.getvalue()

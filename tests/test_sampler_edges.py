@@ -10,9 +10,9 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from pipeline.errors import UsageProblem
-from pipeline.sample import outputs
-from pipeline.sample_config import build_config, path_and_scale, resolve
-from pipeline.sample_progress import _bar
+from pipeline.sampling.config import build_config, path_and_scale, resolve
+from pipeline.sampling.progress import _bar
+from pipeline.sampling.sample import outputs
 from tests.audio import tone, write
 from tests.golden_inputs import tensor
 from tests.tiny_checkpoint import build_audible

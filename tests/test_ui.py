@@ -17,7 +17,7 @@ import torch
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from pipeline.commands import ui
-from pipeline.sample_config import build_config, read_settings
+from pipeline.sampling.config import build_config, read_settings
 from tests import tiny_checkpoint
 from tests.browser import launched, opened
 from tests.command import asked

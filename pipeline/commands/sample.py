@@ -12,7 +12,7 @@ from pipeline.commands.exit_codes import guarded
 from pipeline.console.escaping import tell
 
 if TYPE_CHECKING:
-    from pipeline.sample import Take
+    from pipeline.sampling.sample import Take
 
 _COMMAND_ONLY = ("config", "overwrite", "as_json", "quiet")
 
@@ -197,9 +197,9 @@ def sample_command(
 
 def _sample(file: Path | None, given: Mapping[str, Any], *, overwrite: bool, quiet: bool) -> "list[Take]":
     # Here, for torch takes seconds to import and the other commands do without.
-    from pipeline.sample import differences, outputs, provenance, sample
-    from pipeline.sample_config import build_config, read_settings, resolve
-    from pipeline.sample_progress import shown
+    from pipeline.sampling.config import build_config, read_settings, resolve
+    from pipeline.sampling.progress import shown
+    from pipeline.sampling.sample import differences, outputs, provenance, sample
 
     settings, recorded = read_settings(file) if file else ({}, {})
     config = resolve(build_config(settings, given))

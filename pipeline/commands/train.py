@@ -176,7 +176,7 @@ def export_command(
       songmill train export lora-run --out lora && songmill sample ACE-Step --lora lora --prompt folk --out a.wav
     """
     with guarded("interrupted; nothing is written"):
-        from pipeline.sample import text_encoder_folder
+        from pipeline.sampling.sample import text_encoder_folder
         from pipeline.train.dit import problems_told
         from stages.lyric_bpe import BUILT_IN
         from training.autoencoder.export import export_codec

@@ -63,8 +63,8 @@ def ui_command(
 
 def _serve(given: Mapping[str, Any], port: int | None, browser: bool) -> None:
     # Here, for torch and Gradio take seconds to import and the other commands do without.
-    from pipeline.sample import load, told
-    from pipeline.sample_config import build_config, resolve
+    from pipeline.sampling.config import build_config, resolve
+    from pipeline.sampling.sample import load, told
     from pipeline.ui.page import Page, private_folder, serve
 
     config = resolve(build_config({}, {**given, **_ASKED_ON_THE_PAGE}))

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from pipeline.errors import DataProblem, UsageProblem, naming
 from pipeline.models.digests import sha256
 from pipeline.models.store import ModelStore
-from pipeline.sample_config import SampleConfig, in_flags, path_and_scale
+from pipeline.sampling.config import SampleConfig, in_flags, path_and_scale
 from training.checkpoints import CheckpointProblem, fingerprint
 from training.lora import Lora
 from training.sampling import Clip, Sampler, SamplingError, Step

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pipeline.sample import Watch
+from pipeline.sampling.sample import Watch
 
 _LINE_INTERVAL_S = 10.0
 
