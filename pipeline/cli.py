@@ -218,11 +218,11 @@ def plan_command(
       songmill plan songs/ --profile full --pilot 20
     """
     from pipeline.dataset.saved_config import is_dataset, remembered_config
-    from pipeline.inspection import show_pilot, show_plan
     from pipeline.models.store import ModelStore
     from pipeline.planning.config import build_config
     from pipeline.planning.dependencies import lack_of, missing_libraries
     from pipeline.planning.plan import draft_dag, make_plan, weights_bytes
+    from pipeline.view.terminal import show_pilot, show_plan
     from schemas.dataset import Layout
     from stages.libraries import how_to_install
 
@@ -286,7 +286,7 @@ def inspect_command(
       songmill inspect dataset --compare dataset-before
     """
     from pipeline.dataset.stats_cache import current_stats
-    from pipeline.inspection import show_stats
+    from pipeline.view.terminal import show_stats
     from schemas.dataset import Layout
 
     if sum(map(bool, (sql, html, compare))) > 1:
@@ -412,7 +412,7 @@ def _query(dataset: Path, sql: str, as_json: bool) -> None:
 
 def _compare(dataset: Path, other: Path, as_json: bool) -> None:
     from pipeline.commands.compare import show_comparison
-    from pipeline.comparison import compare
+    from pipeline.view.comparison import compare
     from schemas.dataset import Layout
 
     found = compare(Layout(dataset), Layout(other))

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.comparison import compare
 from pipeline.dataset.ledger import Ledger
+from pipeline.view.comparison import compare
 from schemas.dataset import Layout
 from tests.command import asked
 from tests.rows import row, write_rows

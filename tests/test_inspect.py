@@ -16,7 +16,7 @@ from pipeline.dataset.ledger import Ledger, read_records
 from pipeline.dataset.marks import set_marks
 from pipeline.dataset.stats import Stats, collect_stats
 from pipeline.dataset.stats_cache import _Snapshot, current_stats, renew_stats
-from pipeline.inspection import show_stats, sparkline
+from pipeline.view.terminal import show_stats, sparkline
 from schemas.dataset import Layout
 from tests.command import asked, inspected, songmill
 from tests.rows import row, write_rows

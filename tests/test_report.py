@@ -28,7 +28,7 @@ from pipeline.pages.sound import Sound
 from pipeline.pages.templates import asset, environment
 from pipeline.pages.thresholds import dataset_gates
 from pipeline.planning.plan import Plan
-from pipeline.report import write_report
+from pipeline.view.report import write_report
 from schemas.dataset import Layout
 from tests import toy_dataset
 from tests.audio import silence, tone, write

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.comparison import Comparison, Pair, Row, Shift
+from pipeline.view.comparison import Comparison, Pair, Row, Shift
 
 _EXAMPLES_SHOWN = 5
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline.commands.exit_codes import guarded
-from pipeline.report import Watch, write_report
+from pipeline.view.report import Watch, write_report
 from schemas.dataset import Layout
 
 _LINE_INTERVAL_S = 10.0

@@ -66,7 +66,7 @@ def _write_page(layout: "Layout", html: Path, overrides: Sequence[str], found: "
     """The rows nearest to the thresholds, their figures against the new ones."""
     from pipeline.commands.report import watching
     from pipeline.edit.rejudge import rejudge
-    from pipeline.report import write_report
+    from pipeline.view.report import write_report
 
     rows = list(dict.fromkeys(near.row_id for rows in found.nearest.values() for near in rows))
     title = f"Nearest to {', '.join(found.nearest) or 'no threshold'}"

@@ -14,7 +14,7 @@ from rich.markup import escape
 from pipeline.dataset.stats import connect
 from pipeline.demo.input import DemoInput
 from pipeline.demo.promise import PROMISE, Promise, PromiseBroken, differences_of_dataset, differences_of_song
-from pipeline.inspection import show_songs
+from pipeline.view.terminal import show_songs
 from schemas.dataset import Layout
 from training.run_folder import RunFolder
 
