@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from schemas import columns
 from stages.base import Stage, Track
-from stages.caption_facts import Facts, gather
-from stages.vocal_delivery import vocal_delivery
+from stages.captioning.facts import Facts, gather
+from stages.captioning.vocal_delivery import vocal_delivery
 
 
 class Caption(Stage):
@@ -18,7 +18,7 @@ class Caption(Stage):
     simplified is one phrase; expanded states every fact; descriptive tells how it sounds; synonyms says the same in
     other words (`stages/data/tag_classes.yaml`); use_cases says what it suits; analysis lists genre, instruments,
     tempo and mood. A column that is missing or null is not mentioned. Wording varies with `row_id` and with nothing
-    else. `source` is "measured". `lyrical_rap_check` is described in `stages.vocal_delivery`.
+    else. `source` is "measured". `lyrical_rap_check` is described in `stages.captioning.vocal_delivery`.
     """
 
     name = "caption"

@@ -12,9 +12,9 @@ import numpy as np
 from pydantic import Field
 
 from stages.base import Weights
-from stages.caption_model import AUDIO_RATE_HZ, ModelCaption, ModelParams
-from stages.caption_prompt import Message
-from stages.caption_reply import json_schema
+from stages.captioning.model import AUDIO_RATE_HZ, ModelCaption, ModelParams
+from stages.captioning.prompt import Message
+from stages.captioning.reply import json_schema
 from stages.libraries import Library
 
 

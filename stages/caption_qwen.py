@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from stages.base import Weights
-from stages.caption_model import ModelCaption, ModelParams
-from stages.caption_prompt import Message
+from stages.captioning.model import ModelCaption, ModelParams
+from stages.captioning.prompt import Message
 
 MODEL = "qwen2-5-omni-7b"
 

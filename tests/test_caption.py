@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from schemas import columns
 from stages.caption import Caption
-from stages.caption_facts import tag_classes, tag_words
-from stages.vocal_delivery import vocal_delivery
+from stages.captioning.facts import tag_classes, tag_words
+from stages.captioning.vocal_delivery import vocal_delivery
 
 _VARIANTS = ("simplified", "expanded", "descriptive", "synonyms", "use_cases")
 _TONICS = ["C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B"]

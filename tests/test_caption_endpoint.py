@@ -22,8 +22,8 @@ from schemas.config import CurateConfig
 from stages import pcm
 from stages.caption import Caption
 from stages.caption_endpoint import CaptionEndpoint, Params
-from stages.caption_prompt import PROMPT, Prompt
-from stages.caption_reply import Reply, ReplyError, parse
+from stages.captioning.prompt import PROMPT, Prompt
+from stages.captioning.reply import Reply, ReplyError, parse
 from tests.faulty_proxy import Proxy, faulty_proxy
 from tests.llama_server import KEY, llama_server
 from tests.tracks import load

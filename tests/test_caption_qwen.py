@@ -21,8 +21,8 @@ from stages import pcm
 from stages.base import Weights
 from stages.caption import Caption
 from stages.caption_endpoint import CaptionEndpoint, Params
-from stages.caption_prompt import Message, Prompt
 from stages.caption_qwen import MODEL, CaptionQwen
+from stages.captioning.prompt import Message, Prompt
 from stages.nets.qwen_omni import QwenOmni
 from tests.tiny_qwen_omni import build, noise, tone
 

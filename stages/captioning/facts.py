@@ -85,7 +85,7 @@ def gather(columns: Mapping[str, Any], synonyms: bool = False) -> Facts:
 @cache
 def tag_classes() -> dict[str, dict[str, list[str]]]:
     """Class -> tag -> its words; the file says where the tags come from."""
-    text = (Path(__file__).parent / "data" / "tag_classes.yaml").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[1] / "data" / "tag_classes.yaml").read_text(encoding="utf-8")
     classes: dict[str, dict[str, list[str]]] = yaml.safe_load(text)
     return classes
 

@@ -12,8 +12,8 @@ from schemas import columns
 from stages import base, pcm
 from stages.base import Track, Weights
 from stages.caption import Caption
-from stages.caption_prompt import PROMPT, Message, Prompt
-from stages.caption_reply import ReplyError, parse
+from stages.captioning.prompt import PROMPT, Message, Prompt
+from stages.captioning.reply import ReplyError, parse
 
 AUDIO_RATE_HZ = 16_000  # what Qwen2.5-Omni's audio encoder hears
 
@@ -39,7 +39,7 @@ class ModelParams(base.Params):
 class ModelCaption(base.Stage):
     """The six caption styles and the rap check, asked of a model and checked.
 
-    An answer that has not the form of `stages.caption_reply` is sent back once with what is wrong with it. Where that
+    An answer that has not the form of `stages.captioning.reply` is sent back once with what is wrong with it. Where that
     does not help the row gets the captions of `stages.caption` from the measured columns: `source` is "measured" then
     and `failure` says why. Otherwise `source` is the model's name.
     """

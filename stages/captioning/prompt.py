@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-PROMPT = Path(__file__).parent / "data" / "caption_prompt.yaml"
+PROMPT = Path(__file__).parents[1] / "data" / "caption_prompt.yaml"
 _MAX_TAGS = 12
 _MAX_ERROR = 500  # characters of a complaint; a hostile answer could make it long
 
