@@ -13,9 +13,9 @@ import numpy as np
 from wordfreq import get_frequency_dict
 
 from stages.ipa import to_ipa
-from stages.lyric_library import Song
 from stages.lyric_text import LyricLine
-from stages.sound_classes import sound_classes
+from stages.matching.library import Song
+from stages.matching.phone_classes import sound_classes
 
 LANGUAGES = ("en", "es", "fr", "de", "zh", "ja", "ko", "ru")
 UNSPACED = frozenset({"zh", "ja"})

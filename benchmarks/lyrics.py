@@ -20,9 +20,10 @@ import typer
 from rapidfuzz import fuzz, process
 
 from benchmarks.lyric_world import LANGUAGES, lyrics, misheard, noisy, part, song, speech
-from stages.lyric_alignment import Word, align
-from stages.lyric_index import ContainmentSketch, LshSketch, Postings, Sketch, lsh_rows
-from stages.lyric_library import (
+from stages.lyrics import Lyrics
+from stages.matching.alignment import Word, align
+from stages.matching.index import ContainmentSketch, LshSketch, Postings, Sketch, lsh_rows
+from stages.matching.library import (
     COLUMNS,
     MANIFEST,
     SEGMENTS,
@@ -32,7 +33,6 @@ from stages.lyric_library import (
     song_table,
     write_segment,
 )
-from stages.lyrics import Lyrics
 
 app = typer.Typer(add_completion=False)
 _SEGMENT = 100_000

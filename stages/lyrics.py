@@ -11,11 +11,11 @@ from pydantic import Field
 
 from schemas import columns
 from stages import base
-from stages.lyric_alignment import Alignment, Word, align, heard_words
-from stages.lyric_index import SKETCHES
-from stages.lyric_ledger import matched_lines, transcript_lines
-from stages.lyric_library import MANIFEST, LyricLibrary, Song
 from stages.lyric_text import LyricLine, heard_segments
+from stages.matching.alignment import Alignment, Word, align, heard_words
+from stages.matching.index import SKETCHES
+from stages.matching.library import MANIFEST, LyricLibrary, Song
+from stages.matching.line_report import matched_lines, transcript_lines
 
 GIVEN = "given"  # song_id of lyrics that came with the song
 
@@ -32,7 +32,7 @@ class Lyrics(base.Stage):
     """Lyrics from a library or from the song's own tags, verified against the transcript by their phones.
 
     An index proposes songs of the library, an alignment of their lines decides. `lines` is a ledger of what was sung
-    and what was not (see `stages.lyric_ledger`); without a match it is the transcript's segments. `alternatives` are
+    and what was not (see `stages.matching.line_report`); without a match it is the transcript's segments. `alternatives` are
     songs that fit nearly as well: covers, live versions.
     """
 
@@ -51,7 +51,7 @@ class Lyrics(base.Stage):
         Attributes:
             library: folder that `songmill lyrics index` made, or, for some thousand songs, Parquet with the text
                 columns id, title, artist, language, text, license; ids are unique.
-            index: how a Parquet library is indexed, "containment" or "lsh" (see `stages.lyric_index`).
+            index: how a Parquet library is indexed, "containment" or "lsh" (see `stages.matching.index`).
             candidates: songs that are aligned, at most.
             min_similarity: of a line's phones to the words it is placed on; below it the line is missing.
             canonical_similarity: from which the library's text of a line is taken instead of the transcript's, and from
@@ -86,7 +86,7 @@ class Lyrics(base.Stage):
         """Open the index, or read the library and index the phones of its songs.
 
         Raises:
-            stages.lyric_library.LibraryError: the library is none.
+            stages.matching.library.LibraryError: the library is none.
         """
         super().setup(weights)
         library = self.params.library

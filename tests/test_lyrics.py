@@ -13,12 +13,12 @@ import pytest
 from schemas import columns
 from stages.base import Track
 from stages.language import LANGUAGES
-from stages.lyric_alignment import Word, align
 from stages.lyric_bpe import CORPUS
-from stages.lyric_index import ContainmentSketch, LshSketch
-from stages.lyric_library import LyricLibrary, Song
 from stages.lyric_text import LyricLine, parse
 from stages.lyrics import Lyrics
+from stages.matching.alignment import Word, align
+from stages.matching.index import ContainmentSketch, LshSketch
+from stages.matching.library import LyricLibrary, Song
 from stages.phonemes import Phonemes
 
 DEMO = {

@@ -34,7 +34,7 @@ def index_command(
 
     from pipeline.lyrics.indexing import build_index
     from schemas.config import ResourceConfig
-    from stages.lyric_index import SKETCHES
+    from stages.matching.index import SKETCHES
 
     if engine not in SKETCHES:
         fail(f"no engine {engine!r}; there are {', '.join(SKETCHES)}", USAGE_PROBLEM)
@@ -66,7 +66,7 @@ def search_command(
     """Which songs sound like these words: the share of their telling shingles that a song contains."""
     from stages.ipa import to_ipa
     from stages.language import line_languages
-    from stages.lyric_library import LibraryError, LyricLibrary
+    from stages.matching.library import LibraryError, LyricLibrary
 
     try:
         library = LyricLibrary.read(index) if index.is_file() else LyricLibrary.open(index)
@@ -106,7 +106,7 @@ def train_command(
     from pipeline.dataset.ledger import write_durably
     from pipeline.lyrics.corpus import lyric_lines
     from stages.lyric_bpe import train
-    from stages.lyric_library import LibraryError
+    from stages.matching.library import LibraryError
 
     if out.exists():
         fail(f"{out} exists; choose another --out", DATA_PROBLEM)

@@ -9,8 +9,8 @@ from pipeline.errors import DataProblem
 from schemas.dataset import Layout
 from stages.language import line_languages
 from stages.lyric_cleaning import clean
-from stages.lyric_library import check_columns
 from stages.lyric_text import parse
+from stages.matching.library import check_columns
 
 _ROWS = 1000
 
@@ -23,7 +23,7 @@ def lyric_lines(source: Path) -> Iterator[str]:
 
     Raises:
         DataProblem: the dataset has no lyric tokens.
-        stages.lyric_library.LibraryError: the file is no lyric library.
+        stages.matching.library.LibraryError: the file is no lyric library.
     """
     if source.is_file():
         check_columns(source)

@@ -21,8 +21,9 @@ from pipeline.errors import DataProblem, naming
 from pipeline.execution.cluster import cluster
 from schemas.config import ResourceConfig
 from stages.language import known
-from stages.lyric_index import Postings, Sketch
-from stages.lyric_library import (
+from stages.lyric_text import parse
+from stages.matching.index import Postings, Sketch
+from stages.matching.library import (
     COLUMNS,
     MANIFEST,
     SEGMENTS,
@@ -37,7 +38,6 @@ from stages.lyric_library import (
     song_table,
     write_segment,
 )
-from stages.lyric_text import parse
 
 LONGEST_TEXT = 100_000  # characters; a book, not a song
 _ROWS_PER_TASK = 200

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import DataProblem, naming
 from schemas.dataset import Layout
-from stages.lyric_alignment import tight
+from stages.matching.alignment import tight
 
 _COLUMNS = ("row_id", "uri", "title", "artist", "album", "language", "audio", "lyrics")
 
@@ -22,7 +22,7 @@ def export_lrc(dataset: Path, out: Path, verdicts: Collection[str]) -> Iterator[
     Args:
         dataset: a curated dataset.
         out: a folder.
-        verdicts: lines with one of these are written (see `stages.lyric_ledger`).
+        verdicts: lines with one of these are written (see `stages.matching.line_report`).
 
     Raises:
         DataProblem: the dataset has no lyrics.

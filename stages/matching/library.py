@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.ipa import to_ipa
-from stages.lyric_index import SKETCHES, ContainmentSketch, Postings, Sketch, describe
 from stages.lyric_text import LyricLine, parse
+from stages.matching.index import SKETCHES, ContainmentSketch, Postings, Sketch, describe
 
 FORMAT = 1
 MANIFEST = "index.json"

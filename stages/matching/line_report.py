@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from schemas.lyric_verdicts import CANONICAL, EXTRA, HEARD, MISSING
-from stages.lyric_alignment import Alignment, Placed, Word, tight, units_of
-from stages.lyric_library import Song
+from stages.matching.alignment import Alignment, Placed, Word, tight, units_of
+from stages.matching.library import Song
 
 _LEAST_EXTRA = 4  # phones; fewer are the rest of a word that a line left over
 
