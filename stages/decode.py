@@ -19,11 +19,11 @@ from pydantic import Field
 
 from schemas import columns
 from stages import base, pcm
-from stages.bounds import MIB, USUAL_BYTES_PER_S, AbsurdHeader, Bounds, TooLarge
-from stages.comments import claimed_comments
-from stages.ffmpeg_memory import limit_allocations
-from stages.limited_reader import LimitedReader
-from stages.truncation import HEADERLESS, ogg_is_complete, promised_s
+from stages.decoding.bounds import MIB, USUAL_BYTES_PER_S, AbsurdHeader, Bounds, TooLarge
+from stages.decoding.comments import claimed_comments
+from stages.decoding.ffmpeg_memory import limit_allocations
+from stages.decoding.limited_reader import LimitedReader
+from stages.decoding.truncation import HEADERLESS, ogg_is_complete, promised_s
 
 NATIVE = pa.struct([("rate_hz", pa.int32()), ("channels", pa.int32()), ("samples", pa.large_binary())])
 WORKING = {"native": NATIVE, "pcm": pcm.PCM}
@@ -79,7 +79,7 @@ class Decoded:
 
 
 class DecodeParams(Bounds):
-    """How much is decoded, how much damage is put up with, and what is refused at once (see `stages.bounds`)."""
+    """How much is decoded, how much damage is put up with, and what is refused at once (see `stages.decoding.bounds`)."""
 
     limit_s: float = Field(default=1800.0, gt=0)  # guards the memory: of longer audio only the facts are told
     missing_s: float = Field(default=1.0, ge=0)  # what may be missing of the promised length
@@ -135,7 +135,7 @@ def decode_file(uri: str, wanted: Collection[str] = frozenset(WORKING), params: 
     Rates are converted by libsoxr (HQ); more than two channels are mixed down by libswresample (ITU-R BS.775
     coefficients, scaled so that nothing clips); mono is put on both channels.
 
-    The memory it takes follows from the bounds in `params`; see `stages.bounds`.
+    The memory it takes follows from the bounds in `params`; see `stages.decoding.bounds`.
 
     Raises:
         AbsurdHeader, NoMixdown, TooLarge: out of these bounds.

@@ -13,8 +13,8 @@ import pytest
 
 from stages import pcm
 from stages.base import Stage, Track, TrackError
-from stages.bounds import AbsurdHeader, NoMixdown, TooLarge
 from stages.decode import Decode, DecodeParams, EmptyFile, Unreadable, decode_file
+from stages.decoding.bounds import AbsurdHeader, NoMixdown, TooLarge
 from stages.fingerprint import Fingerprint
 from stages.quality import Quality
 from tests.audio import noise, tone, write

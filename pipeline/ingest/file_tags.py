@@ -10,7 +10,7 @@ from mutagen.mp4 import MP4Tags
 
 from pipeline.ingest.licenses import find_license
 from stages.decode import Unreadable, opened
-from stages.limited_reader import LimitedReader
+from stages.decoding.limited_reader import LimitedReader
 
 _log = logging.getLogger("songmill.manifest")
 _MAX_BYTES = 32 << 20  # cover art and all

@@ -5,7 +5,7 @@ The memory of one song follows from them. A worker that scans (`decode`, `qualit
     0.5 GB + decoded samples (at most `max_mb`; twice those that hold NaN or infinity) + 0.2 MB for each second
 
 Measured on six minutes of stereo at 48 kHz, 138 MB decoded: a peak of 357 MB after decode, 439 after quality, 500 after
-fingerprint, of which 166 MB were there before. FFmpeg itself is held to 256 MiB at once (`stages.ffmpeg_memory`).
+fingerprint, of which 166 MB were there before. FFmpeg itself is held to 256 MiB at once (`stages.decoding.ffmpeg_memory`).
 """
 
 import av
@@ -44,7 +44,7 @@ class Bounds(base.Params):
     max_channels: int = Field(default=24, ge=1, le=64, exclude=True)  # 22.2 has so many; libswresample mixes at most 64
     max_claimed_s: float = Field(default=604_800.0, gt=0, exclude=True)  # longer than `limit_s` is long, this a lie
     max_header_mb: float = Field(default=64.0, gt=0, exclude=True)  # cover art and all
-    max_comments: int = Field(default=10_000, ge=0, exclude=True)  # of FLAC and Ogg; see `stages.comments`
+    max_comments: int = Field(default=10_000, ge=0, exclude=True)  # of FLAC and Ogg; see `stages.decoding.comments`
     # MiB of decoded samples, float32 at the song's own rate; by default what `limit_s` of stereo at 96 kHz takes.
     max_mb: float | None = Field(default=None, gt=0, exclude=True)
 
