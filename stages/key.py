@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from schemas import columns
-from stages import pcm, spectrum
+from stages import pcm
 from stages.base import Stage, Track, Weights
-from stages.essentia import ESSENTIA, load_essentia
+from stages.signal import spectrum
+from stages.signal.essentia import ESSENTIA, load_essentia
 
 _SILENT_PEAK = 1e-3  # -60 dBFS
 _TONICS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")

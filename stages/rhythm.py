@@ -8,11 +8,12 @@ import numpy as np
 import soxr
 
 from schemas import columns
-from stages import pcm, spectrum
+from stages import pcm
 from stages.base import Stage, Track, Weights
-from stages.essentia import ESSENTIA, load_essentia
-from stages.meter import find_meter
-from stages.tempo import MIN_BEATS, choose_octave, fit_bpm
+from stages.signal import spectrum
+from stages.signal.essentia import ESSENTIA, load_essentia
+from stages.signal.meter import find_meter
+from stages.signal.tempo import MIN_BEATS, choose_octave, fit_bpm
 
 _CONFIDENCE_MAX = 5.32  # Essentia's scale; above 3.5 its authors call a beat track excellent (80 % right)
 _SILENT_PEAK = 1e-3  # -60 dBFS
@@ -26,9 +27,9 @@ _BASS_MELS = 5  # up to about 180 Hz
 
 
 class Rhythm(Stage):
-    """Beats by Essentia's RhythmExtractor2013 (multifeature: Zapata, Davies and Gomez 2014), BPM by `stages.tempo`.
+    """Beats by Essentia's RhythmExtractor2013 (multifeature: Zapata, Davies and Gomez 2014), BPM by `stages.signal.tempo`.
 
-    `confidence` is Essentia's 0..5.32 divided by 5.32. Downbeats come from `stages.meter`: an accent is bass onset,
+    `confidence` is Essentia's 0..5.32 divided by 5.32. Downbeats come from `stages.signal.meter`: an accent is bass onset,
     change of chroma and, by half, onset of all bands. Music without beats, and silence, give a null `bpm`,
     empty lists and confidence 0.
 

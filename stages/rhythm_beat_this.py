@@ -11,9 +11,9 @@ from schemas import columns
 from stages import pcm
 from stages.base import Stage, Track, Weights
 from stages.libraries import Library
-from stages.meter import meter_from_downbeats
-from stages.spectrum import mel_filters
-from stages.tempo import MIN_BEATS, choose_octave, fit_bpm
+from stages.signal.meter import meter_from_downbeats
+from stages.signal.spectrum import mel_filters
+from stages.signal.tempo import MIN_BEATS, choose_octave, fit_bpm
 
 MODEL = "beat-this-final0"
 _RATE_HZ = 22_050
@@ -28,7 +28,7 @@ _PEAK = 7  # frames within which only the highest prediction counts
 class RhythmBeatThis(Stage):
     """Beats and downbeats by Beat This with its minimal post-processing: peaks above one half, no tempo model.
 
-    `confidence` is the mean probability of the beats found. BPM and octave are decided in `stages.tempo`, with the
+    `confidence` is the mean probability of the beats found. BPM and octave are decided in `stages.signal.tempo`, with the
     network's beat probability as the strength. The library's own preprocessing needs torchaudio, so the log-mel is
     made here, to the same parameters.
 

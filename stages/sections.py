@@ -9,10 +9,10 @@ import pyarrow as pa
 from schemas import columns
 from stages import base, pcm
 from stages.base import Stage, Track
-from stages.section_features import SectionFeatures
-from stages.section_labels import Part, label_parts
-from stages.voice import RATE_HZ as VOICE_RATE_HZ
-from stages.voice import voiced_spans
+from stages.signal.section_features import SectionFeatures
+from stages.signal.section_labels import Part, label_parts
+from stages.signal.voice_activity import RATE_HZ as VOICE_RATE_HZ
+from stages.signal.voice_activity import voiced_spans
 
 _GRID_S = 0.5  # where there are no beats
 _KERNEL_S = 12.0  # how much music before and after a boundary is compared
@@ -32,7 +32,7 @@ class Params(base.Params):
 
 
 class Sections(Stage):
-    """Boundaries by checkerboard novelty, repetition by clustering, names by rules (`stages.section_labels`).
+    """Boundaries by checkerboard novelty, repetition by clustering, names by rules (`stages.signal.section_labels`).
 
     Chroma and MFCC are averaged over beats (half seconds where there are none). Their cosine self-similarity,
     correlated along its diagonal with a checkerboard kernel, peaks where the music before and after differ (Foote,

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from schemas import columns
 from stages import base, pcm
-from stages.voice import voiced_segments
+from stages.signal.voice_activity import voiced_segments
 
 
 class Speaker(base.Stage):

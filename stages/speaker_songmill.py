@@ -10,7 +10,7 @@ from pydantic import Field
 
 from schemas import columns
 from stages import base, pcm
-from stages.voice import voiced_segments
+from stages.signal.voice_activity import voiced_segments
 
 _CONFIG = "config.json"
 _WEIGHTS = "diffusion_pytorch_model.safetensors"

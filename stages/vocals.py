@@ -8,7 +8,7 @@ import numpy as np
 
 from schemas import columns
 from stages import base, pcm
-from stages.voice import RATE_HZ, THRESHOLD, voiced_spans
+from stages.signal.voice_activity import RATE_HZ, THRESHOLD, voiced_spans
 
 
 class Separator(Protocol):

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from schemas import columns
 from stages import pcm
 from stages.base import Track, Weights
-from stages.meter import find_meter, meter_from_downbeats
 from stages.rhythm import Rhythm
 from stages.rhythm_beat_this import MODEL, RhythmBeatThis, log_mel, peaks_s
-from stages.tempo import choose_octave, fit_bpm
+from stages.signal.meter import find_meter, meter_from_downbeats
+from stages.signal.tempo import choose_octave, fit_bpm
 from tests.audio import clicks, noise, silence
 from tests.random_checkpoints import beat_this
 from tests.songs import load

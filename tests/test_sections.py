@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages import pcm
-from stages.section_labels import Part, label_parts
 from stages.sections import Sections
+from stages.signal.section_labels import Part, label_parts
 from tests.audio import clicks, mix, noise, silence, tone
 from tests.songs import load
 

@@ -30,8 +30,8 @@ from schemas import columns
 from schemas.config import CurateConfig
 from schemas.dataset import Layout
 from stages import pcm
+from stages.signal.voice_activity import RATE_HZ, voiced_segments
 from stages.speaker_songmill import SpeakerSongmill
-from stages.voice import RATE_HZ, voiced_segments
 from tests import audio as signals
 from tests.command import ROOT, asked, environment
 from tests.tracks import load, measure

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages import spectrum
+from stages.signal import spectrum
 
 RATE_HZ = 22_050
 CLOSE = {"rtol": 1e-5, "atol": 1e-7}

@@ -9,9 +9,9 @@ from faster_whisper import WhisperModel
 from rapidfuzz.distance import Levenshtein
 
 from stages import pcm
-from stages.hallucination import Guards, is_stock, level_dbfs
 from stages.nets.spleeter import Spleeter
 from stages.nets.whisper import Whisper
+from stages.signal.hallucination import Guards, is_stock, level_dbfs
 from stages.transcript import Transcript
 from tests import audio as signals
 from tests.tracks import load, measure, ready

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from pipeline.models.convert import spleeter as converter
 from stages import pcm
 from stages.nets.spleeter import HOP, SEGMENT, Spleeter, UNet, _four_outputs, _Up
+from stages.signal.voice_activity import RATE_HZ, voiced_spans
 from stages.vocals import Vocals
-from stages.voice import RATE_HZ, voiced_spans
 from tests import audio as signals
 from tests.tracks import load, measure, ready
 

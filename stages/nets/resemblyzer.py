@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from stages.spectrum import magnitudes, mel_bands
+from stages.signal.spectrum import magnitudes, mel_bands
 
 RATE_HZ = 16_000
 DIM = 256

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 from scipy.special import expit
 
-from stages.spectrum import magnitudes, mel_filters
+from stages.signal.spectrum import magnitudes, mel_filters
 
 RATE_HZ = 16_000
 _N_FFT, _WINDOW, _HOP = 512, 400, 160

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.spectrum import mel_filters
+from stages.signal.spectrum import mel_filters
 
 SMOOTHING = 1e-6  # of squared magnitudes
 _FLOOR = 1e-5

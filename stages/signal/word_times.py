@@ -12,7 +12,7 @@ import numpy as np
 from faster_whisper.transcribe import Segment, Word
 from faster_whisper.vad import VadOptions, get_speech_timestamps
 
-from stages.voice import RATE_HZ
+from stages.signal.voice_activity import RATE_HZ
 
 _MIN_VOICE_MS = 100
 _MIN_PAUSE_MS = 300

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import scipy.fft
 
-from stages import pcm, spectrum
+from stages import pcm
+from stages.signal import spectrum
 
 _RATE_HZ = 22_050
 _HOP = 1024
