@@ -12,10 +12,10 @@ from functools import cache
 import numpy as np
 from wordfreq import get_frequency_dict
 
-from stages.ipa import to_ipa
-from stages.lyric_text import LyricLine
 from stages.matching.library import Song
 from stages.matching.phone_classes import sound_classes
+from stages.text.ipa import to_ipa
+from stages.text.lyric_text import LyricLine
 
 LANGUAGES = ("en", "es", "fr", "de", "zh", "ja", "ko", "ru")
 UNSPACED = frozenset({"zh", "ja"})

@@ -13,11 +13,11 @@ from tokenizers import Tokenizer
 from schemas import columns
 from schemas.lyric_verdicts import SUNG
 from stages import base
-from stages.language import line_languages
-from stages.lyric_bpe import BUILT_IN, LINE_END_ID, SPACE, START_ID
-from stages.lyric_cleaning import clean
-from stages.lyric_text import INSTRUMENTAL, heard_segments, parse
-from stages.lyric_variants import Timed, Variant, arrange, drawn
+from stages.text.bpe import BUILT_IN, LINE_END_ID, SPACE, START_ID
+from stages.text.cleaning import clean
+from stages.text.language import line_languages
+from stages.text.lyric_text import INSTRUMENTAL, heard_segments, parse
+from stages.text.variants import Timed, Variant, arrange, drawn
 
 __all__ = ["LyricTokens", "clean", "encode", "load_vocabulary"]
 
@@ -86,7 +86,7 @@ class LyricTokens(base.Stage):
 
         Attributes:
             vocabulary: a vocabulary file, e.g. the released one; by default songmill's own small one.
-            variant: with structure tags or without, a line a line or flowing; see `stages.lyric_variants`.
+            variant: with structure tags or without, a line a line or flowing; see `stages.text.variants`.
         """
 
         vocabulary: Path | None = None

@@ -11,11 +11,11 @@ from pydantic import Field
 
 from schemas import columns
 from stages import base
-from stages.lyric_text import LyricLine, heard_segments
 from stages.matching.alignment import Alignment, Word, align, heard_words
 from stages.matching.index import SKETCHES
 from stages.matching.library import MANIFEST, LyricLibrary, Song
 from stages.matching.line_report import matched_lines, transcript_lines
+from stages.text.lyric_text import LyricLine, heard_segments
 
 GIVEN = "given"  # song_id of lyrics that came with the song
 

@@ -7,8 +7,8 @@ import pyarrow as pa
 
 from schemas import columns
 from stages import base
-from stages.ipa import to_ipa
-from stages.lyric_text import heard_segments
+from stages.text.ipa import to_ipa
+from stages.text.lyric_text import heard_segments
 
 
 class Phonemes(base.Stage):

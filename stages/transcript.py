@@ -11,10 +11,10 @@ from pydantic import Field
 
 from schemas import columns
 from stages import base, pcm
-from stages.lyric_text import INSTRUMENTAL
 from stages.nets.whisper import RATE_HZ, Whisper
 from stages.signal.hallucination import Guards
 from stages.signal.word_times import settle, voice_times
+from stages.text.lyric_text import INSTRUMENTAL
 
 
 class TranscriptParams(Guards):

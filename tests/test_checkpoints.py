@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from stages.lyric_bpe import BUILT_IN
+from stages.text.bpe import BUILT_IN
 from tests import tiny_checkpoint
 from training.checkpoints import Checkpoint, CheckpointProblem, fingerprint, load_checkpoint, save_checkpoint
 from training.model import ACEStepTransformer2DModel

@@ -10,7 +10,7 @@ from pipeline.lyrics.lrc import lrc
 from schemas import columns
 from schemas.dataset import Layout
 from schemas.lyric_verdicts import SUNG
-from stages.lyric_text import parse
+from stages.text.lyric_text import parse
 from tests.command import asked
 
 

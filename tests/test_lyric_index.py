@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.lyric_bpe import LINE_END_ID
 from stages.lyric_tokens import encode, load_vocabulary
 from stages.matching.index import ContainmentSketch, LshSketch, Postings, lsh_rows
 from stages.matching.library import LibraryError, LyricLibrary
+from stages.text.bpe import LINE_END_ID
 from tests.command import asked, songmill
 from tests.test_lyrics import public_domain
 

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages import chinese, korean
 from stages.base import Track
-from stages.language import LANGUAGES
-from stages.lyric_bpe import BUILT_IN, CORPUS, LINE_END_ID, START_ID, STRUCTURE_TAGS, cleaned_verses, train
 from stages.lyric_tokens import LyricTokens, clean, encode, load_vocabulary
-from stages.lyric_variants import Variant, arrange, drawn
+from stages.text import chinese, korean
+from stages.text.bpe import BUILT_IN, CORPUS, LINE_END_ID, START_ID, STRUCTURE_TAGS, cleaned_verses, train
+from stages.text.language import LANGUAGES
+from stages.text.variants import Variant, arrange, drawn
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "lyrics_clean.json").read_text(encoding="utf-8"))
 RELEASED = os.environ.get("SONGMILL_RELEASED_VOCAB")

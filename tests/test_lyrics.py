@@ -12,14 +12,14 @@ import pytest
 
 from schemas import columns
 from stages.base import Track
-from stages.language import LANGUAGES
-from stages.lyric_bpe import CORPUS
-from stages.lyric_text import LyricLine, parse
 from stages.lyrics import Lyrics
 from stages.matching.alignment import Word, align
 from stages.matching.index import ContainmentSketch, LshSketch
 from stages.matching.library import LyricLibrary, Song
 from stages.phonemes import Phonemes
+from stages.text.bpe import CORPUS
+from stages.text.language import LANGUAGES
+from stages.text.lyric_text import LyricLine, parse
 
 DEMO = {
     "checkpoint": ("audio_ace_step_1_5_checkpoint-1.mp3", "en"),

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.base import Track
-from stages.ipa import to_ipa
-from stages.language import LANGUAGES, detect, line_languages
 from stages.phonemes import Phonemes
+from stages.text.ipa import to_ipa
+from stages.text.language import LANGUAGES, detect, line_languages
 
 # Sounds that any reading of the line has.
 READINGS = {

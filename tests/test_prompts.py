@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 
-from stages.language import LANGUAGES
 from stages.lyric_tokens import LyricTokens, encode, load_vocabulary
+from stages.text.language import LANGUAGES
 from stages.text_embedding import TextEmbedding
 from tests.tracks import measure, ready
 from training.sampling.conditions import Conditions

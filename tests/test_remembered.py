@@ -19,7 +19,7 @@ from pipeline.planning.dag import Dag, build_dag
 from pipeline.planning.plan import Plan, make_plan
 from schemas.config import CurateConfig
 from schemas.dataset import Layout
-from stages.lyric_bpe import BUILT_IN
+from stages.text.bpe import BUILT_IN
 from tests.command import asked
 
 STAGES = ("decode", "quality", "fingerprint")

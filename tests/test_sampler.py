@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.lyric_bpe import BUILT_IN
+from stages.text.bpe import BUILT_IN
 from tests.tiny_checkpoint import build, codec, transformer
 from training.checkpoints import load_checkpoint, save_checkpoint
 from training.sampling import Clip, Sampler, SamplingError

@@ -11,8 +11,8 @@ import torch
 from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
-from stages.lyric_bpe import BUILT_IN
 from stages.lyric_tokens import load_vocabulary
+from stages.text.bpe import BUILT_IN
 from tests.golden_inputs import fill
 from training.checkpoints import save_checkpoint
 from training.model import ACEStepTransformer2DModel, ADaMoSHiFiGANV1, MusicDCAE

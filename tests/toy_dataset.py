@@ -19,7 +19,7 @@ from schemas.dataset import (
     SCHEMA_VERSION,
     Layout,
 )
-from stages.lyric_bpe import LINE_END_ID, START_ID
+from stages.text.bpe import LINE_END_ID, START_ID
 
 LATENT_HZ = 44100 / 4096
 VOCABULARY_SIZE = 1240

@@ -15,8 +15,8 @@ from schemas import columns, ssl_codec
 from schemas.columns import stage_struct
 from stages import pcm
 from stages.base import Params, Resources, Stage, Track, TrackError, Weights
-from stages.lyric_bpe import START_ID
 from stages.lyric_tokens import LyricTokens, encode
+from stages.text.bpe import START_ID
 
 
 class Unlucky(TrackError):

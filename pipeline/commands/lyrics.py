@@ -64,9 +64,9 @@ def search_command(
     as_json: AsJson = False,
 ) -> None:
     """Which songs sound like these words: the share of their telling shingles that a song contains."""
-    from stages.ipa import to_ipa
-    from stages.language import line_languages
     from stages.matching.library import LibraryError, LyricLibrary
+    from stages.text.ipa import to_ipa
+    from stages.text.language import line_languages
 
     try:
         library = LyricLibrary.read(index) if index.is_file() else LyricLibrary.open(index)
@@ -105,8 +105,8 @@ def train_command(
     """
     from pipeline.dataset.ledger import write_durably
     from pipeline.lyrics.corpus import lyric_lines
-    from stages.lyric_bpe import train
     from stages.matching.library import LibraryError
+    from stages.text.bpe import train
 
     if out.exists():
         fail(f"{out} exists; choose another --out", DATA_PROBLEM)

@@ -178,7 +178,7 @@ def export_command(
     with guarded("interrupted; nothing is written"):
         from pipeline.sampling.sample import text_encoder_folder
         from pipeline.train.dit import problems_told
-        from stages.lyric_bpe import BUILT_IN
+        from stages.text.bpe import BUILT_IN
         from training.autoencoder.export import export_codec
         from training.export import export_run
         from training.provenance import hand_on

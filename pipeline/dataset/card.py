@@ -14,8 +14,8 @@ from pipeline.dataset.stats import Stats
 from pipeline.ingest.licenses import UNKNOWN
 from pipeline.planning.plan import Plan
 from schemas.dataset import FEATURES, Layout
-from stages.language import LANGUAGES
 from stages.registry import ENGINES
+from stages.text.language import LANGUAGES
 
 _VALUES_SHOWN = 40
 

@@ -7,10 +7,10 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import DataProblem
 from schemas.dataset import Layout
-from stages.language import line_languages
-from stages.lyric_cleaning import clean
-from stages.lyric_text import parse
 from stages.matching.library import check_columns
+from stages.text.cleaning import clean
+from stages.text.language import line_languages
+from stages.text.lyric_text import parse
 
 _ROWS = 1000
 

@@ -20,8 +20,6 @@ import ray
 from pipeline.errors import DataProblem, naming
 from pipeline.execution.cluster import cluster
 from schemas.config import ResourceConfig
-from stages.language import known
-from stages.lyric_text import parse
 from stages.matching.index import Postings, Sketch
 from stages.matching.library import (
     COLUMNS,
@@ -38,6 +36,8 @@ from stages.matching.library import (
     song_table,
     write_segment,
 )
+from stages.text.language import known
+from stages.text.lyric_text import parse
 
 LONGEST_TEXT = 100_000  # characters; a book, not a song
 _ROWS_PER_TASK = 200

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from stages.lyric_text import LyricLine, heard_segments, parse
 from stages.matching.alignment import tight
+from stages.text.lyric_text import LyricLine, heard_segments, parse
 
 _UNTIMED = {"start_s": None, "end_s": None}
 

@@ -10,8 +10,8 @@ import duckdb
 from pipeline.errors import UsageProblem
 from pipeline.train.settings import named, read_settings
 from schemas.dataset import Layout
-from stages.lyric_bpe import BUILT_IN
 from stages.lyric_tokens import load_vocabulary
+from stages.text.bpe import BUILT_IN
 from training.presets import PRESETS, SIZES
 from training.samples import SamplesConfig
 from training.train_config import TrainConfig

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from pipeline.ui.tasks import TASKS
 from pipeline.ui.waveforms import repaint_window
-from stages.language import LANGUAGES
+from stages.text.language import LANGUAGES
 from training.sampling.errors import SamplingError
 from training.sampling.options import MAX_DURATION_S, Guidance, SamplingOptions, Scheduler
 

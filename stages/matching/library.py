@@ -20,9 +20,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.ipa import to_ipa
-from stages.lyric_text import LyricLine, parse
 from stages.matching.index import SKETCHES, ContainmentSketch, Postings, Sketch, describe
+from stages.text.ipa import to_ipa
+from stages.text.lyric_text import LyricLine, parse
 
 FORMAT = 1
 MANIFEST = "index.json"

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from stages import lyric_tokens
-from stages.language import LANGUAGES, known
+from stages.text.language import LANGUAGES, known
 from training.sampling.conditions import Conditions
 from training.sampling.errors import SamplingError
 from training.sampling.text_encoder import TextEncoder, load_text_encoder

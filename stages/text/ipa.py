@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import espeakng_loader
 
-from stages import chinese, ipa_chinese, ipa_japanese
-from stages.language import FALLBACK, known, spoken_language
+from stages.text import chinese, ipa_chinese, ipa_japanese
+from stages.text.language import FALLBACK, known, spoken_language
 
 if TYPE_CHECKING:
     from phonemizer.backend import EspeakBackend
@@ -25,7 +25,7 @@ def to_ipa(lines: Sequence[str], language: str | None) -> list[str]:
     """IPA of every line, without stress and length marks, words apart by spaces; a line without letters gives "".
 
     A line that is clearly in another language than `language` (its script, or lingua's certain word) is read in its
-    own; what is none of `stages.language.LANGUAGES` is read as English.
+    own; what is none of `stages.text.language.LANGUAGES` is read as English.
     """
     declared = known(language) or FALLBACK
     ipa = [""] * len(lines)

@@ -10,8 +10,8 @@ from functools import cache
 
 from cutlet import Cutlet
 
-from stages import chinese, korean
-from stages.spoken_numbers import speak_numbers
+from stages.text import chinese, korean
+from stages.text.spoken_numbers import speak_numbers
 
 _SPACES = re.compile(r"\s+")
 
@@ -70,7 +70,7 @@ _SYMBOLS = {
 
 
 def clean(line: str, language: str, *, compat: bool = True) -> str:
-    """One line in one of `stages.language.LANGUAGES` as plain lower-case text.
+    """One line in one of `stages.text.language.LANGUAGES` as plain lower-case text.
 
     Latin, Cyrillic and Arabic lines keep their script with numbers, abbreviations and signs spoken out; Chinese turns
     into pinyin with tone digits, Japanese into Hepburn romaji, Korean into its academic romanisation; Hindi is only

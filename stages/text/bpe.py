@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from stages.lyric_cleaning import clean
+from stages.text.cleaning import clean
 
 START_ID = 261
 LINE_END_ID = 2
@@ -19,8 +19,8 @@ STRUCTURE_TAGS = (
     "[start]", "[intro]", "[verse]", "[chorus]", "[bridge]", "[outro]", "[end]", "[inst]", "[solo]", "[hook]",
     "[pre-chorus]", "[break]",
 )  # fmt: skip
-CORPUS = Path(__file__).parent / "data" / "lyric_corpus.txt"
-BUILT_IN = Path(__file__).parent / "data" / "lyric_bpe.json"  # train(cleaned_verses(CORPUS), 2048)
+CORPUS = Path(__file__).parents[1] / "data" / "lyric_corpus.txt"
+BUILT_IN = Path(__file__).parents[1] / "data" / "lyric_bpe.json"  # train(cleaned_verses(CORPUS), 2048)
 
 _CONTROL = ("[STOP]", "[UNK]", SPACE)
 _LANGUAGE_TAGS = (

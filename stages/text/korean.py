@@ -3,7 +3,7 @@
 import re
 from itertools import product
 
-from stages.spoken_numbers import speak
+from stages.text.spoken_numbers import speak
 
 _NUMBER = re.compile(r"[0-9]+")
 

@@ -9,7 +9,7 @@ from hashlib import blake2b
 from itertools import groupby
 from typing import Any, Literal, get_args
 
-from stages.lyric_bpe import STRUCTURE_TAGS
+from stages.text.bpe import STRUCTURE_TAGS
 
 Variant = Literal["plain-lines", "plain-flow", "tagged-lines", "tagged-flow"]
 Timed = tuple[str, float | None]  # a line and the second it begins at
