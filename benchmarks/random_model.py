@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 
+from stages.nets.codec.codec import AUTOENCODER
 from training.model import ACEStepTransformer2DModel, ADaMoSHiFiGANV1, MusicDCAE
-from training.model.codec import AUTOENCODER
 from training.sampling.conditions import Conditions
 
 TEXT_TOKENS = 64

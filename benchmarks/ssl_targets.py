@@ -19,8 +19,8 @@ from pipeline.models.store import ModelStore
 from schemas import ssl_codec
 from stages import pcm
 from stages.decode import decode_file
+from stages.nets.codec.codec import LATENT_HZ
 from stages.nets.whisper_encoder import WhisperStates
-from training.model.codec import LATENT_HZ
 from training.model.repa import alignment_loss
 from training.objective import pooled_alignment_loss
 

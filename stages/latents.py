@@ -1,6 +1,6 @@
 """Latents: what the music codec makes of the mix, and what the model learns to generate.
 
-Gong et al., "ACE-Step" (arXiv 2506.00045): 8 channels of 16 bins, 10.77 frames a second; see `training.model.codec`.
+Gong et al., "ACE-Step" (arXiv 2506.00045): 8 channels of 16 bins, 10.77 frames a second; see `stages.nets.codec.codec`.
 """
 
 from collections.abc import Mapping

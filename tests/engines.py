@@ -57,7 +57,7 @@ def _qwen_omni(folder: Path) -> Stage:
 def _speaker(folder: Path) -> Stage:
     import torch
 
-    from training.model.speaker_encoder import SpeakerEncoder
+    from stages.nets.omni_scale import SpeakerEncoder
 
     torch.manual_seed(0)
     SpeakerEncoder(**_SPEAKER_SIZE).save_pretrained(folder / "encoder")

@@ -22,6 +22,8 @@ from pipeline.train.audio import DatasetAudio
 from schemas.dataset import Layout
 from stages import pcm
 from stages.latents import Latents
+from stages.nets.codec import autoencoder as spectrograms
+from stages.nets.codec.codec import AUTOENCODER
 from tests import tiny_checkpoint
 from tests.audio_dataset import write_audio_dataset
 from tests.command import ROOT, asked, environment
@@ -41,8 +43,6 @@ from training.autoencoder.phases import set_phase, trained_parts
 from training.autoencoder.presets import PRESETS, SIZES
 from training.autoencoder.trainer import AutoencoderTrainer
 from training.checkpoints import load_codec
-from training.model import autoencoder as spectrograms
-from training.model.codec import AUTOENCODER
 from training.provenance import tracks_of
 from training.run_folder import RunFolder, RunProblem
 

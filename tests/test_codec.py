@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from stages.nets.codec.codec import AUTOENCODER, MusicDCAE, latent_length
+from stages.nets.codec.resample import resample
+from stages.nets.codec.vocoder import ADaMoSHiFiGANV1
 from tests.golden_inputs import GOLDEN, fill, relative_error, tensor
-from training.model.codec import AUTOENCODER, MusicDCAE, latent_length
-from training.model.resample import resample
-from training.model.vocoder import ADaMoSHiFiGANV1
 
 CONFIG = json.loads((GOLDEN / "codec.json").read_text())
 MANIFEST = json.loads((GOLDEN / "released_codec_manifest.json").read_text())

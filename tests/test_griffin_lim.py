@@ -8,13 +8,13 @@ import torch
 from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from torch import Tensor
 
+from stages.nets.codec.codec import HOP, SAMPLES_PER_FRAME
+from stages.nets.codec.windows import windowed
 from stages.nets.dcae import LatentEncoder
 from tests import tiny_checkpoint
 from tests.tracks import load
 from training.checkpoints import CheckpointProblem, load_checkpoint, load_codec, save_checkpoint, save_codec
 from training.model import GriffinLim, MusicDCAE
-from training.model.codec import HOP, SAMPLES_PER_FRAME
-from training.model.windows import windowed
 
 SECONDS = 5.0
 ONE_DECIBEL = 0.115  # in natural logarithms of magnitudes

@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.sampling import progress
 from pipeline.sampling.config import SampleConfig, flag, in_flags
+from stages.nets.codec.codec import LATENT_HZ
 from tests.audio import tone, write
 from tests.command import ROOT, asked
 from tests.tiny_checkpoint import build, build_audible
-from training.model.codec import LATENT_HZ
 from training.sampling import SamplingOptions, audio
 from training.sampling.audio import read_audio
 

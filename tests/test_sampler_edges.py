@@ -13,11 +13,11 @@ from pipeline.errors import UsageProblem
 from pipeline.sampling.config import build_config, path_and_scale, resolve
 from pipeline.sampling.progress import _bar
 from pipeline.sampling.sample import outputs
+from stages.nets.codec.codec import LATENT_HZ, SAMPLES_PER_FRAME
 from tests.audio import tone, write
 from tests.golden_inputs import tensor
 from tests.tiny_checkpoint import build_audible
 from training.lora import Lora, load_loras, unload
-from training.model.codec import LATENT_HZ, SAMPLES_PER_FRAME
 from training.sampling import Sampler, SamplingError, SamplingOptions, Step
 from training.sampling.audio import read_audio, write_audio
 from training.sampling.guidance import Interval

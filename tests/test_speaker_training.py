@@ -30,12 +30,12 @@ from schemas import columns
 from schemas.config import CurateConfig
 from schemas.dataset import Layout
 from stages import pcm
+from stages.nets.omni_scale import LiteConvolution, OmniScaleBlock, SpeakerEncoder
 from stages.signal.voice_activity import RATE_HZ, voiced_segments
 from stages.speaker_songmill import SpeakerSongmill
 from tests import audio as signals
 from tests.command import ROOT, asked, environment
 from tests.tracks import load, measure
-from training.model.speaker_encoder import LiteConvolution, OmniScaleBlock, SpeakerEncoder
 from training.optimizer import OptimizerConfig
 from training.run_folder import RunFolder, RunProblem
 from training.speaker.config import SpeakerConfig, SpeakerObjectiveConfig

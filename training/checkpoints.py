@@ -23,8 +23,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFETENSORS_WEIGHTS_NAME
 from tokenizers import Tokenizer
 
+from stages.nets.codec.codec import COMPRESSION, VOCODERS, Vocoder
 from training.model import ACEStepTransformer2DModel, MusicDCAE
-from training.model.codec import COMPRESSION, VOCODERS, Vocoder
 from training.weight_files import (
     PICKLES,
     CheckpointProblem,

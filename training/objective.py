@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from stages.nets.codec.codec import LATENT_HZ
 from training.batch import Batch
 from training.model import ACEStepTransformer2DModel
-from training.model.codec import LATENT_HZ
 from training.model.repa import alignment_loss
 
 TRAIN_STEPS = 1000

@@ -23,6 +23,7 @@ from pipeline.planning.plan import Plan
 from schemas.dataset import Layout
 from stages import pcm
 from stages.base import Stage
+from stages.nets.codec.codec import CODEC_HZ, latent_length
 from stages.text_embedding import texts
 from training.data.config import DataConfig
 from training.data.errors import CorruptShard
@@ -31,7 +32,6 @@ from training.data.maker import Row
 from training.data.rows import RowReader
 from training.data.songs import Songs
 from training.data.units import Unit, read_rows, read_schema
-from training.model.codec import CODEC_HZ, latent_length
 
 _LATENTS, _TEXT, _SSL = "latents", "text_embedding", "ssl"
 _SILENCE = pcm.encode(np.zeros((pcm.CHANNELS, pcm.RATE_HZ), np.float32))

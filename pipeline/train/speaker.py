@@ -12,8 +12,8 @@ from pipeline.train.progress import shown
 from pipeline.train.running import find_device, stopped_gently
 from pipeline.train.speaker_card import write_card
 from pipeline.train.voices import prepare_voices, sung_songs
+from stages.nets.omni_scale import SpeakerEncoder
 from training.events import TensorBoard
-from training.model.speaker_encoder import SpeakerEncoder
 from training.provenance import note_tracks
 from training.run_folder import RunFolder, RunProblem
 from training.speaker.config import SpeakerConfig

@@ -26,9 +26,9 @@ from pipeline.train.audio import DatasetAudio
 from schemas.dataset import Layout
 from stages import pcm
 from stages.base import Stage, Weights
+from stages.nets.omni_scale import SpeakerEncoder
 from stages.registry import stage_class
 from stages.signal.voice_activity import voiced_segments
-from training.model.speaker_encoder import SpeakerEncoder
 from training.speaker.config import VoicesConfig
 from training.speaker.segments import Segments, Song
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training.model.speaker_encoder import SpeakerEncoder
+from stages.nets.omni_scale import SpeakerEncoder
 
 
 class VoiceEncoder:

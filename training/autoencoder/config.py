@@ -6,8 +6,8 @@ from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from stages.nets.codec.codec import AUTOENCODER
 from training.loop import LoopConfig
-from training.model.codec import AUTOENCODER
 from training.optimizer import OptimizerConfig
 
 PhaseName = Literal["full", "middle", "head"]

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stages.nets.codec.codec import SAMPLES_PER_FRAME
 from training.audio import FULL_SCALE, RATE_HZ, AudioSource
-from training.model.codec import SAMPLES_PER_FRAME
 
 
 @dataclass(frozen=True)

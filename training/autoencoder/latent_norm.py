@@ -9,7 +9,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from torch import Tensor, nn
 
-from training.model.codec import SCALE, SHIFT
+from stages.nets.codec.codec import SCALE, SHIFT
 
 _MOMENTUM = 0.02
 _EPS = 1e-5

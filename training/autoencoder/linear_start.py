@@ -18,8 +18,8 @@ from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC, DCDownBl
 from diffusers.models.transformers.sana_transformer import GLUMBConv
 from torch import Tensor, nn
 
+from stages.nets.codec.codec import SCALE, SHIFT
 from training.autoencoder.latent_norm import LatentNorm
-from training.model.codec import SCALE, SHIFT
 
 _TAPS = slice(1, 3)  # of a kernel of 3 with stride 2 and padding 1: the patch of 2 by 2 itself
 _CENTRE = (1, 1)

@@ -7,12 +7,12 @@ import torch
 from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from torch import Tensor, nn
 
+from stages.nets.codec import autoencoder as spectrograms
+from stages.nets.codec.codec import AUTOENCODER, SCALE, SHIFT, scaled_mel
+from stages.nets.codec.mel import LogMel
 from training.autoencoder.latent_norm import LatentNorm, fold
 from training.autoencoder.linear_start import is_possible, start_linear
 from training.checkpoints import load_autoencoder
-from training.model import autoencoder as spectrograms
-from training.model.codec import AUTOENCODER, SCALE, SHIFT, scaled_mel
-from training.model.mel import LogMel
 
 
 class NoSuchModel(ValueError):  # noqa: N818 - it says what kind of problem

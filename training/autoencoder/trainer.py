@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
+from stages.nets.codec.codec import AUTOENCODER
 from training.audio import RATE_HZ, AudioSource, held_out
 from training.autoencoder.config import AutoencoderTrainConfig, Moment, PhaseName
 from training.autoencoder.discriminator import PatchDiscriminator
@@ -20,7 +21,6 @@ from training.autoencoder.phases import set_phase
 from training.autoencoder.validation import HeldOut
 from training.loop import Figures, Loop
 from training.memory import PeakMemory
-from training.model.codec import AUTOENCODER
 from training.optimizer import build_optimizer, set_learning_rate
 from training.run_folder import RunProblem
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from schemas import ssl_codec
+from stages.nets.codec.codec import LATENT_HZ
 from training.batch import Batch
 from training.data.config import DataConfig
 from training.data.rows import Row
 from training.data.songs import Widths
-from training.model.codec import LATENT_HZ
 
 _CHANNELS, _BINS = 8, 16
 _FRAME_BYTES = 2 * _CHANNELS * _BINS

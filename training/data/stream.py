@@ -8,6 +8,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from stages.nets.codec.codec import LATENT_HZ
 from training.batch import Batch
 from training.data.collate import Part, Sample, collate, decode
 from training.data.config import ORDERING, DataConfig
@@ -17,7 +18,6 @@ from training.data.maker import Row, RowSource
 from training.data.plan import Epoch
 from training.data.rows import RowReader
 from training.data.songs import Songs, Split
-from training.model.codec import LATENT_HZ
 
 _PREFETCHED = 4  # batches of each worker process
 

@@ -14,10 +14,10 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from stages.lyric_tokens import load_vocabulary
+from stages.nets.codec.codec import CODEC_HZ, LATENT_HZ, SAMPLES_PER_FRAME
 from training.checkpoints import load_checkpoint
 from training.lora import Lora, load_loras
 from training.model import ACEStepTransformer2DModel, MusicDCAE
-from training.model.codec import CODEC_HZ, LATENT_HZ, SAMPLES_PER_FRAME
 from training.sampling.audio import read_audio
 from training.sampling.conditions import Conditions
 from training.sampling.errors import SamplingError

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from training.model.codec import LATENT_HZ
+from stages.nets.codec.codec import LATENT_HZ
 from training.sampling.errors import SamplingError
 from training.sampling.options import SamplingOptions
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from training.model.speaker_encoder import SpeakerEncoder
+from stages.nets.omni_scale import SpeakerEncoder
 from training.run_folder import RunFolder, RunProblem
 
 

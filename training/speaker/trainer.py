@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
+from stages.nets.omni_scale import SpeakerEncoder
 from training.loop import Figures, Loop
-from training.model.speaker_encoder import SpeakerEncoder
 from training.optimizer import build_optimizer, set_learning_rate
 from training.run_folder import RunProblem
 from training.speaker.config import SpeakerConfig

@@ -13,7 +13,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from training.model.mel import SMOOTHING, LogMel
+from stages.nets.codec.mel import SMOOTHING, LogMel
 
 _UPDATES = 30  # of the magnitudes
 _SEED = 0  # of the phases it begins with

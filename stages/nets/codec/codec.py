@@ -14,11 +14,11 @@ from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from training.model import autoencoder as spectrograms
-from training.model.griffin_lim import GriffinLim
-from training.model.resample import resample
-from training.model.vocoder import ADaMoSHiFiGANV1
-from training.model.windows import windowed
+from stages.nets.codec import autoencoder as spectrograms
+from stages.nets.codec.griffin_lim import GriffinLim
+from stages.nets.codec.resample import resample
+from stages.nets.codec.vocoder import ADaMoSHiFiGANV1
+from stages.nets.codec.windows import windowed
 
 CODEC_HZ = 44_100
 HOP = 512  # samples of a mel frame

@@ -16,7 +16,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from training.model.mel import LogMel
+from stages.nets.codec.mel import LogMel
 
 _EPS = 1e-6
 _LAYER_SCALE = 1e-6

@@ -16,7 +16,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from training.model.mel import LogMel
+from stages.nets.codec.mel import LogMel
 
 _STREAMS = 4  # of an omni-scale block: 3, 5, 7 and 9 bins wide
 _BOTTLENECK = 4  # a block works on a quarter of its channels

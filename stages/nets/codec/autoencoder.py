@@ -16,7 +16,7 @@ from diffusers.models.attention_processor import SanaMultiscaleLinearAttention
 from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC, EfficientViTBlock
 from torch import Tensor, nn
 
-from training.model.windows import spans, windowed
+from stages.nets.codec.windows import spans, windowed
 
 _CONVOLUTIONS = 2  # of kernel 3 in a residual block
 _FADE = 1  # frames
