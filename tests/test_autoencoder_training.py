@@ -42,7 +42,7 @@ from training.autoencoder.model import NoSuchModel, SpectrogramAutoencoder, Ster
 from training.autoencoder.phases import set_phase, trained_parts
 from training.autoencoder.presets import PRESETS, SIZES
 from training.autoencoder.trainer import AutoencoderTrainer
-from training.checkpoints import load_codec
+from training.checkpoints.released_layout import load_codec
 from training.provenance import tracks_of
 from training.run_folder import RunFolder, RunProblem
 

@@ -11,7 +11,13 @@ from safetensors.torch import load_file, save_file
 
 from stages.text.bpe import BUILT_IN
 from tests import tiny_checkpoint
-from training.checkpoints import Checkpoint, CheckpointProblem, fingerprint, load_checkpoint, save_checkpoint
+from training.checkpoints.released_layout import (
+    Checkpoint,
+    CheckpointProblem,
+    fingerprint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from training.model import ACEStepTransformer2DModel
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

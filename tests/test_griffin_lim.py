@@ -13,7 +13,13 @@ from stages.nets.codec.windows import windowed
 from stages.nets.dcae import LatentEncoder
 from tests import tiny_checkpoint
 from tests.tracks import load
-from training.checkpoints import CheckpointProblem, load_checkpoint, load_codec, save_checkpoint, save_codec
+from training.checkpoints.released_layout import (
+    CheckpointProblem,
+    load_checkpoint,
+    load_codec,
+    save_checkpoint,
+    save_codec,
+)
 from training.model import GriffinLim, MusicDCAE
 
 SECONDS = 5.0

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.test_transformer import CONFIG, conditions, latents
-from training.int8 import Int8Layer, quantize
+from training.checkpoints.int8 import Int8Layer, quantize
 from training.model import ACEStepTransformer2DModel
 
 

@@ -17,7 +17,7 @@ from stages.latents import Latents
 from stages.ssl import Ssl
 from tests import tiny_checkpoint
 from tests.tracks import load, measure, ready
-from training.checkpoints import load_checkpoint
+from training.checkpoints.released_layout import load_checkpoint
 
 FRAME = 4096  # samples
 WEIGHTS = Path("music_dcae_f8c8", "diffusion_pytorch_model.safetensors")

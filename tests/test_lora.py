@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tests import tiny_checkpoint
-from training.checkpoints import CheckpointProblem, load_checkpoint, save_checkpoint
-from training.lora import Lora, load_loras, set_scales, unload
+from training.checkpoints.lora import Lora, load_loras, set_scales, unload
+from training.checkpoints.released_layout import CheckpointProblem, load_checkpoint, save_checkpoint
 from training.model import ACEStepTransformer2DModel
 
 ATTENTION = r".*\.(to_q|to_k|to_v|to_out\.0|linear_q|linear_v)|speaker_embedder"

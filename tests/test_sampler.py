@@ -8,7 +8,7 @@ import torch
 
 from stages.text.bpe import BUILT_IN
 from tests.tiny_checkpoint import build, codec, transformer
-from training.checkpoints import load_checkpoint, save_checkpoint
+from training.checkpoints.released_layout import load_checkpoint, save_checkpoint
 from training.sampling import Clip, Sampler, SamplingError
 from training.sampling.audio import write_audio
 

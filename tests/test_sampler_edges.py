@@ -17,7 +17,7 @@ from stages.nets.codec.codec import LATENT_HZ, SAMPLES_PER_FRAME
 from tests.audio import tone, write
 from tests.golden_inputs import tensor
 from tests.tiny_checkpoint import build_audible
-from training.lora import Lora, load_loras, unload
+from training.checkpoints.lora import Lora, load_loras, unload
 from training.sampling import Sampler, SamplingError, SamplingOptions, Step
 from training.sampling.audio import read_audio, write_audio
 from training.sampling.guidance import Interval

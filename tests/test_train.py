@@ -24,10 +24,10 @@ from tests import plain_workers, tiny_checkpoint
 from tests.command import asked
 from tests.long import long
 from tests.toy_dataset import write_dataset
-from training.checkpoints import load_transformer
+from training.checkpoints.lora import Lora, load_loras
+from training.checkpoints.released_layout import load_transformer
 from training.data import Widths
 from training.distributed import train_on_ray
-from training.lora import Lora, load_loras
 from training.memory import estimate
 from training.model import ACEStepTransformer2DModel
 from training.objective import Objective

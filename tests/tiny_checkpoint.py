@@ -14,7 +14,7 @@ from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 from stages.lyric_tokens import load_vocabulary
 from stages.text.bpe import BUILT_IN
 from tests.golden_inputs import fill
-from training.checkpoints import save_checkpoint
+from training.checkpoints.released_layout import save_checkpoint
 from training.model import ACEStepTransformer2DModel, ADaMoSHiFiGANV1, MusicDCAE
 
 _CODEC = json.loads((Path(__file__).parent / "golden" / "codec.json").read_text())

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from stages.lyric_tokens import load_vocabulary
-from training.checkpoints import companions, load_codec
+from training.checkpoints.released_layout import companions, load_codec
 from training.model import ACEStepTransformer2DModel
 from training.run_folder import RunProblem
 from training.sampling import Sampler, SamplingError, SamplingOptions

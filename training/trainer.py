@@ -11,7 +11,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 
 from training.arithmetic import peak_flops, training_flops
 from training.batch import Batch
-from training.checkpoints import load_transformer
+from training.checkpoints.released_layout import load_transformer
 from training.data import FeatureMaker, ShardStream, Songs, Widths, open_songs
 from training.loop import Figures, Loop
 from training.memory import PeakMemory

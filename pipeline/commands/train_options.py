@@ -57,7 +57,7 @@ class Run(Protocol):
 
     @property
     def folder(self) -> Any:
-        """A `training.checkpoints.RunFolder`, whose module imports torch."""
+        """A `training.checkpoints.released_layout.RunFolder`, whose module imports torch."""
 
 
 def end(run: Run, *, complete: bool, as_json: bool, out: Path, figure: str, digits: int = 4) -> None:

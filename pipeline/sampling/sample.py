@@ -22,8 +22,8 @@ from pipeline.errors import DataProblem, UsageProblem, naming
 from pipeline.models.digests import sha256
 from pipeline.models.store import ModelStore
 from pipeline.sampling.config import SampleConfig, in_flags, path_and_scale
-from training.checkpoints import CheckpointProblem, fingerprint
-from training.lora import Lora
+from training.checkpoints.lora import Lora
+from training.checkpoints.released_layout import CheckpointProblem, fingerprint
 from training.sampling import Clip, Sampler, SamplingError, Step
 from training.sampling.audio import audio_format, write_audio
 from training.sampling.sampler import SAMPLE_RATE_HZ

@@ -16,7 +16,7 @@ from training.audio import UnreadableAudio
 from training.autoencoder.config import AutoencoderTrainConfig
 from training.autoencoder.model import NoSuchModel
 from training.autoencoder.trainer import AutoencoderTrainer
-from training.checkpoints import CheckpointProblem
+from training.checkpoints.released_layout import CheckpointProblem
 from training.events import TensorBoard
 from training.provenance import note_tracks
 from training.run_folder import RunFolder, RunProblem

@@ -12,7 +12,7 @@ from pipeline.errors import DataProblem, UsageProblem
 from pipeline.train.card import write_card
 from pipeline.train.progress import shown
 from pipeline.train.running import find_device, stopped_gently
-from training.checkpoints import CheckpointProblem, empty_transformer
+from training.checkpoints.released_layout import CheckpointProblem, empty_transformer
 from training.data import DatasetProblem, FeatureMaker, Songs, open_songs
 from training.events import TensorBoard
 from training.memory import MemoryEstimate, estimate

@@ -6,7 +6,7 @@ from pathlib import Path
 from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 
 from training.autoencoder.model import SpectrogramAutoencoder
-from training.checkpoints import load_vocoder, save_codec
+from training.checkpoints.released_layout import load_vocoder, save_codec
 from training.model import GriffinLim, MusicDCAE
 from training.run_folder import RunFolder
 

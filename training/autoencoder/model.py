@@ -12,7 +12,7 @@ from stages.nets.codec.codec import AUTOENCODER, SCALE, SHIFT, scaled_mel
 from stages.nets.codec.mel import LogMel
 from training.autoencoder.latent_norm import LatentNorm, fold
 from training.autoencoder.linear_start import is_possible, start_linear
-from training.checkpoints import load_autoencoder
+from training.checkpoints.released_layout import load_autoencoder
 
 
 class NoSuchModel(ValueError):  # noqa: N818 - it says what kind of problem

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from stages.lyric_tokens import load_vocabulary
 from stages.nets.codec.codec import CODEC_HZ, LATENT_HZ, SAMPLES_PER_FRAME
-from training.checkpoints import load_checkpoint
-from training.lora import Lora, load_loras
+from training.checkpoints.lora import Lora, load_loras
+from training.checkpoints.released_layout import load_checkpoint
 from training.model import ACEStepTransformer2DModel, MusicDCAE
 from training.sampling.audio import read_audio
 from training.sampling.conditions import Conditions
@@ -111,7 +111,7 @@ class Sampler:
         """The sampler of a checkpoint in the released folder layout.
 
         Args:
-            folder: see `training.checkpoints`.
+            folder: see `training.checkpoints.released_layout`.
             device: where to compute.
             dtype: of the transformer; bfloat16 is for GPUs.
             text_encoder: folder of the text encoder, where the checkpoint holds none.
@@ -135,7 +135,7 @@ class Sampler:
             checkpoint.codec.float()  # its convolutions in bfloat16 are slow on CPUs, and on some of them wrong
         load_loras(checkpoint.transformer, loras)
         if int8:
-            from training.int8 import quantize
+            from training.checkpoints.int8 import quantize
 
             quantize(checkpoint.transformer)
         if compile:

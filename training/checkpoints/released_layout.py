@@ -24,8 +24,7 @@ from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFETENSORS_WEIGHTS_NAME
 from tokenizers import Tokenizer
 
 from stages.nets.codec.codec import COMPRESSION, VOCODERS, Vocoder
-from training.model import ACEStepTransformer2DModel, MusicDCAE
-from training.weight_files import (
+from training.checkpoints.weight_files import (
     PICKLES,
     CheckpointProblem,
     first_few,
@@ -34,6 +33,7 @@ from training.weight_files import (
     open_weights,
     read_json,
 )
+from training.model import ACEStepTransformer2DModel, MusicDCAE
 
 __all__ = [
     "Checkpoint",

@@ -17,8 +17,15 @@ from typing import TYPE_CHECKING, Any
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SAFE
 from torch import Tensor, nn
 
+from training.checkpoints.weight_files import (
+    CheckpointProblem,
+    first_few,
+    is_finite,
+    missing_weights,
+    open_weights,
+    read_json,
+)
 from training.model import ACEStepTransformer2DModel
-from training.weight_files import CheckpointProblem, first_few, is_finite, missing_weights, open_weights, read_json
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
