@@ -28,7 +28,6 @@ from tests import tiny_checkpoint
 from tests.audio_dataset import write_audio_dataset
 from tests.command import ROOT, asked, environment
 from tests.tracks import load, measure
-from training.audio import Recording, UnreadableAudio, fingerprint, held_out
 from training.autoencoder.config import AutoencoderTrainConfig
 from training.autoencoder.discriminator import (
     PatchDiscriminator,
@@ -43,6 +42,7 @@ from training.autoencoder.phases import set_phase, trained_parts
 from training.autoencoder.presets import PRESETS, SIZES
 from training.autoencoder.trainer import AutoencoderTrainer
 from training.checkpoints.released_layout import load_codec
+from training.data.recordings import Recording, UnreadableAudio, fingerprint, held_out
 from training.provenance import tracks_of
 from training.run_folder import RunFolder, RunProblem
 

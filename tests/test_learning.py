@@ -16,7 +16,7 @@ from stages.nets.codec.codec import CODEC_HZ, LATENT_HZ, SAMPLES_PER_FRAME
 from tests.tracks import load
 from training.autoencoder.model import StereoMel, build_model
 from training.autoencoder.presets import SIZES as AUTOENCODER_SIZES
-from training.batch import Batch
+from training.data.batch import Batch
 from training.model import ACEStepTransformer2DModel, GriffinLim, MusicDCAE
 from training.objective import Objective, ObjectiveConfig
 from training.optimizer import OptimizerConfig, build_optimizer, set_learning_rate

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from schemas import ssl_codec
 from stages.nets.codec.codec import LATENT_HZ
 from tests.golden_inputs import GOLDEN, fill, integers, mask, tensor
-from training.batch import Batch
+from training.data.batch import Batch
 from training.model import ACEStepTransformer2DModel
 from training.model.repa import alignment_loss
 from training.objective import (

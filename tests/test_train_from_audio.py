@@ -28,8 +28,8 @@ from tests.audio import noise, write
 from tests.command import asked
 from tests.toy_dataset import write_unit
 from tests.tracks import load
-from training.batch import Batch
 from training.data import DataConfig, DatasetProblem, ShardStream, open_songs
+from training.data.batch import Batch
 from training.run_folder import RunFolder
 
 SECONDS = {"a.flac": 3.0, "b.opus": 3.1, "c.flac": 2.0}

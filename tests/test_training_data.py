@@ -15,8 +15,8 @@ from pipeline.dataset.marks import set_marks
 from schemas import ssl_codec
 from schemas.dataset import FOOTER_SCHEMA_VERSION, Layout
 from tests.toy_dataset import LATENT_HZ, write_dataset
-from training.batch import Batch
 from training.data import DataConfig, DatasetProblem, Epoch, ShardStream, open_songs
+from training.data.batch import Batch
 
 SONGS = 24
 quickly = settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from training.batch import Batch
+from training.data.batch import Batch
 
 _TIME_CHANNELS = 256
 _PATCH_CHANNELS = 256  # a latent channel

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from stages.nets.codec.codec import LATENT_HZ
-from training.batch import Batch
+from training.data.batch import Batch
 from training.model import ACEStepTransformer2DModel
 from training.model.repa import alignment_loss
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from training.arithmetic import peak_flops, training_flops
-from training.batch import Batch
 from training.checkpoints.released_layout import load_transformer
 from training.data import FeatureMaker, ShardStream, Songs, Widths, open_songs
+from training.data.batch import Batch
 from training.loop import Figures, Loop
 from training.memory import PeakMemory
 from training.model import ACEStepTransformer2DModel

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import distributed
 
-from training.batch import Batch
+from training.data.batch import Batch
 from training.model import ACEStepTransformer2DModel
 from training.objective import Objective
 

@@ -102,7 +102,7 @@ def autoencoder_command(
 
 
 def _show_start(run: "AutoencoderRun") -> None:
-    from training.audio import RATE_HZ
+    from training.data.recordings import RATE_HZ
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     hours = sum(run.audio.table["samples"].to_pylist()) / RATE_HZ / 3600

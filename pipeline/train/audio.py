@@ -21,8 +21,8 @@ from schemas.dataset import Layout
 from stages import pcm
 from stages.base import TrackError
 from stages.decode import DecodeParams, decode_file
-from training import audio
-from training.audio import Recording, UnreadableAudio
+from training.data import recordings
+from training.data.recordings import Recording, UnreadableAudio
 
 _CACHE_BYTES = 1 << 30
 # Curation has judged these very bytes: what it put up with is put up with here.
@@ -69,8 +69,8 @@ class DatasetAudio:
 
     @cached_property
     def fingerprint(self) -> str:
-        """See `training.audio.fingerprint`."""
-        return audio.fingerprint(self.recordings)
+        """See `training.data.recordings.fingerprint`."""
+        return recordings.fingerprint(self.recordings)
 
     def read(self, index: int) -> np.ndarray:
         """A song, int16 [2, samples] at 44.1 kHz; see `AudioSource`."""
@@ -122,7 +122,7 @@ def _songs(dataset: Path, where: str | None) -> tuple[pa.Table, int]:
                 raise DataProblem(f"{dataset} has no kept songs: `songmill inspect {dataset}` says why")
             rows = connection.sql("from tracks")
             chosen = rows.filter(where) if where else rows
-            seconds = f"cast(round(audio.duration_s * {audio.RATE_HZ}) as bigint) as samples"
+            seconds = f"cast(round(recordings.duration_s * {recordings.RATE_HZ}) as bigint) as samples"
             songs = chosen.project(f"row_id, track_id, uri, {seconds}, {', '.join(_FACTS)}").to_arrow_table()
         except duckdb.Error as problem:
             raise DataProblem(f"{f'--where {where!r}' if where else dataset}: {_without_query(problem)}") from problem

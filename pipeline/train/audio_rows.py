@@ -27,10 +27,10 @@ from stages.nets.codec.codec import CODEC_HZ, latent_length
 from stages.text_embedding import texts
 from training.data.config import DataConfig
 from training.data.errors import CorruptShard
-from training.data.facts import Facts
-from training.data.maker import Row
+from training.data.feature_source import Row
+from training.data.feature_summary import Facts
 from training.data.rows import RowReader
-from training.data.songs import Songs
+from training.data.song_index import Songs
 from training.data.units import Unit, read_rows, read_schema
 
 _LATENTS, _TEXT, _SSL = "latents", "text_embedding", "ssl"
@@ -165,7 +165,7 @@ class AudioFeatures:
 
 
 class AudioRows:
-    """Rows of an index with features that are made now: a `training.data.maker.RowSource`."""
+    """Rows of an index with features that are made now: a `training.data.feature_source.RowSource`."""
 
     def __init__(self, songs: Songs, features: AudioFeatures) -> None:
         self._features = features

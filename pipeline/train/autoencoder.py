@@ -12,11 +12,11 @@ from pipeline.train.audio import DatasetAudio
 from pipeline.train.autoencoder_card import write_card
 from pipeline.train.progress import shown
 from pipeline.train.running import find_device, stopped_gently
-from training.audio import UnreadableAudio
 from training.autoencoder.config import AutoencoderTrainConfig
 from training.autoencoder.model import NoSuchModel
 from training.autoencoder.trainer import AutoencoderTrainer
 from training.checkpoints.released_layout import CheckpointProblem
+from training.data.recordings import UnreadableAudio
 from training.events import TensorBoard
 from training.provenance import note_tracks
 from training.run_folder import RunFolder, RunProblem

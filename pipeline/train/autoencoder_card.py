@@ -8,8 +8,8 @@ import yaml
 
 from pipeline.dataset.ledger import write_durably
 from pipeline.train.audio import DatasetAudio
-from training.audio import RATE_HZ, held_out
 from training.autoencoder.config import AutoencoderTrainConfig
+from training.data.recordings import RATE_HZ, held_out
 from training.run_folder import RunFolder
 
 

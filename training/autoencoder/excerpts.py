@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stages.nets.codec.codec import SAMPLES_PER_FRAME
-from training.audio import FULL_SCALE, RATE_HZ, AudioSource
+from training.data.recordings import FULL_SCALE, RATE_HZ, AudioSource
 
 
 @dataclass(frozen=True)

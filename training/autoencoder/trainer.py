@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from stages.nets.codec.codec import AUTOENCODER
-from training.audio import RATE_HZ, AudioSource, held_out
 from training.autoencoder.config import AutoencoderTrainConfig, Moment, PhaseName
 from training.autoencoder.discriminator import PatchDiscriminator
 from training.autoencoder.excerpts import ExcerptOrder, ExcerptReader, read_excerpts, spread, whole_frames
@@ -19,6 +18,7 @@ from training.autoencoder.model import SpectrogramAutoencoder, StereoMel, build_
 from training.autoencoder.objective import Losses, PatchGan, reconstruction_losses
 from training.autoencoder.phases import set_phase
 from training.autoencoder.validation import HeldOut
+from training.data.recordings import RATE_HZ, AudioSource, held_out
 from training.loop import Figures, Loop
 from training.memory import PeakMemory
 from training.optimizer import build_optimizer, set_learning_rate

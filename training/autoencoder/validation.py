@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.audio import RATE_HZ, AudioSource
 from training.autoencoder.config import ExcerptsConfig
 from training.autoencoder.excerpts import read_excerpts, spread, whole_frames
 from training.autoencoder.model import SpectrogramAutoencoder, StereoMel, as_latents
+from training.data.recordings import RATE_HZ, AudioSource
 
 _DECIBELS = 7 * 20 / log(10)  # of 1 on the codec's scale: 7 natural logarithms of a magnitude
 _SHOWN = 4

@@ -5,11 +5,11 @@ pads them, and `ShardStream` does all of it.
 """
 
 from training.data.config import DataConfig
+from training.data.epoch import Epoch
 from training.data.errors import DatasetProblem
+from training.data.feature_source import FeatureMaker
 from training.data.hours import HoursSeen
-from training.data.maker import FeatureMaker
-from training.data.plan import Epoch
-from training.data.songs import Songs, Widths, open_songs
+from training.data.song_index import Songs, Widths, open_songs
 from training.data.stream import ShardStream
 
 __all__ = [

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from schemas import ssl_codec
 from stages.nets.codec.codec import LATENT_HZ
-from training.batch import Batch
+from training.data.batch import Batch
 from training.data.config import DataConfig
 from training.data.rows import Row
-from training.data.songs import Widths
+from training.data.song_index import Widths
 
 _CHANNELS, _BINS = 8, 16
 _FRAME_BYTES = 2 * _CHANNELS * _BINS

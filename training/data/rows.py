@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from training.data.errors import CorruptShard
-from training.data.maker import Row
-from training.data.songs import Songs
+from training.data.feature_source import Row
+from training.data.song_index import Songs
 
 _OPEN_FILES = 128  # of each worker process
 

@@ -9,15 +9,15 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from stages.nets.codec.codec import LATENT_HZ
-from training.batch import Batch
+from training.data.batch import Batch
 from training.data.collate import Part, Sample, collate, decode
 from training.data.config import ORDERING, DataConfig
+from training.data.epoch import Epoch
 from training.data.errors import CorruptShard, DatasetProblem
+from training.data.feature_source import Row, RowSource
 from training.data.hours import KINDS, HoursSeen
-from training.data.maker import Row, RowSource
-from training.data.plan import Epoch
 from training.data.rows import RowReader
-from training.data.songs import Songs, Split
+from training.data.song_index import Songs, Split
 
 _PREFETCHED = 4  # batches of each worker process
 

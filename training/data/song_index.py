@@ -16,8 +16,8 @@ from schemas.dataset import Layout
 from schemas.tables import MARKS
 from training.data.config import DataConfig
 from training.data.errors import CorruptShard, DatasetProblem
-from training.data.facts import Facts, read_facts, the_one
-from training.data.maker import FeatureMaker
+from training.data.feature_source import FeatureMaker
+from training.data.feature_summary import Facts, read_facts, the_one
 from training.data.units import Unit, find_units, read_rows
 
 Split = Literal["train", "validation"]

@@ -11,8 +11,8 @@ from training.data.units import Unit
 
 if TYPE_CHECKING:
     from training.data.config import DataConfig
-    from training.data.facts import Facts
-    from training.data.songs import Songs
+    from training.data.feature_summary import Facts
+    from training.data.song_index import Songs
 
 # One song: column -> Arrow scalar, whose binaries are views of what was read.
 Row = Mapping[str, Any]
