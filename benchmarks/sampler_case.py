@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from benchmarks import random_model
-from training.arithmetic import card_peak, matmul_peak, synchronize, velocity_flops
+from training.dit.flops import card_peak, matmul_peak, synchronize, velocity_flops
 from training.model import ACEStepTransformer2DModel
 from training.sampling import Sampler, SamplingOptions, Step
 from training.sampling.conditions import Conditions

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks import random_model
 from benchmarks.sampler_case import Case
-from training.arithmetic import synchronize
+from training.dit.flops import synchronize
 from training.model import ACEStepTransformer2DModel
 from training.sampling import SamplingOptions
 from training.sampling.velocity import Branch, BranchedVelocity, Branches

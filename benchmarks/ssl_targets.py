@@ -21,8 +21,8 @@ from stages import pcm
 from stages.decode import decode_file
 from stages.nets.codec.codec import LATENT_HZ
 from stages.nets.whisper_encoder import WhisperStates
+from training.dit.objective import pooled_alignment_loss
 from training.model.repa import alignment_loss
-from training.objective import pooled_alignment_loss
 
 # How far a projection is from its target: noise of this norm for each unit of the target's.
 _DISTANCES = {"far (random)": None, "on the way (noise 1.0)": 1.0, "near (noise 0.3)": 0.3, "at it (noise 0.05)": 0.05}

@@ -14,9 +14,9 @@ from pydantic import BaseModel
 from pipeline.models.store import ModelStore
 from pipeline.train.audio_rows import features_from_audio
 from training.data import DataConfig
-from training.presets import SIZES
-from training.train_config import TrainConfig
-from training.trainer import Trainer
+from training.dit.config import TrainConfig
+from training.dit.presets import SIZES
+from training.dit.trainer import Trainer
 
 
 class Case(BaseModel, frozen=True):

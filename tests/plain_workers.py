@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from training.train_config import TrainConfig
-from training.trainer import Trainer
+from training.dit.config import TrainConfig
+from training.dit.trainer import Trainer
 
 
 def train(config: TrainConfig, folder: Path, workers: int) -> None:

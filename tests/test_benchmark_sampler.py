@@ -16,7 +16,7 @@ from benchmarks import random_model, sampler, sampler_case
 from benchmarks.arithmetic import exponent
 from benchmarks.sampler_case import Case, Measurement, Run, guided_steps, in_fresh_process, measure
 from benchmarks.sampler_report import Report, growth, markdown
-from training.arithmetic import card_peak, velocity_flops
+from training.dit.flops import card_peak, velocity_flops
 from training.sampling.velocity import Branch, BranchedVelocity
 
 _CPU = torch.device("cpu")

@@ -12,9 +12,7 @@ from schemas import ssl_codec
 from stages.nets.codec.codec import LATENT_HZ
 from tests.golden_inputs import GOLDEN, fill, integers, mask, tensor
 from training.data.batch import Batch
-from training.model import ACEStepTransformer2DModel
-from training.model.repa import alignment_loss
-from training.objective import (
+from training.dit.objective import (
     Objective,
     ObjectiveConfig,
     draw_sigmas,
@@ -22,6 +20,8 @@ from training.objective import (
     pooled_alignment_loss,
     training_sigmas,
 )
+from training.model import ACEStepTransformer2DModel
+from training.model.repa import alignment_loss
 
 PUBLIC = json.loads((GOLDEN / "loss_public.json").read_text())
 CONFIG = PUBLIC["config"]

@@ -17,10 +17,10 @@ from tests.long import long
 from tests.toy_dataset import VOCABULARY_SIZE, write_dataset
 from training import rounding
 from training.data import DataConfig
+from training.dit.config import TrainConfig
+from training.dit.trainer import Trainer
 from training.optimizer import OptimizerConfig
 from training.run_folder import RunFolder
-from training.train_config import TrainConfig
-from training.trainer import Trainer
 
 MODEL = {
     "num_layers": 2,
@@ -121,7 +121,7 @@ def test_where_operands_lie_changes_no_bit_of_a_product():
 def test_fifty_processes_on_a_busy_machine_take_the_same_steps(config, tmp_path, threads):
     """Each with other things in its memory, and more at work beside them than there are cores."""
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["training.trainer"])
+    processes.set_forkserver_preload(["training.dit.trainer"])
     runs = [(config.model_copy(update={"threads": threads}), tmp_path / str(number), number) for number in range(50)]
     with _busy_machine(), processes.Pool(2 * (os.cpu_count() or 1), maxtasksperchild=1) as pool:
         pool.starmap(_take_steps, runs, chunksize=1)

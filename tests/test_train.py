@@ -27,15 +27,15 @@ from tests.toy_dataset import write_dataset
 from training.checkpoints.lora import Lora, load_loras
 from training.checkpoints.released_layout import load_transformer
 from training.data import Widths
-from training.distributed import train_on_ray
-from training.memory import estimate
+from training.dit.config import TrainConfig
+from training.dit.distributed import train_on_ray
+from training.dit.memory_estimate import estimate
+from training.dit.objective import Objective
+from training.dit.presets import PRESETS, laid_over, next_smaller
+from training.dit.trainer import Trainer, make_trainable, model_sizes
 from training.model import ACEStepTransformer2DModel
-from training.objective import Objective
-from training.presets import PRESETS, laid_over, next_smaller
 from training.run_folder import RunFolder
 from training.sampling.audio import read_audio
-from training.train_config import TrainConfig
-from training.trainer import Trainer, make_trainable, model_sizes
 
 MODEL = {
     "num_layers": 2,

@@ -15,14 +15,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests import plain_workers
 from tests.command import ROOT, environment
 from tests.toy_dataset import VOCABULARY_SIZE, write_dataset
-from training.arithmetic import training_flops
 from training.data import DataConfig
 from training.data.errors import DatasetProblem
-from training.export import trained_weights
+from training.dit.config import LoraConfig, TrainConfig
+from training.dit.export import trained_weights
+from training.dit.flops import training_flops
+from training.dit.trainer import Trainer
 from training.optimizer import OptimizerConfig, learning_rate
 from training.run_folder import RunFolder, RunProblem
-from training.train_config import LoraConfig, TrainConfig
-from training.trainer import Trainer
 
 MODEL = {
     "num_layers": 2,
@@ -94,8 +94,8 @@ def test_a_run_that_was_killed_takes_the_same_steps(dataset, tmp_path):
     killed = tmp_path / "killed"
     script = tmp_path / "run.py"
     script.write_text(
-        "import os, signal, sys\nfrom pathlib import Path\nfrom training.train_config import TrainConfig\n"
-        "from training.trainer import Trainer\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom training.dit.config import TrainConfig\n"
+        "from training.dit.trainer import Trainer\n"
         "def report(figures):\n    if figures['step'] == 8:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
         "config = TrainConfig.model_validate_json(Path(sys.argv[1]).read_text())\n"
         "Trainer(config, Path(sys.argv[2]), report=report).train()\n"

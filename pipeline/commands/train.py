@@ -12,7 +12,7 @@ from pipeline.errors import UsageProblem, naming
 
 if TYPE_CHECKING:
     from pipeline.train.dit import Run
-    from training.memory import MemoryEstimate
+    from training.dit.memory_estimate import MemoryEstimate
 
 app = typer.Typer(no_args_is_help=True, help="Train models on shards, and turn runs into checkpoints.")
 
@@ -180,7 +180,7 @@ def export_command(
         from pipeline.train.dit import problems_told
         from stages.text.bpe import BUILT_IN
         from training.autoencoder.export import export_codec
-        from training.export import export_run
+        from training.dit.export import export_run
         from training.provenance import hand_on
         from training.run_folder import RunFolder
         from training.speaker.export import export_speaker_encoder

@@ -7,9 +7,9 @@ import yaml
 
 from pipeline.dataset.ledger import write_durably
 from training.data import Epoch, Songs
-from training.memory import MemoryEstimate
+from training.dit.config import TrainConfig
+from training.dit.memory_estimate import MemoryEstimate
 from training.run_folder import RunFolder
-from training.train_config import TrainConfig
 
 _LOSSES_SHOWN = 12
 

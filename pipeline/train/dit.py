@@ -14,14 +14,14 @@ from pipeline.train.progress import shown
 from pipeline.train.running import find_device, stopped_gently
 from training.checkpoints.released_layout import CheckpointProblem, empty_transformer
 from training.data import DatasetProblem, FeatureMaker, Songs, open_songs
+from training.dit.config import TrainConfig
+from training.dit.memory_estimate import MemoryEstimate, estimate
+from training.dit.presets import next_smaller
+from training.dit.trainer import Trainer, make_trainable, model_sizes
 from training.events import TensorBoard
-from training.memory import MemoryEstimate, estimate
 from training.model import ACEStepTransformer2DModel
-from training.presets import next_smaller
 from training.provenance import note_tracks, tracks_of
 from training.run_folder import RunFolder, RunProblem
-from training.train_config import TrainConfig
-from training.trainer import Trainer, make_trainable, model_sizes
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _tracks(run: Run) -> set[str]:
 def _train_together(run: Run) -> None:
     from pipeline.execution.cluster import cluster  # here, for Ray takes seconds to import and one process does without
     from schemas.config import ResourceConfig
-    from training.distributed import train_on_ray
+    from training.dit.distributed import train_on_ray
 
     with cluster(ResourceConfig()):
         train_on_ray(

@@ -12,9 +12,9 @@ from pipeline.train.settings import named, read_settings
 from schemas.dataset import Layout
 from stages.lyric_tokens import load_vocabulary
 from stages.text.bpe import BUILT_IN
-from training.presets import PRESETS, SIZES
-from training.samples import SamplesConfig
-from training.train_config import TrainConfig
+from training.dit.config import TrainConfig
+from training.dit.presets import PRESETS, SIZES
+from training.dit.previews import SamplesConfig
 
 # Flags and the settings they stand for; all others are reached by --set.
 FLAGS = {

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import UsageProblem
-from training.presets import laid_over
+from training.dit.presets import laid_over
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 

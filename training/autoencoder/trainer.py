@@ -19,8 +19,8 @@ from training.autoencoder.objective import Losses, PatchGan, reconstruction_loss
 from training.autoencoder.phases import set_phase
 from training.autoencoder.validation import HeldOut
 from training.data.recordings import RATE_HZ, AudioSource, held_out
+from training.dit.memory_estimate import PeakMemory
 from training.loop import Figures, Loop
-from training.memory import PeakMemory
 from training.optimizer import build_optimizer, set_learning_rate
 from training.run_folder import RunProblem
 

@@ -6,11 +6,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from training.data import DataConfig
+from training.dit.objective import ObjectiveConfig
+from training.dit.previews import SamplesConfig
 from training.loop import LoopConfig
-from training.objective import ObjectiveConfig
 from training.optimizer import OptimizerConfig
 from training.parallel import Sharing
-from training.samples import SamplesConfig
 
 
 class LoraConfig(BaseModel):

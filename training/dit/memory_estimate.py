@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from training.data import Widths
+from training.dit.config import TrainConfig
 from training.model import ACEStepTransformer2DModel
-from training.train_config import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from training.run_folder import RunFolder, RunProblem
 
 if TYPE_CHECKING:
     from training.data import FeatureMaker
-    from training.train_config import TrainConfig
+    from training.dit.config import TrainConfig
 
 _RESTARTS = 3
 _STATE = ".ray"  # what Ray Train notes while it runs
@@ -76,8 +76,8 @@ def train_on_ray(
 def _train(settings: dict[str, Any]) -> None:
     """One worker."""
     # Here, for Ray's controller imports this file and does without.
-    from training.train_config import TrainConfig
-    from training.trainer import Trainer
+    from training.dit.config import TrainConfig
+    from training.dit.trainer import Trainer
 
     folder = Path(settings["folder"])
     first = ray.train.get_context().get_world_rank() == 0

@@ -9,21 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from training.arithmetic import peak_flops, training_flops
 from training.checkpoints.released_layout import load_transformer
 from training.data import FeatureMaker, ShardStream, Songs, Widths, open_songs
 from training.data.batch import Batch
+from training.dit.config import TrainConfig
+from training.dit.flops import peak_flops, training_flops
+from training.dit.memory_estimate import PeakMemory
+from training.dit.objective import Losses, Objective
+from training.dit.previews import Samples
+from training.dit.validation import validation_loss
 from training.loop import Figures, Loop
-from training.memory import PeakMemory
 from training.model import ACEStepTransformer2DModel
-from training.objective import Losses, Objective
 from training.optimizer import build_optimizer, set_learning_rate
 from training.parallel import gradients_shared, share, whole
 from training.run_folder import RunProblem
-from training.samples import Samples
 from training.sampling.audio import write_audio
-from training.train_config import TrainConfig
-from training.validation import validation_loss
 
 # Frozen weights are the checkpoint's that the run started from: a LoRA run saves its adapter alone.
 _TRAINED_ONLY = StateDictOptions(ignore_frozen_params=True)

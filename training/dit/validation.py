@@ -6,8 +6,8 @@ import torch
 from torch import distributed
 
 from training.data.batch import Batch
+from training.dit.objective import Objective
 from training.model import ACEStepTransformer2DModel
-from training.objective import Objective
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)  # sigmas
 
