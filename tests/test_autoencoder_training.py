@@ -43,8 +43,8 @@ from training.autoencoder.presets import PRESETS, SIZES
 from training.autoencoder.trainer import AutoencoderTrainer
 from training.checkpoints.released_layout import load_codec
 from training.data.recordings import Recording, UnreadableAudio, fingerprint, held_out
-from training.provenance import tracks_of
-from training.run_folder import RunFolder, RunProblem
+from training.run.provenance import tracks_of
+from training.run.run_folder import RunFolder, RunProblem
 
 SMALL = {  # 0.1 M weights
     **SIZES["tiny"],

@@ -19,7 +19,7 @@ from schemas.dataset import Layout
 from tests.command import asked
 from tests.test_ledger import Killed, _kill_before_change
 from tests.test_todo import Dataset, scanned
-from training.provenance import hand_on, note_tracks, tracks_of
+from training.run.provenance import hand_on, note_tracks, tracks_of
 
 SIZE = "resources.rows_per_shard=2"
 SONGS = [

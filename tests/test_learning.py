@@ -19,7 +19,7 @@ from training.autoencoder.presets import SIZES as AUTOENCODER_SIZES
 from training.data.batch import Batch
 from training.dit.objective import Objective, ObjectiveConfig
 from training.model import ACEStepTransformer2DModel, GriffinLim, MusicDCAE
-from training.optimizer import OptimizerConfig, build_optimizer, set_learning_rate
+from training.run.optimizer import OptimizerConfig, build_optimizer, set_learning_rate
 from training.sampling import Sampler
 from training.sampling.prompts import load_text_encoder
 

@@ -15,12 +15,12 @@ import torch
 
 from tests.long import long
 from tests.toy_dataset import VOCABULARY_SIZE, write_dataset
-from training import rounding
 from training.data import DataConfig
 from training.dit.config import TrainConfig
 from training.dit.trainer import Trainer
-from training.optimizer import OptimizerConfig
-from training.run_folder import RunFolder
+from training.run import rounding
+from training.run.optimizer import OptimizerConfig
+from training.run.run_folder import RunFolder
 
 MODEL = {
     "num_layers": 2,
@@ -60,7 +60,7 @@ def _figures(folder: Path) -> list[tuple[float, float]]:
 
 def _said(caplog: pytest.LogCaptureFixture) -> str:
     """What the trainer says; PyTorch's checkpoints say a lot besides."""
-    return "\n".join(record.getMessage() for record in caplog.records if record.name == "training.loop")
+    return "\n".join(record.getMessage() for record in caplog.records if record.name == "training.run.base_trainer")
 
 
 def test_a_run_keeps_its_threads_wherever_it_goes_on(config, tmp_path):

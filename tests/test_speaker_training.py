@@ -36,8 +36,8 @@ from stages.speaker_songmill import SpeakerSongmill
 from tests import audio as signals
 from tests.command import ROOT, asked, environment
 from tests.tracks import load, measure
-from training.optimizer import OptimizerConfig
-from training.run_folder import RunFolder, RunProblem
+from training.run.optimizer import OptimizerConfig
+from training.run.run_folder import RunFolder, RunProblem
 from training.speaker.config import SpeakerConfig, SpeakerObjectiveConfig
 from training.speaker.objective import additive_margin_softmax, speaker_losses, supervised_contrastive
 from training.speaker.segments import Segments

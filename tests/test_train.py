@@ -34,7 +34,7 @@ from training.dit.objective import Objective
 from training.dit.presets import PRESETS, laid_over, next_smaller
 from training.dit.trainer import Trainer, make_trainable, model_sizes
 from training.model import ACEStepTransformer2DModel
-from training.run_folder import RunFolder
+from training.run.run_folder import RunFolder
 from training.sampling.audio import read_audio
 
 MODEL = {

@@ -30,7 +30,7 @@ from tests.toy_dataset import write_unit
 from tests.tracks import load
 from training.data import DataConfig, DatasetProblem, ShardStream, open_songs
 from training.data.batch import Batch
-from training.run_folder import RunFolder
+from training.run.run_folder import RunFolder
 
 SECONDS = {"a.flac": 3.0, "b.opus": 3.1, "c.flac": 2.0}
 STAGES = ("decode", "caption", "lyric_tokens", "speaker")

@@ -21,8 +21,8 @@ from training.dit.config import LoraConfig, TrainConfig
 from training.dit.export import trained_weights
 from training.dit.flops import training_flops
 from training.dit.trainer import Trainer
-from training.optimizer import OptimizerConfig, learning_rate
-from training.run_folder import RunFolder, RunProblem
+from training.run.optimizer import OptimizerConfig, learning_rate
+from training.run.run_folder import RunFolder, RunProblem
 
 MODEL = {
     "num_layers": 2,
@@ -125,7 +125,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(dataset, tmp_path, monkeypatch
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("training.run_folder.dcp.save", full)
+    monkeypatch.setattr("training.run.run_folder.dcp.save", full)
     longer = Trainer(_config(dataset, steps=4), tmp_path)
     with pytest.raises(RunProblem, match="No space left"):
         longer.train()

@@ -181,8 +181,8 @@ def export_command(
         from stages.text.bpe import BUILT_IN
         from training.autoencoder.export import export_codec
         from training.dit.export import export_run
-        from training.provenance import hand_on
-        from training.run_folder import RunFolder
+        from training.run.provenance import hand_on
+        from training.run.run_folder import RunFolder
         from training.speaker.export import export_speaker_encoder
 
         with problems_told():

@@ -16,7 +16,7 @@ from pipeline.demo.input import DemoInput
 from pipeline.demo.promise import PROMISE, Promise, PromiseBroken, differences_of_dataset, differences_of_song
 from pipeline.view.terminal import show_songs
 from schemas.dataset import Layout
-from training.run_folder import RunFolder
+from training.run.run_folder import RunFolder
 
 Songmill = Callable[[Sequence[str]], int]
 

@@ -21,7 +21,7 @@ from pipeline.edit.rewrite_unit import drop_rows
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.planning.plan import Plan
 from schemas.dataset import Layout
-from training.provenance import models_below, tracks_of
+from training.run.provenance import models_below, tracks_of
 
 
 @dataclass(frozen=True)

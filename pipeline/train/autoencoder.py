@@ -17,9 +17,9 @@ from training.autoencoder.model import NoSuchModel
 from training.autoencoder.trainer import AutoencoderTrainer
 from training.checkpoints.released_layout import CheckpointProblem
 from training.data.recordings import UnreadableAudio
-from training.events import TensorBoard
-from training.provenance import note_tracks
-from training.run_folder import RunFolder, RunProblem
+from training.run.provenance import note_tracks
+from training.run.run_folder import RunFolder, RunProblem
+from training.run.tensorboard import TensorBoard
 
 
 @dataclass(frozen=True)

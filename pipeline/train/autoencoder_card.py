@@ -10,7 +10,7 @@ from pipeline.dataset.ledger import write_durably
 from pipeline.train.audio import DatasetAudio
 from training.autoencoder.config import AutoencoderTrainConfig
 from training.data.recordings import RATE_HZ, held_out
-from training.run_folder import RunFolder
+from training.run.run_folder import RunFolder
 
 
 def write_card(folder: RunFolder, config: AutoencoderTrainConfig, audio: DatasetAudio) -> None:

@@ -9,7 +9,7 @@ from pipeline.dataset.ledger import write_durably
 from training.data import Epoch, Songs
 from training.dit.config import TrainConfig
 from training.dit.memory_estimate import MemoryEstimate
-from training.run_folder import RunFolder
+from training.run.run_folder import RunFolder
 
 _LOSSES_SHOWN = 12
 

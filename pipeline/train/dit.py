@@ -18,10 +18,10 @@ from training.dit.config import TrainConfig
 from training.dit.memory_estimate import MemoryEstimate, estimate
 from training.dit.presets import next_smaller
 from training.dit.trainer import Trainer, make_trainable, model_sizes
-from training.events import TensorBoard
 from training.model import ACEStepTransformer2DModel
-from training.provenance import note_tracks, tracks_of
-from training.run_folder import RunFolder, RunProblem
+from training.run.provenance import note_tracks, tracks_of
+from training.run.run_folder import RunFolder, RunProblem
+from training.run.tensorboard import TensorBoard
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import UsageProblem
-from training.loop import Loop
+from training.run.base_trainer import Loop
 
 
 def find_device(asked: str) -> str:

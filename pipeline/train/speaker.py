@@ -13,9 +13,9 @@ from pipeline.train.running import find_device, stopped_gently
 from pipeline.train.speaker_card import write_card
 from pipeline.train.voices import prepare_voices, sung_songs
 from stages.nets.omni_scale import SpeakerEncoder
-from training.events import TensorBoard
-from training.provenance import note_tracks
-from training.run_folder import RunFolder, RunProblem
+from training.run.provenance import note_tracks
+from training.run.run_folder import RunFolder, RunProblem
+from training.run.tensorboard import TensorBoard
 from training.speaker.config import SpeakerConfig
 from training.speaker.segments import Segments
 from training.speaker.trainer import SEGMENTS, SpeakerTrainer, frame_hz

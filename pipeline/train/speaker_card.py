@@ -8,7 +8,7 @@ import jinja2
 import yaml
 
 from pipeline.dataset.ledger import write_durably
-from training.run_folder import RunFolder
+from training.run.run_folder import RunFolder
 from training.speaker.config import SpeakerConfig
 from training.speaker.voices import Voices
 

@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from stages.nets.codec.codec import AUTOENCODER
-from training.loop import LoopConfig
-from training.optimizer import OptimizerConfig
+from training.run.base_trainer import LoopConfig
+from training.run.optimizer import OptimizerConfig
 
 PhaseName = Literal["full", "middle", "head"]
 PHASES: tuple[PhaseName, ...] = ("full", "middle", "head")

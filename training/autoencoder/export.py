@@ -8,7 +8,7 @@ from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from training.autoencoder.model import SpectrogramAutoencoder
 from training.checkpoints.released_layout import load_vocoder, save_codec
 from training.model import GriffinLim, MusicDCAE
-from training.run_folder import RunFolder
+from training.run.run_folder import RunFolder
 
 
 def export_codec(run: Path, out: Path, *, step: int | None = None, vocoder: Path | None = None) -> Path:

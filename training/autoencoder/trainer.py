@@ -20,9 +20,9 @@ from training.autoencoder.phases import set_phase
 from training.autoencoder.validation import HeldOut
 from training.data.recordings import RATE_HZ, AudioSource, held_out
 from training.dit.memory_estimate import PeakMemory
-from training.loop import Figures, Loop
-from training.optimizer import build_optimizer, set_learning_rate
-from training.run_folder import RunProblem
+from training.run.base_trainer import Figures, Loop
+from training.run.optimizer import build_optimizer, set_learning_rate
+from training.run.run_folder import RunProblem
 
 Pictures = Mapping[str, np.ndarray]
 

@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from training.data import DataConfig
 from training.dit.objective import ObjectiveConfig
 from training.dit.previews import SamplesConfig
-from training.loop import LoopConfig
-from training.optimizer import OptimizerConfig
-from training.parallel import Sharing
+from training.run.base_trainer import LoopConfig
+from training.run.optimizer import OptimizerConfig
+from training.run.parallel import Sharing
 
 
 class LoraConfig(BaseModel):

@@ -10,8 +10,8 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from training.events import TensorBoard
-from training.run_folder import RunFolder, RunProblem
+from training.run.run_folder import RunFolder, RunProblem
+from training.run.tensorboard import TensorBoard
 
 if TYPE_CHECKING:
     from training.data import FeatureMaker

@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from training.checkpoints.released_layout import companions, load_codec, load_transformer, save_checkpoint
 from training.dit.config import TrainConfig
 from training.model import ACEStepTransformer2DModel
-from training.run_folder import RunFolder, RunProblem
+from training.run.run_folder import RunFolder, RunProblem
 
 
 def export_run(

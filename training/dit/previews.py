@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from stages.lyric_tokens import load_vocabulary
 from training.checkpoints.released_layout import companions, load_codec
 from training.model import ACEStepTransformer2DModel
-from training.run_folder import RunProblem
+from training.run.run_folder import RunProblem
 from training.sampling import Sampler, SamplingError, SamplingOptions
 from training.sampling.prompts import load_text_encoder, make_conditions
 

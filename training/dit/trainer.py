@@ -18,11 +18,11 @@ from training.dit.memory_estimate import PeakMemory
 from training.dit.objective import Losses, Objective
 from training.dit.previews import Samples
 from training.dit.validation import validation_loss
-from training.loop import Figures, Loop
 from training.model import ACEStepTransformer2DModel
-from training.optimizer import build_optimizer, set_learning_rate
-from training.parallel import gradients_shared, share, whole
-from training.run_folder import RunProblem
+from training.run.base_trainer import Figures, Loop
+from training.run.optimizer import build_optimizer, set_learning_rate
+from training.run.parallel import gradients_shared, share, whole
+from training.run.run_folder import RunProblem
 from training.sampling.audio import write_audio
 
 # Frozen weights are the checkpoint's that the run started from: a LoRA run saves its adapter alone.

@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from training.loop import LoopConfig
-from training.optimizer import OptimizerConfig
+from training.run.base_trainer import LoopConfig
+from training.run.optimizer import OptimizerConfig
 
 _SHORTEST_S = 0.2  # what the encoder makes something of
 

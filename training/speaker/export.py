@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from stages.nets.omni_scale import SpeakerEncoder
-from training.run_folder import RunFolder, RunProblem
+from training.run.run_folder import RunFolder, RunProblem
 
 
 def export_speaker_encoder(run: Path, out: Path, *, step: int | None = None) -> Path:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.run_folder import RunProblem
+from training.run.run_folder import RunProblem
 
 _SEGMENT = pa.schema(
     [("track_id", pa.string()), ("bands", pa.int32()), ("frames", pa.int32()), ("log_mel", pa.large_binary())]

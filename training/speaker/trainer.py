@@ -11,9 +11,9 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from stages.nets.omni_scale import SpeakerEncoder
-from training.loop import Figures, Loop
-from training.optimizer import build_optimizer, set_learning_rate
-from training.run_folder import RunProblem
+from training.run.base_trainer import Figures, Loop
+from training.run.optimizer import build_optimizer, set_learning_rate
+from training.run.run_folder import RunProblem
 from training.speaker.config import SpeakerConfig
 from training.speaker.objective import SpeakerClassifier, SpeakerLosses, speaker_losses, supervised_contrastive
 from training.speaker.segments import Segments

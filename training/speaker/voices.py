@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.run_folder import RunProblem
+from training.run.run_folder import RunProblem
 from training.speaker.config import VoicesConfig
 from training.speaker.segments import Segments, Song
 

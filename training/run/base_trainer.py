@@ -10,8 +10,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, distributed
 
-from training import rounding
-from training.run_folder import RunFolder, RunProblem
+from training.run import rounding
+from training.run.run_folder import RunFolder, RunProblem
 
 Figures = Mapping[str, float]
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from training.run_folder import RunFolder
+from training.run.run_folder import RunFolder
 
 _AXES = ("step", "epoch")
 
