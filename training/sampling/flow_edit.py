@@ -7,8 +7,8 @@ from torch import Tensor
 
 from training.sampling.conditions import Conditions
 from training.sampling.guidance import ProjectedGuidance
+from training.sampling.job import Song
 from training.sampling.schedules import sigma_grid
-from training.sampling.song import Song
 from training.sampling.velocity import BranchedVelocity, Branches
 
 

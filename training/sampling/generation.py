@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
+from training.sampling.job import Song
 from training.sampling.noise import SeededNoise, mixture
 from training.sampling.schedules import chosen_grid, shifted, sigma_grid
 from training.sampling.solvers import Euler, Heun, Pingpong, Solver
-from training.sampling.song import Song
 
 
 def text2music(song: Song) -> Tensor:

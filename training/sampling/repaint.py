@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.sampling.job import Song
 from training.sampling.noise import mixture
 from training.sampling.schedules import chosen_grid, sigma_grid
-from training.sampling.song import Song
 from training.sampling.window import Extension, repaint_window
 
 _LONGEST = int(240 * 44_100 / 512 / 8)  # frames; the longest song the model was trained on

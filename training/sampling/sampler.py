@@ -24,10 +24,10 @@ from training.sampling.errors import SamplingError
 from training.sampling.flow_edit import edit
 from training.sampling.generation import audio2audio, retake, text2music
 from training.sampling.inputs import asked_task, for_each, require_fit, require_inputs, seeds_of, several
+from training.sampling.job import Song, Step
 from training.sampling.options import SamplingOptions, Task
 from training.sampling.prompts import TextEncoder, load_text_encoder, make_conditions
 from training.sampling.repaint import extend, repaint
-from training.sampling.song import Song, Step
 from training.sampling.window import frames_of
 
 SAMPLE_RATE_HZ = 48_000
