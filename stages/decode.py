@@ -79,7 +79,7 @@ class Decoded:
 
 
 class DecodeParams(Bounds):
-    """How much is decoded, how much damage is put up with, and what is refused at once (see `stages.decoding.bounds`)."""
+    """How much is decoded, how much damage is accepted, and what is refused at once (see `stages.decoding.bounds`)."""
 
     limit_s: float = Field(default=1800.0, gt=0)  # guards the memory: of longer audio only the facts are told
     missing_s: float = Field(default=1.0, ge=0)  # what may be missing of the promised length

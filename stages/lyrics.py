@@ -31,8 +31,8 @@ class Match:
 class Lyrics(base.Stage):
     """Lyrics from a library or from the song's own tags, verified against the transcript by their phones.
 
-    An index proposes songs of the library, an alignment of their lines decides. `lines` is a ledger of what was sung
-    and what was not (see `stages.matching.line_report`); without a match it is the transcript's segments. `alternatives` are
+    An index proposes songs of the library, an alignment of their lines decides. `lines` reports what was sung and what
+    was not (see `stages.matching.line_report`); without a match it is the transcript's segments. `alternatives` are
     songs that fit nearly as well: covers, live versions.
     """
 

@@ -27,11 +27,11 @@ _BASS_MELS = 5  # up to about 180 Hz
 
 
 class Rhythm(Stage):
-    """Beats by Essentia's RhythmExtractor2013 (multifeature: Zapata, Davies and Gomez 2014), BPM by `stages.signal.tempo`.
+    """Beats by Essentia's RhythmExtractor2013 (multifeature: Zapata, Davies and Gomez 2014).
 
-    `confidence` is Essentia's 0..5.32 divided by 5.32. Downbeats come from `stages.signal.meter`: an accent is bass onset,
-    change of chroma and, by half, onset of all bands. Music without beats, and silence, give a null `bpm`,
-    empty lists and confidence 0.
+    BPM is worked out from them in `stages.signal.tempo`, downbeats in `stages.signal.meter`: an accent is bass onset,
+    change of chroma and, by half, onset of all bands. `confidence` is Essentia's 0..5.32 divided by 5.32. Music without
+    beats, and silence, give a null `bpm`, empty lists and confidence 0.
 
     Source: https://essentia.upf.edu/reference/std_RhythmExtractor2013.html
     """

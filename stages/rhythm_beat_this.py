@@ -28,8 +28,8 @@ _PEAK = 7  # frames within which only the highest prediction counts
 class RhythmBeatThis(Stage):
     """Beats and downbeats by Beat This with its minimal post-processing: peaks above one half, no tempo model.
 
-    `confidence` is the mean probability of the beats found. BPM and octave are decided in `stages.signal.tempo`, with the
-    network's beat probability as the strength. The library's own preprocessing needs torchaudio, so the log-mel is
+    `confidence` is the mean probability of the beats found. BPM and octave are decided in `stages.signal.tempo`, with
+    the network's beat probability as the strength. The library's own preprocessing needs torchaudio, so the log-mel is
     made here, to the same parameters.
 
     Source: Foscarin, Schlüter and Widmer, "Beat this! Accurate beat tracking without DBN postprocessing", ISMIR 2024.

@@ -1,7 +1,7 @@
 """The last operator: gathers the rows of a unit, writes its files under temporary names, yields one small row.
 
-Only the driver renames and commits (see `pipeline.dataset.ledger`). A sink that dies forgets its open units; their rows are
-not committed then, and the driver runs them again.
+Only the driver renames and commits (see `pipeline.dataset.ledger`). A sink that dies forgets its open units; their rows
+are not committed then, and the driver runs them again.
 """
 
 import json

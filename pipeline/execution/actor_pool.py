@@ -2,7 +2,8 @@
 
 Plain Ray actors: a worker is a process that stays for the next pass, so that neither starting one nor what it has
 imported is paid for twice. Ray retries nothing: when a worker dies, its blocks set out again from their rows, which the
-driver still has, and another worker is hired. `pipeline.execution.worker_deaths` decides whether a row or a stage is to blame.
+driver still has, and another worker is hired. `pipeline.execution.worker_deaths` decides whether a row or a stage is to
+blame.
 """
 
 from collections import deque

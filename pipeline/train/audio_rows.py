@@ -27,10 +27,9 @@ from stages.nets.codec.codec import CODEC_HZ, latent_length
 from stages.text_embedding import texts
 from training.data.config import DataConfig
 from training.data.errors import CorruptShard
-from training.data.feature_source import Row
 from training.data.feature_summary import Facts
 from training.data.rows import RowReader
-from training.data.song_index import Songs
+from training.data.song_index import Row, SongIndex
 from training.data.units import Unit, read_rows, read_schema
 
 _LATENTS, _TEXT, _SSL = "latents", "text_embedding", "ssl"
@@ -135,7 +134,7 @@ class AudioFeatures:
         table = pa.table({"frames": pa.array(frames, pa.int32()), "lacks": pa.array(lacks, pa.string())})
         return Facts(table, self._sizes, self._models)
 
-    def rows(self, songs: Songs) -> "AudioRows":
+    def rows(self, songs: SongIndex) -> "AudioRows":
         """Makes the rows of these songs."""
         return AudioRows(songs, self)
 
@@ -165,9 +164,9 @@ class AudioFeatures:
 
 
 class AudioRows:
-    """Rows of an index with features that are made now: a `training.data.feature_source.RowSource`."""
+    """Rows of an index with features that are made now: a `training.data.song_index.RowSource`."""
 
-    def __init__(self, songs: Songs, features: AudioFeatures) -> None:
+    def __init__(self, songs: SongIndex, features: AudioFeatures) -> None:
         self._features = features
         self._stored = RowReader(songs, (), more=features.reads)
         self._frames = songs.column("frames")

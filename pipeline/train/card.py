@@ -6,7 +6,7 @@ import jinja2
 import yaml
 
 from pipeline.dataset.ledger import write_durably
-from training.data import Epoch, Songs
+from training.data import Epoch, SongIndex
 from training.dit.config import TrainConfig
 from training.dit.memory_estimate import MemoryEstimate
 from training.run.run_folder import RunFolder
@@ -15,7 +15,7 @@ _LOSSES_SHOWN = 12
 
 
 def write_card(
-    folder: RunFolder, config: TrainConfig, songs: Songs, workers: int, reckoned: MemoryEstimate | None
+    folder: RunFolder, config: TrainConfig, songs: SongIndex, workers: int, reckoned: MemoryEstimate | None
 ) -> None:
     """Write README.md of a run that has a checkpoint.
 

@@ -13,7 +13,7 @@ from pipeline.train.card import write_card
 from pipeline.train.progress import shown
 from pipeline.train.running import find_device, stopped_gently
 from training.checkpoints.released_layout import CheckpointProblem, empty_transformer
-from training.data import DatasetProblem, FeatureMaker, Songs, open_songs
+from training.data import DatasetProblem, FeatureMaker, SongIndex, open_songs
 from training.dit.config import TrainConfig
 from training.dit.memory_estimate import MemoryEstimate, estimate
 from training.dit.presets import next_smaller
@@ -39,7 +39,7 @@ class Run:
 
     config: TrainConfig
     folder: RunFolder
-    songs: Songs
+    songs: SongIndex
     device: str
     workers: int
     readers: int

@@ -39,9 +39,9 @@ class ModelParams(base.Params):
 class ModelCaption(base.Stage):
     """The six caption styles and the rap check, asked of a model and checked.
 
-    An answer that has not the form of `stages.captioning.reply` is sent back once with what is wrong with it. Where that
-    does not help the row gets the captions of `stages.caption` from the measured columns: `source` is "measured" then
-    and `failure` says why. Otherwise `source` is the model's name.
+    An answer that has not the form of `stages.captioning.reply` is sent back once with what is wrong with it. Where
+    that does not help the row gets the captions of `stages.caption` from the measured columns: `source` is "measured"
+    then and `failure` says why. Otherwise `source` is the model's name.
     """
 
     name = "caption"

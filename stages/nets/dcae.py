@@ -7,8 +7,8 @@ import torch
 from accelerate import init_empty_weights
 from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 
+from stages.nets.codec import ADaMoSHiFiGANV1, GriffinLim, MusicDCAE
 from stages.nets.codec.codec import CODEC_HZ, COMPRESSION, VOCODERS, latent_length
-from training.model import ADaMoSHiFiGANV1, GriffinLim, MusicDCAE
 
 CHANNELS, BINS = 8, 16  # of a latent frame, as shards have it
 

@@ -7,9 +7,9 @@ pads them, and `ShardStream` does all of it.
 from training.data.config import DataConfig
 from training.data.epoch import Epoch
 from training.data.errors import DatasetProblem
-from training.data.feature_source import FeatureMaker
 from training.data.hours import HoursSeen
-from training.data.song_index import Songs, Widths, open_songs
+from training.data.song_index import FeatureMaker, SongIndex, Widths
+from training.data.song_selection import open_songs
 from training.data.stream import ShardStream
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "FeatureMaker",
     "HoursSeen",
     "ShardStream",
-    "Songs",
+    "SongIndex",
     "Widths",
     "open_songs",
 ]

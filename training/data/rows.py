@@ -10,8 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from training.data.errors import CorruptShard
-from training.data.feature_source import Row
-from training.data.song_index import Songs
+from training.data.song_index import Row, SongIndex
 
 _OPEN_FILES = 128  # of each worker process
 
@@ -19,7 +18,7 @@ _OPEN_FILES = 128  # of each worker process
 class RowReader:
     """Reads rows of an index, in a worker process of its own or in the trainer's."""
 
-    def __init__(self, songs: Songs, ssl: Sequence[str], more: Sequence[str] = ()) -> None:
+    def __init__(self, songs: SongIndex, ssl: Sequence[str], more: Sequence[str] = ()) -> None:
         """Nothing is opened yet.
 
         Args:

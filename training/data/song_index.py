@@ -1,27 +1,47 @@
-"""Which songs there are: one small table, read once at the start without touching a single latent."""
+"""The songs to train on, as one small table, and where their features come from: files beside a shard, or a maker.
+
+`training` decodes no audio: the pipeline gives it the maker, which computes features whenever they are read.
+"""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from schemas.dataset import Layout
-from schemas.tables import MARKS
 from training.data.config import DataConfig
-from training.data.errors import CorruptShard, DatasetProblem
-from training.data.feature_source import FeatureMaker
-from training.data.feature_summary import Facts, read_facts, the_one
-from training.data.units import Unit, find_units, read_rows
+from training.data.errors import CorruptShard
+from training.data.feature_summary import Facts
+from training.data.units import Unit
 
 Split = Literal["train", "validation"]
-_READERS = 8  # files opened at once; on a network file system most of the time is waiting
+
+# One song: column -> Arrow scalar, whose binaries are views of what was read.
+Row = Mapping[str, Any]
+
+
+class RowSource(Protocol):
+    """Gives songs their rows: what the shard has of them, and their features."""
+
+    def read(self, songs: Sequence[int]) -> Iterator[tuple[int, Row | CorruptShard]]:
+        """Songs, each once and in any order, with its row or with what is wrong with its file."""
+
+
+class FeatureMaker(Protocol):
+    """Makes the features of songs that have none beside their shards. Pickles, for it goes to worker processes."""
+
+    def facts(self, unit: Unit, config: DataConfig) -> Facts:
+        """What the features of a shard's rows will be, known without making them.
+
+        Raises:
+            CorruptShard: the shard cannot be read.
+        """
+
+    def rows(self, songs: "SongIndex") -> RowSource:
+        """Makes the rows of these songs."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +62,7 @@ class Widths:
 
 
 @dataclass(frozen=True)
-class Songs:
+class SongIndex:
     """The songs to train on, in the order of their track ids: how they are spread over shards changes nothing.
 
     Attributes:
@@ -71,7 +91,7 @@ class Songs:
         """A column of the table."""
         return np.asarray(self.table[name].to_numpy())
 
-    def part(self, split: Split, validation_share: float) -> "Songs":
+    def part(self, split: Split, validation_share: float) -> "SongIndex":
         """One side of a split that depends on each track's id alone."""
         held_out = self.column("key") < np.uint64(validation_share * 2**64)
         return replace(self, table=self.table.filter(held_out if split == "validation" else ~held_out))
@@ -88,136 +108,3 @@ class Songs:
         for name in ("key", "frames"):
             digest.update(self.column(name).tobytes())
         return digest.hexdigest()
-
-
-def open_songs(config: DataConfig, models: Mapping[str, str] | None = None, maker: FeatureMaker | None = None) -> Songs:
-    """Read which songs the datasets have and which of them to train on.
-
-    Args:
-        config: datasets, condition, encoders.
-        models: feature -> what has to have made it, e.g. the autoencoder of the checkpoint to go on from.
-        maker: makes the features of every song that is read; without it they lie beside the shards.
-
-    Raises:
-        DatasetProblem: something does not fit together (see `find_units`), the condition is no SQL or names an unknown
-            column, another model made a feature, or no song is left.
-    """
-    features = ["latents", "text_embedding", *(["ssl"] if config.ssl else [])]
-    found, corrupt = find_units(config.datasets, () if maker else features)
-    with ThreadPoolExecutor(_READERS) as pool:
-        facts = list(pool.map(lambda unit: _facts_or_problem(unit, config, maker), found))
-    corrupt += [problem for problem in facts if isinstance(problem, CorruptShard)]
-    if corrupt and config.on_corrupt == "stop":
-        raise corrupt[0]
-    units = [unit for unit, fact in zip(found, facts, strict=True) if isinstance(fact, Facts)]
-    readable = [fact for fact in facts if isinstance(fact, Facts)]
-    if not units:
-        raise DatasetProblem("no shard can be read: " + "; ".join(map(str, corrupt)))
-    rows = pa.concat_tables(fact.rows for fact in readable)
-    chosen, left_out = _unmarked(_query(units, config.where), units)
-    left_out["where"] = rows.num_rows - chosen.num_rows - left_out["marked drop"]
-    table, incomplete = _select(chosen, rows, [fact.rows.num_rows for fact in readable])
-    left_out = {why: count for why, count in {**left_out, **incomplete}.items() if count}
-    if not table.num_rows:
-        reasons = ", ".join(f"{count} for {reason}" for reason, count in left_out.items())
-        raise DatasetProblem(f"no song is left to train on; left out: {reasons}")
-    made_by = {name: the_one({fact.models[name] for fact in readable}, f"model of {name}") for name in features}
-    _check_models(made_by, models or {})
-    return Songs(table, units, _widths(readable, units), made_by, left_out, corrupt, maker)
-
-
-def _facts_or_problem(unit: Unit, config: DataConfig, maker: FeatureMaker | None) -> Facts | CorruptShard:
-    try:
-        return maker.facts(unit, config) if maker else read_facts(unit, config)
-    except CorruptShard as problem:
-        return problem
-
-
-def _query(units: Sequence[Unit], where: str | None) -> pa.Table:
-    """Facts of the shards' rows for which the condition holds: `unit`, `row` and what identifies a song."""
-    numbers = {str(unit.shard): number for number, unit in enumerate(units)}
-    with duckdb.connect() as connection:
-        shards = connection.read_parquet(list(numbers), filename=True, file_row_number=True, union_by_name=True)
-        heard = "transcript.language" if "transcript" in shards.columns else "null"
-        try:
-            chosen = shards.filter(where) if where else shards
-            table = chosen.project(
-                "coalesce(track_id, row_id) as track_id, row_id, filename, file_row_number::int as row, "
-                "coalesce(source, 'unknown') as source, coalesce(license, 'unknown') as license, "
-                f"coalesce({heard}, language, 'unknown') as language"
-            ).to_arrow_table()
-        except duckdb.Error as problem:
-            columns = ", ".join(name for name in shards.columns if name not in ("filename", "file_row_number"))
-            what, why = f"where {where!r}" if where else "the shards", str(problem).partition("\n\nLINE")[0]
-            raise DatasetProblem(f"{what}: {why}\nThe shards have these columns: {columns}") from problem
-    unit = pa.array([numbers[name] for name in table["filename"].to_pylist()], pa.int32())
-    return table.drop_columns("filename").append_column("unit", unit)
-
-
-def _unmarked(rows: pa.Table, units: Sequence[Unit]) -> tuple[pa.Table, dict[str, int]]:
-    """The rows that nobody has marked `drop` in the dataset they lie in."""
-    roots = [unit.shard.parent.parent for unit in units]
-    marked = np.zeros(rows.num_rows, dtype=bool)
-    for root in set(roots):
-        here = np.array([other == root for other in roots])[rows["unit"].to_numpy()]
-        marked |= here & pc.is_in(rows["row_id"], _dropped(Layout(root))).to_numpy()
-    return rows.filter(~marked).drop_columns("row_id"), {"marked drop": int(marked.sum())}
-
-
-def _dropped(layout: Layout) -> pa.Array:
-    if not layout.marks.is_file():
-        return pa.array([], pa.string())
-    marks = pq.read_table(layout.marks, schema=MARKS, filters=pc.field("mark") == "drop")
-    return marks["row_id"].combine_chunks()
-
-
-def _select(chosen: pa.Table, facts: pa.Table, unit_rows: Sequence[int]) -> tuple[pa.Table, dict[str, int]]:
-    """Of the chosen rows those with every feature, each track once, by track id."""
-    first = np.concatenate([[0], np.cumsum(unit_rows)])
-    places = first[chosen["unit"].to_numpy()] + chosen["row"].to_numpy()
-    for name in facts.column_names:
-        chosen = chosen.append_column(name, facts[name].take(pa.array(places)))
-    lacks = chosen["lacks"]
-    left_out = {count["values"]: count["counts"] for count in pc.value_counts(lacks.drop_null()).to_pylist()}
-    complete = chosen.filter(pc.is_null(lacks)).drop_columns("lacks")
-    ordered = complete.sort_by([("track_id", "ascending"), ("unit", "ascending"), ("row", "ascending")])
-    ids = ordered["track_id"].combine_chunks()
-    new = np.ones(len(ids), dtype=bool)
-    new[1:] = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
-    left_out["duplicate"] = int((~new).sum())
-    songs = ordered.filter(new)
-    keys = np.array([_key(track_id) for track_id in songs["track_id"].to_pylist()], np.uint64)
-    return songs.append_column("key", pa.array(keys)), left_out
-
-
-def _key(track_id: str) -> int:
-    return int.from_bytes(hashlib.blake2b(track_id.encode(), digest_size=8).digest(), "little")
-
-
-def _widths(facts: Sequence[Facts], units: Sequence[Unit]) -> Widths:
-    found: dict[tuple[str, str], Any] = {
-        (column, field): the_one(frozenset().union(*(fact.sizes[column, field] for fact in facts)), f"{column}.{field}")
-        for column, field in facts[0].sizes
-    }
-    encoders = [column.removeprefix("ssl.") for column, field in found if field == "rate_hz"]
-    return Widths(
-        text=found["text_embedding", "dim"],
-        speaker=_speaker_width(units),
-        ssl={encoder: found[f"ssl.{encoder}", "dim"] for encoder in encoders},
-        ssl_rate_hz={encoder: found[f"ssl.{encoder}", "rate_hz"] for encoder in encoders},
-    )
-
-
-def _speaker_width(units: Sequence[Unit]) -> int:
-    for unit in units:
-        speakers = read_rows(unit.shard, ["speaker.embedding"])["speaker"].combine_chunks()
-        embeddings = pc.struct_field(speakers, "embedding").drop_null()
-        if len(embeddings):
-            return len(embeddings[0])
-    raise DatasetProblem("no song has a speaker embedding: curate with the stage speaker")
-
-
-def _check_models(found: Mapping[str, str | None], expected: Mapping[str, str]) -> None:
-    for feature, model in expected.items():
-        if found.get(feature) != model:
-            raise DatasetProblem(f"{feature} were made by {found.get(feature)}, the model expects those of {model}")

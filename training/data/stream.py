@@ -14,10 +14,9 @@ from training.data.collate import Part, Sample, collate, decode
 from training.data.config import ORDERING, DataConfig
 from training.data.epoch import Epoch
 from training.data.errors import CorruptShard, DatasetProblem
-from training.data.feature_source import Row, RowSource
 from training.data.hours import KINDS, HoursSeen
 from training.data.rows import RowReader
-from training.data.song_index import Songs, Split
+from training.data.song_index import Row, RowSource, SongIndex, Split
 
 _PREFETCHED = 4  # batches of each worker process
 
@@ -37,7 +36,7 @@ class ShardStream:
 
     def __init__(
         self,
-        songs: Songs,
+        songs: SongIndex,
         config: DataConfig,
         *,
         split: Split = "train",
@@ -188,7 +187,7 @@ class _Read:
 class _BatchReader(Dataset[_Read]):
     """Place -> batch, in a worker process or in the trainer's."""
 
-    def __init__(self, songs: Songs, config: DataConfig) -> None:
+    def __init__(self, songs: SongIndex, config: DataConfig) -> None:
         self._songs, self._config = songs, config
         maker = songs.maker
         self._rows: RowSource = maker.rows(songs) if maker else RowReader(songs, config.ssl)

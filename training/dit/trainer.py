@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from training.checkpoints.released_layout import load_transformer
-from training.data import FeatureMaker, ShardStream, Songs, Widths, open_songs
+from training.data import FeatureMaker, ShardStream, SongIndex, Widths, open_songs
 from training.data.batch import Batch
 from training.dit.config import TrainConfig
 from training.dit.flops import peak_flops, training_flops
@@ -205,7 +205,7 @@ class WeightAverage:
             self.weights[name].lerp_(weight, 1 - self._decay)
 
 
-def build_transformer(config: TrainConfig, songs: Songs) -> ACEStepTransformer2DModel:
+def build_transformer(config: TrainConfig, songs: SongIndex) -> ACEStepTransformer2DModel:
     """The transformer to train: the checkpoint's, or a new one as wide as the songs' features.
 
     Raises:
@@ -246,7 +246,7 @@ def model_sizes(config: TrainConfig, widths: Widths) -> dict[str, Any]:
     return {"ssl_encoder_depths": [depth] * len(sizes["ssl_names"]), **sizes}
 
 
-def _require_fit(transformer: ACEStepTransformer2DModel, songs: Songs) -> None:
+def _require_fit(transformer: ACEStepTransformer2DModel, songs: SongIndex) -> None:
     config, widths = transformer.config, songs.widths
     pairs = [
         ("text states", widths.text, config["text_embedding_dim"]),

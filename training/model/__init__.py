@@ -1,8 +1,6 @@
-"""The ACE-Step v1 networks, with the released checkpoints' names and shapes. Imports nothing else of songmill."""
+"""The ACE-Step v1 networks, with the released checkpoints' names and shapes; the codec is in `stages`."""
 
-from stages.nets.codec.codec import MusicDCAE
-from stages.nets.codec.griffin_lim import GriffinLim
-from stages.nets.codec.vocoder import ADaMoSHiFiGANV1
+from stages.nets.codec import ADaMoSHiFiGANV1, GriffinLim, MusicDCAE
 from training.model.transformer import ACEStepTransformer2DModel
 
 __all__ = ["ACEStepTransformer2DModel", "ADaMoSHiFiGANV1", "GriffinLim", "MusicDCAE"]

@@ -1,11 +1,16 @@
 """The transformer's two attentions: linear over the frames, softmax over the condition."""
 
+from importlib.util import find_spec
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.model.context import Condition, Memory, Surroundings
-from training.model.linear_attention import attend
-from training.model.rotary import rotate
+from training.model.linear_attention import attend_in_torch
+from training.model.rotary import Rotary, rotate
+
+_HAS_TRITON = torch.version.cuda is not None and find_spec("triton") is not None
 
 
 class LinearAttention(nn.Module):
@@ -28,7 +33,17 @@ class LinearAttention(nn.Module):
             projected.unflatten(-1, (self.heads, -1))
             for projected in (_scaled(self.to_q(x), query_scale), self.to_k(x), self.to_v(x))
         )
-        return self.to_out(attend(query, key, value, around.rotary, around.frame_mask).flatten(2))
+        return self.to_out(_attend_linearly(query, key, value, around.rotary, around.frame_mask).flatten(2))
+
+
+def _attend_linearly(query: Tensor, key: Tensor, value: Tensor, rotary: Rotary, frame_mask: Tensor | None) -> Tensor:
+    """By the Triton kernel where there is one for this device and size, else as `attend_in_torch`."""
+    if _HAS_TRITON and query.is_cuda:
+        from training.model import linear_attention_kernel as kernel
+
+        if kernel.takes(query):
+            return kernel.attend(query, key, value, rotary, frame_mask)
+    return attend_in_torch(query, key, value, rotary, frame_mask)
 
 
 class CrossAttention(nn.Module):

@@ -1,6 +1,4 @@
-"""Linear attention over the frames: what it computes, and which code computes it on which device."""
-
-from importlib.util import find_spec
+"""Linear attention over the frames in PyTorch's own operations, the reference of the Triton kernel."""
 
 import torch
 import torch.nn.functional as F
@@ -9,8 +7,6 @@ from torch import Tensor
 from training.model.rotary import Rotary, rotate
 
 EPS = 1e-15
-
-_HAS_TRITON = torch.version.cuda is not None and find_spec("triton") is not None
 
 
 def linear_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -27,7 +23,7 @@ def linear_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return (weighted / (total + EPS)).to(query.dtype)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, rotary: Rotary, frame_mask: Tensor | None) -> Tensor:
+def attend_in_torch(query: Tensor, key: Tensor, value: Tensor, rotary: Rotary, frame_mask: Tensor | None) -> Tensor:
     """Linear attention of queries and keys that are still to be turned by their positions.
 
     Args:
@@ -40,16 +36,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, rotary: Rotary, frame_mask
     Returns:
         [B, T, heads, d], 0 on padded frames.
     """
-    if _HAS_TRITON and query.is_cuda:
-        from training.model import linear_attention_kernel as kernel
-
-        if kernel.takes(query):
-            return kernel.attend(query, key, value, rotary, frame_mask)
-    return attend_in_torch(query, key, value, rotary, frame_mask)
-
-
-def attend_in_torch(query: Tensor, key: Tensor, value: Tensor, rotary: Rotary, frame_mask: Tensor | None) -> Tensor:
-    """As `attend`, in PyTorch's own operations: the reference of the kernel."""
     query, key = (rotate(x.transpose(1, 2), rotary) for x in (query, key))
     if frame_mask is not None:
         inside = frame_mask[:, None, :, None]

@@ -1,4 +1,4 @@
-"""`linear_attention.attend` as two Triton kernels: rotation, mask, ReLU, sums and division without a trip to memory.
+"""Linear attention as two Triton kernels: rotation, mask, ReLU, sums and division without a trip to memory.
 
 The first sums keys and values to a state [d, d] and a normaliser [d], a part of the song in each program, so that a
 batch of one fills a large GPU; the parts are added in a fixed order, which makes the result repeatable. The second
@@ -26,7 +26,7 @@ def takes(query: Tensor) -> bool:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, rotary: Rotary, frame_mask: Tensor | None) -> Tensor:
-    """As `linear_attention.attend`, differentiable by query, key and value."""
+    """As `linear_attention.attend_in_torch`, differentiable by query, key and value."""
     cos, sin = (table[0, 0] for table in rotary)
     return _attend(query, key, value, cos, sin, frame_mask)
 
