@@ -208,4 +208,6 @@ VERDICT = pa.struct(
         field("attempts", pa.int32()),
     ]
 )
+# What each stage took; it travels with a row and ends in the commit record and the scan table.
+TIMING = pa.list_(pa.struct([("stage", pa.string()), ("seconds", pa.float64())]))
 FLAGS = pa.list_(pa.string())  # remarks that do not reject a row

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from stages.base import Weights
-from stages.captioning.model import AUDIO_RATE_HZ, ModelCaption, ModelParams
+from stages.caption_model import AUDIO_RATE_HZ, ModelCaption, ModelParams
 from stages.captioning.prompt import Message
 from stages.captioning.reply import json_schema
 from stages.libraries import Library

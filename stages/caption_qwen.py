@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from stages.base import Weights
-from stages.captioning.model import ModelCaption, ModelParams
+from stages.caption_model import ModelCaption, ModelParams
 from stages.captioning.prompt import Message
 
 MODEL = "qwen2-5-omni-7b"

@@ -12,9 +12,9 @@ from pydantic import Field
 from schemas import columns
 from stages import base, pcm
 from stages.nets.whisper import RATE_HZ, Whisper
-from stages.signal.hallucination import Guards
-from stages.signal.word_times import settle, voice_times
 from stages.text.lyric_text import INSTRUMENTAL
+from stages.transcription.hallucination import Guards
+from stages.transcription.word_times import settle, voice_times
 
 
 class TranscriptParams(Guards):

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 
-from pipeline.dataset.ledger import Commit, RowState, file_digest
+from pipeline.dataset.durable import file_digest
+from pipeline.dataset.ledger import Commit, RowState
 from pipeline.ingest.identity import track_id
 from pipeline.models.store import ModelStore
 from pipeline.planning.plan import make_dag, make_plan

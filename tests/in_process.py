@@ -4,7 +4,6 @@ Everything that decides what is done and everything that writes is the real thin
 through workers. Every stage run is counted.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -16,6 +15,7 @@ import pytest
 
 import pipeline.curation.curate
 import pipeline.curation.scan
+import pipeline.dataset.writing
 from pipeline.execution.operator import OperatorSpec
 from schemas import columns
 
@@ -30,7 +30,7 @@ def play_cluster(patch: pytest.MonkeyPatch) -> Counter[Run]:
     patch.setattr(pipeline.curation.curate, "cluster", lambda *_, **__: nullcontext())
     patch.setattr(pipeline.curation.curate, "check_placeable", lambda *_: None)
     patch.setattr(pipeline.curation.curate, "in_rounds", _one_round)
-    patch.setattr(pipeline.curation.curate, "write_card", lambda *_: None)  # a third of such a run
+    patch.setattr(pipeline.dataset.writing, "write_card", lambda *_: None)  # a third of such a run
     return ran
 
 
@@ -45,18 +45,16 @@ def _run_pass(
     rows: pa.Table,
     operators: Sequence[OperatorSpec],
     sink: Any,
-    spec: Any,
     _resources: Any,
     _tally: Any,
     complete: Callable[[pa.Table], pa.Table] | None = None,
-) -> Iterator[dict[str, Any]]:
-    gatherer = sink(spec)
+) -> Iterator[Any]:
     for start in range(rows.num_rows):
         block = rows.slice(start, 1)
         block = complete(block) if complete else block
         for operator in operators:
             block = _through(operator, block, ran)
-        yield from map(json.loads, gatherer(block)["result"].to_pylist())
+        yield from sink(block)
 
 
 def _through(operator: OperatorSpec, block: pa.Table, ran: Counter[Run]) -> pa.Table:

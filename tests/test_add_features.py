@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.dataset.ledger import Commit, Ledger, file_digest
+from pipeline.dataset.durable import file_digest
+from pipeline.dataset.ledger import Commit, Ledger
 from schemas.dataset import FOOTER_FINGERPRINTS, FOOTER_SCHEMA_VERSION, FOOTER_SHARD_DIGEST, Layout
 from tests import tiny_checkpoint
 from tests.audio import noise, write

@@ -11,7 +11,7 @@ import pytest
 from datasets import load_dataset
 from filelock import FileLock
 
-from pipeline.dataset.ledger import file_digest
+from pipeline.dataset.durable import file_digest
 from pipeline.execution.cluster import heard_if_it_fails
 from tests.audio import noise, silence, tone, write
 from tests.command import asked, inspected, kill_when, queried, ray_cluster, songmill

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.curation.sink import UNIT
-from pipeline.curation.sketch_reader import PART
-from pipeline.curation.sketches import BANDS
+from pipeline.dataset.sketch_reader import PART
+from pipeline.dataset.sketches import BANDS
 from pipeline.planning.config import ConfigError, build_config
 from pipeline.planning.dag import Dag, DagError, build_dag
 from schemas.config import CurateConfig

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from pipeline.dataset.ledger import Commit, file_digest
+from pipeline.dataset.durable import file_digest
+from pipeline.dataset.ledger import Commit
 from pipeline.demo import input as demo
 from pipeline.demo.promise import KEPT, PROMISE, PromiseBroken, Verdict, differences_of_dataset, differences_of_song
 from pipeline.demo.story import QUICK, Demo

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.curation.duplicates import containment, find_duplicates
-from pipeline.curation.sketches import minima, shared_buckets, with_bands
+from pipeline.dataset.sketches import minima, shared_buckets, with_bands
 from schemas import columns
 from stages.fingerprint import FINGERPRINT, SKETCH_SIZE
 

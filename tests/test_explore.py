@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 from starlette.testclient import TestClient
 
-from pipeline.dataset.ledger import Commit, Ledger, RowState, file_digest
+from pipeline.dataset.durable import file_digest
+from pipeline.dataset.ledger import Commit, Ledger, RowState
 from pipeline.dataset.marks import read_marks, set_marks
 from pipeline.explore.app import Explorer
 from pipeline.explore.conditions import Conditions

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.dataset.ledger import Commit, Ledger, RowState, file_digest
+from pipeline.dataset.durable import file_digest
+from pipeline.dataset.ledger import Commit, Ledger, RowState
 from pipeline.errors import DataProblem
 from pipeline.explore.index import Index
 from pipeline.explore.index_cache import Shelf

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import pipeline.dataset.ledger
+import pipeline.dataset.durable
 from pipeline.dataset.ledger import Commit, Ledger, RowState, read_records
 from schemas.dataset import Layout
 
@@ -119,7 +119,7 @@ def _kill_before_change(patch: pytest.MonkeyPatch, step: int) -> None:
 
     for name in ("replace", "unlink", "write_bytes"):
         patch.setattr(Path, name, dying(getattr(Path, name)))
-    patch.setattr(pipeline.dataset.ledger.os, "fsync", dying(pipeline.dataset.ledger.os.fsync))
+    patch.setattr(pipeline.dataset.durable.os, "fsync", dying(pipeline.dataset.durable.os.fsync))
 
 
 def feature(layout: Layout, ledger: Ledger, unit: int, content: str) -> tuple[Commit, dict[str, Path]]:

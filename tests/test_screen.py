@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.execution.library_output import others_logged, screen
+from pipeline.console.library_output import others_logged, screen
 from schemas.dataset import Layout
 
 

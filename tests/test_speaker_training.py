@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from pipeline.dataset.ledger import Commit, RowState, file_digest
+from pipeline.dataset.durable import file_digest
+from pipeline.dataset.ledger import Commit, RowState
 from pipeline.ingest.identity import track_id
 from pipeline.models.store import ModelStore
 from pipeline.planning.dag import DagError, build_dag

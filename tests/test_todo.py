@@ -15,13 +15,14 @@ import pytest
 from pipeline.curation import work_units
 from pipeline.curation.prefilter import judge_scan
 from pipeline.curation.reuse import StoredColumns
-from pipeline.curation.scan import drop_from_scan, read_scan, rows_to_scan, scan_schema
+from pipeline.curation.scan import rows_to_scan
 from pipeline.curation.sink import ScanSink, ShardSink, SinkSpec
-from pipeline.curation.sketch_reader import SketchReader
-from pipeline.curation.sketches import with_bands
 from pipeline.curation.work_units import units_to_do
 from pipeline.dataset.ledger import Commit, Ledger
 from pipeline.dataset.marks import read_marks, set_marks
+from pipeline.dataset.scan_table import drop_from_scan, read_scan, scan_schema
+from pipeline.dataset.sketch_reader import SketchReader
+from pipeline.dataset.sketches import with_bands
 from pipeline.dataset.stage_times import stage_times
 from pipeline.dataset.stats import collect_stats, connect
 from pipeline.dataset.tombstones import bury, forgotten_tracks, read_tombstones

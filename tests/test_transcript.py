@@ -11,8 +11,8 @@ from rapidfuzz.distance import Levenshtein
 from stages import pcm
 from stages.nets.spleeter import Spleeter
 from stages.nets.whisper import Whisper
-from stages.signal.hallucination import Guards, is_stock, level_dbfs
 from stages.transcript import Transcript
+from stages.transcription.hallucination import Guards, is_stock, level_dbfs
 from tests import audio as signals
 from tests.tracks import load, measure, ready
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.dataset.ledger import Commit, RowState, file_digest
+from pipeline.dataset.durable import file_digest
+from pipeline.dataset.ledger import Commit, RowState
 from pipeline.edit.whatif import what_if
 from pipeline.planning.gates import Gate
 from pipeline.planning.plan import Plan, StagePlan

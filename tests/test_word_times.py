@@ -6,7 +6,7 @@ from faster_whisper.transcribe import Segment, Word
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.signal.word_times import settle, voice_times
+from stages.transcription.word_times import settle, voice_times
 from tests.tracks import load
 
 MOMENTS = st.lists(st.floats(0, 30, allow_nan=False), min_size=2, max_size=20).map(sorted)

@@ -3,9 +3,7 @@
 Exit code 0 is fine, 1 a data problem, 2 a usage problem, 130 and 143 say that Ctrl-C or SIGTERM ended it.
 """
 
-import errno
 import logging
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,23 +14,12 @@ import typer
 from typer.core import TyperGroup
 
 from pipeline.console.escaping import tell
-from pipeline.errors import DataProblem, UsageProblem
+from pipeline.console.interrupts import Terminated
+from pipeline.errors import DataProblem, UsageProblem, is_mendable, unwritable
 
 DATA_PROBLEM, USAGE_PROBLEM, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 _log = logging.getLogger("songmill.cli")
-
-# What a user can mend where a file is written. Any other OSError is our defect and keeps its traceback.
-_ADVICE = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room"),
-    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make it writable, or name another place"),
-    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG), "name another place"),
-    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENODEV), "see to the disk"),
-}
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM; whoever cleans up after Ctrl-C does so after this."""
 
 
 class Commands(TyperGroup):
@@ -60,16 +47,9 @@ def guarded(interrupted: str = "interrupted") -> Iterator[None]:
     except KeyboardInterrupt as stop:
         fail(interrupted, TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)
     except OSError as error:
-        if error.errno not in _ADVICE:
+        if not is_mendable(error):
             raise
         fail(unwritable(error), DATA_PROBLEM)
-
-
-def unwritable(error: OSError) -> str:
-    """What to say of a file or folder that cannot be written, and what to do."""
-    path, why = error.filename2 or error.filename, os.strerror(error.errno) if error.errno else str(error)
-    advice = _ADVICE.get(error.errno or 0, "mend that")
-    return f"{f'{path}: ' if path else ''}{why}; what is complete stands: {advice}, and the same command goes on"
 
 
 def fail(message: str, code: int) -> NoReturn:

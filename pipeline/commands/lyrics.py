@@ -103,7 +103,7 @@ def train_command(
 
     The same songs give the same file.
     """
-    from pipeline.dataset.ledger import write_durably
+    from pipeline.dataset.durable import write_durably
     from pipeline.lyrics.corpus import lyric_lines
     from stages.matching.library import LibraryError
     from stages.text.bpe import train

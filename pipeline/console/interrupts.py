@@ -21,6 +21,10 @@ _SAME_SIGNAL_S = 1.0  # `timeout` and others send one signal twice, to a process
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM; whoever cleans up after Ctrl-C does so after this."""
+
+
 @contextmanager
 def ends_on_signal(grace_s: float = _GRACE_S) -> Iterator[None]:
     """Kill this process and its children if a SIGINT or SIGTERM has not ended the block after a while, or comes again.

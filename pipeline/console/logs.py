@@ -12,8 +12,8 @@ from pathlib import Path
 import typer
 
 from pipeline.console.escaping import printable
+from pipeline.console.library_output import screen
 from pipeline.errors import UsageProblem
-from pipeline.execution.library_output import screen
 
 _ROOT = logging.getLogger("songmill")  # every logger of ours is below it
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)  # by the number of -v

@@ -1,40 +1,35 @@
 """`songmill curate`: manifest -> scan -> verdicts on the whole table -> models on what is left -> committed shards."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Set
-from contextlib import contextmanager
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
-from filelock import FileLock, Timeout
 
-from pipeline.commands.exit_codes import unwritable
+from pipeline.console.library_output import others_logged
 from pipeline.curation.changes import Changes
 from pipeline.curation.input_changes import InputChanges
 from pipeline.curation.missing import Waiting, drop_missing_rows, missing_rows
-from pipeline.curation.moves import finish_moves, settle_moves
+from pipeline.curation.moves import settle_moves
 from pipeline.curation.prefilter import judge_scan, keepers
 from pipeline.curation.reuse import StoredColumns
-from pipeline.curation.scan import drop_from_scan, failed_in_scan, read_scan, rows_to_scan, run_scan
+from pipeline.curation.scan import rows_to_scan, run_scan
 from pipeline.curation.sink import ShardSink, SinkSpec
-from pipeline.curation.sketch_reader import SketchReader
 from pipeline.curation.work_units import todo_schema, units_to_do
-from pipeline.dataset.card import write_card
-from pipeline.dataset.ledger import Commit, Ledger, unit_files
+from pipeline.dataset.ledger import Ledger, unit_files
 from pipeline.dataset.marks import Mark, read_marks
 from pipeline.dataset.saved_config import planned_settings, remember_config, remember_plan
+from pipeline.dataset.scan_table import drop_from_scan, failed_in_scan, read_scan
+from pipeline.dataset.sketch_reader import SketchReader
 from pipeline.dataset.stats import Stats
-from pipeline.dataset.stats_cache import renew_stats
 from pipeline.dataset.tombstones import forgotten_tracks, read_tombstones, without_forgotten
+from pipeline.dataset.writing import describe_dataset, exclusive_lock
 from pipeline.errors import DataProblem
 from pipeline.execution.cluster import check_placeable, cluster, run_pass
-from pipeline.execution.library_output import others_logged
-from pipeline.execution.operator import OperatorSpec, StageCannotStart
-from pipeline.execution.progress import shown
+from pipeline.execution.operator import OperatorSpec
+from pipeline.execution.rounds import in_rounds
 from pipeline.execution.run_counts import Tally
 from pipeline.ingest.manifest import fill_defaults, list_songs
 from pipeline.models.store import ModelStore
@@ -45,11 +40,9 @@ from schemas.dataset import FEATURES, Layout
 
 _log = logging.getLogger("songmill.curate")
 
-_ROUNDS = 3  # when the cluster itself fails, rows that are not committed yet run again this often
-
 
 class CurateError(DataProblem):
-    """A run that cannot start or did not finish; the message says what to do."""
+    """A run that may not start; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +89,9 @@ def curate(
     Raises:
         DagError: the DAG does not fit; nothing was started.
         ManifestError: the input cannot be listed.
-        CurateError: another plan without `update`, another process at work, or rows left after all rounds.
+        CurateError: another plan without `update`.
+        DatasetLocked: another process is writing the dataset.
+        PassFailed: a stage cannot start, or rows are left after all rounds.
         DataProblem: `drop_missing` would leave no row.
         ClusterError: the cluster cannot place the operators.
     """
@@ -108,7 +103,7 @@ def curate(
     _log.info("%s: plan %s, %d songs in %s", layout.root, plan.id, listing.songs.num_rows, config.input.path)
     for node in dag.nodes:
         _log.debug("stage %s, fingerprint %s, %s", node.name, node.fingerprint, node.params)
-    with alone(layout):
+    with exclusive_lock(layout):
         _check_plan(layout, plan, update)
         ledger = Ledger(layout).open()
         tombstones = read_tombstones(layout)
@@ -143,13 +138,6 @@ def curate(
         return Outcome(describe_dataset(layout, plan), changes.worked_on, changes.updated, changed)
 
 
-def describe_dataset(layout: Layout, plan: Plan) -> Stats:
-    """Write the figures and the card of a dataset anew."""
-    stats = renew_stats(layout)
-    write_card(layout, plan, stats)
-    return stats
-
-
 def _ready_for_retry(layout: Layout, dag: Dag, manifest: pa.Table, row_ids: Set[str]) -> None:
     """Let the scan forget what it could not read, as far as the input still has it."""
     unread = pc.and_(_in(manifest["row_id"], row_ids), _in(manifest["row_id"], failed_in_scan(layout, dag)))
@@ -171,24 +159,6 @@ def _with_features(config: CurateConfig, layout: Layout) -> CurateConfig:
     return config.model_copy(update={"stages": {**config.stages, **stages}})
 
 
-@contextmanager
-def alone(layout: Layout) -> Iterator[None]:
-    """One process at a time writes a dataset, and finishes first what a killed one had begun to rename.
-
-    The lock goes with the process, however that ends.
-
-    Raises:
-        CurateError: another one does.
-    """
-    layout.state.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(layout.state / "lock", timeout=0):
-            finish_moves(layout)
-            yield
-    except Timeout:
-        raise CurateError(f"{layout.root}: another songmill process is writing this dataset; wait for it") from None
-
-
 def _check_plan(layout: Layout, plan: Plan, update: bool) -> None:
     """Refuse a plan other than the dataset's unless an update is asked for."""
     if not layout.plan.exists() and any(unit_files(layout)):
@@ -204,45 +174,6 @@ def _check_plan(layout: Layout, plan: Plan, update: bool) -> None:
                 f"{layout.root} was made by another plan:\n{changes}\n"
                 "Give the same settings, another --out, or --update to make the changed columns anew."
             )
-
-
-def in_rounds(
-    title: str,
-    rows: pa.Table,
-    still_left: Callable[[], pa.Table],
-    work: Callable[[pa.Table, Tally], None],
-    tally: Tally,
-    *,
-    progress: bool,
-) -> None:
-    """Work on rows, and if the cluster fails again on those that are left.
-
-    Raises:
-        CurateError: a stage cannot start, the cluster fails every time, or rows are left after all rounds.
-        StageKillsWorkers: a stage does, whatever song it is given.
-    """
-    tally.begin_pass()
-    for attempt in range(_ROUNDS):
-        if not rows.num_rows:
-            return
-        tally.begin_round()
-        with shown(f"{title} again" if attempt else title, rows.num_rows, tally, enabled=progress):
-            try:
-                work(rows, tally)
-            except ray.exceptions.RayTaskError as error:  # an operator's own error; another try would meet it again
-                if isinstance(error.cause, StageCannotStart):
-                    raise CurateError(str(error.cause)) from error
-                _log.exception("an operator failed")
-                raise CurateError(f"an operator failed: {error.cause!r}; _songmill/logs has the traceback") from error
-            except ray.exceptions.RayError as error:
-                _log.exception("the cluster failed")
-                if attempt == _ROUNDS - 1:
-                    raise CurateError(f"the cluster failed {_ROUNDS} times, at last with: {error}") from error
-            except OSError as error:  # the disk is full, say; shards are written by this process
-                raise CurateError(unwritable(error)) from error
-        rows = still_left()
-    if rows.num_rows:
-        raise CurateError(f"{rows.num_rows} rows are not done after {_ROUNDS} rounds; run the same command again")
 
 
 @dataclass(frozen=True)
@@ -306,15 +237,13 @@ class _Run:
 
     def _curate(self, rows: pa.Table, tally: Tally) -> None:
         marks = {row_id: mark.mark for row_id, mark in self.marks.items()}
-        sink = SinkSpec(self.layout.root, self.plan.id, self.dag.fingerprints, marks)
+        sink = ShardSink(SinkSpec(self.layout.root, self.plan.id, self.dag.fingerprints, marks))
         complete, resources = SketchReader(self.layout).complete, self.config.resources
-        for result in run_pass(rows, self._operators(), ShardSink, sink, resources, tally, complete):
+        for written in run_pass(rows, self._operators(), sink, resources, tally, complete):
             remember_plan(self.layout, self.plan)
             remember_config(self.layout, self.config, self.dag)
-            temporary = {final: Path(path) for final, path in result["temporary"].items()}
-            commit = Commit.model_validate(result["commit"])
-            self.changes.committed(commit, self.ledger.replaced_by(commit), result["measured"])
-            self.ledger.add(commit, temporary)
+            self.changes.committed(written.commit, self.ledger.replaced_by(written.commit), written.measured)
+            self.ledger.add(written.commit, written.temporary)
 
     def _operators(self) -> list[OperatorSpec]:
         groups = self.dag.operators

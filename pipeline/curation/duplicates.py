@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.curation.sketch_reader import PART
-from pipeline.curation.sketches import BANDS, ENOUGH, shared_buckets, sketches
+from pipeline.dataset.sketch_reader import PART
+from pipeline.dataset.sketches import BANDS, ENOUGH, shared_buckets, sketches
 from stages.fingerprint import SKETCH_SIZE
 
 DUPLICATES = pa.schema([("row_id", pa.string()), ("duplicate_of", pa.string()), ("similarity", pa.float64())])

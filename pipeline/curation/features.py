@@ -6,28 +6,28 @@ follows once all units have them, so that a killed run leaves the dataset it fou
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.curation.curate import alone, describe_dataset, in_rounds
+from pipeline.console.library_output import others_logged
+from pipeline.curation.feature_dag import AdditionError, build_feature_dag
 from pipeline.curation.missing import waiting_units
-from pipeline.curation.sink import UNIT, FeatureSink, FeatureSpec
-from pipeline.dataset.ledger import NO_PLAN, Commit, Ledger, StageTime
+from pipeline.curation.sink import UNIT, FeatureSink, FeatureSpec, WrittenFeatures
+from pipeline.dataset.ledger import NO_PLAN, Commit, Ledger
 from pipeline.dataset.saved_config import placed_anew, remember_plan, require_dataset
+from pipeline.dataset.writing import describe_dataset, exclusive_lock
 from pipeline.execution.cluster import check_placeable, cluster, run_pass
-from pipeline.execution.library_output import others_logged
-from pipeline.execution.operator import TIMING, OperatorSpec
+from pipeline.execution.operator import OperatorSpec
+from pipeline.execution.rounds import in_rounds
 from pipeline.execution.run_counts import Tally
 from pipeline.ingest.identity import require_same_bytes
 from pipeline.models.store import ModelStore
 from pipeline.planning.dag import Dag, Node
-from pipeline.planning.feature_dag import AdditionError, build_feature_dag
 from pipeline.planning.plan import Plan, extended
 from schemas import columns
 from schemas.config import ResourceConfig
@@ -81,10 +81,11 @@ def add_features(
     Raises:
         UsageProblem: a stage whose column lies in the shards, or one that does not fit.
         AdditionError: the dataset is unfinished, or its stages are not what they were.
-        CurateError: another process at work, a stage that cannot start, or rows left after all rounds.
+        DatasetLocked: another process is writing the dataset.
+        PassFailed: a stage cannot start, or rows are left after all rounds.
     """
     layout = Layout(dataset.resolve())
-    with alone(layout):
+    with exclusive_lock(layout):
         run = _prepare(layout, stages, overrides, store, progress)
         worked_on = run.bring_up_to_date()
         stats = describe_dataset(layout, run.plan)
@@ -197,7 +198,7 @@ class _Run:
                 *(self.shard.field(name) for name in self._brought),
                 *(pa.field(name, self.dag.column_types[name]) for name in features),
                 pa.field("verdict", columns.VERDICT),
-                pa.field("timing", TIMING),
+                pa.field("timing", columns.TIMING),
                 *UNIT,
             ]
         )
@@ -214,22 +215,20 @@ class _Run:
         fingerprints = {name: self.dag.fingerprints[name] for name in features}
         commits = {unit: self.ledger.commits[unit] for unit in units}
         shards = {unit: commit.files[self._shard_name(commit)] for unit, commit in commits.items()}
-        sink = FeatureSpec(self.ledger.layout.root, self.plan.id, fingerprints, shards=shards)
-        for result in run_pass(rows, self._operators(features), FeatureSink, sink, self.resources, tally):
-            self._commit(commits[result["unit"]], result)
+        sink = FeatureSink(FeatureSpec(self.ledger.layout.root, self.plan.id, fingerprints, shards=shards))
+        for written in run_pass(rows, self._operators(features), sink, self.resources, tally):
+            self._commit(commits[written.unit], written)
 
-    def _commit(self, old: Commit, result: Mapping[str, Any]) -> None:
+    def _commit(self, old: Commit, written: WrittenFeatures) -> None:
         added = {node.name for node in self.dag.nodes if node.column in self.features}
-        timings = {name: StageTime(**time) for name, time in result["timings"].items() if name in added}
+        timings = {name: time for name, time in written.timings.items() if name in added}
         new = {
             "plan": old.plan if old.unit in self.waiting else self.plan.id,
-            "files": {**old.files, **result["files"]},
+            "files": {**old.files, **written.files},
             "timings": {**old.timings, **timings},
         }
-        self.ledger.amend(
-            old.model_copy(update=new), {final: Path(path) for final, path in result["temporary"].items()}
-        )
-        for stage, reason, message in result["failures"]:
+        self.ledger.amend(old.model_copy(update=new), written.temporary)
+        for stage, reason, message in written.failures:
             self._failed[stage, reason] += 1
             self._messages.setdefault((stage, reason), message)
 
@@ -265,7 +264,7 @@ def _as_unit(rows: pa.Table, unit: int) -> pa.Table:
     verdict = {"status": "kept", "stage": None, "reason": None, "message": None, "attempts": 0}
     values = {
         "verdict": pa.array([verdict] * count, columns.VERDICT),
-        "timing": pa.nulls(count, TIMING),
+        "timing": pa.nulls(count, columns.TIMING),
         "unit": pa.array([unit] * count, pa.int64()),
         "place": pa.array(range(count), pa.int64()),
         "unit_rows": pa.array([count] * count, pa.int64()),

@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 
 from pipeline.curation.prefilter import keepers
 from pipeline.curation.reuse import StoredColumns
-from pipeline.curation.scan import drop_from_scan, known_files, latest
 from pipeline.curation.work_units import stale_units
 from pipeline.dataset.ledger import NO_PLAN, Commit, Ledger
 from pipeline.dataset.marks import Mark, read_marks, set_marks
-from pipeline.edit.rewrite_unit import drop_rows, read_unit, split_unit
+from pipeline.dataset.rewrite_unit import drop_rows, read_unit, split_unit
+from pipeline.dataset.scan_table import drop_from_scan, known_files, latest
 from pipeline.errors import DataProblem
 from pipeline.ingest.manifest import file_is_there
 from pipeline.planning.dag import Dag

@@ -27,22 +27,22 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import track as shown
 
-from pipeline.curation.scan import drop_from_scan, is_unchanged, known_files, latest, scan_by_content
-from pipeline.dataset.ledger import Commit, Ledger, RowState, write_durably
-from pipeline.dataset.marks import Mark, read_marks, replace_marks
-from pipeline.edit.rewrite_unit import read_unit, rewrite_unit
-from pipeline.ingest.identity import basis, encodable, identified, track_id
+from pipeline.dataset.durable import write_durably
+from pipeline.dataset.ledger import Commit, Ledger
+from pipeline.dataset.marks import Mark, read_marks
+from pipeline.dataset.row_moves import Journal, Move, apply_moves
+from pipeline.dataset.scan_table import is_unchanged, known_files, latest, scan_by_content
+from pipeline.ingest.identity import encodable, identified, track_id
 from pipeline.ingest.manifest import MANIFEST
 from pipeline.planning.dag import Dag
 from schemas import columns
@@ -50,33 +50,6 @@ from schemas.dataset import Layout
 
 _READERS = 4 * (os.cpu_count() or 1)  # storage answers slower than bytes are hashed
 _TAILS = (64, 8, 4, 3, 2, 1, 0)  # parts of a path, from its end, that must agree: all, as many as can be, none
-
-
-class Move(BaseModel):
-    """A row that goes to another place."""
-
-    row_id: str
-    uri: str
-    new_row_id: str
-    new_uri: str
-
-
-class _Journal(BaseModel):
-    """Moves that have begun.
-
-    Attributes:
-        moves: by the row's old id.
-        overwritten: rows that leave.
-        units: number of each unit that has to be written anew -> that of its successor.
-        marks: row id -> its mark when all is done, of every row that moves, leaves or is moved to; None for none.
-        vacated: rows that are no longer there, for the scan table.
-    """
-
-    moves: dict[str, Move]
-    overwritten: set[str]
-    units: dict[int, int]
-    marks: dict[str, Mark | None]
-    vacated: set[str]
 
 
 def settle_moves(layout: Layout, ledger: Ledger, manifest: pa.Table, dag: Dag, *, progress: bool) -> list[Move]:
@@ -103,14 +76,8 @@ def settle_moves(layout: Layout, ledger: Ledger, manifest: pa.Table, dag: Dag, *
     if matched.moves:
         journal = _planned(layout, ledger, matched, {*manifest["row_id"].to_pylist()})
         write_durably(layout.moves, journal.model_dump_json().encode())
-        _apply(layout, ledger, journal)
+        apply_moves(layout, ledger, journal)
     return [move for old, move in sorted(matched.moves.items()) if old not in matched.exchanged]
-
-
-def finish_moves(layout: Layout) -> None:
-    """Finish the moves that a killed process had begun; call it before anything else that writes the dataset."""
-    if layout.moves.is_file():
-        _apply(layout, Ledger(layout).open(), _Journal.model_validate_json(layout.moves.read_bytes()))
 
 
 @dataclass
@@ -309,7 +276,7 @@ def _is_copy(ledger: Ledger, row_id: str) -> bool:
     return rows["verdict"][0].as_py()["stage"] == "dedup"
 
 
-def _planned(layout: Layout, ledger: Ledger, matched: _Matched, manifest: Set[str]) -> _Journal:
+def _planned(layout: Layout, ledger: Ledger, matched: _Matched, manifest: Set[str]) -> Journal:
     moves, touched = matched.moves, matched.moves.keys() | matched.overwritten
     units = [
         commit.unit
@@ -320,7 +287,7 @@ def _planned(layout: Layout, ledger: Ledger, matched: _Matched, manifest: Set[st
     followed = {old: move.new_row_id for old, move in moves.items() if old not in matched.exchanged}
     marked: dict[str, Mark | None] = dict.fromkeys({*followed, *followed.values()})
     marked |= {new: marks.get(old) for old, new in followed.items()}
-    return _Journal(
+    return Journal(
         moves=dict(moves),
         overwritten={*matched.overwritten},
         units=dict(zip(units, range(ledger.next_unit, ledger.next_unit + len(units)), strict=True)),
@@ -335,44 +302,3 @@ def _originals(layout: Layout, commit: Commit) -> set[str | None]:
     if str(path.relative_to(layout.root)) not in commit.files:
         return set()
     return {*pc.struct_field(pq.read_table(path, columns=["dedup"])["dedup"], "duplicate_of").to_pylist()}
-
-
-def _apply(layout: Layout, ledger: Ledger, journal: _Journal) -> None:
-    """Carry moves out. Whatever has been done already is not there to be done again."""
-    for old, new in journal.units.items():
-        if old in ledger.commits:
-            _rename(ledger, ledger.commits[old], new, journal)
-    if journal.marks:
-        replace_marks(layout, journal.marks)
-    drop_from_scan(layout, journal.vacated)
-    layout.moves.unlink()
-
-
-def _rename(ledger: Ledger, commit: Commit, unit: int, journal: _Journal) -> None:
-    """Write a unit anew, its rows under their new ids."""
-    rows = read_unit(ledger.layout, commit)
-    rows = rows.filter(pc.invert(pc.is_in(rows["row_id"], pa.array(journal.overwritten, pa.string()))))
-    names = [*columns.IDENTITY.names, "dedup", "verdict"]
-    facts = [_renamed(row, journal.moves) for row in rows.select(names).to_pylist()]
-    before = dict(zip((row["row_id"] for row in facts), rows["row_id"].to_pylist(), strict=True))
-    for name in ("row_id", "uri", "dedup", "verdict"):
-        field = rows.schema.field(name)
-        rows = rows.set_column(rows.column_names.index(name), field, pa.array([row[name] for row in facts], field.type))
-    states: dict[str, RowState] = {
-        row["row_id"]: replace(commit.rows[before[row["row_id"]]], basis=basis(row)) for row in facts
-    }
-    rewrite_unit(ledger, commit, rows, states, commit.plan, unit=unit, before=before)
-
-
-def _renamed(row: dict[str, Any], moves: Mapping[str, Move]) -> dict[str, Any]:
-    """A row with its new names, and the new ones of what it is a copy of."""
-    verdict, dedup = row["verdict"], row["dedup"] or {}
-    here, original = moves.get(row["row_id"]), moves.get(dedup.get("duplicate_of") or "")
-    if original:
-        message = (verdict["message"] or "").replace(original.row_id, original.new_row_id)
-        verdict |= {"message": message.replace(original.uri, original.new_uri)}
-        row |= {"dedup": dedup | {"duplicate_of": original.new_row_id}}
-    if here:
-        verdict |= {"message": verdict["message"] and verdict["message"].replace(row["uri"], here.new_uri)}
-        row |= {"row_id": here.new_row_id, "uri": here.new_uri}
-    return row

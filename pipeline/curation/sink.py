@@ -1,7 +1,7 @@
-"""The last operator: gathers the rows of a unit, writes its files under temporary names, yields one small row.
+"""What happens behind the last operator: the rows of a unit are gathered, its files written under temporary names.
 
-Only the driver renames and commits (see `pipeline.dataset.ledger`). A sink that dies forgets its open units; their rows
-are not committed then, and the driver runs them again.
+It works in the driver, which renames and commits what it gets from here (see `pipeline.dataset.ledger`). Units that are
+incomplete when a pass fails are not committed, and their rows run again.
 """
 
 import json
@@ -11,16 +11,17 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.curation.flags import with_flags
-from pipeline.curation.sketches import with_bands
-from pipeline.dataset.ledger import Commit, RowState, file_digest
+from pipeline.dataset.durable import file_digest
+from pipeline.dataset.ledger import Commit, RowState, StageTime
+from pipeline.dataset.shard_files import FEATURE_ROW_GROUP, write_rows, write_scan_part
+from pipeline.dataset.sketches import with_bands
 from pipeline.dataset.stage_times import row_times
-from pipeline.errors import naming
 from pipeline.ingest.identity import basis
 from schemas import columns
 from schemas.dataset import (
@@ -29,17 +30,12 @@ from schemas.dataset import (
     FOOTER_PLAN,
     FOOTER_SCHEMA_VERSION,
     FOOTER_SHARD_DIGEST,
-    FOOTER_TIMINGS,
     SCHEMA_VERSION,
     Layout,
 )
 
 # How a unit travels: which unit a row belongs to, its place in it, how many rows the unit has, what it replaces.
 UNIT = pa.schema([("unit", pa.int64()), ("place", pa.int64()), ("unit_rows", pa.int64()), ("supersedes", pa.int64())])
-# Training reads a whole group for a song; with groups of 64 every count of a million rows takes twice as long.
-_ROW_GROUP = 256
-_SCAN_ROW_GROUP = 4096  # of the scan, whole columns are read
-FEATURE_ROW_GROUP = 4  # training reads songs one by one, and a whole group for each
 
 
 @dataclass(frozen=True)
@@ -61,27 +57,30 @@ class SinkSpec:
         }
 
 
-class Gatherer(ABC):
-    """Collects rows until a unit is complete; subclasses write it."""
+_Written = TypeVar("_Written")
+
+
+class Gatherer(ABC, Generic[_Written]):
+    """Collects rows until a unit is complete; subclasses write it, and say what they wrote."""
 
     def __init__(self, spec: SinkSpec) -> None:
         self.spec = spec
         self.layout = Layout(spec.root)
         self._open: defaultdict[int, dict[int, tuple[pa.Table, int]]] = defaultdict(dict)  # unit -> place -> block, row
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """Take rows in; out comes one row a finished unit: `result`, the JSON that the driver commits."""
+    def __call__(self, block: pa.Table) -> list[_Written]:
+        """Take rows in; out comes what was written of each unit that they complete."""
         finished = []
         places = zip(*(block[name].to_pylist() for name in ("unit", "place", "unit_rows")), strict=True)
         for i, (unit, place, wanted) in enumerate(places):
             self._open[unit][place] = (block, i)
             if len(self._open[unit]) == wanted:
                 finished.append(self.write(unit, _in_order(self._open.pop(unit))))
-        return pa.table({"result": pa.array(finished, pa.string())})
+        return finished
 
     @abstractmethod
-    def write(self, unit: int, rows: pa.Table) -> str:
-        """Write a complete unit under temporary names and describe it as JSON."""
+    def write(self, unit: int, rows: pa.Table) -> _Written:
+        """Write a complete unit under temporary names."""
 
     def temporary(self, name: str) -> Path:
         """A path that no other process writes to."""
@@ -103,20 +102,43 @@ class Gatherer(ABC):
         return files
 
 
-class ScanSink(Gatherer):
+@dataclass(frozen=True)
+class ScanPart:
+    """A part of the scan table, and where it lies now."""
+
+    number: int
+    path: Path
+
+
+class ScanSink(Gatherer[ScanPart]):
     """Writes parts of the scan table; the file is its own record."""
 
-    def write(self, unit: int, rows: pa.Table) -> str:
+    def write(self, unit: int, rows: pa.Table) -> ScanPart:
         """One part, with the bands that every later run would have to work out of its sketches."""
         path = self.temporary("scan")
         write_scan_part(with_bands(rows.drop_columns(UNIT.names)), path, self.spec.footer)
-        return json.dumps({"unit": unit, "path": str(path)})
+        return ScanPart(unit, path)
 
 
-class ShardSink(Gatherer):
+@dataclass(frozen=True)
+class WrittenUnit:
+    """A unit that may be committed.
+
+    Attributes:
+        commit: its record.
+        temporary: final path inside the dataset -> where the file lies now.
+        measured: ids of the rows that a stage of this pass ran on.
+    """
+
+    commit: Commit
+    temporary: dict[str, Path]
+    measured: list[str]
+
+
+class ShardSink(Gatherer[WrittenUnit]):
     """Writes a shard, its feature files and its quarantine."""
 
-    def write(self, unit: int, rows: pa.Table) -> str:
+    def write(self, unit: int, rows: pa.Table) -> WrittenUnit:
         """One unit; a unit without kept rows has no shard, one without rejected rows no quarantine."""
         files: dict[str, Path] = {}
         supersedes = rows["supersedes"][0].as_py()
@@ -136,8 +158,7 @@ class ShardSink(Gatherer):
             timings=row_times(rows),
             supersedes=supersedes,
         )
-        temporary = {final: str(path) for final, path in files.items()}
-        return json.dumps({"commit": commit.model_dump(), "temporary": temporary, "measured": _measured(rows)})
+        return WrittenUnit(commit, files, _measured(rows))
 
     def _write_shard(self, unit: int, rows: pa.Table) -> dict[str, Path]:
         shard = self.temporary("train")
@@ -152,23 +173,39 @@ class FeatureSpec(SinkSpec):
     shards: Mapping[int, str] = field(default_factory=dict)
 
 
-class FeatureSink(Gatherer):
+@dataclass(frozen=True)
+class WrittenFeatures:
+    """Features of a unit that may be committed.
+
+    Attributes:
+        files: final path inside the dataset -> sha256.
+        temporary: final path inside the dataset -> where the file lies now.
+        timings: stage -> what it took.
+        failures: stage, reason and message of each row that failed.
+    """
+
+    unit: int
+    files: dict[str, str]
+    temporary: dict[str, Path]
+    timings: dict[str, StageTime]
+    failures: list[tuple[str, str, str]]
+
+
+class FeatureSink(Gatherer[WrittenFeatures]):
     """Writes features beside a shard that is committed already."""
 
     spec: FeatureSpec
 
-    def write(self, unit: int, rows: pa.Table) -> str:
+    def write(self, unit: int, rows: pa.Table) -> WrittenFeatures:
         """The features of one unit."""
         files = self.write_features(unit, rows, self.spec.shards[unit])
         verdicts = rows["verdict"].to_pylist()
-        return json.dumps(
-            {
-                "unit": unit,
-                "files": {final: file_digest(path) for final, path in files.items()},
-                "temporary": {final: str(path) for final, path in files.items()},
-                "timings": {stage: time.model_dump() for stage, time in row_times(rows).items()},
-                "failures": [(v["stage"], v["reason"], v["message"]) for v in verdicts if v["status"] == "failed"],
-            }
+        return WrittenFeatures(
+            unit=unit,
+            files={final: file_digest(path) for final, path in files.items()},
+            temporary=files,
+            timings=row_times(rows),
+            failures=[(v["stage"], v["reason"], v["message"]) for v in verdicts if v["status"] == "failed"],
         )
 
 
@@ -185,19 +222,6 @@ def _in_order(held: Mapping[int, tuple[pa.Table, int]]) -> pa.Table:
 
 def _without_features(rows: pa.Table) -> pa.Table:
     return rows.drop_columns([name for name in FEATURES if name in rows.column_names])
-
-
-def write_rows(rows: pa.Table, path: Path, footer: Mapping[bytes, bytes], row_group: int = _ROW_GROUP) -> None:
-    """Write rows as every file of a dataset is written, `footer` in its metadata."""
-    schema = rows.schema.with_metadata({**(rows.schema.metadata or {}), **footer})
-    with naming(path):
-        pq.write_table(rows.cast(schema), path, compression="zstd", row_group_size=row_group, write_page_checksum=True)
-
-
-def write_scan_part(rows: pa.Table, path: Path, footer: Mapping[bytes, bytes]) -> None:
-    """Write a part of the scan table; what its stages took stands in its footer too."""
-    timings = {stage: time.model_dump() for stage, time in row_times(rows).items()}
-    write_rows(rows, path, {**footer, FOOTER_TIMINGS: json.dumps(timings).encode()}, _SCAN_ROW_GROUP)
 
 
 def _measured(rows: pa.Table) -> list[str]:

@@ -8,10 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.curation.sink import UNIT
-from pipeline.curation.sketch_reader import PART
 from pipeline.dataset.ledger import Commit, Ledger
 from pipeline.dataset.marks import NO_MARKS, Mark
-from pipeline.execution.operator import TIMING
+from pipeline.dataset.sketch_reader import PART
 from pipeline.ingest.identity import basis
 from pipeline.planning.dag import Dag
 from pipeline.planning.plan import Plan
@@ -37,7 +36,7 @@ def shard_schema(dag: Dag) -> pa.Schema:
 
 def todo_schema(dag: Dag) -> pa.Schema:
     """Columns of the rows that travel through the curation pass."""
-    return pa.schema([*shard_schema(dag), pa.field("timing", TIMING), *UNIT])
+    return pa.schema([*shard_schema(dag), pa.field("timing", columns.TIMING), *UNIT])
 
 
 def units_to_do(

@@ -8,8 +8,8 @@ from typing import Any
 import jinja2
 import yaml
 
+from pipeline.dataset.durable import write_durably
 from pipeline.dataset.hub_metadata import front_matter
-from pipeline.dataset.ledger import write_durably
 from pipeline.dataset.stats import Stats
 from pipeline.ingest.licenses import UNKNOWN
 from pipeline.planning.plan import Plan

@@ -4,9 +4,7 @@ A unit is committed in two steps: its files are renamed to their final names, th
 A process killed between the two leaves files without a record; the next start sweeps them and the rows run again.
 """
 
-import hashlib
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from pipeline.errors import naming
+from pipeline.dataset.durable import move_durably, write_durably
 from schemas.dataset import FEATURES, Layout, unit_of
 
 _log = logging.getLogger("songmill.ledger")
@@ -239,38 +237,3 @@ def unit_files(layout: Layout) -> Iterator[Path]:
     """Every file of a dataset that has the name of a unit's, committed or not."""
     for folder in (layout.shards, layout.quarantine, *(layout.features(name) for name in FEATURES)):
         yield from (path for path in folder.glob("*.parquet") if unit_of(path) is not None)
-
-
-def move_durably(source: Path, target: Path) -> None:
-    """Rename over `target` so that the new name survives a power cut."""
-    with source.open("rb") as file:
-        os.fsync(file.fileno())
-    target.parent.mkdir(parents=True, exist_ok=True)
-    source.replace(target)
-    _sync_folder(target.parent)
-
-
-def write_durably(target: Path, content: bytes) -> None:
-    """Write a small file so that it is either there whole or not at all."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        with naming(target):
-            temporary.write_bytes(content)
-            move_durably(temporary, target)
-    except OSError:
-        temporary.unlink(missing_ok=True)  # on a full disk it takes room
-        raise
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

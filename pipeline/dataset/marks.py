@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 from pydantic import BaseModel
 
-from pipeline.dataset.ledger import move_durably
+from pipeline.dataset.durable import move_durably
 from pipeline.errors import UsageProblem, naming
 from schemas.dataset import Layout
 from schemas.tables import MARKS

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from pipeline.dataset.ledger import write_durably
+from pipeline.dataset.durable import write_durably
 from pipeline.errors import DataProblem
 from pipeline.planning.dag import Dag
 from pipeline.planning.plan import Plan, StagePlan

@@ -8,7 +8,7 @@ import hashlib
 
 from pydantic import ValidationError
 
-from pipeline.dataset.ledger import write_durably
+from pipeline.dataset.durable import write_durably
 from pipeline.dataset.stats import Stats, collect_stats, count_marks
 from schemas.dataset import Layout
 

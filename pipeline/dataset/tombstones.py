@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.dataset.ledger import move_durably
+from pipeline.dataset.durable import move_durably
 from pipeline.errors import naming
 from schemas.dataset import Layout
 from schemas.tables import TOMBSTONES

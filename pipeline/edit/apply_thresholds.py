@@ -13,12 +13,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.curation.curate import alone, describe_dataset
 from pipeline.curation.missing import waiting_units
 from pipeline.dataset.ledger import Commit, Ledger, RowState
+from pipeline.dataset.rewrite_unit import read_unit, rewrite_unit
 from pipeline.dataset.saved_config import change_gates, remember_plan
+from pipeline.dataset.writing import describe_dataset, exclusive_lock
 from pipeline.edit.rejudge import STANDING, Rejudged, rejudge
-from pipeline.edit.rewrite_unit import read_unit, rewrite_unit
 from pipeline.errors import DataProblem
 from pipeline.planning.gates import Gate
 from schemas import columns
@@ -32,7 +32,7 @@ def apply_thresholds(layout: Layout, overrides: Iterable[str]) -> None:
         DataProblem: the folder holds no dataset, another process writes it, or a run of it was interrupted.
         UsageProblem: an override is no threshold on a column of the dataset.
     """
-    with alone(layout):
+    with exclusive_lock(layout):
         judged = rejudge(layout, overrides)
         plan = judged.plan.model_copy(update={"gates": {c: bounds for c, bounds in judged.gates.items() if bounds}})
         ledger = Ledger(layout).open()

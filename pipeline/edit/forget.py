@@ -10,14 +10,14 @@ from pathlib import Path
 
 import duckdb
 
-from pipeline.curation.curate import alone, describe_dataset
-from pipeline.curation.scan import drop_from_scan, scanned_tracks
 from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.marks import read_marks, set_marks
+from pipeline.dataset.rewrite_unit import drop_rows
 from pipeline.dataset.saved_config import require_dataset
+from pipeline.dataset.scan_table import drop_from_scan, scanned_tracks
 from pipeline.dataset.stats import connect
 from pipeline.dataset.tombstones import bury, read_tombstones
-from pipeline.edit.rewrite_unit import drop_rows
+from pipeline.dataset.writing import describe_dataset, exclusive_lock
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.planning.plan import Plan
 from schemas.dataset import Layout
@@ -79,7 +79,7 @@ def forget(layout: Layout, found: Forgettable, reason: str | None = None) -> Non
     Raises:
         DataProblem: another process writes the dataset.
     """
-    with alone(layout):
+    with exclusive_lock(layout):
         ledger = Ledger(layout).open()
         bury(layout, found.tracks, reason)
         gone = {*read_tombstones(layout)["row_id"].to_pylist()}

@@ -1,24 +1,21 @@
 """Run a chain of operators and a sink over a table of rows on Ray."""
 
-import json
 import logging
 import math
 import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray
 from ray._common.utils import get_default_ray_temp_dir
 
-from pipeline.commands.exit_codes import Terminated
-from pipeline.console.interrupts import ends_on_signal
-from pipeline.curation.sink import Gatherer, SinkSpec
+from pipeline.console.interrupts import Terminated, ends_on_signal
 from pipeline.errors import DataProblem
 from pipeline.execution import actor_pool
 from pipeline.execution.actor_pool import Crew
@@ -29,6 +26,7 @@ from schemas.config import ResourceConfig
 
 _OBJECT_STORE_BYTES = 2 * 2**30
 _HERE = "local"
+_Result = TypeVar("_Result")
 _QUIETLY: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
@@ -137,19 +135,17 @@ def heard_if_it_fails() -> Iterator[None]:
 def run_pass(
     rows: pa.Table,
     operators: Sequence[OperatorSpec],
-    sink: type[Gatherer],
-    sink_spec: SinkSpec,
+    sink: Callable[[pa.Table], Iterable[_Result]],
     resources: ResourceConfig,
     tally: Tally,
     complete: Callable[[pa.Table], pa.Table] | None = None,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[_Result]:
     """Stream rows through operators into a sink, which works in this process; yield its results as they come.
 
     Args:
         rows: what to put through, in order.
         operators: what they go through.
-        sink: what gathers them behind the last one.
-        sink_spec: what it needs to know.
+        sink: what takes the blocks that come out of the last one.
         resources: replicas and sizes.
         tally: counts rows and deaths of workers.
         complete: adds to a block, as it sets out, what would take too much memory in all rows at once.
@@ -166,9 +162,8 @@ def run_pass(
         _crew(number, operators, -(-rows.num_rows // size), resources, ray.put(spec))
         for number, spec in enumerate(operators)
     ]
-    gatherer = sink(sink_spec)
     for block in actor_pool.stream(blocks, crews, tally, resources.max_attempts):
-        yield from map(json.loads, gatherer(block)["result"].to_pylist())
+        yield from sink(block)
 
 
 def _crew(

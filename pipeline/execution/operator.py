@@ -25,7 +25,6 @@ from pipeline.planning.gates import Gate
 from schemas import columns
 from stages.base import Stage, TrackError
 
-TIMING = pa.list_(pa.struct([("stage", pa.string()), ("seconds", pa.float64())]))
 _MESSAGE_LIMIT = 2000
 IDENTITY = "identity"  # what `prepare` counts as: it reads the song's file, or what is stored of it
 
@@ -265,7 +264,7 @@ def _add_timing(rows: pa.Table, stage: str, live: list[int], seconds: float) -> 
     timings = rows["timing"].to_pylist() if "timing" in rows.column_names else [[] for _ in range(rows.num_rows)]
     for i in live:
         timings[i] = [*(timings[i] or []), {"stage": stage, "seconds": seconds}]
-    return _with_column(rows, "timing", pa.array(timings, TIMING))
+    return _with_column(rows, "timing", pa.array(timings, columns.TIMING))
 
 
 def _with_column(rows: pa.Table, name: str, values: pa.Array) -> pa.Table:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
-from pipeline.execution.library_output import screen
+from pipeline.console.library_output import screen
 from pipeline.execution.run_counts import AtWork, Tally
 
 _PLAIN_INTERVAL_S = 10.0

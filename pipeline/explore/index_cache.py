@@ -17,7 +17,8 @@ import duckdb
 import platformdirs
 from filelock import FileLock
 
-from pipeline.dataset.ledger import file_digest, read_records
+from pipeline.dataset.durable import file_digest
+from pipeline.dataset.ledger import read_records
 from pipeline.dataset.saved_config import require_dataset
 from pipeline.errors import DataProblem
 from pipeline.explore.index import Changed, Index

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.curation.feature_dag import build_feature_dag
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.ingest.identity import track_id
 from pipeline.models.store import ModelStore
 from pipeline.planning.dag import Node
-from pipeline.planning.feature_dag import build_feature_dag
 from pipeline.planning.plan import Plan
 from schemas.dataset import Layout
 from stages import pcm

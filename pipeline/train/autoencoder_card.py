@@ -6,7 +6,7 @@ import jinja2
 import pyarrow.compute as pc
 import yaml
 
-from pipeline.dataset.ledger import write_durably
+from pipeline.dataset.durable import write_durably
 from pipeline.train.audio import DatasetAudio
 from training.autoencoder.config import AutoencoderTrainConfig
 from training.data.recordings import RATE_HZ, held_out

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pipeline.dataset.ledger import write_durably
+from pipeline.dataset.durable import write_durably
 from pipeline.dataset.stats import collect_stats, connect
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.pages.excerpts import SHORTEST_S, Excerpt, make_excerpt, stored_excerpts

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.curation.sink import FEATURE_ROW_GROUP, write_rows
-from pipeline.dataset.ledger import Commit, Ledger, RowState, file_digest
+from pipeline.dataset.durable import file_digest
+from pipeline.dataset.ledger import Commit, Ledger, RowState
+from pipeline.dataset.shard_files import FEATURE_ROW_GROUP, write_rows
 from schemas.dataset import FOOTER_PLAN, FOOTER_SHARD_DIGEST, Layout
 
 
