@@ -3,7 +3,6 @@
 A run is played by hand: the scan table is written down, the worker only fills in stored columns.
 """
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from pipeline.curation.reuse import StoredColumns
 from pipeline.curation.scan import rows_to_scan
 from pipeline.curation.sink import ScanSink, ShardSink, SinkSpec
 from pipeline.curation.work_units import units_to_do
-from pipeline.dataset.ledger import Commit, Ledger
+from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.marks import read_marks, set_marks
 from pipeline.dataset.scan_table import drop_from_scan, read_scan, scan_schema
 from pipeline.dataset.sketch_reader import SketchReader
@@ -85,10 +84,8 @@ class Dataset:
         worked = StoredColumns(self.layout.root, files, dag)(rows_to_do) if rows_to_do.num_rows else rows_to_do
         said = {row_id: mark.mark for row_id, mark in marks.items()}
         sink = ShardSink(SinkSpec(self.layout.root, plan.id, dag.fingerprints, said))
-        for result in sink(self._measure(worked))["result"].to_pylist():
-            told = json.loads(result)
-            temporary = {final: Path(path) for final, path in told["temporary"].items()}
-            self.ledger.add(Commit.model_validate(told["commit"]), temporary)
+        for written in sink(self._measure(worked)):
+            self.ledger.add(written.commit, written.temporary)
         assert not self.todo(*rows, overrides=overrides).num_rows, "it does not come to rest"
         return self
 
@@ -185,9 +182,8 @@ def scan_pass(dataset: Dataset, *rows: dict[str, Any], unit: int = 7, overrides:
     places = {"unit": [unit] * count, "place": range(count), "unit_rows": [count] * count, "supersedes": [None] * count}
     for column, values in places.items():
         table = table.append_column(column, pa.array(values, pa.int64()))
-    sink = ScanSink(SinkSpec(dataset.layout.root, "scan", fingerprints))
-    told = json.loads(sink(table)["result"][0].as_py())
-    Path(told["path"]).replace(dataset.layout.scan_file(told["unit"]))
+    (part,) = ScanSink(SinkSpec(dataset.layout.root, "scan", fingerprints))(table)
+    part.path.replace(dataset.layout.scan_file(part.number))
     return dag
 
 
