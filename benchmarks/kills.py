@@ -3,8 +3,8 @@
     python -m benchmarks.kills --random 100 --injected 60 --seed 0
 
 Datasets of small songs, one after another, which are renamed, deleted, copied and replaced between the kills. Passes
-are played in the driver's process (`tests.in_process`), so that a run takes a second; what is killed, by SIGKILL, is a
-real process with real files. After every few kills a run completes, and must leave a sound dataset.
+are played in the driver's process (`tests.support.in_process`), so that a run takes a second; what is killed, by
+SIGKILL, is a real process with real files. After every few kills a run completes, and must leave a sound dataset.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from typing import Any
 import pytest
 
 from pipeline.dataset.ledger import Ledger
-from tests.in_process import play_cluster
-from tests.world import CONTENTS, KINDS, NAMES, World, apply, check, make_contents
+from tests.support.in_process import play_cluster
+from tests.support.world import CONTENTS, KINDS, NAMES, World, apply, check, make_contents
 
 _FORK = multiprocessing.get_context("fork")  # everything is imported already, so that kills fall into the work
 _STUCK_S = 120.0

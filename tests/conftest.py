@@ -9,7 +9,7 @@ from hypothesis import settings
 import training  # noqa: F401 - before anything computes with MKL, which then rounds here as in runs that are compared
 from pipeline.models.store import ModelStore
 from stages.base import Weights
-from tests.long import LONG_TESTS
+from tests.support.long import LONG_TESTS
 
 # The first example pays for imports; how fast code is, benchmarks say.
 settings.register_profile("songmill", deadline=None)

@@ -1,0 +1,134 @@
+"""Rows that are forgotten are gone from every file, stay gone, and are known by their hashes alone."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.marks import read_marks, set_marks
+from pipeline.dataset.tombstones import read_tombstones
+from pipeline.dataset.verification import verify_dataset
+from pipeline.edit.forget import find_forgettable, forget
+from pipeline.errors import DataProblem
+from schemas.dataset import Layout
+from tests.pipeline.curation.test_work_units import Dataset, scanned
+from tests.pipeline.dataset.test_ledger import Killed, _kill_before_change
+from tests.support.command import asked
+from training.run.provenance import hand_on, note_tracks, tracks_of
+
+SIZE = "resources.rows_per_shard=2"
+SONGS = [
+    scanned("a", "one", title="A", artist="X"),
+    scanned("b", "two", title="B", artist="Y"),
+    scanned("c", "one", title="A again", artist="X"),
+    scanned("d", "three", title="C", artist="X", loudness=-60),
+    scanned("e", "four", title="D", artist="Z"),
+]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return Dataset(tmp_path / "dataset").run(*SONGS, overrides=(SIZE,))
+
+
+def reopened(dataset: Dataset) -> Dataset:
+    dataset.ledger = Ledger(dataset.layout).open()
+    return dataset
+
+
+def test_a_track_goes_with_its_copies_and_does_not_come_back(dataset):
+    found = find_forgettable(dataset.layout, ["one"])
+    assert found.tracks == {"a": "one", "c": "one"}
+    forget(dataset.layout, found, "takedown")
+    assert dict(sorted(reopened(dataset).verdicts.items())) == {"b": "kept", "d": "min_loudness_lufs", "e": "kept"}
+    assert not verify_dataset(dataset.layout)
+    left = [scanned("f", "one"), *SONGS[1:2], *SONGS[3:]]  # the manifest comes without the rows, not without the bytes
+    assert dataset.run(*left, overrides=(SIZE,)).verdicts["f"] == "forgotten"
+
+
+def test_a_near_copy_goes_too_unless_it_is_to_stay(dataset):
+    near = scanned("g", "five")
+    near["fingerprint"] = scanned("b", "two")["fingerprint"]
+    dataset.run(*SONGS, near, overrides=(SIZE,))
+    assert dataset.verdicts["g"] == "near_duplicate"
+    assert find_forgettable(dataset.layout, ["b"]).tracks == {"b": "two", "g": "five"}
+    assert find_forgettable(dataset.layout, ["b"], copies=False).tracks == {"b": "two"}
+
+
+def test_of_a_forgotten_row_only_hashes_are_left(dataset):
+    set_marks(dataset.layout, {"a": "keep", "b": "drop"}, "mine")
+    forget(dataset.layout, find_forgettable(dataset.layout, [], "artist = 'X'"), "asked to")
+    assert {*reopened(dataset).rows} == {"b", "e"}
+    assert {*read_marks(dataset.layout)} == {"b"}
+    for path in dataset.layout.root.rglob("*.parquet"):
+        assert b"A again" not in path.read_bytes()
+        if "uri" in pq.read_schema(path).names:
+            assert "songs/a.flac" not in pq.read_table(path)["uri"].to_pylist()
+    stones = {row["row_id"]: (row["track_id"], row["reason"]) for row in read_tombstones(dataset.layout).to_pylist()}
+    assert stones == {"a": ("one", "asked to"), "c": ("one", "asked to"), "d": ("three", "asked to")}
+
+
+def test_other_units_keep_their_files(dataset):
+    before = {path: path.read_bytes() for path in dataset.layout.root.rglob("*/*-*.parquet")}
+    forget(dataset.layout, find_forgettable(dataset.layout, ["e"]), None)
+    after = {path: path.read_bytes() for path in dataset.layout.root.rglob("*/*-*.parquet")}
+    assert len(before) - len(before.keys() & after.keys()) == 1
+    assert all(before[path] == after[path] for path in before.keys() & after.keys())
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=20)
+@given(killed_at=st.integers(0, 45))
+def test_killed_at_any_step_it_is_finished_by_the_same_command(tmp_path_factory, killed_at):
+    dataset = Dataset(tmp_path_factory.mktemp("killed") / "dataset").run(*SONGS, overrides=(SIZE,))
+    with pytest.MonkeyPatch.context() as patch:
+        _kill_before_change(patch, killed_at)
+        with suppress(Killed):
+            forget(dataset.layout, find_forgettable(dataset.layout, [], "artist = 'X'"))
+    with suppress(DataProblem):  # nothing is left to forget
+        forget(dataset.layout, find_forgettable(dataset.layout, [], "artist = 'X'"))
+    assert {*reopened(dataset).rows} == {"b", "e"}
+    assert not verify_dataset(dataset.layout)
+    assert {*read_tombstones(dataset.layout)["row_id"].to_pylist()} == {"a", "c", "d"}
+
+
+def test_the_command_lists_models_that_have_learnt_from_it(dataset, tmp_path):
+    for name, tracks in {"run": ["one", "two"], "exported": [], "other": ["four"]}.items():
+        (tmp_path / name).mkdir()
+        if tracks:
+            note_tracks(tmp_path / name, tracks)
+    hand_on(tmp_path / "run", tmp_path / "exported")
+    root = dataset.layout.root
+    assert "Give --yes to do so" in asked("forget", root, "--track", "one", code=2)
+    assert len(reopened(dataset).rows) == 5
+    told = json.loads(asked("forget", root, "--track", "one", "--yes", "--json"))
+    assert told["rows"] == {"a": "one", "c": "one"}
+    assert [Path(model).name for model in told["models"]] == ["exported", "run"]
+    assert "nothing there to forget" in asked("forget", root, "--where", "artist = 'nobody'", "--yes", code=1)
+    assert "no row or track has the id q" in asked("forget", root, "--track", "q", "--yes", code=1)
+    assert "--where nonsense(" in asked("forget", root, "--where", "nonsense(", "--yes", code=2)
+    assert "say what to forget" in asked("forget", root, code=2)
+
+
+def test_it_can_be_undone(dataset):
+    root = dataset.layout.root
+    asked("forget", root, "--track", "two", "--yes")
+    assert "1 rows may come back" in asked("forget", root, "--undo", "--track", "b")
+    assert "none of these is forgotten" in asked("forget", root, "--undo", "--track", "b", code=1)
+    assert reopened(dataset).run(*SONGS, overrides=(SIZE,)).verdicts["b"] == "kept"
+
+
+def test_a_run_never_loses_what_it_has_learnt_from(tmp_path):
+    note_tracks(tmp_path, ["b", "a"])
+    note_tracks(tmp_path, ["c"])
+    assert tracks_of(tmp_path) == {"a", "b", "c"}
+    assert tracks_of(tmp_path / "nothing") == set()
+
+
+def test_a_folder_without_a_dataset_is_told(tmp_path):
+    with pytest.raises(DataProblem, match="is no songmill dataset"):
+        find_forgettable(Layout(tmp_path), ["a"])
