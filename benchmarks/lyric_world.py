@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 from wordfreq import get_frequency_dict
 
-from stages.matching.library import Song
+from stages.matching.library import LyricSong
 from stages.matching.phone_classes import sound_classes
 from stages.text.ipa import to_ipa
 from stages.text.lyric_text import LyricLine
@@ -92,15 +92,15 @@ def lyrics(number: int) -> tuple[str, list[np.ndarray]]:
     return code, lines + [line for verse in verses[3:] for line in verse]
 
 
-def song(number: int) -> Song:
-    """Song `number` as a library has it."""
+def song(number: int) -> LyricSong:
+    """LyricSong `number` as a library has it."""
     code, lines = lyrics(number)
     tongue = speech(code)
-    return Song(
+    return LyricSong(
         f"song-{number:07d}",
         [LyricLine(tongue.text(line)) for line in lines],
         [tongue.ipa(line) for line in lines],
-        title=f"Song {number}",
+        title=f"LyricSong {number}",
         artist=code,
         license="CC0-1.0",
     )

@@ -28,7 +28,7 @@ from stages.matching.library import (
     MANIFEST,
     SEGMENTS,
     LyricLibrary,
-    Song,
+    LyricSong,
     new_manifest,
     song_table,
     write_segment,
@@ -76,7 +76,7 @@ def _row(number: int) -> dict[str, str]:
     written = "\n".join(speech(code).text(line) for line in lines)
     return {
         "id": f"{number:07d}",
-        "title": f"Song {number}",
+        "title": f"LyricSong {number}",
         "artist": "",
         "language": code,
         "text": written,
@@ -114,7 +114,7 @@ def recall(songs: int = 100_000, queries: int = 50, aligned: int = 8) -> None:
     print(f"| songs not in the library that were matched | {false} of {len(absent)} |")
 
 
-def _by_language(library: LyricLibrary, made: list[Song], queries: int) -> None:
+def _by_language(library: LyricLibrary, made: list[LyricSong], queries: int) -> None:
     for number, language in enumerate(LANGUAGES):
         shares = []
         for _, change in [*_conditions()][1:4:2]:  # 20 and 40 % of the words wrong

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from schemas import columns
 from stages.base import Stage, Track
-from stages.captioning.facts import Facts, gather
+from stages.captioning.facts import CaptionFacts, gather
 from stages.captioning.vocal_delivery import vocal_delivery
 
 
@@ -56,12 +56,12 @@ class Caption(Stage):
         )
 
 
-def _simplified(facts: Facts) -> str:
+def _simplified(facts: CaptionFacts) -> str:
     adjectives = [*_known(facts.tempo), *facts.moods[:1], *facts.genres[:1]]
     return _sentence(" ".join([*adjectives, _noun(facts)]), *_told("with {}", _heard(facts)))
 
 
-def _expanded(facts: Facts, wording: Random) -> str:
+def _expanded(facts: CaptionFacts, wording: Random) -> str:
     opening = wording.choice(("This is {}", "You hear {}", "Here is {}"))
     runs = wording.choice(("It runs at {} BPM", "The tempo is {} BPM"))
     lasts = wording.choice(("It lasts {} minutes.", "Its length is {} minutes."))
@@ -78,7 +78,7 @@ def _expanded(facts: Facts, wording: Random) -> str:
     )
 
 
-def _descriptive(facts: Facts, wording: Random) -> str:
+def _descriptive(facts: CaptionFacts, wording: Random) -> str:
     carried = wording.choice(("built on {}", "shaped by {}", "led by {}"))
     pace = wording.choice(("moving at {} pace", "taken at {} tempo"))
     sings = wording.choice(("It features {}", "It has {}"))
@@ -96,7 +96,7 @@ def _descriptive(facts: Facts, wording: Random) -> str:
     )
 
 
-def _use_cases(facts: Facts, wording: Random) -> str:
+def _use_cases(facts: CaptionFacts, wording: Random) -> str:
     """What the song suits, by its tempo, by whether somebody sings, by genre and by mood."""
     uses: list[str] = []
     if facts.bpm:
@@ -117,11 +117,11 @@ _SUNG_USES = ("singing along", "karaoke", "radio")
 _INSTRUMENTAL_USES = ("video backgrounds", "studying", "talking over")
 
 
-def _noun(facts: Facts) -> str:
+def _noun(facts: CaptionFacts) -> str:
     return {True: "song", False: "instrumental", None: "track"}[facts.sung]
 
 
-def _song(facts: Facts) -> str:
+def _song(facts: CaptionFacts) -> str:
     """Article, moods, genres and noun: "a sad, mellow rock and pop song"."""
     adjectives = ", ".join(facts.moods)
     words = " ".join([*_known(adjectives), *_known(_listed(facts.genres)), _noun(facts)])
@@ -135,11 +135,11 @@ def _with_article(words: str) -> str:
 _VOWELS = "aeiouAEIOUR"  # R as in "an R&B song", the only word here with a capital R
 
 
-def _vocals(facts: Facts) -> list[str]:
+def _vocals(facts: CaptionFacts) -> list[str]:
     return [facts.voice or "vocals"] if facts.sung else []
 
 
-def _heard(facts: Facts) -> str:
+def _heard(facts: CaptionFacts) -> str:
     return _listed([*facts.instruments, *_vocals(facts)])
 
 

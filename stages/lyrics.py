@@ -13,7 +13,7 @@ from schemas import columns
 from stages import base
 from stages.matching.alignment import Alignment, Word, align, heard_words
 from stages.matching.index import SKETCHES
-from stages.matching.library import MANIFEST, LyricLibrary, Song
+from stages.matching.library import MANIFEST, LyricLibrary, LyricSong
 from stages.matching.line_report import matched_lines, transcript_lines
 from stages.text.lyric_text import LyricLine, heard_segments
 
@@ -24,7 +24,7 @@ GIVEN = "given"  # song_id of lyrics that came with the song
 class Match:
     """A song and how its lines lie on the heard words."""
 
-    song: Song
+    song: LyricSong
     alignment: Alignment
 
 
@@ -122,11 +122,11 @@ class Lyrics(base.Stage):
     def _least(self) -> tuple[float, float]:
         return self.params.min_similarity, self.params.canonical_similarity
 
-    def _given(self, track: Mapping[str, Any], heard_language: str | None) -> list[Song]:
+    def _given(self, track: Mapping[str, Any], heard_language: str | None) -> list[LyricSong]:
         given = track.get("given_lyrics")
-        return [Song.read(GIVEN, given, track.get("language") or heard_language)] if given else []
+        return [LyricSong.read(GIVEN, given, track.get("language") or heard_language)] if given else []
 
-    def _candidates(self, words: Sequence[Word]) -> list[Song]:
+    def _candidates(self, words: Sequence[Word]) -> list[LyricSong]:
         heard = "".join(word.phones for word in words)
         return [candidate.song for candidate in self._library.candidates(heard, self.params.candidates)]
 

@@ -50,15 +50,15 @@ def _serve(layout: Layout, listener: socket.socket, browser: bool) -> None:
 
     from pipeline.explore.app import Explorer
     from pipeline.explore.conditions import Conditions
-    from pipeline.explore.index_cache import Shelf, index_cache
+    from pipeline.explore.index_cache import IndexCache, index_cache
     from pipeline.explore.live import Live
 
     port = listener.getsockname()[1]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt), ExitStack() as stack:
-        shelf = Shelf(layout, index_cache())
-        with _shown(shelf.folder) as progress:
-            live = Live(shelf, progress)
+        cache = IndexCache(layout, index_cache())
+        with _shown(cache.folder) as progress:
+            live = Live(cache, progress)
         conditions = stack.enter_context(Conditions())
         conditions.warm()
         app = Explorer(live, [f"{_HOST}:{port}", f"localhost:{port}"], conditions).asgi

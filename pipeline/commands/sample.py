@@ -12,7 +12,7 @@ from pipeline.commands.exit_codes import guarded
 from pipeline.console.escaping import tell
 
 if TYPE_CHECKING:
-    from pipeline.sampling.sample import Take
+    from pipeline.sampling.sample import WrittenTake
 
 _COMMAND_ONLY = ("config", "overwrite", "as_json", "quiet")
 
@@ -195,7 +195,7 @@ def sample_command(
         typer.echo("\n".join(map(_line, takes)))
 
 
-def _sample(file: Path | None, given: Mapping[str, Any], *, overwrite: bool, quiet: bool) -> "list[Take]":
+def _sample(file: Path | None, given: Mapping[str, Any], *, overwrite: bool, quiet: bool) -> "list[WrittenTake]":
     # Here, for torch takes seconds to import and the other commands do without.
     from pipeline.sampling.config import build_config, read_settings, resolve
     from pipeline.sampling.progress import shown
@@ -216,7 +216,7 @@ def _warn(message: Warning | str, *_: object, **__: object) -> None:
     tell(f"warning: {message}", "yellow")
 
 
-def _line(take: "Take") -> str:
+def _line(take: "WrittenTake") -> str:
     clip, speed = take.sidecar["clip"], take.sidecar["timing"]["real_time_factor"]
     turned_down = "" if clip["gain"] == 1 else f", turned down to {clip['gain']:.2f}"
     return f"{take.path}: {clip['duration_s']:.1f} s, seed {clip['seed']}, {speed:.2f}x real time{turned_down}"

@@ -177,15 +177,15 @@ def export_command(
     """
     with guarded("interrupted; nothing is written"):
         from pipeline.sampling.sample import text_encoder_folder
-        from pipeline.train.dit import problems_told
+        from pipeline.train.dit import config_errors_reported
         from stages.text.bpe import BUILT_IN
         from training.autoencoder.export import export_codec
         from training.dit.export import export_run
-        from training.run.provenance import hand_on
+        from training.run.provenance import copy_provenance
         from training.run.run_folder import RunFolder
         from training.speaker.export import export_speaker_encoder
 
-        with problems_told():
+        with config_errors_reported():
             kind = RunFolder(run).kind
             takes = {"autoencoder": "--step and --vocoder", "speaker": "--step"}.get(kind)
             if takes and (codec or average or text_encoder or vocabulary or (vocoder and kind == "speaker")):
@@ -207,7 +207,7 @@ def export_command(
                     vocabulary=vocabulary,
                     own_vocabulary=BUILT_IN,
                 )
-            hand_on(run, written)
+            copy_provenance(run, written)
     typer.echo(str(written))
 
 

@@ -30,7 +30,7 @@ from pipeline.errors import DataProblem
 from pipeline.execution.cluster import check_placeable, cluster, run_pass
 from pipeline.execution.operator import OperatorSpec
 from pipeline.execution.rounds import in_rounds
-from pipeline.execution.run_counts import Tally
+from pipeline.execution.run_counts import RunCounts
 from pipeline.ingest.manifest import fill_defaults, list_songs
 from pipeline.models.store import ModelStore
 from pipeline.planning.dag import Dag
@@ -201,12 +201,12 @@ class _Run:
         _log.info("%d rows to scan", unscanned.num_rows)
         with others_logged(self.layout), cluster(self.config.resources):
             check_placeable(self._operators())
-            tally = Tally()
-            in_rounds("scan", unscanned, self._unscanned, self._scan, tally, progress=self.progress)
+            counts = RunCounts()
+            in_rounds("scan", unscanned, self._unscanned, self._scan, counts, progress=self.progress)
             todo, waiting = self._todo() if todo is None else (todo, waiting)
             _log.info("%d rows to work on, in %d units", todo.num_rows, pc.count_distinct(todo["unit"]).as_py())
             left = partial(self._uncommitted, todo)
-            in_rounds("curate", todo, left, self._curate, tally, progress=self.progress)
+            in_rounds("curate", todo, left, self._curate, counts, progress=self.progress)
         return waiting
 
     def _unscanned(self) -> pa.Table:
@@ -232,14 +232,14 @@ class _Run:
     def _uncommitted(self, todo: pa.Table) -> pa.Table:
         return todo.filter(pc.invert(pc.is_in(todo["unit"], pa.array(list(self.ledger.commits), pa.int64()))))
 
-    def _scan(self, rows: pa.Table, tally: Tally) -> None:
-        run_scan(rows, self.dag, self.layout, self.config.resources, tally, self.missing)
+    def _scan(self, rows: pa.Table, counts: RunCounts) -> None:
+        run_scan(rows, self.dag, self.layout, self.config.resources, counts, self.missing)
 
-    def _curate(self, rows: pa.Table, tally: Tally) -> None:
+    def _curate(self, rows: pa.Table, counts: RunCounts) -> None:
         marks = {row_id: mark.mark for row_id, mark in self.marks.items()}
         sink = ShardSink(SinkSpec(self.layout.root, self.plan.id, self.dag.fingerprints, marks))
         complete, resources = SketchReader(self.layout).complete, self.config.resources
-        for written in run_pass(rows, self._operators(), sink, resources, tally, complete):
+        for written in run_pass(rows, self._operators(), sink, resources, counts, complete):
             remember_plan(self.layout, self.plan)
             remember_config(self.layout, self.config, self.dag)
             self.changes.committed(written.commit, self.ledger.replaced_by(written.commit), written.measured)

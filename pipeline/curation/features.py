@@ -24,7 +24,7 @@ from pipeline.dataset.writing import describe_dataset, exclusive_lock
 from pipeline.execution.cluster import check_placeable, cluster, run_pass
 from pipeline.execution.operator import OperatorSpec
 from pipeline.execution.rounds import in_rounds
-from pipeline.execution.run_counts import Tally
+from pipeline.execution.run_counts import RunCounts
 from pipeline.ingest.identity import require_same_bytes
 from pipeline.models.store import ModelStore
 from pipeline.planning.dag import Dag, Node
@@ -131,8 +131,8 @@ class _Run:
         if todo.num_rows:  # nothing to do needs no cluster
             with others_logged(self.ledger.layout), cluster(self.resources):
                 check_placeable(self._operators(self.features))
-                tally = Tally()
-                in_rounds("features", todo, self._todo, self._work, tally, progress=self.progress)
+                counts = RunCounts()
+                in_rounds("features", todo, self._todo, self._work, counts, progress=self.progress)
         for commit in list(self.ledger.commits.values()):
             if commit.plan != self.plan.id and commit.unit not in self.waiting:
                 self.ledger.amend(commit.model_copy(update={"plan": self.plan.id}), {})
@@ -203,20 +203,20 @@ class _Run:
             ]
         )
 
-    def _work(self, rows: pa.Table, tally: Tally) -> None:
+    def _work(self, rows: pa.Table, counts: RunCounts) -> None:
         """One pass for all units that lack the same features, which mostly is one for all."""
         alike: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
         for unit in pc.unique(rows["unit"]).to_pylist():
             alike[self._lacking(self.ledger.commits[unit])].append(unit)
         for features, units in alike.items():
-            self._pass(features, rows.filter(pc.is_in(rows["unit"], pa.array(units, pa.int64()))), units, tally)
+            self._pass(features, rows.filter(pc.is_in(rows["unit"], pa.array(units, pa.int64()))), units, counts)
 
-    def _pass(self, features: tuple[str, ...], rows: pa.Table, units: Iterable[int], tally: Tally) -> None:
+    def _pass(self, features: tuple[str, ...], rows: pa.Table, units: Iterable[int], counts: RunCounts) -> None:
         fingerprints = {name: self.dag.fingerprints[name] for name in features}
         commits = {unit: self.ledger.commits[unit] for unit in units}
         shards = {unit: commit.files[self._shard_name(commit)] for unit, commit in commits.items()}
         sink = FeatureSink(FeatureSpec(self.ledger.layout.root, self.plan.id, fingerprints, shards=shards))
-        for written in run_pass(rows, self._operators(features), sink, self.resources, tally):
+        for written in run_pass(rows, self._operators(features), sink, self.resources, counts):
             self._commit(commits[written.unit], written)
 
     def _commit(self, old: Commit, written: WrittenFeatures) -> None:

@@ -20,7 +20,7 @@ from pipeline.dataset.scan_table import (
 )
 from pipeline.execution.cluster import run_pass
 from pipeline.execution.operator import OperatorSpec
-from pipeline.execution.run_counts import Tally
+from pipeline.execution.run_counts import RunCounts
 from pipeline.ingest.identity import identify
 from pipeline.planning.dag import Dag
 from schemas import columns
@@ -58,7 +58,7 @@ def run_scan(
     dag: Dag,
     layout: Layout,
     resources: ResourceConfig,
-    tally: Tally,
+    counts: RunCounts,
     missing: Set[str] = frozenset(),
 ) -> None:
     """Scan these manifest rows and add them to the scan table, part by part.
@@ -75,7 +75,7 @@ def run_scan(
         is_last=True,
     )
     sink = ScanSink(SinkSpec(layout.root, plan="scan", fingerprints=scan_fingerprints(dag)))
-    for part in run_pass(todo, [operator], sink, resources, tally):
+    for part in run_pass(todo, [operator], sink, resources, counts):
         move_durably(part.path, layout.scan_file(part.number))
     for path in stale_parts(layout, dag):  # only now: it may be the last to know a row that is no longer in the input
         gone = {*pq.read_table(path, columns=["row_id"])["row_id"].to_pylist()}

@@ -1,9 +1,9 @@
-"""Worker processes, and the way of blocks through them from operator to operator.
+"""Actor pools, and the way of blocks through them from operator to operator.
 
 Plain Ray actors: a worker is a process that stays for the next pass, so that neither starting one nor what it has
 imported is paid for twice. Ray retries nothing: when a worker dies, its blocks set out again from their rows, which the
-driver still has, and another worker is hired. `pipeline.execution.worker_deaths` decides whether a row or a stage is to
-blame.
+driver still has, and another worker takes its place. Whether a row or a stage is to blame,
+`pipeline.execution.worker_deaths` decides.
 """
 
 from collections import deque
@@ -21,7 +21,7 @@ from pipeline.execution.flight_recorder import FlightRecorder, Station, recordin
 from pipeline.execution.jit_cache import use_own_jit_cache
 from pipeline.execution.operator import Operator, Report
 from pipeline.execution.postmortem import Death, explain
-from pipeline.execution.run_counts import AtWork, Tally
+from pipeline.execution.run_counts import AtWork, RunCounts
 from pipeline.execution.worker_deaths import Fate
 
 _DIED = (ActorDiedError, ActorUnavailableError, OutOfMemoryError)  # out of reach is as good as dead
@@ -62,7 +62,7 @@ class Worker:
 
 
 @dataclass
-class Crew:
+class ActorPool:
     """The workers of one operator.
 
     Attributes:
@@ -84,7 +84,7 @@ class Crew:
     stations: dict[ActorHandle, Station] = field(default_factory=dict)
     stillborn: int = 0
 
-    def hire(self) -> None:
+    def acquire(self) -> None:
         """As many workers as are lacking, first those that are idle."""
         idle = _idle.get(self.claims, [])
         while len(self.load) + len(self.starting) < self.size:
@@ -105,7 +105,7 @@ class Crew:
             self._welcome(worker, ray.get(ready))
         except _DIED as error:
             self.lost_early(error)
-            self.hire()
+            self.acquire()
 
     def done(self, worker: ActorHandle) -> None:
         """A worker is through with a block; it may have died since."""
@@ -116,7 +116,7 @@ class Crew:
         """A worker is gone, or out of reach: kill it, or its place stays taken. Another one comes."""
         if self.load.pop(worker, None) is not None:
             ray.kill(worker)
-            self.hire()
+            self.acquire()
 
     def lost_early(self, error: RayError) -> None:
         """A worker has ended without having begun a block.
@@ -136,7 +136,7 @@ class Crew:
 
     @property
     def is_full(self) -> bool:
-        """Whether enough blocks wait here, so that the crew before it had better pause."""
+        """Whether enough blocks wait here, so that the pool before it had better pause."""
         return len(self.waiting) >= 2 * self.size
 
     def release(self) -> None:
@@ -145,7 +145,7 @@ class Crew:
         for worker in self.starting.values():
             ray.kill(worker)
 
-    def dismiss(self) -> None:
+    def kill(self) -> None:
         """End the workers, whatever they are at."""
         for worker in [*self.load, *self.starting.values()]:
             ray.kill(worker)
@@ -194,19 +194,21 @@ class Block:
 class _Task:
     """A block in a worker's hands."""
 
-    crew: int
+    pool: int
     worker: ActorHandle
     block: Block
     made: ObjectRef
 
 
-def stream(blocks: Iterator[pa.Table], crews: Sequence[Crew], tally: Tally, max_attempts: int) -> Iterator[pa.Table]:
-    """Blocks through all crews, as they come out of the last.
+def stream(
+    blocks: Iterator[pa.Table], pools: Sequence[ActorPool], counts: RunCounts, max_attempts: int
+) -> Iterator[pa.Table]:
+    """Blocks through all pools, as they come out of the last.
 
     Args:
         blocks: of rows with `row_id` and `uri`.
-        crews: of the operators, in order; they need not be hired yet.
-        tally: is told of rows that are through, of those at work and of deaths.
+        pools: of the operators, in order; they need not be acquired yet.
+        counts: is told of rows that are through, of those at work and of deaths.
         max_attempts: deaths of workers that a row may cause before it is set aside.
 
     Raises:
@@ -215,21 +217,23 @@ def stream(blocks: Iterator[pa.Table], crews: Sequence[Crew], tally: Tally, max_
     """
     finished = False
     try:
-        yield from _Stream(blocks, crews, tally, max_attempts).run()
+        yield from _Stream(blocks, pools, counts, max_attempts).run()
         finished = True
     finally:
-        tally.look = list
-        for crew in crews:
+        counts.look = list
+        for pool in pools:
             if finished:
-                crew.release()
+                pool.release()
             elif ray.is_initialized():  # else they have ended with the connection
-                crew.dismiss()
+                pool.kill()
 
 
 class _Stream:
-    def __init__(self, blocks: Iterator[pa.Table], crews: Sequence[Crew], tally: Tally, max_attempts: int) -> None:
+    def __init__(
+        self, blocks: Iterator[pa.Table], pools: Sequence[ActorPool], counts: RunCounts, max_attempts: int
+    ) -> None:
         self.fresh = map(Block, blocks)
-        self.crews, self.tally, self.max_attempts = crews, tally, max_attempts
+        self.pools, self.counts, self.max_attempts = pools, counts, max_attempts
         self.again: deque[Block] = deque()
         self.suspects: list[Block] = []
         self.working: dict[ObjectRef, _Task] = {}
@@ -237,39 +241,39 @@ class _Stream:
         self.is_over = False  # no fresh blocks are left
 
     def run(self) -> Iterator[pa.Table]:
-        _make_room({crew.claims for crew in self.crews})
-        for crew in self.crews:
-            crew.hire()
-        self.tally.look = self.at_work
+        _make_room({pool.claims for pool in self.pools})
+        for pool in self.pools:
+            pool.acquire()
+        self.counts.look = self.at_work
         while True:
             self.hand_out()
-            if self.is_over and not (self.working or self.again or self.suspects or any(c.waiting for c in self.crews)):
+            if self.is_over and not (self.working or self.again or self.suspects or any(c.waiting for c in self.pools)):
                 return
-            starting = [ready for crew in self.crews for ready in crew.starting]
+            starting = [ready for pool in self.pools for ready in pool.starting]
             (done,), _ = ray.wait([*starting, *self.working], num_returns=1, fetch_local=False)
             if done in starting:
-                next(crew for crew in self.crews if done in crew.starting).arrived(done)
+                next(pool for pool in self.pools if done in pool.starting).arrived(done)
             else:
                 yield from self.took(done)
 
     def hand_out(self) -> None:
         """Those at the end first: a block on its way out frees memory, a new one takes some."""
-        for i, crew in reversed(list(enumerate(self.crews))):
-            while (worker := crew.free) and not (i + 1 < len(self.crews) and self.crews[i + 1].is_full):
-                block = crew.waiting.popleft() if crew.waiting else self.next_block() if i == 0 else None
+        for i, pool in reversed(list(enumerate(self.pools))):
+            while (worker := pool.free) and not (i + 1 < len(self.pools) and self.pools[i + 1].is_full):
+                block = pool.waiting.popleft() if pool.waiting else self.next_block() if i == 0 else None
                 if block is None:
                     break
-                fates = self.tally.deaths.fates(block.row_ids)
+                fates = self.counts.deaths.fates(block.row_ids)
                 given = block.rows if block.held is None else block.held
-                report, made = worker.work.remote([crew.job], given, fates)  # type: ignore[var-annotated]
+                report, made = worker.work.remote([pool.job], given, fates)  # type: ignore[var-annotated]
                 self.working[report] = _Task(i, worker, block, made)
-                crew.load[worker] += 1
+                pool.load[worker] += 1
 
     def next_block(self) -> Block | None:
         """A block to set out. One whose row has killed a worker in a stage that nobody has passed yet waits until all
         others have had their turn, for they decide whether it is the row's fault.
         """
-        cleared = [b for b in self.suspects if b.death and not self.tally.deaths.is_open(b.death)]
+        cleared = [b for b in self.suspects if b.death and not self.counts.deaths.is_open(b.death)]
         self.suspects = [block for block in self.suspects if block not in cleared]
         self.again.extend(Block(block.rows) for block in cleared)
         if self.again:
@@ -279,72 +283,72 @@ class _Stream:
         if block is None and self.suspects and not self.others_are_on_their_way():
             block = self.suspects.pop(0)
             if block.death:
-                self.tally.deaths.check_given_up(block.death, block.row_ids[0], block.uris(block.row_ids))
+                self.counts.deaths.check_given_up(block.death, block.row_ids[0], block.uris(block.row_ids))
         return block
 
     def others_are_on_their_way(self) -> bool:
-        blocks = [*(task.block for task in self.working.values()), *(b for crew in self.crews for b in crew.waiting)]
+        blocks = [*(task.block for task in self.working.values()), *(b for pool in self.pools for b in pool.waiting)]
         return any(block.death is None for block in blocks)
 
     def took(self, done: ObjectRef) -> Iterator[pa.Table]:
         """A worker is through with a block, or dead."""
         task = self.working.pop(done)
-        crew = self.crews[task.crew]
+        pool = self.pools[task.pool]
         try:
             report: Report = ray.get(done)
-            is_last = task.crew + 1 == len(self.crews)
+            is_last = task.pool + 1 == len(self.pools)
             rows = ray.get(task.made) if is_last else None
         except _DIED as error:
             self.mourn(task, error)
             return
         except ObjectLostError:  # its node is gone, with what an operator had made of it
             self.again.append(Block(task.block.rows, death=task.block.death))
-            crew.done(task.worker)
+            pool.done(task.worker)
             return
-        crew.stillborn = 0
-        crew.done(task.worker)
-        self.tally.deaths.passed.update(report.passed)
+        pool.stillborn = 0
+        pool.done(task.worker)
+        self.counts.deaths.passed.update(report.passed)
         if rows is None:
-            self.crews[task.crew + 1].waiting.append(replace(task.block, held=task.made))
+            self.pools[task.pool + 1].waiting.append(replace(task.block, held=task.made))
         else:
-            self.tally.finished(report)
+            self.counts.finished(report)
             yield rows
 
     def mourn(self, task: _Task, error: RayError) -> None:
         """A worker died with this block in its hands: blame those rows of it that it was at, if it was at any."""
-        crew, block = self.crews[task.crew], task.block
+        pool, block = self.pools[task.pool], task.block
         if task.worker not in self.deaths:
             self.deaths[task.worker] = self.death(task, error)
-            crew.lost(task.worker)
+            pool.lost(task.worker)
         death = self.deaths[task.worker]
         at_work = [row_id for row_id in block.row_ids if death and row_id in death.row_ids]
         if death is None or not at_work:
             self.again.append(Block(block.rows, death=block.death))
             return
         self.deaths[task.worker] = None  # counted; the other blocks that it had were only waiting
-        self.tally.deaths.count(replace(death, row_ids=tuple(at_work)), self.max_attempts, block.uris(at_work))
+        self.counts.deaths.count(replace(death, row_ids=tuple(at_work)), self.max_attempts, block.uris(at_work))
         self.again.extend(block.without(at_work))
-        if self.tally.deaths.is_open(death):
+        if self.counts.deaths.is_open(death):
             self.suspects.extend(block.each(at_work, death))
         else:
             self.again.extend(block.each(at_work, None))
 
     def death(self, task: _Task, error: RayError) -> Death | None:
         """What the worker died of; None if it had not begun a block."""
-        crew = self.crews[task.crew]
-        (left,) = recordings([crew.stations[task.worker]])
+        pool = self.pools[task.pool]
+        (left,) = recordings([pool.stations[task.worker]])
         if left is not None:
-            self.tally.deaths.passed.update(left.passed)
-        death = explain(left, error, (crew.first_stage, task.block.row_ids))
+            self.counts.deaths.passed.update(left.passed)
+        death = explain(left, error, (pool.first_stage, task.block.row_ids))
         if not death.row_ids:
-            crew.lost_early(error)
+            pool.lost_early(error)
             return None
         return death
 
     def at_work(self) -> list[AtWork]:
         """What the workers are at just now, who has been longest first; called from the display's thread."""
         tasks = list(self.working.values())
-        stations = {task.worker: self.crews[task.crew].stations[task.worker] for task in tasks}
+        stations = {task.worker: self.pools[task.pool].stations[task.worker] for task in tasks}
         found = [said for said in recordings([*stations.values()], timeout_s=5) if said and said.stage]
         found.sort(key=lambda said: -said.for_s)
         oldest = found[0].row_ids[:1] if found else ()

@@ -18,10 +18,10 @@ from ray._common.utils import get_default_ray_temp_dir
 from pipeline.console.interrupts import Terminated, ends_on_signal
 from pipeline.errors import DataProblem
 from pipeline.execution import actor_pool
-from pipeline.execution.actor_pool import Crew
+from pipeline.execution.actor_pool import ActorPool
 from pipeline.execution.operator import OperatorSpec
 from pipeline.execution.ray_address import reach
-from pipeline.execution.run_counts import Tally
+from pipeline.execution.run_counts import RunCounts
 from schemas.config import ResourceConfig
 
 _OBJECT_STORE_BYTES = 2 * 2**30
@@ -47,7 +47,7 @@ def cluster(resources: ResourceConfig) -> Iterator[None]:
     address = resources.ray_address or os.environ.get("RAY_ADDRESS") or _HERE
     with ends_on_signal():
         try:
-            with heard_if_it_fails(), _own_sigterm():
+            with stderr_on_failure(), _own_sigterm():
                 _start() if address == _HERE else _join(address)
             yield
         finally:
@@ -111,7 +111,7 @@ def _own_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def heard_if_it_fails() -> Iterator[None]:
+def stderr_on_failure() -> Iterator[None]:
     """Keep back what is written to stderr below Python: Ray announces its own log level there, every time.
 
     It is let out where the block fails in a way that no sentence tells.
@@ -137,7 +137,7 @@ def run_pass(
     operators: Sequence[OperatorSpec],
     sink: Callable[[pa.Table], Iterable[_Result]],
     resources: ResourceConfig,
-    tally: Tally,
+    counts: RunCounts,
     complete: Callable[[pa.Table], pa.Table] | None = None,
 ) -> Iterator[_Result]:
     """Stream rows through operators into a sink, which works in this process; yield its results as they come.
@@ -147,7 +147,7 @@ def run_pass(
         operators: what they go through.
         sink: what takes the blocks that come out of the last one.
         resources: replicas and sizes.
-        tally: counts rows and deaths of workers.
+        counts: counts rows and deaths of workers.
         complete: adds to a block, as it sets out, what would take too much memory in all rows at once.
 
     Raises:
@@ -158,17 +158,17 @@ def run_pass(
     blocks: Iterator[pa.Table] = (rows.slice(start, size) for start in range(0, rows.num_rows, size))
     if complete:
         blocks = map(complete, blocks)
-    crews = [
-        _crew(number, operators, -(-rows.num_rows // size), resources, ray.put(spec))
+    pools = [
+        _pool(number, operators, -(-rows.num_rows // size), resources, ray.put(spec))
         for number, spec in enumerate(operators)
     ]
-    for block in actor_pool.stream(blocks, crews, tally, resources.max_attempts):
+    for block in actor_pool.stream(blocks, pools, counts, resources.max_attempts):
         yield from sink(block)
 
 
-def _crew(
+def _pool(
     number: int, operators: Sequence[OperatorSpec], blocks: int, resources: ResourceConfig, job: ray.ObjectRef
-) -> Crew:
+) -> ActorPool:
     """An operator's replicas: one a GPU, one a request, or one a core."""
     spec = operators[number]
     # A song takes seconds to minutes, so that none should wait behind one while another replica idles; only where
@@ -183,7 +183,7 @@ def _crew(
         replicas = min(resources.replicas or _cores(), blocks)
         pools = sum(not other.nodes[0].alone for other in operators)
         claims = (_share(replicas * pools), 0.0)
-    return Crew(job, spec.nodes[0].name, claims, depth, replicas)
+    return ActorPool(job, spec.nodes[0].name, claims, depth, replicas)
 
 
 def _share(replicas: int) -> float:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from pipeline.console.library_output import screen
-from pipeline.execution.run_counts import AtWork, Tally
+from pipeline.execution.run_counts import AtWork, RunCounts
 
 _PLAIN_INTERVAL_S = 10.0
 _LIVE_INTERVAL_S = 1.0
@@ -22,14 +22,14 @@ _NAME = 40  # characters of it
 
 
 @contextmanager
-def shown(title: str, total: int, tally: Tally, *, enabled: bool = True) -> Iterator[None]:
-    """Show a tally while the body runs: a live bar on a terminal, a plain line at most every ten seconds elsewhere."""
+def shown(title: str, total: int, counts: RunCounts, *, enabled: bool = True) -> Iterator[None]:
+    """Show the counts during the block: a live bar on a terminal, else a plain line every ten seconds at most."""
     if not enabled:
         yield
         return
     display = _Bar(title, total) if screen().isatty() else _Lines(title, total)
     stop = threading.Event()
-    thread = threading.Thread(target=_follow, args=(display, tally, stop), daemon=True)
+    thread = threading.Thread(target=_follow, args=(display, counts, stop), daemon=True)
     thread.start()
     try:
         yield
@@ -39,10 +39,10 @@ def shown(title: str, total: int, tally: Tally, *, enabled: bool = True) -> Iter
         display.close()
 
 
-def _follow(display: "_Bar | _Lines", tally: Tally, stop: threading.Event) -> None:
+def _follow(display: "_Bar | _Lines", counts: RunCounts, stop: threading.Event) -> None:
     while not stop.wait(display.interval_s):
-        display.update(tally, tally.look())
-    display.update(tally, [])
+        display.update(counts, counts.look())
+    display.update(counts, [])
 
 
 class _Bar:
@@ -65,9 +65,9 @@ class _Bar:
         self._started = time.monotonic()
         self._progress.start()
 
-    def update(self, tally: Tally, at_work: list[AtWork]) -> None:
-        figures = ", ".join(filter(None, [_figures(tally, time.monotonic() - self._started), _stages(at_work)]))
-        self._progress.update(self._task, completed=tally.done, figures=figures)
+    def update(self, counts: RunCounts, at_work: list[AtWork]) -> None:
+        figures = ", ".join(filter(None, [_figures(counts, time.monotonic() - self._started), _stages(at_work)]))
+        self._progress.update(self._task, completed=counts.done, figures=figures)
 
     def close(self) -> None:
         self._progress.stop()
@@ -81,16 +81,16 @@ class _Lines:
         self._started = time.monotonic()
         self._told: object = None
 
-    def update(self, tally: Tally, at_work: list[AtWork]) -> None:
-        news = _news(tally, at_work)
+    def update(self, counts: RunCounts, at_work: list[AtWork]) -> None:
+        news = _news(counts, at_work)
         if news == self._told:
             return
         self._told = news
         elapsed = time.monotonic() - self._started
-        left = (self._total - tally.done) * elapsed / tally.done if tally.done else None
+        left = (self._total - counts.done) * elapsed / counts.done if counts.done else None
         parts = [
-            f"{self._title}: {tally.done}/{self._total} rows",
-            _figures(tally, elapsed),
+            f"{self._title}: {counts.done}/{self._total} rows",
+            _figures(counts, elapsed),
             _stages(at_work),
             f"ETA {left:.0f} s" if left else "",
         ]
@@ -100,9 +100,9 @@ class _Lines:
         pass
 
 
-def _figures(tally: Tally, elapsed_s: float) -> str:
-    counts = " ".join(f"{tally.status[status]} {status}" for status in ("kept", "filtered", "failed"))
-    return f"{counts}, {tally.audio_s / max(elapsed_s, 1e-9):.1f} audio hours per hour"
+def _figures(counts: RunCounts, elapsed_s: float) -> str:
+    verdicts = " ".join(f"{counts.status[status]} {status}" for status in ("kept", "filtered", "failed"))
+    return f"{verdicts}, {counts.audio_s / max(elapsed_s, 1e-9):.1f} audio hours per hour"
 
 
 def _stages(at_work: list[AtWork]) -> str:
@@ -116,14 +116,14 @@ def _stages(at_work: list[AtWork]) -> str:
     return f"{told} ({_name(oldest.uri)})" if oldest.for_s > _LONG_S and oldest.uri else told
 
 
-def _news(tally: Tally, at_work: list[AtWork]) -> object:
+def _news(counts: RunCounts, at_work: list[AtWork]) -> object:
     """What a line has to differ in from the last one to be worth it: not in times and speeds, which always do. Of a
     song that takes long there is news whenever its time has doubled.
     """
     oldest = at_work[0] if at_work else AtWork("", 0.0)
     doubled = int(oldest.for_s / _LONG_S).bit_length()
     song = (oldest.stage, oldest.uri, doubled) if doubled else None
-    return dict(tally.status), {one.stage for one in at_work}, song
+    return dict(counts.status), {one.stage for one in at_work}, song
 
 
 def _duration(seconds: float) -> str:

@@ -9,7 +9,7 @@ import ray
 from pipeline.errors import DataProblem, unwritable
 from pipeline.execution.operator import StageCannotStart
 from pipeline.execution.progress import shown
-from pipeline.execution.run_counts import Tally
+from pipeline.execution.run_counts import RunCounts
 
 _log = logging.getLogger("songmill.rounds")
 
@@ -24,8 +24,8 @@ def in_rounds(
     title: str,
     rows: pa.Table,
     still_left: Callable[[], pa.Table],
-    work: Callable[[pa.Table, Tally], None],
-    tally: Tally,
+    work: Callable[[pa.Table, RunCounts], None],
+    counts: RunCounts,
     *,
     progress: bool,
 ) -> None:
@@ -35,14 +35,14 @@ def in_rounds(
         PassFailed: a stage cannot start, the cluster fails every time, or rows are left after all rounds.
         StageKillsWorkers: a stage does, whatever song it is given.
     """
-    tally.begin_pass()
+    counts.begin_pass()
     for attempt in range(_ROUNDS):
         if not rows.num_rows:
             return
-        tally.begin_round()
-        with shown(f"{title} again" if attempt else title, rows.num_rows, tally, enabled=progress):
+        counts.begin_round()
+        with shown(f"{title} again" if attempt else title, rows.num_rows, counts, enabled=progress):
             try:
-                work(rows, tally)
+                work(rows, counts)
             except ray.exceptions.RayTaskError as error:  # an operator's own error; another try would meet it again
                 if isinstance(error.cause, StageCannotStart):
                     raise PassFailed(str(error.cause)) from error

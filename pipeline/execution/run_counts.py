@@ -24,7 +24,7 @@ class AtWork:
 
 
 @dataclass
-class Tally:
+class RunCounts:
     """The counts; they outlive the workers, so that they never go back.
 
     Attributes:

@@ -35,7 +35,7 @@ def index_cache() -> Path:
     return platformdirs.user_cache_path("songmill") / "explore"
 
 
-class Shelf:
+class IndexCache:
     """The indices of one dataset.
 
     Attributes:

@@ -13,7 +13,7 @@ from pipeline.dataset.marks import Mark, marks_of, marks_table
 from pipeline.errors import DataProblem
 from pipeline.explore.index import Changed, Index
 from pipeline.explore.index_build import Progress, silent
-from pipeline.explore.index_cache import Shelf
+from pipeline.explore.index_cache import IndexCache
 from schemas.dataset import Layout
 
 _TRIES = 3
@@ -41,18 +41,18 @@ class Marks:
 class Live:
     """A dataset that others may change while it is looked at."""
 
-    def __init__(self, shelf: Shelf, progress: Progress = silent) -> None:
+    def __init__(self, cache: IndexCache, progress: Progress = silent) -> None:
         """Open the index, or make it.
 
         Args:
-            shelf: where it stays.
+            cache: where it stays.
             progress: told how many of how many files have been read, now but not later on.
 
         Raises:
             DataProblem: the dataset is changing too fast.
         """
-        self.layout = shelf.layout
-        self._shelf = shelf
+        self.layout = cache.layout
+        self._cache = cache
         self._lock = threading.Lock()
         self._not_before = 0.0
         self._marks = Marks(None, marks_table(self.layout))
@@ -96,7 +96,7 @@ class Live:
         for _ in range(_TRIES):
             state = _state(self.layout)
             try:
-                index = self._shelf.index(progress)
+                index = self._cache.index(progress)
             except Changed as problem:
                 said = problem
                 continue

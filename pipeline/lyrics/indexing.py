@@ -28,7 +28,7 @@ from stages.matching.library import (
     SONG_SCHEMA,
     SONGS,
     LibraryError,
-    Song,
+    LyricSong,
     check_columns,
     new_manifest,
     read_manifest,
@@ -216,7 +216,7 @@ def _fault(row: dict[str, Any], ids: set[str]) -> str | None:
 def _read_songs(rows: list[dict[str, Any]], sketch: Sketch) -> tuple[pa.Table, list[np.ndarray]]:
     """In a worker: songs with their phones, and their keys."""
     songs = [
-        Song.read(
+        LyricSong.read(
             row["id"],
             row["text"],
             row["language"],

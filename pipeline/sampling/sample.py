@@ -33,7 +33,7 @@ Watch = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Take:
+class WrittenTake:
     """A song that was written, and what its sidecar says."""
 
     path: Path
@@ -102,7 +102,9 @@ def differences(recorded: Mapping[str, Any], made_with: Mapping[str, Any]) -> li
     ]
 
 
-def sample(config: SampleConfig, paths: Mapping[int, Path], made_with: Mapping[str, Any], watch: Watch) -> list[Take]:
+def sample(
+    config: SampleConfig, paths: Mapping[int, Path], made_with: Mapping[str, Any], watch: Watch
+) -> list[WrittenTake]:
     """Generate and write songs.
 
     Args:
@@ -239,7 +241,7 @@ def _timing(load_s: float, clips: Sequence[Clip]) -> dict[str, float]:
 
 def _write(
     path: Path, clip: Clip, item: int, config: SampleConfig, made_with: Mapping[str, Any], timing: Mapping[str, float]
-) -> Take:
+) -> WrittenTake:
     prompt = config.prompt[item]
     tags = {"comment": f"made by songmill {made_with['songmill']}, seed {clip.seed}: {prompt}"}
     gain = write_audio(path, clip.waveform, SAMPLE_RATE_HZ, tags)
@@ -259,7 +261,7 @@ def _write(
         "timing": {name: round(value, 4) for name, value in timing.items()},
     }
     _write_json(sidecar_path(path), sidecar)
-    return Take(path, sidecar)
+    return WrittenTake(path, sidecar)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

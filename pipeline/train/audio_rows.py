@@ -27,7 +27,7 @@ from stages.nets.codec.codec import CODEC_HZ, latent_length
 from stages.text_embedding import texts
 from training.data.config import DataConfig
 from training.data.errors import CorruptShard
-from training.data.feature_summary import Facts
+from training.data.feature_summary import FeatureSummary
 from training.data.rows import RowReader
 from training.data.song_index import Row, SongIndex
 from training.data.units import Unit, read_rows, read_schema
@@ -121,7 +121,7 @@ class AudioFeatures:
         self._models = {stage.column: stage.model for stage in features}
         self._sizes = _sizes(sample, ssl)
 
-    def facts(self, unit: Unit, config: DataConfig) -> Facts:
+    def facts(self, unit: Unit, config: DataConfig) -> FeatureSummary:
         """Which rows can be made, and how long they will be: curation has decoded these very bytes before."""
         rows = read_rows(unit.shard, ["audio.duration_s", "audio.sample_rate_hz", "caption"])
         frames = [planned_frames(audio) for audio in rows["audio"].to_pylist()]
@@ -132,7 +132,7 @@ class AudioFeatures:
             for length, said in zip(frames, spoken, strict=True)
         ]
         table = pa.table({"frames": pa.array(frames, pa.int32()), "lacks": pa.array(lacks, pa.string())})
-        return Facts(table, self._sizes, self._models)
+        return FeatureSummary(table, self._sizes, self._models)
 
     def rows(self, songs: SongIndex) -> "AudioRows":
         """Makes the rows of these songs."""
@@ -199,7 +199,7 @@ def _run(stages: Iterable[Stage], row: Row) -> Row:
 
 
 def _sizes(sample: Row, ssl: Sequence[str]) -> dict[tuple[str, str], frozenset[Any]]:
-    """Widths and rates of what was made, as `Facts` has them."""
+    """Widths and rates of what was made, as `FeatureSummary` has them."""
     sizes = {(_TEXT, "dim"): frozenset({sample[_TEXT][0]["dim"].as_py()})}
     for encoder in ssl:
         states = sample[_SSL].as_py()

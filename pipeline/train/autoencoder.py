@@ -52,7 +52,7 @@ def prepare(config: AutoencoderTrainConfig, out: Path, *, device: str = "auto") 
         UsageProblem: the device is not there.
     """
     found = find_device(device)
-    with problems_told():
+    with config_errors_reported():
         folder = RunFolder(out)
         folder.prepare(config.model_dump(mode="json"))
         return AutoencoderRun(config, folder, DatasetAudio(config.data.datasets, config.data.where), found)
@@ -69,7 +69,7 @@ def train(run: AutoencoderRun, *, progress: bool = True) -> bool:
     if run.step < steps:
         note_tracks(run.folder.root, run.audio.table["track_id"].to_pylist())
         with (
-            problems_told(),
+            config_errors_reported(),
             shown(run.folder.metrics, run.step, steps, enabled=progress),
             closing(TensorBoard(run.folder)) as board,
         ):
@@ -83,7 +83,7 @@ def train(run: AutoencoderRun, *, progress: bool = True) -> bool:
 
 
 @contextmanager
-def problems_told() -> Iterator[None]:
+def config_errors_reported() -> Iterator[None]:
     """Turns what can go wrong with the run into what a user can mend."""
     try:
         yield

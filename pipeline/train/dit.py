@@ -78,7 +78,7 @@ def prepare(
     if codec and not from_audio:
         raise UsageProblem("--codec makes latents from audio: give --from-audio too, or leave it out")
     found = find_device(device)
-    with problems_told():
+    with config_errors_reported():
         folder = RunFolder(out)
         folder.prepare(config.model_dump(mode="json"))
         songs = open_songs(config.data, maker=_maker(config, codec) if from_audio else None)
@@ -99,7 +99,7 @@ def reckon(run: Run) -> MemoryEstimate:
     Raises:
         DataProblem: the checkpoint to start from cannot be read.
     """
-    with problems_told(), init_empty_weights():
+    with config_errors_reported(), init_empty_weights():
         if run.config.checkpoint:
             transformer = empty_transformer(run.config.checkpoint)
         else:
@@ -117,7 +117,7 @@ def train(run: Run, *, presets: list[str], reckoned: MemoryEstimate | None, prog
         KeyboardInterrupt: stopped before the step at hand was through, or on several workers.
     """
     folder, steps = run.folder, run.config.steps
-    with problems_told(presets), shown(folder.metrics, run.step, steps, enabled=progress):
+    with config_errors_reported(presets), shown(folder.metrics, run.step, steps, enabled=progress):
         if run.step < steps:
             note_tracks(folder.root, _tracks(run))
             if run.workers > 1:
@@ -166,7 +166,7 @@ def _train_here(run: Run) -> None:
 
 
 @contextmanager
-def problems_told(presets: list[str] | None = None) -> Iterator[None]:
+def config_errors_reported(presets: list[str] | None = None) -> Iterator[None]:
     """Turns what can go wrong with the run into what a user can mend."""
     try:
         yield

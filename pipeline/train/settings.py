@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import UsageProblem
-from training.dit.presets import laid_over
+from training.dit.presets import deep_merge
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -36,7 +36,7 @@ def read_settings(
     Raises:
         UsageProblem: every problem found, each by its flag.
     """
-    settings = laid_over(
+    settings = deep_merge(
         *presets,
         _read(file) if file else {},
         *(_nested(names[flag], value) for flag, value in flags.items() if value is not None),

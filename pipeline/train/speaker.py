@@ -69,7 +69,7 @@ def prepare(
     """
     found = find_device(device)
     encoder = _encoder(config)
-    with problems_told():
+    with config_errors_reported():
         folder = RunFolder(out)
         folder.prepare(config.model_dump(mode="json"))
         segments = Segments(out / SEGMENTS)
@@ -107,7 +107,7 @@ def train(run: SpeakerRun, *, progress: bool = True) -> bool:
     if run.step < steps:
         note_tracks(run.folder.root, (song.track_id for song in Segments(run.folder.root / SEGMENTS).songs()))
         with (
-            problems_told(),
+            config_errors_reported(),
             shown(run.folder.metrics, run.step, steps, enabled=progress),
             closing(TensorBoard(run.folder)) as board,
         ):
@@ -119,7 +119,7 @@ def train(run: SpeakerRun, *, progress: bool = True) -> bool:
 
 
 @contextmanager
-def problems_told() -> Iterator[None]:
+def config_errors_reported() -> Iterator[None]:
     """Turns what can go wrong with the run into what a user can mend."""
     try:
         yield

@@ -30,7 +30,7 @@ from stages.nets.omni_scale import SpeakerEncoder
 from stages.registry import stage_class
 from stages.signal.voice_activity import voiced_segments
 from training.speaker.config import VoicesConfig
-from training.speaker.segments import Segments, Song
+from training.speaker.segments import Segments, Voice
 
 _VOCALS, _STEM = "vocals", "vocal_stem"
 _FRONT_END = ("sampling_rate", "n_fft", "win_length", "hop_length", "f_min", "f_max", "n_mels")
@@ -102,7 +102,7 @@ def prepare_voices(
     segments.choose([song for song in (_stored(segments, song, recipes) for song in songs) if song], failed)
 
 
-def _stored(segments: Segments, song: SungSong, recipes: Mapping[Path, str]) -> Song | None:
+def _stored(segments: Segments, song: SungSong, recipes: Mapping[Path, str]) -> Voice | None:
     return segments.find(song.track_id, recipes[song.dataset], label=song.label, license=song.license)
 
 

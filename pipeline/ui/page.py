@@ -17,7 +17,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from pipeline.ui.form import Form
-from pipeline.ui.take import Take
+from pipeline.ui.take import SessionTake
 from pipeline.ui.tasks import TASKS
 from pipeline.ui.waveforms import peaks, take_decks
 from training.sampling import Clip, Sampler, SamplingError, Step
@@ -117,10 +117,10 @@ class Page:
         takes = [*values[self._takes], take]
         return takes, [one.shown for one in takes], _timing(clip, take), clip.seed, clip.retake_seed
 
-    def _keep(self, clip: Clip, call: Mapping[str, Any], number: int) -> Take:
+    def _keep(self, clip: Clip, call: Mapping[str, Any], number: int) -> SessionTake:
         path = self._folder / f"{uuid.uuid4().hex}.wav"
         write_audio(path, clip.waveform, SAMPLE_RATE_HZ)
-        return Take(
+        return SessionTake(
             number=number,
             path=path,
             peaks=peaks(clip.waveform),
@@ -197,12 +197,12 @@ def serve(page: Page, port: int | None, *, browser: bool = False) -> Iterator[st
         page.blocks.close(verbose=False)
 
 
-def _use_as_source(takes: list[Take], task: str, event: gr.EventData) -> tuple[str, str]:
+def _use_as_source(takes: list[SessionTake], task: str, event: gr.EventData) -> tuple[str, str]:
     """The take's file, and a task that takes a source."""
     return str(takes[event.take].path), task if "source" in TASKS[task].fields else "repaint"
 
 
-def _timing(clip: Clip, take: Take) -> str:
+def _timing(clip: Clip, take: SessionTake) -> str:
     total_s = sum(clip.seconds.values())
     return f"{take.duration:.1f} s of audio in {total_s:.1f} s, {take.duration / total_s:.1f} x real time"
 

@@ -18,7 +18,7 @@ _SETTINGS = {
 
 
 @dataclass(frozen=True)
-class Take:
+class SessionTake:
     """What was generated, and with what.
 
     Attributes:

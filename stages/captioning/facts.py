@@ -35,7 +35,7 @@ _LANGUAGES = {
 
 
 @dataclass(frozen=True)
-class Facts:
+class CaptionFacts:
     """Words for what was measured; empty or None where nothing was. Nothing else may be claimed."""
 
     genres: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ class Facts:
     live: bool = False
 
 
-def gather(columns: Mapping[str, Any], synonyms: bool = False) -> Facts:
+def gather(columns: Mapping[str, Any], synonyms: bool = False) -> CaptionFacts:
     """The facts in a row's columns, in the usual words or in their synonyms.
 
     Tags of one class count in the order of their scores. A key is a fact from strength 0.5 on, a live recording from
@@ -65,7 +65,7 @@ def gather(columns: Mapping[str, Any], synonyms: bool = False) -> Facts:
     length_s = (columns.get("audio") or {}).get("duration_s")
     tags = (columns.get("tags") or {}).get("names") or []
     voices = tag_words(tags, "voice", synonyms) if sung else ()
-    return Facts(
+    return CaptionFacts(
         genres=tag_words(tags, "genre", synonyms),
         instruments=tag_words(tags, "instrument", synonyms),
         moods=tag_words(tags, "mood", synonyms),

@@ -45,7 +45,7 @@ class LibraryError(ValueError):
 
 
 @dataclass(frozen=True)
-class Song:
+class LyricSong:
     """A song whose lyrics are known.
 
     Attributes:
@@ -63,7 +63,7 @@ class Song:
     license: str = ""
 
     @classmethod
-    def read(cls, id: str, text: str, language: str | None, **more: str) -> "Song":
+    def read(cls, id: str, text: str, language: str | None, **more: str) -> "LyricSong":
         """A song from its text; `more` is title, artist and license."""
         lines = parse(text)
         phones = [ipa.replace(" ", "") for ipa in to_ipa([line.text for line in lines], language)]
@@ -74,7 +74,7 @@ class Song:
 class Candidate:
     """A song that may be what was heard, and how much of the heard keys' weight it contains, 0..1."""
 
-    song: Song
+    song: LyricSong
     share: float
 
 
@@ -85,7 +85,7 @@ class _Segment:
         self.postings = postings
         self._batches = batches
 
-    def song(self, number: int) -> Song:
+    def song(self, number: int) -> LyricSong:
         batch, row = divmod(number, ROWS_PER_BATCH)
         reader = self._batches
         found = reader.get_batch(batch) if isinstance(reader, pa.RecordBatchFileReader) else reader[batch]
@@ -104,7 +104,7 @@ class LyricLibrary:
         self._segments = segments
 
     @classmethod
-    def of(cls, songs: Iterable[Song], sketch: Sketch | None = None) -> "LyricLibrary":
+    def of(cls, songs: Iterable[LyricSong], sketch: Sketch | None = None) -> "LyricLibrary":
         """A library in memory."""
         sketch = sketch or ContainmentSketch()
         listed = list(songs)
@@ -122,7 +122,7 @@ class LyricLibrary:
         rows = pq.read_table(file, columns=["id", "title", "artist", "language", "text", "license"]).to_pylist()
         return cls.of(
             (
-                Song.read(
+                LyricSong.read(
                     row["id"],
                     row["text"] or "",
                     row["language"],
@@ -156,7 +156,7 @@ class LyricLibrary:
         return [Candidate(segment.song(number), share) for segment, number, share in best]
 
 
-def song_table(songs: Sequence[Song]) -> pa.Table:
+def song_table(songs: Sequence[LyricSong]) -> pa.Table:
     """Songs as `songs.arrow` has them."""
     return pa.Table.from_pylist(
         [
@@ -231,6 +231,6 @@ def versions() -> dict[str, str]:
     return {package: version(package) for package in packages}
 
 
-def _song(row: dict[str, Any]) -> Song:
+def _song(row: dict[str, Any]) -> LyricSong:
     lines = [LyricLine(text, start_s) for text, start_s in zip(row["lines"], row["starts_s"], strict=True)]
-    return Song(row["id"], lines, row["phones"], row["title"] or "", row["artist"] or "", row["license"] or "")
+    return LyricSong(row["id"], lines, row["phones"], row["title"] or "", row["artist"] or "", row["license"] or "")

@@ -8,13 +8,13 @@ import numpy as np
 
 from schemas.lyric_verdicts import CANONICAL, EXTRA, HEARD, MISSING
 from stages.matching.alignment import Alignment, Placed, Word, tight, units_of
-from stages.matching.library import Song
+from stages.matching.library import LyricSong
 
 _LEAST_EXTRA = 4  # phones; fewer are the rest of a word that a line left over
 
 
 def matched_lines(
-    song: Song, alignment: Alignment, words: Sequence[Word], canonical_similarity: float
+    song: LyricSong, alignment: Alignment, words: Sequence[Word], canonical_similarity: float
 ) -> list[dict[str, Any]]:
     """The lines of a song that was found, as the `lyrics` column has them.
 
@@ -67,12 +67,14 @@ def word_times(text: str, heard: Sequence[Word]) -> list[dict[str, Any]]:
     ]
 
 
-def _missing(song: Song, number: int) -> dict[str, Any]:
+def _missing(song: LyricSong, number: int) -> dict[str, Any]:
     text = song.lines[number].text
     return _line(MISSING, text, None, score=0.0, library_line=number, library_text=text)
 
 
-def _sung(song: Song, number: int, place: Placed, words: Sequence[Word], canonical_similarity: float) -> dict[str, Any]:
+def _sung(
+    song: LyricSong, number: int, place: Placed, words: Sequence[Word], canonical_similarity: float
+) -> dict[str, Any]:
     text, heard = song.lines[number].text, words[place.first : place.last]
     canonical = place.similarity >= canonical_similarity
     return _line(

@@ -15,7 +15,7 @@ from stages.base import Track
 from stages.lyrics import Lyrics
 from stages.matching.alignment import Word, align
 from stages.matching.index import ContainmentSketch, LshSketch
-from stages.matching.library import LyricLibrary, Song
+from stages.matching.library import LyricLibrary, LyricSong
 from stages.phonemes import Phonemes
 from stages.text.bpe import CORPUS
 from stages.text.language import LANGUAGES
@@ -264,7 +264,7 @@ def test_lrc_is_parsed():
 def test_the_index_proposes_songs_that_hold_a_passage(sketch, part):
     rng = random.Random(0)
     phones = ["".join(rng.choices("abdeiklmnoprstuvwɔəɪʊʃ", k=1500)) for _ in range(60)]
-    songs = [Song(str(i), [LyricLine("la")], [text]) for i, text in enumerate(phones)]
+    songs = [LyricSong(str(i), [LyricLine("la")], [text]) for i, text in enumerate(phones)]
     library = LyricLibrary.of(songs, sketch)
     assert [library.candidates(text[part], most=1)[0].song for text in phones] == songs
     assert library.candidates("", most=5) == []

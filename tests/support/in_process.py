@@ -46,7 +46,7 @@ def _run_pass(
     operators: Sequence[OperatorSpec],
     sink: Any,
     _resources: Any,
-    _tally: Any,
+    _counts: Any,
     complete: Callable[[pa.Table], pa.Table] | None = None,
 ) -> Iterator[Any]:
     for start in range(rows.num_rows):

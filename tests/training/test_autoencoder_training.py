@@ -36,7 +36,7 @@ from training.autoencoder.discriminator import (
     adversarial_loss,
     discriminator_loss,
 )
-from training.autoencoder.excerpts import ExcerptOrder, spread, whole_frames
+from training.autoencoder.excerpts import CropOrder, spread, whole_frames
 from training.autoencoder.latent_norm import LatentNorm, fold
 from training.autoencoder.model import NoSuchModel, SpectrogramAutoencoder, StereoMel, as_latents, build_model
 from training.autoencoder.phases import set_phase, trained_parts
@@ -174,7 +174,7 @@ class TestExcerpts:
     def test_every_song_is_visited_as_often_as_its_length_asks(self, samples, batch_size, per_visit, seed) -> None:
         length, songs = 50, [10 * number for number in range(len(samples))]
         made = [
-            ExcerptOrder(songs, samples, length=length, batch_size=batch_size, per_visit=per_visit, seed=seed)
+            CropOrder(songs, samples, length=length, batch_size=batch_size, per_visit=per_visit, seed=seed)
             for _ in range(2)
         ]
         visits = [max(1, round(total / (length * per_visit))) for total in samples]
@@ -190,7 +190,7 @@ class TestExcerpts:
             assert all(0 <= start <= max(0, total - length) for start in starts)
 
     def test_songs_change_one_after_the_other(self) -> None:
-        order = ExcerptOrder(range(50), [1000] * 50, length=100, batch_size=4, per_visit=8, seed=0)
+        order = CropOrder(range(50), [1000] * 50, length=100, batch_size=4, per_visit=8, seed=0)
         songs = [[place.song for place in order(step)] for step in range(40)]
         changes = [sum(a != b for a, b in zip(*pair, strict=True)) for pair in pairwise(songs)]
         assert max(changes) == 1

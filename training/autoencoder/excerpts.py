@@ -1,4 +1,4 @@
-"""Excerpts of recordings, in an order that follows from the seed and the step's number alone.
+"""Crops of recordings, in an order that follows from the seed and the step's number alone.
 
 A batch draws from as many songs as it has excerpts. Each song is stayed with for some steps before the next one is
 decoded, and the songs of a batch change one after the other. An epoch visits every song the more often the longer it
@@ -19,7 +19,7 @@ from training.data.recordings import FULL_SCALE, RATE_HZ, AudioSource
 
 
 @dataclass(frozen=True)
-class Excerpts:
+class Crops:
     """A batch.
 
     Attributes:
@@ -39,7 +39,7 @@ class Place:
     start: int
 
 
-class ExcerptOrder:
+class CropOrder:
     """Which excerpts make up the batch of a step; decodes nothing.
 
     Args:
@@ -80,7 +80,7 @@ class ExcerptOrder:
         return np.random.default_rng([self._seed, 0, epoch]).permutation(self._visits)
 
 
-class ExcerptReader:
+class CropReader:
     """Reads the batches of an order, the next one while the last one is worked on.
 
     Args:
@@ -89,12 +89,12 @@ class ExcerptReader:
         length: of an excerpt, in samples.
     """
 
-    def __init__(self, audio: AudioSource, order: ExcerptOrder, length: int) -> None:
+    def __init__(self, audio: AudioSource, order: CropOrder, length: int) -> None:
         self._audio, self._order, self._length = audio, order, length
         self._thread = ThreadPoolExecutor(1, "excerpts")
-        self._next: tuple[int, Future[Excerpts]] | None = None
+        self._next: tuple[int, Future[Crops]] | None = None
 
-    def __call__(self, step: int) -> Excerpts:
+    def __call__(self, step: int) -> Crops:
         """The batch of a step.
 
         Raises:
@@ -109,12 +109,12 @@ class ExcerptReader:
         """Forget what is read ahead."""
         self._thread.shutdown(cancel_futures=True)
 
-    def _read(self, step: int) -> Excerpts:
+    def _read(self, step: int) -> Crops:
         return read_excerpts(self._audio, self._order(step), self._length)
 
 
-def read_excerpts(audio: AudioSource, places: Sequence[Place], length: int) -> Excerpts:
-    """Excerpts from these places; where a song ends before, silence follows it, as in the codec.
+def read_excerpts(audio: AudioSource, places: Sequence[Place], length: int) -> Crops:
+    """Crops from these places; where a song ends before, silence follows it, as in the codec.
 
     Raises:
         UnreadableAudio: a song cannot be decoded.
@@ -123,7 +123,7 @@ def read_excerpts(audio: AudioSource, places: Sequence[Place], length: int) -> E
     for waveform, place in zip(waveforms, places, strict=True):
         heard = audio.read(place.song)[:, place.start : place.start + length]
         waveform[:, : heard.shape[1]] = heard / np.float32(FULL_SCALE)
-    return Excerpts(torch.from_numpy(waveforms), [audio.recordings[place.song].track_id for place in places])
+    return Crops(torch.from_numpy(waveforms), [audio.recordings[place.song].track_id for place in places])
 
 
 def spread(songs: Sequence[int], samples: Sequence[int], length: int, count: int) -> list[Place]:

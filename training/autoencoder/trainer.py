@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from stages.nets.codec.codec import AUTOENCODER
 from training.autoencoder.config import AutoencoderTrainConfig, Moment, PhaseName
 from training.autoencoder.discriminator import PatchDiscriminator
-from training.autoencoder.excerpts import ExcerptOrder, ExcerptReader, read_excerpts, spread, whole_frames
+from training.autoencoder.excerpts import CropOrder, CropReader, read_excerpts, spread, whole_frames
 from training.autoencoder.model import SpectrogramAutoencoder, StereoMel, build_model
 from training.autoencoder.objective import Losses, PatchGan, reconstruction_losses
 from training.autoencoder.phases import set_phase
@@ -171,9 +171,9 @@ class AutoencoderTrainer(Loop):
         for group in self._optimizer.param_groups:
             group["betas"], group["weight_decay"] = phase.optimizer.betas, phase.optimizer.weight_decay
 
-    def _reader(self, moment: Moment) -> ExcerptReader:
+    def _reader(self, moment: Moment) -> CropReader:
         length = whole_frames(moment.phase.excerpt_s)
-        order = ExcerptOrder(
+        order = CropOrder(
             self._songs,
             [self._audio.recordings[song].samples for song in self._songs],
             length=length,
@@ -181,7 +181,7 @@ class AutoencoderTrainer(Loop):
             per_visit=self.config.data.excerpts_per_visit,
             seed=self.config.seed,
         )
-        return ExcerptReader(self._audio, order, length)
+        return CropReader(self._audio, order, length)
 
     def _descend(self, losses: Losses) -> Tensor:
         self._optimizer.zero_grad(set_to_none=True)

@@ -20,7 +20,7 @@ _FRAME_BYTES = 2 * _CHANNELS * _BINS
 
 
 @dataclass(frozen=True)
-class Part:
+class Crop:
     """What of a song one epoch takes: drawn from the seed, the epoch and the song, whatever batch it is in."""
 
     start: int
@@ -28,7 +28,7 @@ class Part:
     text: float  # place in 0..1 among the caption variants
 
     @classmethod
-    def draw(cls, key: int, frames: int, epoch: int, config: DataConfig) -> "Part":
+    def draw(cls, key: int, frames: int, epoch: int, config: DataConfig) -> "Crop":
         """Of a song with `frames` latent frames."""
         where, text = np.random.default_rng([config.seed, epoch, key]).random(2)
         taken = min(frames, config.max_frames_per_song)
@@ -56,15 +56,15 @@ class Sample:
     ssl: Mapping[str, np.ndarray]
 
 
-def decode(row: Row, track_id: str, part: Part, widths: Widths, config: DataConfig) -> Sample:
-    """The wanted part of a stored song.
+def decode(row: Row, track_id: str, crop: Crop, widths: Widths, config: DataConfig) -> Sample:
+    """The crop of a stored song.
 
     Raises:
         ValueError: its latents are damaged.
     """
     data = row["latents"]["data"].as_buffer()
-    latents = np.frombuffer(data.slice(part.start * _FRAME_BYTES, part.frames * _FRAME_BYTES), "<f2")
-    latents = latents.reshape(part.frames, _CHANNELS, _BINS).copy()  # a view would keep its whole row group
+    latents = np.frombuffer(data.slice(crop.start * _FRAME_BYTES, crop.frames * _FRAME_BYTES), "<f2")
+    latents = latents.reshape(crop.frames, _CHANNELS, _BINS).copy()  # a view would keep its whole row group
     if not np.isfinite(latents).all():
         raise ValueError(f"latents of {track_id} are not finite")
     speaker = row["speaker"].get("embedding")
@@ -72,10 +72,10 @@ def decode(row: Row, track_id: str, part: Part, widths: Widths, config: DataConf
     return Sample(
         track_id=track_id,
         latents=latents,
-        text=_text(row, part.text, config),
+        text=_text(row, crop.text, config),
         lyrics=_list(lyrics, np.int64)[: config.max_lyric_ids],
         speaker=_list(speaker, np.float32) if speaker.is_valid else None,
-        ssl={name: _states(row["ssl"][name], part, dim, widths.ssl_rate_hz[name]) for name, dim in widths.ssl.items()},
+        ssl={name: _states(row["ssl"][name], crop, dim, widths.ssl_rate_hz[name]) for name, dim in widths.ssl.items()},
     )
 
 
@@ -109,10 +109,10 @@ def _text(row: Row, place: float, config: DataConfig) -> np.ndarray:
     return states[: config.max_text_tokens].copy()
 
 
-def _states(stored: Row, part: Part, dim: int, rate_hz: float) -> np.ndarray:
-    """The states under the part's frames; at the latent rate one a frame, or fewer at the song's very end."""
+def _states(stored: Row, crop: Crop, dim: int, rate_hz: float) -> np.ndarray:
+    """The states under the crop's frames; at the latent rate one a frame, or fewer at the song's very end."""
     per_frame = rate_hz / LATENT_HZ
-    start, end = (round(frame * per_frame) for frame in (part.start, part.start + part.frames))
+    start, end = (round(frame * per_frame) for frame in (crop.start, crop.start + crop.frames))
     scales = np.frombuffer(stored["scales"].as_buffer(), "<f2")[start:end]
     data = np.frombuffer(stored["data"].as_buffer(), np.int8)[start * dim : end * dim]
     return ssl_codec.decode(scales, data, dim)

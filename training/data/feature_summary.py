@@ -15,7 +15,7 @@ from training.data.units import Unit, read_rows, read_schema
 
 
 @dataclass(frozen=True)
-class Facts:
+class FeatureSummary:
     """Of one unit.
 
     Attributes:
@@ -29,7 +29,7 @@ class Facts:
     models: Mapping[str, str | None]
 
 
-def read_facts(unit: Unit, config: DataConfig) -> Facts:
+def read_feature_summary(unit: Unit, config: DataConfig) -> FeatureSummary:
     """Read the small columns of a unit's features.
 
     Raises:
@@ -54,11 +54,11 @@ def read_facts(unit: Unit, config: DataConfig) -> Facts:
     for name in reversed(present):
         lacks[~present[name]] = name
     frames = pc.fill_null(pc.struct_field(latents, "frames"), 0)
-    models = {name: the_one(_values(made), f"model of {unit.features[name]}") for name, made in made_by.items()}
-    return Facts(pa.table({"frames": frames, "lacks": pa.array(lacks, pa.string())}), sizes, models)
+    models = {name: single_value(_values(made), f"model of {unit.features[name]}") for name, made in made_by.items()}
+    return FeatureSummary(pa.table({"frames": frames, "lacks": pa.array(lacks, pa.string())}), sizes, models)
 
 
-def the_one(values: Iterable[Any], what: str) -> Any:
+def single_value(values: Iterable[Any], what: str) -> Any:
     """The value that all have; None where nobody has any.
 
     Raises:

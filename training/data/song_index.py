@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from training.data.config import DataConfig
 from training.data.errors import CorruptShard
-from training.data.feature_summary import Facts
+from training.data.feature_summary import FeatureSummary
 from training.data.units import Unit
 
 Split = Literal["train", "validation"]
@@ -33,7 +33,7 @@ class RowSource(Protocol):
 class FeatureMaker(Protocol):
     """Makes the features of songs that have none beside their shards. Pickles, for it goes to worker processes."""
 
-    def facts(self, unit: Unit, config: DataConfig) -> Facts:
+    def facts(self, unit: Unit, config: DataConfig) -> FeatureSummary:
         """What the features of a shard's rows will be, known without making them.
 
         Raises:

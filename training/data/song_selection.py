@@ -15,7 +15,7 @@ from schemas.dataset import Layout
 from schemas.tables import MARKS
 from training.data.config import DataConfig
 from training.data.errors import CorruptShard, DatasetProblem
-from training.data.feature_summary import Facts, read_facts, the_one
+from training.data.feature_summary import FeatureSummary, read_feature_summary, single_value
 from training.data.song_index import FeatureMaker, SongIndex, Widths
 from training.data.units import Unit, find_units, read_rows
 
@@ -43,8 +43,8 @@ def open_songs(
     corrupt += [problem for problem in facts if isinstance(problem, CorruptShard)]
     if corrupt and config.on_corrupt == "stop":
         raise corrupt[0]
-    units = [unit for unit, fact in zip(found, facts, strict=True) if isinstance(fact, Facts)]
-    readable = [fact for fact in facts if isinstance(fact, Facts)]
+    units = [unit for unit, fact in zip(found, facts, strict=True) if isinstance(fact, FeatureSummary)]
+    readable = [fact for fact in facts if isinstance(fact, FeatureSummary)]
     if not units:
         raise DatasetProblem("no shard can be read: " + "; ".join(map(str, corrupt)))
     rows = pa.concat_tables(fact.rows for fact in readable)
@@ -55,20 +55,20 @@ def open_songs(
     if not table.num_rows:
         reasons = ", ".join(f"{count} for {reason}" for reason, count in left_out.items())
         raise DatasetProblem(f"no song is left to train on; left out: {reasons}")
-    made_by = {name: the_one({fact.models[name] for fact in readable}, f"model of {name}") for name in features}
+    made_by = {name: single_value({fact.models[name] for fact in readable}, f"model of {name}") for name in features}
     _check_models(made_by, models or {})
     return SongIndex(table, units, _widths(readable, units), made_by, left_out, corrupt, maker)
 
 
-def _facts_or_problem(unit: Unit, config: DataConfig, maker: FeatureMaker | None) -> Facts | CorruptShard:
+def _facts_or_problem(unit: Unit, config: DataConfig, maker: FeatureMaker | None) -> FeatureSummary | CorruptShard:
     try:
-        return maker.facts(unit, config) if maker else read_facts(unit, config)
+        return maker.facts(unit, config) if maker else read_feature_summary(unit, config)
     except CorruptShard as problem:
         return problem
 
 
 def _query(units: Sequence[Unit], where: str | None) -> pa.Table:
-    """Facts of the shards' rows for which the condition holds: `unit`, `row` and what identifies a song."""
+    """FeatureSummary of the shards' rows for which the condition holds: `unit`, `row` and what identifies a song."""
     numbers = {str(unit.shard): number for number, unit in enumerate(units)}
     with duckdb.connect() as connection:
         shards = connection.read_parquet(list(numbers), filename=True, file_row_number=True, union_by_name=True)
@@ -128,9 +128,11 @@ def _key(track_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(track_id.encode(), digest_size=8).digest(), "little")
 
 
-def _widths(facts: Sequence[Facts], units: Sequence[Unit]) -> Widths:
+def _widths(facts: Sequence[FeatureSummary], units: Sequence[Unit]) -> Widths:
     found: dict[tuple[str, str], Any] = {
-        (column, field): the_one(frozenset().union(*(fact.sizes[column, field] for fact in facts)), f"{column}.{field}")
+        (column, field): single_value(
+            frozenset().union(*(fact.sizes[column, field] for fact in facts)), f"{column}.{field}"
+        )
         for column, field in facts[0].sizes
     }
     encoders = [column.removeprefix("ssl.") for column, field in found if field == "rate_hz"]

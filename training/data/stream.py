@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from stages.nets.codec.codec import LATENT_HZ
 from training.data.batch import Batch
-from training.data.collate import Part, Sample, collate, decode
+from training.data.collate import Crop, Sample, collate, decode
 from training.data.config import ORDERING, DataConfig
 from training.data.epoch import Epoch
 from training.data.errors import CorruptShard, DatasetProblem
@@ -207,9 +207,9 @@ class _BatchReader(Dataset[_Read]):
 
     def _decode(self, song: int, row: Row, epoch: int) -> Sample | CorruptShard:
         known = self._songs.table
-        part = Part.draw(int(self._keys[song]), int(self._frames[song]), epoch, self._config)
+        crop = Crop.draw(int(self._keys[song]), int(self._frames[song]), epoch, self._config)
         try:
-            return decode(row, known["track_id"][song].as_py(), part, self._songs.widths, self._config)
+            return decode(row, known["track_id"][song].as_py(), crop, self._songs.widths, self._config)
         except ValueError as problem:
             unit = self._songs.units[known["unit"][song].as_py()]
             return CorruptShard(str(unit.features.get("latents", unit.shard)), str(problem))

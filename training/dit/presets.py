@@ -85,14 +85,14 @@ CARDS: Mapping[str, Mapping[str, Any]] = {
 PRESETS: Mapping[str, Mapping[str, Any]] = {**_STAGES, **CARDS}
 
 
-def laid_over(*settings: Mapping[str, Any]) -> dict[str, Any]:
+def deep_merge(*settings: Mapping[str, Any]) -> dict[str, Any]:
     """Nested settings, later ones over earlier ones; an empty mapping undoes what is below it."""
     merged: dict[str, Any] = {}
     for layer in settings:
         for name, value in layer.items():
             below = merged.get(name)
             if value and isinstance(value, Mapping) and isinstance(below, Mapping):
-                merged[name] = laid_over(below, value)
+                merged[name] = deep_merge(below, value)
             else:
                 merged[name] = value
     return merged

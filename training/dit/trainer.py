@@ -21,7 +21,7 @@ from training.dit.validation import validation_loss
 from training.model import ACEStepTransformer2DModel
 from training.run.base_trainer import Figures, Loop
 from training.run.optimizer import build_optimizer, set_learning_rate
-from training.run.parallel import gradients_shared, share, whole
+from training.run.parallel import gradient_sync, parallelize, to_full_tensor
 from training.run.run_folder import RunProblem
 from training.sampling.audio import write_audio
 
@@ -71,7 +71,7 @@ class Trainer(Loop):
             Samples(config.samples, self.transformer, config.checkpoint, self._device) if config.samples else None
         )
         self.transformer.to(self._device).train()  # type: ignore[arg-type]  # diffusers' wrapper of `to` loses `self`
-        self.model = share(
+        self.model = parallelize(
             self.transformer, self._blocks(), config.sharing, self._device, methods=("prepare", "velocity")
         )
         self.objective = Objective(config.objective)
@@ -100,7 +100,7 @@ class Trainer(Loop):
         if self.average:
             self.average.update(self.transformer)
         # Numbers before the clock: a GPU has taken the step when they are there.
-        losses_and_norm = {**_mean_losses(parts), "gradient_norm": float(whole(norm))}
+        losses_and_norm = {**_mean_losses(parts), "gradient_norm": float(to_full_tensor(norm))}
         taken = time.perf_counter() - started
         return {
             "epoch": self.stream.epoch,
@@ -160,7 +160,7 @@ class Trainer(Loop):
         # Dropout draws from the global generators, noise from one of its own; both follow from the step.
         seed = hash((self.config.seed, self.step, part, self.rank)) % 2**63
         torch.manual_seed(seed)
-        with gradients_shared(self.model, last=part == self.config.accumulation - 1):
+        with gradient_sync(self.model, last=part == self.config.accumulation - 1):
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
                 steps_left = self.config.steps - self.step
                 noise = torch.Generator().manual_seed(seed)

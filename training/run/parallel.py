@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 Sharing = Literal["copies", "shards"]
 
 
-def share(
+def parallelize(
     model: nn.Module,
     blocks: Iterable[nn.Module],
     sharing: Sharing,
@@ -51,7 +51,7 @@ def share(
 
 
 @contextmanager
-def gradients_shared(model: nn.Module, last: bool) -> Iterator[None]:
+def gradient_sync(model: nn.Module, last: bool) -> Iterator[None]:
     """The way back within: the processes share gradients at the last batch of a step alone."""
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(last)
@@ -63,6 +63,6 @@ def gradients_shared(model: nn.Module, last: bool) -> Iterator[None]:
         yield
 
 
-def whole(value: Tensor) -> Tensor:
+def to_full_tensor(value: Tensor) -> Tensor:
     """A tensor that may be spread over processes, in one piece on each."""
     return value.full_tensor() if isinstance(value, DTensor) else value

@@ -19,7 +19,7 @@ def note_tracks(folder: Path, track_ids: Iterable[str]) -> None:
     draft.replace(folder / _FILE)
 
 
-def hand_on(run: Path, exported: Path) -> None:
+def copy_provenance(run: Path, exported: Path) -> None:
     """Give what is exported from a run the run's list; runs of before there were lists have none."""
     folder = exported if exported.is_dir() else exported.parent
     if (run / _FILE).is_file():

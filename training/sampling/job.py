@@ -28,7 +28,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Song:
+class SamplingJob:
     """A batch of songs to sample.
 
     Attributes:

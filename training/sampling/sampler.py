@@ -24,7 +24,7 @@ from training.sampling.errors import SamplingError
 from training.sampling.flow_edit import edit
 from training.sampling.generation import audio2audio, retake, text2music
 from training.sampling.inputs import asked_task, for_each, require_fit, require_inputs, seeds_of, several
-from training.sampling.job import Song, Step
+from training.sampling.job import SamplingJob, Step
 from training.sampling.options import SamplingOptions, Task
 from training.sampling.prompts import TextEncoder, load_text_encoder, make_conditions
 from training.sampling.repaint import extend, repaint
@@ -32,7 +32,7 @@ from training.sampling.window import frames_of
 
 SAMPLE_RATE_HZ = 48_000
 
-_TASKS: dict[Task, Callable[[Song], Tensor]] = {
+_TASKS: dict[Task, Callable[[SamplingJob], Tensor]] = {
     "text2music": text2music,
     "retake": retake,
     "repaint": repaint,
@@ -332,7 +332,7 @@ class Sampler:
             source = self._expanded(source, items)
         dtype = self.transformer.dtype
         with self._at_work(self.transformer):
-            song = Song(
+            job = SamplingJob(
                 transformer=self.transformer,
                 conditions=conditions.to(self.device, dtype),
                 options=options,
@@ -344,7 +344,7 @@ class Sampler:
                 compat=compat,
                 on_step=on_step,
             )
-            return _TASKS[options.task](song)
+            return _TASKS[options.task](job)
 
     def warm_up(self, songs: int = 1) -> None:
         """Compile, or tune kernels, so that the first batch of this many songs does not wait for it."""

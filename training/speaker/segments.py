@@ -24,7 +24,7 @@ _FAILED = "failed.json"
 
 
 @dataclass(frozen=True)
-class Song:
+class Voice:
     """A song whose voice is known.
 
     Attributes:
@@ -52,11 +52,11 @@ class Segments:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def find(self, track_id: str, recipe: str, *, label: str, license: str = "unknown") -> Song | None:
+    def find(self, track_id: str, recipe: str, *, label: str, license: str = "unknown") -> Voice | None:
         """A song whose segments were made by this recipe, if it has been added, with what is known of it."""
         name = _file_name(track_id, recipe)
         with suppress(OSError, pa.ArrowException):
-            return Song(track_id, label, license, name, pq.read_metadata(self.folder / name).num_row_groups)
+            return Voice(track_id, label, license, name, pq.read_metadata(self.folder / name).num_row_groups)
         return None
 
     def add(self, track_id: str, recipe: str, segments: Iterable[np.ndarray]) -> None:
@@ -77,7 +77,7 @@ class Segments:
                 file.write_table(pa.Table.from_pylist([row], _SEGMENT))
         draft.replace(path)
 
-    def choose(self, songs: Sequence[Song], failed: Mapping[str, str]) -> None:
+    def choose(self, songs: Sequence[Voice], failed: Mapping[str, str]) -> None:
         """Write down which songs to train on; segments of others are deleted.
 
         Args:
@@ -94,14 +94,14 @@ class Segments:
             if path.name not in wanted:
                 path.unlink()
 
-    def songs(self) -> list[Song]:
+    def songs(self) -> list[Voice]:
         """The songs to train on, by their ids.
 
         Raises:
             RunProblem: they have not been written down.
         """
         try:
-            return [Song(**row) for row in pq.read_table(self.folder / _SONGS).to_pylist()]
+            return [Voice(**row) for row in pq.read_table(self.folder / _SONGS).to_pylist()]
         except (OSError, pa.ArrowException, TypeError) as error:
             raise RunProblem(f"{self.folder} has no list of songs: {error}") from error
 
@@ -111,7 +111,7 @@ class Segments:
         failed: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
         return failed
 
-    def read(self, song: Song, number: int) -> np.ndarray:
+    def read(self, song: Voice, number: int) -> np.ndarray:
         """One segment of a song, float32 [bands, frames].
 
         Raises:

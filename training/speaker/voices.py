@@ -13,7 +13,7 @@ from torch import Tensor
 
 from training.run.run_folder import RunProblem
 from training.speaker.config import VoicesConfig
-from training.speaker.segments import Segments, Song
+from training.speaker.segments import Segments, Voice
 
 _MOST_HELD_OUT = 200  # singers; their voices are compared each with each
 
@@ -37,7 +37,7 @@ class VoiceBatch:
 class _Place:
     """A segment on disk."""
 
-    song: Song
+    song: Voice
     number: int
 
 
@@ -117,7 +117,7 @@ class Voices:
         return varied
 
 
-def _by_singer(songs: Sequence[Song]) -> dict[str, dict[str, list[_Place]]]:
+def _by_singer(songs: Sequence[Voice]) -> dict[str, dict[str, list[_Place]]]:
     """Label -> track id -> segments."""
     singers: defaultdict[str, dict[str, list[_Place]]] = defaultdict(dict)
     for song in songs:

@@ -12,7 +12,7 @@ from datasets import load_dataset
 from filelock import FileLock
 
 from pipeline.dataset.durable import file_digest
-from pipeline.execution.cluster import heard_if_it_fails
+from pipeline.execution.cluster import stderr_on_failure
 from tests.support.audio import noise, silence, tone, write
 from tests.support.command import asked, inspected, kill_when, queried, ray_cluster, songmill
 from tests.support.tracks import load
@@ -260,7 +260,7 @@ def _committed_digests(dataset: Path) -> dict[str, tuple[str, int]]:
 
 def test_what_ray_says_below_python_is_heard_only_if_it_fails(capfd):
     def start(*, works: bool) -> None:
-        with heard_if_it_fails():
+        with stderr_on_failure():
             os.write(2, b"it says something")
             if not works:
                 raise ConnectionError

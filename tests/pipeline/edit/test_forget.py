@@ -19,7 +19,7 @@ from schemas.dataset import Layout
 from tests.pipeline.curation.test_work_units import Dataset, scanned
 from tests.pipeline.dataset.test_ledger import Killed, _kill_before_change
 from tests.support.command import asked
-from training.run.provenance import hand_on, note_tracks, tracks_of
+from training.run.provenance import copy_provenance, note_tracks, tracks_of
 
 SIZE = "resources.rows_per_shard=2"
 SONGS = [
@@ -101,7 +101,7 @@ def test_the_command_lists_models_that_have_learnt_from_it(dataset, tmp_path):
         (tmp_path / name).mkdir()
         if tracks:
             note_tracks(tmp_path / name, tracks)
-    hand_on(tmp_path / "run", tmp_path / "exported")
+    copy_provenance(tmp_path / "run", tmp_path / "exported")
     root = dataset.layout.root
     assert "Give --yes to do so" in asked("forget", root, "--track", "one", code=2)
     assert len(reopened(dataset).rows) == 5

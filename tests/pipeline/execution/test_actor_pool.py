@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from ray.exceptions import ActorDiedError
 
 from pipeline.execution import actor_pool
-from pipeline.execution.actor_pool import Crew, stream
+from pipeline.execution.actor_pool import ActorPool, stream
 from pipeline.execution.flight_recorder import Recording, Station
 from pipeline.execution.operator import Report
-from pipeline.execution.run_counts import Tally
+from pipeline.execution.run_counts import RunCounts
 from pipeline.execution.worker_deaths import Fate, StageKillsWorkers
 from schemas import columns
 
@@ -113,28 +113,28 @@ def test_every_row_comes_out_once_and_only_the_guilty_fail(
 ):
     ids = "abcdefghijkl"[:rows]
     guilty = {row_id for row_id in ids if killers.get(row_id, len(sizes)) < len(sizes)}
-    tally = Tally()
+    counts = RunCounts()
     with played(random, killers, batch):
-        crews = [Crew(i, f"s{i}", (1.0, 0.0), 1 + i, size) for i, size in enumerate(sizes)]
+        pools = [ActorPool(i, f"s{i}", (1.0, 0.0), 1 + i, size) for i, size in enumerate(sizes)]
         try:
-            came = [*stream(_blocks(ids, per_block), crews, tally, max_attempts)]
+            came = [*stream(_blocks(ids, per_block), pools, counts, max_attempts)]
         except StageKillsWorkers as error:
             stage = next(stage for stage in ("s0", "s1") if repr(stage) in str(error))
             assert sum(f"s{killers[row_id]}" == stage for row_id in guilty) > 1
-            assert not tally.deaths.passed[stage]
+            assert not counts.deaths.passed[stage]
             return
     out = pa.concat_tables(came).to_pylist()
     assert len(guilty) < rows or rows == 1 or len(sizes) > 1  # of several, not all can fail in one stage
     assert sorted(row["row_id"] for row in out) == list(ids)
     assert {row["row_id"] for row in out if row["verdict"]["status"] == "failed"} == guilty
     assert all(row["verdict"]["attempts"] == (max_attempts if row["row_id"] in guilty else 1) for row in out)
-    assert tally.done == rows
+    assert counts.done == rows
 
 
 @given(rows=st.integers(2, 4), size=st.integers(1, 3), random=st.randoms(use_true_random=False))
 def test_where_nobody_passes_nothing_comes_out(rows, size, random):
     ids = "abcd"[:rows]
-    tally = Tally()
+    counts = RunCounts()
     with played(random, dict.fromkeys(ids, 0), 1), pytest.raises(StageKillsWorkers):
-        list(stream(_blocks(ids, 1), [Crew(0, "s0", (1.0, 0.0), 1, size)], tally, 2))
-    assert not tally.done
+        list(stream(_blocks(ids, 1), [ActorPool(0, "s0", (1.0, 0.0), 1, size)], counts, 2))
+    assert not counts.done

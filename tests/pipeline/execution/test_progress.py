@@ -8,7 +8,7 @@ import pytest
 from pipeline.execution import progress
 from pipeline.execution.operator import Report
 from pipeline.execution.progress import shown
-from pipeline.execution.run_counts import AtWork, Tally
+from pipeline.execution.run_counts import AtWork, RunCounts
 
 
 @pytest.fixture
@@ -28,14 +28,14 @@ def wait_for(said: io.StringIO, text: str) -> None:
 
 
 def test_a_line_says_what_is_at_work_and_is_not_repeated(said):
-    tally = Tally()
-    tally.look = lambda: [AtWork("key", 12.2, "songs/a.mp3"), AtWork("decode", 3), AtWork("key", 1)]
-    with shown("curate", 4, tally):
+    counts = RunCounts()
+    counts.look = lambda: [AtWork("key", 12.2, "songs/a.mp3"), AtWork("decode", 3), AtWork("key", 1)]
+    with shown("curate", 4, counts):
         wait_for(said, "\n")
         time.sleep(0.2)
-        tally.finished(Report({"key": 1}, {"kept": 1}, 180.0))
+        counts.finished(Report({"key": 1}, {"kept": 1}, 180.0))
         wait_for(said, "1/4 rows")
-        tally.look = list
+        counts.look = list
     first, second, *rest = said.getvalue().splitlines()
     assert first == "curate: 0/4 rows, 0 kept 0 filtered 0 failed, 0.0 audio hours per hour, " + (
         "at work: decode key×2, oldest 12 s at key"
@@ -45,19 +45,19 @@ def test_a_line_says_what_is_at_work_and_is_not_repeated(said):
 
 
 def test_a_song_that_takes_long_is_named_without_what_would_steer_a_terminal(said):
-    tally = Tally()
-    tally.look = lambda: [AtWork("key", 31.0, "songs/\x1b]0;owned\x07\u202eslow.mp3")]
-    with shown("curate", 4, tally):
+    counts = RunCounts()
+    counts.look = lambda: [AtWork("key", 31.0, "songs/\x1b]0;owned\x07\u202eslow.mp3")]
+    with shown("curate", 4, counts):
         wait_for(said, "oldest 31 s at key (]0;ownedslow.mp3)")
-        tally.look = lambda: [AtWork("key", 59.0, "songs/\x1b]0;owned\x07\u202eslow.mp3")]
+        counts.look = lambda: [AtWork("key", 59.0, "songs/\x1b]0;owned\x07\u202eslow.mp3")]
         time.sleep(0.2)
         assert said.getvalue().count("\n") == 1
-        tally.look = lambda: [AtWork("key", 125.0, "songs/\x1b]0;owned\x07\u202eslow.mp3")]
+        counts.look = lambda: [AtWork("key", 125.0, "songs/\x1b]0;owned\x07\u202eslow.mp3")]
         wait_for(said, "oldest 2 min at key")
     assert not {"\x1b", "\x07", "\u202e"} & {*said.getvalue()}
 
 
 def test_nothing_is_said_if_nobody_wants_to_hear_it(said):
-    with shown("curate", 4, Tally(), enabled=False):
+    with shown("curate", 4, RunCounts(), enabled=False):
         time.sleep(0.05)
     assert said.getvalue() == ""

@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.exceptions import ActorDiedError, OutOfMemoryError
 
-from pipeline.execution.actor_pool import Crew, stream
+from pipeline.execution.actor_pool import ActorPool, stream
 from pipeline.execution.cluster import cluster
 from pipeline.execution.flight_recorder import Recording
 from pipeline.execution.operator import OperatorSpec
 from pipeline.execution.postmortem import Death, explain
-from pipeline.execution.run_counts import Tally
+from pipeline.execution.run_counts import RunCounts
 from pipeline.execution.worker_deaths import Deaths, StageKillsWorkers
 from pipeline.planning.dag import Node
 from schemas import columns
@@ -66,7 +66,7 @@ def curated(
     return out, err
 
 
-def put_through(titles: str, tally: Tally, *, max_attempts: int = 2, **params: Any) -> list[dict[str, Any]]:
+def put_through(titles: str, counts: RunCounts, *, max_attempts: int = 2, **params: Any) -> list[dict[str, Any]]:
     """Rows of these titles behind a `Killer`, by one worker."""
     node = Node("killer", "tests.support.toy_stages:Killer", KillerParams(**params), {}, "fingerprint")
     text = [pa.field(name, pa.string()) for name in ("row_id", "uri", "title")]
@@ -75,8 +75,8 @@ def put_through(titles: str, tally: Tally, *, max_attempts: int = 2, **params: A
     carried = [*text, pa.field("killer", node.stage_type.type), pa.field("verdict", columns.VERDICT)]
     spec = OperatorSpec(nodes=(node,), gates=(), carried=pa.schema(carried), prepare=None, is_last=True)
     blocks = iter(pa.Table.from_pylist([row], schema=pa.schema([*text, carried[-1]])) for row in rows)
-    crew = Crew(ray.put(spec), "killer", (1.0, 0.0), depth=1, size=1)
-    return [row for block in stream(blocks, [crew], tally, max_attempts) for row in block.to_pylist()]
+    pool = ActorPool(ray.put(spec), "killer", (1.0, 0.0), depth=1, size=1)
+    return [row for block in stream(blocks, [pool], counts, max_attempts) for row in block.to_pylist()]
 
 
 def test_a_crash_costs_one_row_which_is_told_with_stage_signal_and_frames(songs, tmp_path):
@@ -110,11 +110,11 @@ def test_a_stage_that_kills_its_worker_on_every_song_ends_the_run_and_leaves_the
 
 
 class TestInOneStage:
-    """The crew alone, without a dataset."""
+    """The pool alone, without a dataset."""
 
     def test_a_kill_by_chance_is_one_more_attempt_and_one_that_comes_again_fails_the_row(self, ray_here, tmp_path):
-        tally = Tally()
-        rows = put_through("dog able easy", tally, always=["dog"], once="able", memory=tmp_path / "memory")
+        counts = RunCounts()
+        rows = put_through("dog able easy", counts, always=["dog"], once="able", memory=tmp_path / "memory")
         verdicts = {row["title"]: row["verdict"] for row in rows}
         assert {title: (v["status"], v["attempts"]) for title, v in verdicts.items()} == {
             "dog": ("failed", 2),
@@ -124,18 +124,18 @@ class TestInOneStage:
         assert verdicts["dog"]["stage"] == "killer"
         assert verdicts["dog"]["message"].startswith("SIGKILL in killer, probably out of memory: run fewer workers")
         assert verdicts["dog"]["message"].endswith("; it killed its worker 2 times")
-        assert tally.status == {"kept": 2, "failed": 1}
-        assert tally.deaths.passed == {"killer": 2}
+        assert counts.status == {"kept": 2, "failed": 1}
+        assert counts.deaths.passed == {"killer": 2}
 
     def test_an_exit_leaves_its_code_and_of_a_single_song_nobody_can_tell_so_it_fails(self, ray_here):
-        (row,) = put_through("one", Tally(), always=["one"], by="exit", max_attempts=1)
+        (row,) = put_through("one", RunCounts(), always=["one"], by="exit", max_attempts=1)
         assert row["verdict"]["attempts"] == 1
         assert row["verdict"]["message"].startswith("exit with code 7 in killer (tests/support/toy_stages.py:")
         assert row["verdict"]["message"].endswith("; it killed its worker once")
 
     def test_where_fewer_songs_come_all_of_them_are_enough_to_blame_the_stage(self, ray_here):
         with pytest.raises(StageKillsWorkers, match=r"2 of 2 so far, at last .*flac by SIGABRT in killer"):
-            put_through("able baker", Tally(), always=["able", "baker"], by="SIGABRT", max_attempts=1)
+            put_through("able baker", RunCounts(), always=["able", "baker"], by="SIGABRT", max_attempts=1)
 
 
 @long
@@ -171,7 +171,7 @@ def test_frames_of_a_native_thread_are_those_of_the_thread_at_work():
         '  File "/somewhere/site-packages/librosa/core/pitch.py", line 50 in estimate_tuning\n'
         '  File "/elsewhere/stages/key.py", line 72 in process\n'
         '  File "/elsewhere/stages/base.py", line 198 in run\n'
-        '  File "/elsewhere/pipeline/operator.py", line 222 in _run\n\n'
+        '  File "/elsewhere/pipeline/execution/operator.py", line 222 in _run\n\n'
         "Extension modules: numpy (total: 1)\n"
     )
     death = explain(Recording("key", ("a",), crash=crash), ActorDiedError(), ("decode", ["a"]))

@@ -28,7 +28,7 @@ from pipeline.dataset.marks import read_marks, set_marks
 from pipeline.explore.app import Explorer
 from pipeline.explore.conditions import Conditions
 from pipeline.explore.facets import facets_of
-from pipeline.explore.index_cache import Shelf
+from pipeline.explore.index_cache import IndexCache
 from pipeline.explore.live import Live
 from pipeline.explore.query import Catalog
 from pipeline.explore.ranges import Unsatisfiable, part_of
@@ -135,7 +135,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Live:
     layout = write(root, [song(number, root / "songs") for number in range(SONGS)])
     set_marks(layout, {f"{3:032x}": "drop", f"{50:032x}": "drop"}, "a; b")
     set_marks(layout, {f"{8:032x}": "keep"})
-    return Live(Shelf(layout, root / "index"))
+    return Live(IndexCache(layout, root / "index"))
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def layout(tmp_path: Path, songs: list[dict[str, Any]]) -> Layout:
 
 @pytest.fixture
 def live(layout: Layout, tmp_path: Path) -> Live:
-    return Live(Shelf(layout, tmp_path / "index"))
+    return Live(IndexCache(layout, tmp_path / "index"))
 
 
 @pytest.fixture
@@ -405,7 +405,7 @@ class TestSound:
         for number, uri in tempting.items():
             songs[number]["uri"] = uri
         commit(layout, 2, songs[:70], supersedes=0)
-        client = served(Live(Shelf(layout, tmp_path / "index")), conditions)
+        client = served(Live(IndexCache(layout, tmp_path / "index")), conditions)
         for number in tempting:
             answer = client.get(f"/audio/{number:032x}", headers={"Accept": "application/json"})
             assert answer.status_code == 404
@@ -478,7 +478,7 @@ class TestPages:
         row |= {"tags": {"names": [HOSTILE], "scores": [0.5]}, "flags": [HOSTILE], "transcript": {"text": HOSTILE}}
         commit(layout, 2, [row])
         set_marks(layout, {HOSTILE: "keep"}, HOSTILE)
-        client = served(Live(Shelf(layout, tmp_path / "index")), conditions)
+        client = served(Live(IndexCache(layout, tmp_path / "index")), conditions)
         for page in (
             get(client, q="script"),
             get(client, f"/row/{quote(HOSTILE, safe='')}"),
@@ -534,7 +534,7 @@ class TestChange:
     def test_an_empty_dataset_says_so(self, layout: Layout, conditions: Conditions, tmp_path: Path):
         for folder in (layout.commits, layout.shards, layout.quarantine):
             shutil.rmtree(folder)
-        client = served(Live(Shelf(layout, tmp_path / "index")), conditions)
+        client = served(Live(IndexCache(layout, tmp_path / "index")), conditions)
         assert "has no rows yet" in get(client)
 
 

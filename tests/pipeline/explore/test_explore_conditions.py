@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from pipeline.explore.conditions import Conditions
-from pipeline.explore.index_cache import Shelf
+from pipeline.explore.index_cache import IndexCache
 from pipeline.explore.live import Live
 from pipeline.explore.query import BadExpression, Page
 from pipeline.explore.selection import Selection
@@ -36,7 +36,7 @@ SLACK_BYTES = 300 << 20  # what the interpreter and its libraries have anyway, a
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Live:
     root = tmp_path_factory.mktemp("conditions")
-    return Live(Shelf(write(root, [song(number, root / "songs") for number in range(SONGS)]), root / "index"))
+    return Live(IndexCache(write(root, [song(number, root / "songs") for number in range(SONGS)]), root / "index"))
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ class TestProcesses:
 
     def test_each_state_of_the_dataset_has_its_own_answers(self, conditions: Conditions, tmp_path: Path):
         songs = [song(number, tmp_path / "songs") for number in range(SONGS)]
-        changing = Live(Shelf(write(tmp_path, songs), tmp_path / "index"))
+        changing = Live(IndexCache(write(tmp_path, songs), tmp_path / "index"))
         before = changing.index
         assert rows(conditions, changing) == 10
         commit(changing.layout, 2, songs[:3], supersedes=0)

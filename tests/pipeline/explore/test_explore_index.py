@@ -17,7 +17,7 @@ from pipeline.dataset.durable import file_digest
 from pipeline.dataset.ledger import Commit, Ledger, RowState
 from pipeline.errors import DataProblem
 from pipeline.explore.index import Index
-from pipeline.explore.index_cache import Shelf
+from pipeline.explore.index_cache import IndexCache
 from schemas.dataset import Layout
 from tests.pipeline.curation.test_work_units import Dataset, scanned
 from tests.pipeline.explore.test_explore import SONGS, commit, song, write
@@ -52,7 +52,7 @@ def contents(index: Index) -> dict[str, Any]:
 
 def from_nothing(layout: Layout) -> dict[str, Any]:
     with TemporaryDirectory() as cache:
-        return contents(Shelf(layout, Path(cache)).index(Told()))
+        return contents(IndexCache(layout, Path(cache)).index(Told()))
 
 
 @pytest.fixture
@@ -61,12 +61,12 @@ def layout(tmp_path: Path) -> Layout:
 
 
 @pytest.fixture
-def shelf(layout: Layout, tmp_path: Path) -> Shelf:
-    return Shelf(layout, tmp_path / "cache")
+def cache(layout: Layout, tmp_path: Path) -> IndexCache:
+    return IndexCache(layout, tmp_path / "cache")
 
 
-def indices(shelf: Shelf) -> list[Path]:
-    return [*shelf.folder.glob("*.duckdb")]
+def indices(cache: IndexCache) -> list[Path]:
+    return [*cache.folder.glob("*.duckdb")]
 
 
 class TestState:
@@ -76,7 +76,7 @@ class TestState:
         with TemporaryDirectory() as folder:
             dataset = Dataset(Path(folder) / "dataset")
             dataset.layout.plan.write_text("{}")
-            shelf = Shelf(dataset.layout, Path(folder) / "cache")
+            cache = IndexCache(dataset.layout, Path(folder) / "cache")
             for songs, threshold in runs:
                 rows = [
                     scanned(name, track, loudness=loudness, works=works)
@@ -84,25 +84,25 @@ class TestState:
                 ]
                 options = ("resources.rows_per_shard=2", f"quality.min_loudness_lufs={threshold}")
                 dataset.run(*rows, overrides=options)
-                index = shelf.index(Told())
+                index = cache.index(Told())
                 assert contents(index) == from_nothing(dataset.layout)
                 assert index.size == len(dataset.ledger.rows)
-                assert len(indices(shelf)) == 1
+                assert len(indices(cache)) == 1
 
-    def test_only_files_that_came_are_read(self, layout: Layout, shelf: Shelf, tmp_path: Path):
+    def test_only_files_that_came_are_read(self, layout: Layout, cache: IndexCache, tmp_path: Path):
         told = Told()
-        shelf.index(told)
-        shelf.index(told)
+        cache.index(told)
+        cache.index(told)
         assert told.files == [4]
         commit(layout, 2, [song(number, tmp_path) for number in range(500, 510)])
         commit(layout, 3, [song(number, tmp_path) for number in range(5)], supersedes=0)
-        assert contents(shelf.index(told)) == from_nothing(layout)
+        assert contents(cache.index(told)) == from_nothing(layout)
         assert told.files == [4, 4]
-        assert contents(Shelf(layout, tmp_path / "cache").index(told)) == from_nothing(layout)
+        assert contents(IndexCache(layout, tmp_path / "cache").index(told)) == from_nothing(layout)
         assert told.files == [4, 4]
 
-    def test_files_with_other_columns_come_and_go(self, layout: Layout, shelf: Shelf):
-        made = contents(shelf.index(Told()))
+    def test_files_with_other_columns_come_and_go(self, layout: Layout, cache: IndexCache):
+        made = contents(cache.index(Told()))
         for unit, columns in ((2, ["row_id", "uri", "verdict"]), (3, ["row_id", "uri", "verdict", "energy"])):
             rows = {
                 "row_id": [f"{unit:032x}"],
@@ -111,19 +111,21 @@ class TestState:
                 "energy": [{"level": 0.5, "curve": [0.1, 0.2]}],
             }
             add(layout, unit, pa.table({name: rows[name] for name in columns}))
-            assert contents(shelf.index(Told())) == from_nothing(layout)
-        assert shelf.index(Told()).fields["energy.level"] == "number"
+            assert contents(cache.index(Told())) == from_nothing(layout)
+        assert cache.index(Told()).fields["energy.level"] == "number"
         for unit in (2, 3):
             Ledger(layout).open().rewrite(Commit(unit=9, plan="", files={}, rows={}, timings={}, supersedes=unit), {})
-            assert contents(shelf.index(Told())) == from_nothing(layout)
-        assert contents(shelf.index(Told())) == made
+            assert contents(cache.index(Told())) == from_nothing(layout)
+        assert contents(cache.index(Told())) == made
 
-    def test_another_dataset_in_the_same_place_is_not_taken_for_it(self, layout: Layout, shelf: Shelf, tmp_path: Path):
-        assert shelf.index(Told()).size == SONGS
+    def test_another_dataset_in_the_same_place_is_not_taken_for_it(
+        self, layout: Layout, cache: IndexCache, tmp_path: Path
+    ):
+        assert cache.index(Told()).size == SONGS
         for folder in (layout.commits, layout.shards, layout.quarantine):
             shutil.rmtree(folder)
         commit(layout, 0, [song(number, tmp_path) for number in range(300, 310)])
-        assert shelf.index(Told()).size == 10
+        assert cache.index(Told()).size == 10
 
 
 def add(layout: Layout, unit: int, table: pa.Table) -> None:
@@ -137,56 +139,56 @@ def add(layout: Layout, unit: int, table: pa.Table) -> None:
 
 
 class TestShelf:
-    def test_it_lies_outside_of_the_dataset_for_its_owner_alone(self, layout: Layout, shelf: Shelf):
+    def test_it_lies_outside_of_the_dataset_for_its_owner_alone(self, layout: Layout, cache: IndexCache):
         before = sorted(layout.root.rglob("*"))
-        shelf.index(Told())
+        cache.index(Told())
         assert sorted(layout.root.rglob("*")) == before
-        assert shelf.folder.stat().st_mode & 0o077 == 0
+        assert cache.folder.stat().st_mode & 0o077 == 0
 
     @pytest.mark.parametrize("damage", [lambda c: b"", lambda c: c[:20_000], lambda c: c.replace(b"Song 1", b"Song 2")])
-    def test_a_damaged_index_is_made_anew(self, layout: Layout, shelf: Shelf, damage: Callable[[bytes], bytes]):
-        shelf.index(Told()).close()
-        [file] = indices(shelf)
+    def test_a_damaged_index_is_made_anew(self, layout: Layout, cache: IndexCache, damage: Callable[[bytes], bytes]):
+        cache.index(Told()).close()
+        [file] = indices(cache)
         file.write_bytes(damage(file.read_bytes()))
         told = Told()
-        assert contents(shelf.index(told)) == from_nothing(layout)
+        assert contents(cache.index(told)) == from_nothing(layout)
         assert told.files[-1] == 4
-        assert len(indices(shelf)) == 1
+        assert len(indices(cache)) == 1
 
-    def test_a_damaged_index_is_not_the_base_of_another(self, layout: Layout, shelf: Shelf, tmp_path: Path):
-        shelf.index(Told()).close()
-        [file] = indices(shelf)
+    def test_a_damaged_index_is_not_the_base_of_another(self, layout: Layout, cache: IndexCache, tmp_path: Path):
+        cache.index(Told()).close()
+        [file] = indices(cache)
         file.write_bytes(file.read_bytes()[:20_000])
         commit(layout, 2, [song(500, tmp_path)])
-        assert contents(shelf.index(Told())) == from_nothing(layout)
+        assert contents(cache.index(Told())) == from_nothing(layout)
 
-    def test_an_older_index_answers_those_who_have_it_open(self, layout: Layout, shelf: Shelf, tmp_path: Path):
-        older = shelf.index(Told())
+    def test_an_older_index_answers_those_who_have_it_open(self, layout: Layout, cache: IndexCache, tmp_path: Path):
+        older = cache.index(Told())
         commit(layout, 2, [song(500, tmp_path)])
-        newer = Shelf(layout, tmp_path / "cache").index(Told())
-        assert len(indices(shelf)) == 1
+        newer = IndexCache(layout, tmp_path / "cache").index(Told())
+        assert len(indices(cache)) == 1
         assert (len(contents(older)["rows"]), len(contents(newer)["rows"])) == (SONGS, SONGS + 1)
 
     def test_of_several_that_start_at_once_one_makes_the_index(self, layout: Layout, tmp_path: Path):
         told = Told()
         with ThreadPoolExecutor(4) as pool:
-            found = list(pool.map(lambda _: Shelf(layout, tmp_path / "cache").index(told).size, range(4)))
+            found = list(pool.map(lambda _: IndexCache(layout, tmp_path / "cache").index(told).size, range(4)))
         assert (found, told.files) == ([SONGS] * 4, [4])
 
-    def test_what_a_killed_process_left_is_removed(self, layout: Layout, shelf: Shelf):
+    def test_what_a_killed_process_left_is_removed(self, layout: Layout, cache: IndexCache):
         for name in ("making", "making.wal"):
-            (shelf.folder / name).write_bytes(b"half an index")
-        assert contents(shelf.index(Told())) == from_nothing(layout)
-        assert not [*shelf.folder.glob("making*")]
+            (cache.folder / name).write_bytes(b"half an index")
+        assert contents(cache.index(Told())) == from_nothing(layout)
+        assert not [*cache.folder.glob("making*")]
 
-    def test_indices_of_datasets_that_are_gone_go(self, layout: Layout, shelf: Shelf, tmp_path: Path):
-        shelf.index(Told()).close()
+    def test_indices_of_datasets_that_are_gone_go(self, layout: Layout, cache: IndexCache, tmp_path: Path):
+        cache.index(Told()).close()
         moved = Layout(layout.root.rename(tmp_path / "elsewhere"))
-        other = Shelf(moved, tmp_path / "cache")
-        assert not shelf.folder.exists()
+        other = IndexCache(moved, tmp_path / "cache")
+        assert not cache.folder.exists()
         assert other.index(Told()).size == SONGS
 
     def test_a_cache_that_cannot_be_written_to_is_told(self, layout: Layout, tmp_path: Path):
         (tmp_path / "file").touch()
         with pytest.raises(DataProblem, match="XDG_CACHE_HOME"):
-            Shelf(layout, tmp_path / "file" / "cache")
+            IndexCache(layout, tmp_path / "file" / "cache")

@@ -31,7 +31,7 @@ from training.dit.config import TrainConfig
 from training.dit.distributed import train_on_ray
 from training.dit.memory_estimate import estimate
 from training.dit.objective import Objective
-from training.dit.presets import PRESETS, laid_over, next_smaller
+from training.dit.presets import PRESETS, deep_merge, next_smaller
 from training.dit.trainer import Trainer, make_trainable, model_sizes
 from training.model import ACEStepTransformer2DModel
 from training.run.run_folder import RunFolder
@@ -253,17 +253,17 @@ def test_an_export_says_what_it_lacks(dataset, settings, tmp_path):
 def test_presets_are_the_papers_and_lie_over_each_other():
     quick = {"data": {"datasets": ["songs"]}}
     for name in PRESETS:
-        TrainConfig.model_validate(laid_over(PRESETS[name], quick))
-    tuning = TrainConfig.model_validate(laid_over(PRESETS["finetune"], PRESETS["24gb"], quick, {"data": {"seed": 3}}))
+        TrainConfig.model_validate(deep_merge(PRESETS[name], quick))
+    tuning = TrainConfig.model_validate(deep_merge(PRESETS["finetune"], PRESETS["24gb"], quick, {"data": {"seed": 3}}))
     assert (tuning.steps, tuning.objective.speaker_dropout, tuning.optimizer.betas) == (240_000, 1.0, (0.8, 0.9))
     assert (tuning.data.batch_size, tuning.data.seed, tuning.data.datasets) == (4, 3, (Path("songs"),))
-    pretraining = TrainConfig.model_validate(laid_over(PRESETS["pretrain"], quick))
+    pretraining = TrainConfig.model_validate(deep_merge(PRESETS["pretrain"], quick))
     assert (pretraining.steps, pretraining.objective.speaker_dropout) == (460_000, 0.5)
     late = tuning.objective
     assert late.ssl_weights_with(100_001) == {}
     assert late.ssl_weights_with(100_000) == {"m-hubert": 0.01}
-    assert laid_over({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}) == {"a": {"b": 3, "c": 2}}
-    assert laid_over({"a": {"b": 1}}, {"a": {}}) == {"a": {}}
+    assert deep_merge({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}) == {"a": {"b": 3, "c": 2}}
+    assert deep_merge({"a": {"b": 1}}, {"a": {}}) == {"a": {}}
 
 
 def test_late_weights_change_the_loss_of_the_last_steps_only(dataset, settings, tmp_path):
@@ -278,7 +278,7 @@ def test_late_weights_change_the_loss_of_the_last_steps_only(dataset, settings, 
 
 def _reckoned(preset: str, **changes: Any):
     data = {"data": {"datasets": ["songs"], "ssl": ["mert", "m-hubert"]}}
-    config = TrainConfig.model_validate(laid_over(PRESETS["finetune"], PRESETS[preset], data, changes))
+    config = TrainConfig.model_validate(deep_merge(PRESETS["finetune"], PRESETS[preset], data, changes))
     with init_empty_weights():
         transformer = ACEStepTransformer2DModel(**model_sizes(config, WIDTHS))
         make_trainable(transformer, config)
