@@ -37,7 +37,6 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import track as shown
 
-from pipeline.dataset.durable import write_durably
 from pipeline.dataset.ledger import Commit, Ledger
 from pipeline.dataset.marks import Mark, read_marks
 from pipeline.dataset.row_moves import Journal, Move, apply_moves
@@ -47,6 +46,7 @@ from pipeline.ingest.manifest import MANIFEST
 from pipeline.planning.dag import Dag
 from schemas import columns
 from schemas.dataset import Layout
+from schemas.files import write_durably
 
 _READERS = 4 * (os.cpu_count() or 1)  # storage answers slower than bytes are hashed
 _TAILS = (64, 8, 4, 3, 2, 1, 0)  # parts of a path, from its end, that must agree: all, as many as can be, none

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.curation.flags import with_flags
-from pipeline.dataset.durable import file_digest
 from pipeline.dataset.ledger import Commit, RowState, StageTime
 from pipeline.dataset.shard_files import FEATURE_ROW_GROUP, write_rows, write_scan_part
 from pipeline.dataset.sketches import with_bands
@@ -33,6 +32,7 @@ from schemas.dataset import (
     SCHEMA_VERSION,
     Layout,
 )
+from schemas.files import file_digest
 
 # How a unit travels: which unit a row belongs to, its place in it, how many rows the unit has, what it replaces.
 UNIT = pa.schema([("unit", pa.int64()), ("place", pa.int64()), ("unit_rows", pa.int64()), ("supersedes", pa.int64())])

@@ -14,8 +14,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from pipeline.dataset.durable import move_durably, write_durably
 from schemas.dataset import FEATURES, Layout, unit_of
+from schemas.files import drafts, move_durably, write_durably
 
 _log = logging.getLogger("songmill.ledger")
 
@@ -207,6 +207,15 @@ class Ledger:
         for path in self.layout.commits.glob("*.json"):
             if int(path.stem) not in self.commits:
                 path.unlink()
+        for path in self._drafts():
+            path.unlink()
+
+    def _drafts(self) -> Iterator[Path]:
+        """What killed processes left beside their files; not of marks, which others may set at any time."""
+        yield from drafts(self.layout.commits, "*.json")
+        yield from drafts(self.layout.state, "*.json")
+        for path in (self.layout.card, self.layout.tombstones):
+            yield from drafts(path.parent, path.name)
 
 
 def _count_tries(commit: Commit, old: Commit | None) -> None:

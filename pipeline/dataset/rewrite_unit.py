@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.dataset.durable import file_digest
 from pipeline.dataset.ledger import Commit, Ledger, RowState
 from pipeline.dataset.shard_files import FEATURE_ROW_GROUP, write_rows
 from schemas.dataset import FOOTER_PLAN, FOOTER_SHARD_DIGEST, Layout
+from schemas.files import file_digest
 
 
 def read_unit(layout: Layout, commit: Commit) -> pa.Table:

@@ -13,12 +13,12 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from pipeline.dataset.durable import write_durably
 from pipeline.errors import DataProblem
 from pipeline.planning.dag import Dag
 from pipeline.planning.plan import Plan, StagePlan
 from schemas.config import CurateConfig, StageConfig
 from schemas.dataset import Layout
+from schemas.files import write_durably
 from stages.base import Params
 from stages.registry import stage_class
 

@@ -8,9 +8,9 @@ import hashlib
 
 from pydantic import ValidationError
 
-from pipeline.dataset.durable import write_durably
 from pipeline.dataset.stats import Stats, collect_stats, count_marks
 from schemas.dataset import Layout
+from schemas.files import write_durably
 
 _REVISION = b"1"  # raised whenever the same dataset gives other figures
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipeline.dataset.durable import file_digest
 from pipeline.dataset.ledger import Commit, Ledger
 from pipeline.dataset.saved_config import require_dataset
 from schemas.dataset import FEATURES, FOOTER_SCHEMA_VERSION, FOOTER_SHARD_DIGEST, SCHEMA_VERSION, Layout, unit_of
+from schemas.files import file_digest
 
 
 def verify_dataset(layout: Layout) -> list[str]:

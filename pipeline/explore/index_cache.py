@@ -17,13 +17,13 @@ import duckdb
 import platformdirs
 from filelock import FileLock
 
-from pipeline.dataset.durable import file_digest
 from pipeline.dataset.ledger import read_records
 from pipeline.dataset.saved_config import require_dataset
 from pipeline.errors import DataProblem
 from pipeline.explore.index import Changed, Index
 from pipeline.explore.index_build import REVISION, Progress, renew
 from schemas.dataset import Layout
+from schemas.files import file_digest
 
 _DATASET = "dataset"  # a link to it, so that the index goes when the dataset has
 _REVISED = f"r{REVISION}-"

@@ -20,7 +20,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from pipeline.dataset.durable import file_digest
 from pipeline.dataset.ledger import Commit, RowState
 from pipeline.ingest.identity import track_id
 from pipeline.models.store import ModelStore
@@ -30,6 +29,7 @@ from pipeline.train import voices as voices_module
 from schemas import columns
 from schemas.config import CurateConfig
 from schemas.dataset import Layout
+from schemas.files import file_digest
 from stages import pcm
 from stages.nets.omni_scale import LiteConvolution, OmniScaleBlock, SpeakerEncoder
 from stages.signal.voice_activity import RATE_HZ, voiced_segments

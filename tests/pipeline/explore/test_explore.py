@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 from starlette.testclient import TestClient
 
-from pipeline.dataset.durable import file_digest
 from pipeline.dataset.ledger import Commit, Ledger, RowState
 from pipeline.dataset.marks import read_marks, set_marks
 from pipeline.explore.app import Explorer
@@ -36,6 +35,7 @@ from pipeline.explore.selection import PAGE_ROWS, Selection
 from pipeline.planning.plan import Plan, StagePlan
 from schemas import columns
 from schemas.dataset import Layout
+from schemas.files import file_digest
 from tests.support.command import asked
 
 HOST = "127.0.0.1:7870"
