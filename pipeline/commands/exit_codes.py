@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from pipeline.console.escaping import tell
 from pipeline.console.interrupts import Terminated
 from pipeline.errors import DataProblem, UsageProblem, is_mendable, unwritable
+from schemas.dataset import NoDataset
 
 DATA_PROBLEM, USAGE_PROBLEM, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
@@ -42,7 +43,7 @@ def guarded(interrupted: str = "interrupted") -> Iterator[None]:
         yield
     except UsageProblem as error:
         fail(str(error), USAGE_PROBLEM)
-    except DataProblem as error:
+    except (DataProblem, NoDataset) as error:
         fail(str(error), DATA_PROBLEM)
     except KeyboardInterrupt as stop:
         fail(interrupted, TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)

@@ -299,6 +299,6 @@ def _planned(layout: Layout, ledger: Ledger, matched: _Matched, manifest: Set[st
 def _originals(layout: Layout, commit: Commit) -> set[str | None]:
     """Rows that those of a unit are copies of."""
     path = layout.quarantine_file(commit.unit)
-    if str(path.relative_to(layout.root)) not in commit.files:
+    if layout.name_of(path) not in commit.files:
         return set()
     return {*pc.struct_field(pq.read_table(path, columns=["dedup"])["dedup"], "duplicate_of").to_pylist()}

@@ -91,11 +91,11 @@ def _written(
     kept = pc.equal(pc.struct_field(rows["verdict"], "status"), "kept")
     files: dict[str, Path] = {}
     if (shard := rows.filter(kept)).num_rows:
-        path = files[_inside(layout, layout.shard_file(unit))] = _temporary(layout)
+        path = files[layout.name_of(layout.shard_file(unit))] = _temporary(layout)
         write_rows(shard, path, footer)
         files |= _features(layout, old, unit, shard["row_id"], file_digest(path), before)
     if (rejected := rows.filter(pc.invert(kept))).num_rows:
-        path = files[_inside(layout, layout.quarantine_file(unit))] = _temporary(layout)
+        path = files[layout.name_of(layout.quarantine_file(unit))] = _temporary(layout)
         write_rows(rejected, path, footer)
     commit = old.model_copy(
         update={
@@ -119,7 +119,7 @@ def _features(
         rows = pq.read_table(path)
         rows = rows.take(pc.index_in(wanted, rows["row_id"].combine_chunks()))
         rows = rows.set_column(rows.column_names.index("row_id"), rows.schema.field("row_id"), row_ids)
-        temporary = files[_inside(layout, layout.feature_file(path.parent.name, unit))] = _temporary(layout)
+        temporary = files[layout.name_of(layout.feature_file(path.parent.name, unit))] = _temporary(layout)
         footer = {**(rows.schema.metadata or {}), FOOTER_SHARD_DIGEST: shard_digest.encode()}
         write_rows(rows, temporary, footer, FEATURE_ROW_GROUP)
     return files
@@ -127,7 +127,3 @@ def _features(
 
 def _temporary(layout: Layout) -> Path:
     return layout.temporary / f"rewritten-{uuid.uuid4().hex}.parquet"
-
-
-def _inside(layout: Layout, path: Path) -> str:
-    return str(path.relative_to(layout.root))

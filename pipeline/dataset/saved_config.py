@@ -29,22 +29,8 @@ def is_dataset(layout: Layout) -> bool:
 
 
 def require_dataset(layout: Layout) -> None:
-    """Refuse a folder without a single committed row.
-
-    Raises:
-        DataProblem: it is one; the message says what to do.
-    """
-    if layout.plan.is_file():
-        return
-    if layout.config.is_file():
-        raise DataProblem(
-            f"{layout.root} holds no rows yet, for its first run has not come so far: songmill curate {layout.root} "
-            "goes on with it"
-        )
-    raise DataProblem(
-        f"{layout.root} is no songmill dataset (it has no _songmill/plan.json): give a folder that "
-        "`songmill curate` wrote"
-    )
+    """See `Layout.require`."""
+    layout.require()
 
 
 def remember_plan(layout: Layout, plan: Plan) -> None:

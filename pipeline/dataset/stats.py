@@ -11,7 +11,6 @@ from pydantic import BaseModel
 from pipeline.dataset.duckdb_connection import new_connection
 from pipeline.dataset.ledger import read_records
 from pipeline.dataset.marks import read_marks
-from pipeline.dataset.saved_config import require_dataset
 from pipeline.dataset.stage_times import Throughput, stage_times
 from schemas.dataset import Layout
 
@@ -120,9 +119,9 @@ def collect_stats(layout: Layout) -> Stats:
     """Read a dataset's figures.
 
     Raises:
-        DataProblem: the folder holds no dataset.
+        NoDataset: the folder holds none.
     """
-    require_dataset(layout)
+    layout.require()
     records = read_records(layout)
     files = [name for record in records for name in record.files]
     marks = count_marks(layout)

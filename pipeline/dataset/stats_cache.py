@@ -23,7 +23,7 @@ def current_stats(layout: Layout) -> Stats:
     """The figures of a dataset, counted anew only where they are not those of its last run.
 
     Raises:
-        DataProblem: the folder holds no dataset.
+        NoDataset: the folder holds none.
     """
     return _remembered(layout, _state(layout)) or collect_stats(layout)
 

@@ -29,7 +29,8 @@ def apply_thresholds(layout: Layout, overrides: Iterable[str]) -> None:
     """Judge a dataset by other thresholds, for good.
 
     Raises:
-        DataProblem: the folder holds no dataset, another process writes it, or a run of it was interrupted.
+        NoDataset: the folder holds none.
+        DataProblem: another process writes it, or a run of it was interrupted.
         UsageProblem: an override is no threshold on a column of the dataset.
     """
     with exclusive_lock(layout):

@@ -18,7 +18,6 @@ import platformdirs
 from filelock import FileLock
 
 from pipeline.dataset.ledger import read_records
-from pipeline.dataset.saved_config import require_dataset
 from pipeline.errors import DataProblem
 from pipeline.explore.index import Changed, Index
 from pipeline.explore.index_build import REVISION, Progress, renew
@@ -51,9 +50,10 @@ class IndexCache:
             cache: folder of the indices of all datasets.
 
         Raises:
-            DataProblem: the folder holds no dataset, or the cache cannot be written to.
+            NoDataset: the folder holds none.
+            DataProblem: the cache cannot be written to.
         """
-        require_dataset(layout)
+        layout.require()
         self.layout = Layout(layout.root.resolve())
         self.folder = cache / hashlib.blake2b(os.fsencode(self.layout.root), digest_size=8).hexdigest()
         try:

@@ -90,7 +90,7 @@ def compare(a: Layout, b: Layout) -> Comparison:
     """Compare two datasets.
 
     Raises:
-        DataProblem: one of the folders holds no dataset.
+        NoDataset: one of the folders holds none.
     """
     stats = current_stats(a), current_stats(b)
     plans = [Plan.model_validate_json(layout.plan.read_bytes()) for layout in (a, b)]

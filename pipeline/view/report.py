@@ -84,7 +84,8 @@ def write_report(
         watch: told how many rows of how many have got their sound.
 
     Raises:
-        DataProblem: the folder holds no dataset, or the page cannot be written.
+        NoDataset: the folder holds none.
+        DataProblem: the page cannot be written.
         UsageProblem: an extra row is not in the dataset.
     """
     stats = collect_stats(layout)
