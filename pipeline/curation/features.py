@@ -18,7 +18,7 @@ from pipeline.console.library_output import others_logged
 from pipeline.curation.feature_dag import AdditionError, build_feature_dag
 from pipeline.curation.missing import waiting_units
 from pipeline.curation.sink import UNIT, FeatureSink, FeatureSpec, WrittenFeatures
-from pipeline.dataset.ledger import NO_PLAN, Commit, Ledger
+from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.saved_config import placed_anew, remember_plan
 from pipeline.dataset.writing import describe_dataset, exclusive_lock
 from pipeline.execution.cluster import check_placeable, cluster, run_pass
@@ -30,6 +30,7 @@ from pipeline.models.store import ModelStore
 from pipeline.planning.dag import Dag, Node
 from pipeline.planning.plan import Plan, extended
 from schemas import columns
+from schemas.commits import NO_PLAN, Commit
 from schemas.config import ResourceConfig
 from schemas.dataset import FEATURES, FOOTER_FINGERPRINTS, FOOTER_SHARD_DIGEST, Layout
 

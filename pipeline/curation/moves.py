@@ -37,7 +37,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import track as shown
 
-from pipeline.dataset.ledger import Commit, Ledger
+from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.marks import Mark, read_marks
 from pipeline.dataset.row_moves import Journal, Move, apply_moves
 from pipeline.dataset.scan_table import is_unchanged, known_files, latest, scan_by_content
@@ -45,6 +45,7 @@ from pipeline.ingest.identity import encodable, identified, track_id
 from pipeline.ingest.manifest import MANIFEST
 from pipeline.planning.dag import Dag
 from schemas import columns
+from schemas.commits import Commit
 from schemas.dataset import Layout
 from schemas.files import write_durably
 

@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.curation.flags import with_flags
-from pipeline.dataset.ledger import Commit, RowState, StageTime
 from pipeline.dataset.shard_files import FEATURE_ROW_GROUP, write_rows, write_scan_part
 from pipeline.dataset.sketches import with_bands
 from pipeline.dataset.stage_times import row_times
 from pipeline.ingest.identity import basis
 from schemas import columns
+from schemas.commits import Commit, RowState, StageTime
 from schemas.dataset import (
     FEATURES,
     FOOTER_FINGERPRINTS,

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.dataset.ledger import Commit, Ledger, RowState
+from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.shard_files import FEATURE_ROW_GROUP, write_rows
+from schemas.commits import Commit, RowState
 from schemas.dataset import FOOTER_PLAN, FOOTER_SHARD_DIGEST, Layout
 from schemas.files import file_digest
 

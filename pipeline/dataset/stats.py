@@ -9,9 +9,9 @@ import duckdb
 from pydantic import BaseModel
 
 from pipeline.dataset.duckdb_connection import new_connection
-from pipeline.dataset.ledger import read_records
 from pipeline.dataset.marks import read_marks
 from pipeline.dataset.stage_times import Throughput, stage_times
+from schemas.commits import committed_files, read_records
 from schemas.dataset import Layout
 
 
@@ -112,7 +112,7 @@ _BINS = 20
 
 def connect(layout: Layout) -> duckdb.DuckDBPyConnection:
     """DuckDB in memory with the views `tracks` and `quarantine`, either of which may be empty."""
-    return _connect_to(layout, [name for record in read_records(layout) for name in record.files])
+    return _connect_to(layout, [*committed_files(layout)])
 
 
 def collect_stats(layout: Layout) -> Stats:

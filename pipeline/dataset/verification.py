@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipeline.dataset.ledger import Commit, Ledger
+from pipeline.dataset.ledger import Ledger
+from schemas.commits import Commit
 from schemas.dataset import FEATURES, FOOTER_SCHEMA_VERSION, FOOTER_SHARD_DIGEST, SCHEMA_VERSION, Layout, unit_of
 from schemas.files import file_digest
 

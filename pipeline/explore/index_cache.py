@@ -17,10 +17,10 @@ import duckdb
 import platformdirs
 from filelock import FileLock
 
-from pipeline.dataset.ledger import read_records
 from pipeline.errors import DataProblem
 from pipeline.explore.index import Changed, Index
 from pipeline.explore.index_build import REVISION, Progress, renew
+from schemas.commits import committed_files
 from schemas.dataset import Layout
 from schemas.files import file_digest
 
@@ -120,9 +120,8 @@ class IndexCache:
 
 def _committed(layout: Layout) -> dict[str, str]:
     """Path inside the dataset -> sha256 of every file with rows."""
-    files = {name: digest for record in read_records(layout) for name, digest in record.files.items()}
     folders = (layout.shards, layout.quarantine)
-    return {name: digest for name, digest in files.items() if (layout.root / name).parent in folders}
+    return {name: digest for name, digest in committed_files(layout).items() if (layout.root / name).parent in folders}
 
 
 def _name(wanted: Mapping[str, str]) -> str:

@@ -48,8 +48,7 @@ def features_from_audio(config: DataConfig, codec: Path | None, store: ModelStor
     Raises:
         UsageProblem: no codec, a stage that does not fit, an encoder that no stage has.
         NoDataset: a folder holds none.
-        DataProblem: its features were made in another way, or two datasets make them in
-            different ways.
+        DataProblem: its features were made in another way, or two datasets make them in different ways.
     """
     names = [_LATENTS, _TEXT, *([_SSL] if config.ssl else [])]
     first, *others = (_nodes(dataset, names, codec, store) for dataset in config.datasets)

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dataset.ledger import Commit, RowState
 from schemas import columns, ssl_codec
+from schemas.commits import Commit, RowState
 from schemas.dataset import (
     FOOTER_FINGERPRINTS,
     FOOTER_PLAN,

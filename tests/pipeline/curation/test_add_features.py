@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.dataset.ledger import Commit, Ledger
+from pipeline.dataset.ledger import Ledger
+from schemas.commits import Commit
 from schemas.dataset import FOOTER_FINGERPRINTS, FOOTER_SCHEMA_VERSION, FOOTER_SHARD_DIGEST, Layout
 from schemas.files import file_digest
 from tests.support import tiny_checkpoint

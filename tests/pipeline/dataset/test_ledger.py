@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import schemas.files
-from pipeline.dataset.ledger import Commit, Ledger, RowState, read_records
+from pipeline.dataset.ledger import Ledger
+from schemas.commits import Commit, RowState, read_records
 from schemas.dataset import Layout
 
 

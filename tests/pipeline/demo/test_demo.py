@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from pipeline.dataset.ledger import Commit
 from pipeline.demo import input as demo
 from pipeline.demo.promise import KEPT, PROMISE, PromiseBroken, Verdict, differences_of_dataset, differences_of_song
 from pipeline.demo.story import QUICK, Demo
 from pipeline.errors import DataProblem
 from pipeline.models.store import ModelStore
+from schemas.commits import Commit
 from schemas.dataset import Layout
 from schemas.files import file_digest
 from tests.support.audio import silence, tone, write
