@@ -158,7 +158,7 @@ def _state(world: World) -> tuple[int, int, bool, bool]:
     records = hash(tuple(path.read_bytes() for path in sorted(layout.commits.glob("*.json"))))
     names = {name for commit in Ledger(layout).read().commits.values() for name in commit.files}
     files = [*layout.shards.glob("*.parquet"), *layout.quarantine.glob("*.parquet")]
-    stray = any(str(path.relative_to(layout.root)) not in names for path in files)
+    stray = any(layout.name_of(path) not in names for path in files)
     return len([*layout.scan.glob("*.parquet")]), records, layout.moves.exists(), stray
 
 

@@ -2,9 +2,6 @@
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 # What a user can mend where a file is written. Any other OSError is our defect and keeps its traceback.
 _ADVICE = {
@@ -21,17 +18,6 @@ class DataProblem(Exception):  # noqa: N818 - it says what kind of problem, the 
 
 class UsageProblem(Exception):  # noqa: N818
     """What was asked for cannot be done as asked."""
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Errors of the operating system say which file or folder they are about; a full disk's do not by themselves."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
-        raise
 
 
 def is_mendable(error: OSError) -> bool:

@@ -158,7 +158,9 @@ LYRIC_TOKENS = stage_struct(
 
 SPEAKER = stage_struct(field("embedding", pa.list_(pa.float32())))
 
-# The codec's latents: float16, little-endian, time-major [frames, 8, 16].
+LATENT_CHANNELS, LATENT_BINS = 8, 16
+LATENT_FRAME = LATENT_CHANNELS, LATENT_BINS
+# The codec's latents: float16, little-endian, time-major [frames, *LATENT_FRAME].
 LATENTS = stage_struct(field("frames", pa.int32()), field("data", pa.large_binary()))
 
 # One SSL encoder's states: int8 directions [frames, dim], time-major, and each frame's float16 length.

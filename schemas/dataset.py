@@ -19,11 +19,37 @@ FEATURES = ("latents", "ssl", "text_embedding", "preview")
 _UNIT = re.compile(r"^(?:train|part)-(\d{6,})\.parquet$")
 
 
+class NoDataset(Exception):  # noqa: N818 - it says what kind of problem
+    """A folder that holds no dataset, or none with rows yet; the message names it and says what to do."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """Paths of one dataset folder. A unit is what is committed at once: one shard, its features, its quarantine."""
 
     root: Path
+
+    def require(self) -> None:
+        """Refuse a folder without a single committed row.
+
+        Raises:
+            NoDataset: it is one.
+        """
+        if self.plan.is_file():
+            return
+        if self.config.is_file():
+            raise NoDataset(
+                f"{self.root} holds no rows yet, for its first run has not come so far: songmill curate {self.root} "
+                "goes on with it"
+            )
+        raise NoDataset(
+            f"{self.root} is no songmill dataset (it has no _songmill/plan.json): give a folder that "
+            "`songmill curate` wrote"
+        )
+
+    def name_of(self, path: Path) -> str:
+        """A path inside the dataset as commit records name it: relative to the root."""
+        return str(path.relative_to(self.root))
 
     @property
     def card(self) -> Path:

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from schemas.files import file_digest
 from stages.libraries import Library
 
 
@@ -131,8 +132,7 @@ class Stage(ABC):
         """SHA-256 of the contents of `files`."""
         digest = hashlib.sha256()
         for path in self.files:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(bytes.fromhex(file_digest(path)))
         return digest.hexdigest()
 
     @property

@@ -1,6 +1,5 @@
 """Lyrics as token ids for the lyric encoder (ACE-Step v1's scheme)."""
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -11,6 +10,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from schemas import columns
+from schemas.files import file_digest
 from schemas.lyric_verdicts import SUNG
 from stages import base
 from stages.text.bpe import BUILT_IN, LINE_END_ID, SPACE, START_ID
@@ -102,7 +102,7 @@ class LyricTokens(base.Stage):
         super().setup(weights)
         path = self.params.vocabulary or BUILT_IN
         self._vocabulary = load_vocabulary(path)
-        self._vocabulary_name = f"{path.stem}@{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+        self._vocabulary_name = f"{path.stem}@{file_digest(path)[:8]}"
 
     def process(self, track: Mapping[str, Any]) -> dict[str, Any]:
         """Ids, the cleaned lines they stand for, the vocabulary's name and the variant."""

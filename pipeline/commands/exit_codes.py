@@ -4,8 +4,6 @@ Exit code 0 is fine, 1 a data problem, 2 a usage problem, 130 and 143 say that C
 """
 
 import logging
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -14,10 +12,11 @@ import typer
 from typer.core import TyperGroup
 
 from pipeline.console.escaping import tell
-from pipeline.console.interrupts import Terminated
+from pipeline.console.interrupts import exit_code, raised_on_sigterm
 from pipeline.errors import DataProblem, UsageProblem, is_mendable, unwritable
+from schemas.dataset import NoDataset
 
-DATA_PROBLEM, USAGE_PROBLEM, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+DATA_PROBLEM, USAGE_PROBLEM = 1, 2
 
 _log = logging.getLogger("songmill.cli")
 
@@ -27,7 +26,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
-        with guarded(), _terminable():
+        with guarded(), raised_on_sigterm():
             return super().invoke(ctx)
 
 
@@ -42,10 +41,10 @@ def guarded(interrupted: str = "interrupted") -> Iterator[None]:
         yield
     except UsageProblem as error:
         fail(str(error), USAGE_PROBLEM)
-    except DataProblem as error:
+    except (DataProblem, NoDataset) as error:
         fail(str(error), DATA_PROBLEM)
     except KeyboardInterrupt as stop:
-        fail(interrupted, TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)
+        fail(interrupted, exit_code(stop))
     except OSError as error:
         if not is_mendable(error):
             raise
@@ -57,21 +56,3 @@ def fail(message: str, code: int) -> NoReturn:
     _log.debug("exit code %d: %s", code, message)
     tell(f"error: {message}", "red")
     raise typer.Exit(code)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM, a scheduler's Ctrl-C, raises as that does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def terminate(*_: object) -> NoReturn:
-    """A handler of SIGTERM."""
-    raise Terminated

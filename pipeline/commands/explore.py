@@ -1,6 +1,5 @@
 """`songmill explore`: a dataset in the browser, served to this machine only."""
 
-import signal
 import socket
 import webbrowser
 from collections.abc import Callable, Iterator
@@ -54,7 +53,6 @@ def _serve(layout: Layout, listener: socket.socket, browser: bool) -> None:
     from pipeline.explore.live import Live
 
     port = listener.getsockname()[1]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt), ExitStack() as stack:
         cache = IndexCache(layout, index_cache())
         with _shown(cache.folder) as progress:

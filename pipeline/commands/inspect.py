@@ -58,11 +58,10 @@ def inspect_command(
 def _query(dataset: Path, sql: str, as_json: bool) -> None:
     import duckdb
 
-    from pipeline.dataset.saved_config import require_dataset
     from pipeline.dataset.stats import connect
     from schemas.dataset import Layout
 
-    require_dataset(Layout(dataset))
+    Layout(dataset).require()
     try:
         found = connect(Layout(dataset)).sql(sql)
         if as_json:

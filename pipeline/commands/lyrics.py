@@ -103,8 +103,8 @@ def train_command(
 
     The same songs give the same file.
     """
-    from pipeline.dataset.durable import write_durably
     from pipeline.lyrics.corpus import lyric_lines
+    from schemas.files import write_durably
     from stages.matching.library import LibraryError
     from stages.text.bpe import train
 

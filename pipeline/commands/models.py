@@ -15,6 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Column, Table
 
+from pipeline.commands.exit_codes import DATA_PROBLEM, USAGE_PROBLEM, fail
 from pipeline.console.escaping import tell
 from pipeline.models.errors import ModelStoreError, UnknownModel
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from pipeline.models.store import Check, ModelStore
 
 _GROUPS = ("small", "full", "demo", "test", "bench")
-_DATA_PROBLEM, _USAGE_PROBLEM = 1, 2
 
 app = typer.Typer(
     help="The model store: weights and test audio, every file pinned by its sha256.", no_args_is_help=True
@@ -82,7 +82,7 @@ def pull(
     for problem in problems:
         tell(f"error: {problem}", "red")
     if problems:
-        raise typer.Exit(_DATA_PROBLEM)
+        raise typer.Exit(DATA_PROBLEM)
     typer.echo(f"{', '.join(wanted)}: ready in {store.root}")
 
 
@@ -101,7 +101,7 @@ def verify(
         for check in found:
             typer.echo(_line(check))
     if any(check.state != "ready" for check in found):
-        raise typer.Exit(_DATA_PROBLEM)
+        raise typer.Exit(DATA_PROBLEM)
 
 
 def _store() -> "ModelStore":
@@ -124,8 +124,7 @@ def _expanded(store: "ModelStore", names: list[str]) -> list[str]:
         try:
             wanted[store.entry(name).name] = None
         except UnknownModel as error:
-            tell(f"error: {error}; groups are {', '.join(_GROUPS)}", "red")
-            raise typer.Exit(_USAGE_PROBLEM) from error
+            fail(f"{error}; groups are {', '.join(_GROUPS)}", USAGE_PROBLEM)
     return list(wanted)
 
 

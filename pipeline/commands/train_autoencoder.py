@@ -7,7 +7,8 @@ from rich.console import Console
 
 from pipeline.commands import train_options
 from pipeline.commands.exit_codes import guarded
-from pipeline.errors import UsageProblem, naming
+from pipeline.errors import UsageProblem
+from schemas.files import naming
 
 if TYPE_CHECKING:
     from pipeline.train.autoencoder import AutoencoderRun

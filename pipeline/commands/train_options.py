@@ -6,7 +6,8 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
-from pipeline.commands.exit_codes import INTERRUPTED, fail
+from pipeline.commands.exit_codes import fail
+from pipeline.console.interrupts import INTERRUPTED
 
 
 def data(name: str, text: str) -> Any:

@@ -1,7 +1,6 @@
 """`songmill ui`: the page of a checkpoint, served to this machine only."""
 
 import importlib.util
-import signal
 import socket
 import threading
 from collections.abc import Mapping
@@ -87,6 +86,5 @@ def _is_free(port: int) -> bool:
 
 
 def _wait_for_interrupt() -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the songs in the private folder go either way
     with suppress(KeyboardInterrupt):
         threading.Event().wait()

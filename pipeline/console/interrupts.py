@@ -1,8 +1,8 @@
-"""A signal ends the process even while a library keeps the interpreter waiting.
+"""What Ctrl-C and SIGTERM do to a command, and the exit code that says so.
 
-Python raises KeyboardInterrupt when the call at hand has returned to it. Ray's calls may take minutes to do so, and its
-shutdown may never end, so a thread watches for signals too: what has not ended a while after one is killed. A dataset
-survives that at any moment (see `pipeline.dataset.ledger`).
+Both raise: KeyboardInterrupt and `Terminated`. Python does so when the call at hand has returned to it. Ray's calls may
+take minutes to do so, and its shutdown may never end, so a thread can watch for signals too: what has not ended a while
+after one is killed. A dataset survives that at any moment (see `pipeline.dataset.ledger`).
 """
 
 import os
@@ -10,7 +10,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
@@ -19,10 +19,41 @@ import psutil
 _GRACE_S = 10.0
 _SAME_SIGNAL_S = 1.0  # `timeout` and others send one signal twice, to a process and to its group
 _SHOW_CURSOR = b"\x1b[?25h"
+_ENDED_BY = 128  # and the signal's number: an exit code, as shells give it
+INTERRUPTED, TERMINATED = _ENDED_BY + signal.SIGINT, _ENDED_BY + signal.SIGTERM
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM; whoever cleans up after Ctrl-C does so after this."""
+
+
+def exit_code(stop: KeyboardInterrupt) -> int:
+    """130 after Ctrl-C, 143 after SIGTERM."""
+    return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+
+
+@contextmanager
+def raised_on_sigterm() -> Iterator[None]:
+    """SIGTERM, a scheduler's Ctrl-C, raises as that does."""
+    with handled_by(_raise_terminated, signal.SIGTERM):
+        yield
+
+
+@contextmanager
+def handled_by(handler: Callable[..., object], *numbers: signal.Signals) -> Iterator[None]:
+    """Have a function called when one of these signals comes, until the block ends.
+
+    Only the main thread may: in any other, signals are handled as before.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 @contextmanager
@@ -45,6 +76,10 @@ def ends_on_signal(grace_s: float = _GRACE_S) -> Iterator[None]:
     finally:
         signal.set_wakeup_fd(before)
         os.close(writer)  # ends the thread
+
+
+def _raise_terminated(*_: object) -> NoReturn:
+    raise Terminated
 
 
 def _watch(reader: int, stderr: int, grace_s: float) -> None:
@@ -72,4 +107,4 @@ def _kill(number: int, stderr: int) -> NoReturn:
     if os.isatty(stderr):
         os.write(stderr, _SHOW_CURSOR)
     os.write(stderr, b"error: stopped; the same command goes on from what is committed\n")
-    os._exit(128 + number)
+    os._exit(_ENDED_BY + number)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.dataset.ledger import Commit
+from schemas.commits import Commit
 
 
 class Changes:

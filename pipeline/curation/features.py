@@ -18,8 +18,8 @@ from pipeline.console.library_output import others_logged
 from pipeline.curation.feature_dag import AdditionError, build_feature_dag
 from pipeline.curation.missing import waiting_units
 from pipeline.curation.sink import UNIT, FeatureSink, FeatureSpec, WrittenFeatures
-from pipeline.dataset.ledger import NO_PLAN, Commit, Ledger
-from pipeline.dataset.saved_config import placed_anew, remember_plan, require_dataset
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.saved_config import placed_anew, remember_plan
 from pipeline.dataset.writing import describe_dataset, exclusive_lock
 from pipeline.execution.cluster import check_placeable, cluster, run_pass
 from pipeline.execution.operator import OperatorSpec
@@ -30,6 +30,7 @@ from pipeline.models.store import ModelStore
 from pipeline.planning.dag import Dag, Node
 from pipeline.planning.plan import Plan, extended
 from schemas import columns
+from schemas.commits import NO_PLAN, Commit
 from schemas.config import ResourceConfig
 from schemas.dataset import FEATURES, FOOTER_FINGERPRINTS, FOOTER_SHARD_DIGEST, Layout
 
@@ -95,7 +96,7 @@ def add_features(
 def _prepare(
     layout: Layout, names: Sequence[str], overrides: Iterable[str], store: ModelStore, progress: bool
 ) -> "_Run":
-    require_dataset(layout)
+    layout.require()
     before = Plan.model_validate_json(layout.plan.read_bytes())
     ledger = Ledger(layout).read()
     shards = [layout.root / name for name in ledger.files if (layout.root / name).parent == layout.shards]
@@ -166,7 +167,7 @@ class _Run:
 
     def _has(self, commit: Commit, feature: str, fingerprint: str) -> bool:
         path = self.ledger.layout.feature_file(feature, commit.unit)
-        if str(path.relative_to(self.ledger.layout.root)) not in commit.files or not path.exists():
+        if self.ledger.layout.name_of(path) not in commit.files or not path.exists():
             return False
         footer = pq.read_metadata(path).metadata or {}
         made_by = json.loads(footer.get(FOOTER_FINGERPRINTS, b"{}")).get(feature)
@@ -175,7 +176,7 @@ class _Run:
 
     def _shard_name(self, commit: Commit) -> str:
         layout = self.ledger.layout
-        return str(layout.shard_file(commit.unit).relative_to(layout.root))
+        return layout.name_of(layout.shard_file(commit.unit))
 
     def _todo(self) -> pa.Table:
         """The kept rows of every unit that lacks a feature, as they travel."""

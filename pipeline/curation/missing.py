@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pipeline.curation.prefilter import keepers
 from pipeline.curation.reuse import StoredColumns
 from pipeline.curation.work_units import stale_units
-from pipeline.dataset.ledger import NO_PLAN, Commit, Ledger
+from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.marks import Mark, read_marks, set_marks
 from pipeline.dataset.rewrite_unit import drop_rows, read_unit, split_unit
 from pipeline.dataset.scan_table import drop_from_scan, known_files, latest
@@ -25,6 +25,7 @@ from pipeline.ingest.manifest import file_is_there
 from pipeline.planning.dag import Dag
 from pipeline.planning.plan import Plan
 from schemas import columns
+from schemas.commits import NO_PLAN, Commit
 from schemas.dataset import Layout
 
 _STAT_THREADS = 32

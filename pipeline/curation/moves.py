@@ -37,8 +37,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import track as shown
 
-from pipeline.dataset.durable import write_durably
-from pipeline.dataset.ledger import Commit, Ledger
+from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.marks import Mark, read_marks
 from pipeline.dataset.row_moves import Journal, Move, apply_moves
 from pipeline.dataset.scan_table import is_unchanged, known_files, latest, scan_by_content
@@ -46,7 +45,9 @@ from pipeline.ingest.identity import encodable, identified, track_id
 from pipeline.ingest.manifest import MANIFEST
 from pipeline.planning.dag import Dag
 from schemas import columns
+from schemas.commits import Commit
 from schemas.dataset import Layout
+from schemas.files import write_durably
 
 _READERS = 4 * (os.cpu_count() or 1)  # storage answers slower than bytes are hashed
 _TAILS = (64, 8, 4, 3, 2, 1, 0)  # parts of a path, from its end, that must agree: all, as many as can be, none
@@ -299,6 +300,6 @@ def _planned(layout: Layout, ledger: Ledger, matched: _Matched, manifest: Set[st
 def _originals(layout: Layout, commit: Commit) -> set[str | None]:
     """Rows that those of a unit are copies of."""
     path = layout.quarantine_file(commit.unit)
-    if str(path.relative_to(layout.root)) not in commit.files:
+    if layout.name_of(path) not in commit.files:
         return set()
     return {*pc.struct_field(pq.read_table(path, columns=["dedup"])["dedup"], "duplicate_of").to_pylist()}

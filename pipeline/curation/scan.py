@@ -7,7 +7,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.curation.sink import UNIT, ScanSink, SinkSpec
-from pipeline.dataset.durable import move_durably
 from pipeline.dataset.scan_table import (
     drop_from_scan,
     is_unchanged,
@@ -26,6 +25,7 @@ from pipeline.planning.dag import Dag
 from schemas import columns
 from schemas.config import ResourceConfig
 from schemas.dataset import Layout
+from schemas.files import move_durably
 
 
 def rows_to_scan(

@@ -17,13 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.curation.flags import with_flags
-from pipeline.dataset.durable import file_digest
-from pipeline.dataset.ledger import Commit, RowState, StageTime
 from pipeline.dataset.shard_files import FEATURE_ROW_GROUP, write_rows, write_scan_part
 from pipeline.dataset.sketches import with_bands
 from pipeline.dataset.stage_times import row_times
 from pipeline.ingest.identity import basis
 from schemas import columns
+from schemas.commits import Commit, RowState, StageTime
 from schemas.dataset import (
     FEATURES,
     FOOTER_FINGERPRINTS,
@@ -33,6 +32,7 @@ from schemas.dataset import (
     SCHEMA_VERSION,
     Layout,
 )
+from schemas.files import file_digest
 
 # How a unit travels: which unit a row belongs to, its place in it, how many rows the unit has, what it replaces.
 UNIT = pa.schema([("unit", pa.int64()), ("place", pa.int64()), ("unit_rows", pa.int64()), ("supersedes", pa.int64())])
@@ -86,10 +86,6 @@ class Gatherer(ABC, Generic[_Written]):
         """A path that no other process writes to."""
         return self.layout.temporary / f"{name}-{uuid.uuid4().hex}.parquet"
 
-    def inside(self, path: Path) -> str:
-        """A path as records name it."""
-        return str(path.relative_to(self.layout.root))
-
     def write_features(self, unit: int, rows: pa.Table, shard_digest: str) -> dict[str, Path]:
         """Write every feature that the rows have; final path inside the dataset -> where it lies now."""
         footer = {**self.spec.footer, FOOTER_SHARD_DIGEST: shard_digest.encode()}
@@ -98,7 +94,7 @@ class Gatherer(ABC, Generic[_Written]):
             if name in rows.column_names:
                 path = self.temporary(name)
                 write_rows(rows.select(["row_id", name]), path, footer, FEATURE_ROW_GROUP)
-                files[self.inside(self.layout.feature_file(name, unit))] = path
+                files[self.layout.name_of(self.layout.feature_file(name, unit))] = path
         return files
 
 
@@ -149,7 +145,7 @@ class ShardSink(Gatherer[WrittenUnit]):
         if (rejected := facts.filter(pc.invert(kept))).num_rows:
             path = self.temporary("quarantine")
             write_rows(_without_features(rejected), path, self.spec.footer)
-            files[self.inside(self.layout.quarantine_file(unit))] = path
+            files[self.layout.name_of(self.layout.quarantine_file(unit))] = path
         commit = Commit(
             unit=unit,
             plan=self.spec.plan,
@@ -163,7 +159,10 @@ class ShardSink(Gatherer[WrittenUnit]):
     def _write_shard(self, unit: int, rows: pa.Table) -> dict[str, Path]:
         shard = self.temporary("train")
         write_rows(_without_features(rows), shard, self.spec.footer)
-        return {self.inside(self.layout.shard_file(unit)): shard, **self.write_features(unit, rows, file_digest(shard))}
+        return {
+            self.layout.name_of(self.layout.shard_file(unit)): shard,
+            **self.write_features(unit, rows, file_digest(shard)),
+        }
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.curation.sink import UNIT
-from pipeline.dataset.ledger import Commit, Ledger
+from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.marks import NO_MARKS, Mark
 from pipeline.dataset.sketch_reader import PART
 from pipeline.ingest.identity import basis
 from pipeline.planning.dag import Dag
 from pipeline.planning.plan import Plan
 from schemas import columns
+from schemas.commits import Commit
 from schemas.config import ResourceConfig
 
 _PIECE = 50_000  # rows that are Python objects, or copied, at a time

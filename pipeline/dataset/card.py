@@ -8,12 +8,12 @@ from typing import Any
 import jinja2
 import yaml
 
-from pipeline.dataset.durable import write_durably
 from pipeline.dataset.hub_metadata import front_matter
 from pipeline.dataset.stats import Stats
 from pipeline.ingest.licenses import UNKNOWN
 from pipeline.planning.plan import Plan
 from schemas.dataset import FEATURES, Layout
+from schemas.files import write_durably
 from stages.registry import ENGINES
 from stages.text.language import LANGUAGES
 

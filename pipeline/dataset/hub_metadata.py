@@ -84,7 +84,7 @@ def _configs(layout: Layout) -> list[dict[str, Any]]:
     configs: list[dict[str, Any]] = []
     for name, folder in folders.items():
         if any(folder.glob("*.parquet")):
-            files = {"split": "train", "path": f"{folder.relative_to(layout.root)}/*.parquet"}
+            files = {"split": "train", "path": f"{layout.name_of(folder)}/*.parquet"}
             configs.append({"config_name": name, "data_files": [files]})
     if configs:
         configs[0]["default"] = True

@@ -2,77 +2,20 @@
 
 A unit is committed in two steps: its files are renamed to their final names, then its record appears, atomically.
 A process killed between the two leaves files without a record; the next start sweeps them and the rows run again.
+What a record says, and which of them count, stands in `schemas.commits`.
 """
 
 import logging
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
 
-from pydantic import BaseModel
-
-from pipeline.dataset.durable import move_durably, write_durably
+from schemas.commits import NO_PLAN, Commit, RowState, read_commits
 from schemas.dataset import FEATURES, Layout, unit_of
+from schemas.files import drafts, move_durably, write_durably
 
 _log = logging.getLogger("songmill.ledger")
-
-NO_PLAN = ""  # of a unit one of whose files is being replaced
-
-
-@dataclass(slots=True)  # there is one of every row in memory, and a model takes twice as much
-class RowState:
-    """Where a row ended, and what that rests on.
-
-    Attributes:
-        basis: digest of its identity and of what it is a copy of (see `pipeline.ingest.identity.basis`).
-        mark: what a person had said of it (see `pipeline.dataset.marks`).
-        first_seen: of a row that is not kept: since when; None for datasets that did not note it.
-        tries: how often it has been worked on with this outcome.
-    """
-
-    status: str
-    track_id: str | None
-    basis: str
-    mark: str | None = None
-    first_seen: datetime | None = None
-    tries: int = 1
-
-
-class StageTime(BaseModel):
-    """What one stage took over the rows of a unit."""
-
-    rows: int = 0
-    seconds: float = 0.0
-    audio_s: float = 0.0
-
-
-class Record(BaseModel):
-    """What a commit record says of its unit, but for the rows.
-
-    Attributes:
-        supersedes: unit that no longer counts since this one does.
-        split_from: unit that this one holds some rows of; it counts once that unit does not.
-    """
-
-    unit: int
-    plan: str
-    files: dict[str, str]  # path -> sha256
-    timings: dict[str, StageTime]
-    supersedes: int | None = None
-    split_from: int | None = None
-    committed_at: datetime | None = None
-
-
-class Commit(Record):
-    """One unit that is done: files by path inside the dataset, rows by id."""
-
-    rows: dict[str, RowState]
-
-
-_AnyRecord = TypeVar("_AnyRecord", bound=Record)
 
 
 class Ledger:
@@ -95,8 +38,7 @@ class Ledger:
 
     def read(self) -> "Ledger":
         """Read the records and change nothing on disk; of a unit and its successor only the successor counts."""
-        records = [Commit.model_validate_json(p.read_bytes()) for p in sorted(self.layout.commits.glob("*.json"))]
-        self.commits = {commit.unit: commit for commit in _counting(records)}
+        self.commits = {commit.unit: commit for commit in read_commits(self.layout)}
         return self
 
     def add(self, commit: Commit, temporary: dict[str, Path]) -> None:
@@ -207,6 +149,15 @@ class Ledger:
         for path in self.layout.commits.glob("*.json"):
             if int(path.stem) not in self.commits:
                 path.unlink()
+        for path in self._drafts():
+            path.unlink()
+
+    def _drafts(self) -> Iterator[Path]:
+        """What killed processes left beside their files; not of marks, which others may set at any time."""
+        yield from drafts(self.layout.commits, "*.json")
+        yield from drafts(self.layout.state, "*.json")
+        for path in (self.layout.card, self.layout.tombstones):
+            yield from drafts(path.parent, path.name)
 
 
 def _count_tries(commit: Commit, old: Commit | None) -> None:
@@ -218,19 +169,6 @@ def _count_tries(commit: Commit, old: Commit | None) -> None:
         if before and before.status == state.status:
             state.first_seen = before.first_seen
             state.tries = before.tries + 1
-
-
-def read_records(layout: Layout) -> list[Record]:
-    """The records that count, without their rows, which are most of a record: for whoever wants files and times."""
-    records = (Record.model_validate_json(path.read_bytes()) for path in sorted(layout.commits.glob("*.json")))
-    return _counting([*records])
-
-
-def _counting(records: list[_AnyRecord]) -> list[_AnyRecord]:
-    replaced = {record.supersedes for record in records}
-    standing = [record for record in records if record.unit not in replaced]
-    units = {record.unit for record in standing}
-    return [record for record in standing if record.split_from not in units]
 
 
 def unit_files(layout: Layout) -> Iterator[Path]:

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 from pydantic import BaseModel
 
-from pipeline.dataset.durable import move_durably
-from pipeline.errors import UsageProblem, naming
+from pipeline.errors import UsageProblem
 from schemas.dataset import Layout
+from schemas.files import written_whole
 from schemas.tables import MARKS
 
 Kind = Literal["keep", "drop"]
@@ -84,7 +84,5 @@ def replace_marks(layout: Layout, changed: Mapping[str, Mark | None]) -> None:
             else:
                 marks[row_id] = mark
         rows = [{"row_id": row_id, **mark.model_dump()} for row_id, mark in sorted(marks.items())]
-        temporary = layout.marks.with_name(".marks.parquet.tmp")
-        with naming(temporary):
-            pq.write_table(pa.Table.from_pylist(rows, MARKS), temporary)
-        move_durably(temporary, layout.marks)
+        with written_whole(layout.marks) as draft:
+            pq.write_table(pa.Table.from_pylist(rows, MARKS), draft)

@@ -9,7 +9,6 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from pipeline.dataset.ledger import Ledger
-from pipeline.dataset.saved_config import require_dataset
 from pipeline.dataset.stats import connect
 from pipeline.errors import DataProblem, UsageProblem
 from schemas.dataset import Layout
@@ -54,7 +53,7 @@ def groups(layout: Layout, **chosen: str | None) -> list[Group]:
         chosen: `status`, `stage` and `reason` of those wanted; None for all.
 
     Raises:
-        DataProblem: the folder holds no dataset.
+        NoDataset: the folder holds none.
     """
     connection = _connect(layout)
     there = {name for name, *_ in connection.execute("describe quarantine").fetchall()}
@@ -81,7 +80,8 @@ def find_row(layout: Layout, wanted: str) -> dict[str, Any]:
         wanted: row id or track id, or the beginning of one that no other row shares.
 
     Raises:
-        DataProblem: the folder holds no dataset, or the quarantine no such row, or several.
+        NoDataset: the folder holds none.
+        DataProblem: the quarantine has no such row, or several.
     """
     connection = _connect(layout)
     relation = connection.sql(
@@ -102,7 +102,8 @@ def rows_to_retry(layout: Layout, wanted: str | None, stage: str | None, reason:
     """Ids of the failed rows that are chosen.
 
     Raises:
-        DataProblem: the folder holds no dataset, or no failed row is chosen.
+        NoDataset: the folder holds none.
+        DataProblem: no failed row is chosen.
         UsageProblem: the row that is chosen did not fail: working on it again would change nothing.
     """
     if wanted:
@@ -122,7 +123,7 @@ def rows_to_retry(layout: Layout, wanted: str | None, stage: str | None, reason:
 
 
 def _connect(layout: Layout) -> duckdb.DuckDBPyConnection:
-    require_dataset(layout)
+    layout.require()
     connection = connect(layout)
     states = [
         {"row_id": row_id, "first_seen": row.first_seen, "last_seen": commit.committed_at, "tries": row.tries}

@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.dataset.durable import file_digest
-from pipeline.dataset.ledger import Commit, Ledger, RowState
+from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.shard_files import FEATURE_ROW_GROUP, write_rows
+from schemas.commits import Commit, RowState
 from schemas.dataset import FOOTER_PLAN, FOOTER_SHARD_DIGEST, Layout
+from schemas.files import file_digest
 
 
 def read_unit(layout: Layout, commit: Commit) -> pa.Table:
@@ -91,11 +92,11 @@ def _written(
     kept = pc.equal(pc.struct_field(rows["verdict"], "status"), "kept")
     files: dict[str, Path] = {}
     if (shard := rows.filter(kept)).num_rows:
-        path = files[_inside(layout, layout.shard_file(unit))] = _temporary(layout)
+        path = files[layout.name_of(layout.shard_file(unit))] = _temporary(layout)
         write_rows(shard, path, footer)
         files |= _features(layout, old, unit, shard["row_id"], file_digest(path), before)
     if (rejected := rows.filter(pc.invert(kept))).num_rows:
-        path = files[_inside(layout, layout.quarantine_file(unit))] = _temporary(layout)
+        path = files[layout.name_of(layout.quarantine_file(unit))] = _temporary(layout)
         write_rows(rejected, path, footer)
     commit = old.model_copy(
         update={
@@ -119,7 +120,7 @@ def _features(
         rows = pq.read_table(path)
         rows = rows.take(pc.index_in(wanted, rows["row_id"].combine_chunks()))
         rows = rows.set_column(rows.column_names.index("row_id"), rows.schema.field("row_id"), row_ids)
-        temporary = files[_inside(layout, layout.feature_file(path.parent.name, unit))] = _temporary(layout)
+        temporary = files[layout.name_of(layout.feature_file(path.parent.name, unit))] = _temporary(layout)
         footer = {**(rows.schema.metadata or {}), FOOTER_SHARD_DIGEST: shard_digest.encode()}
         write_rows(rows, temporary, footer, FEATURE_ROW_GROUP)
     return files
@@ -127,7 +128,3 @@ def _features(
 
 def _temporary(layout: Layout) -> Path:
     return layout.temporary / f"rewritten-{uuid.uuid4().hex}.parquet"
-
-
-def _inside(layout: Layout, path: Path) -> str:
-    return str(path.relative_to(layout.root))

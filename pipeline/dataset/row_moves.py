@@ -11,12 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel
 
-from pipeline.dataset.ledger import Commit, Ledger, RowState
+from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.marks import Mark, replace_marks
 from pipeline.dataset.rewrite_unit import read_unit, rewrite_unit
 from pipeline.dataset.scan_table import drop_from_scan
 from pipeline.ingest.identity import basis
 from schemas import columns
+from schemas.commits import Commit, RowState
 from schemas.dataset import Layout
 
 

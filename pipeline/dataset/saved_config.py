@@ -13,12 +13,12 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from pipeline.dataset.durable import write_durably
 from pipeline.errors import DataProblem
 from pipeline.planning.dag import Dag
 from pipeline.planning.plan import Plan, StagePlan
 from schemas.config import CurateConfig, StageConfig
 from schemas.dataset import Layout
+from schemas.files import write_durably
 from stages.base import Params
 from stages.registry import stage_class
 
@@ -29,22 +29,8 @@ def is_dataset(layout: Layout) -> bool:
 
 
 def require_dataset(layout: Layout) -> None:
-    """Refuse a folder without a single committed row.
-
-    Raises:
-        DataProblem: it is one; the message says what to do.
-    """
-    if layout.plan.is_file():
-        return
-    if layout.config.is_file():
-        raise DataProblem(
-            f"{layout.root} holds no rows yet, for its first run has not come so far: songmill curate {layout.root} "
-            "goes on with it"
-        )
-    raise DataProblem(
-        f"{layout.root} is no songmill dataset (it has no _songmill/plan.json): give a folder that "
-        "`songmill curate` wrote"
-    )
+    """See `Layout.require`."""
+    layout.require()
 
 
 def remember_plan(layout: Layout, plan: Plan) -> None:

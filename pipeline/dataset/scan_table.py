@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.dataset.durable import move_durably
 from pipeline.dataset.shard_files import write_scan_part
 from pipeline.dataset.sketch_reader import PART
 from pipeline.dataset.sketches import BANDS, with_bands
 from pipeline.planning.dag import Dag
 from schemas import columns
 from schemas.dataset import FOOTER_FINGERPRINTS, Layout, unit_of
+from schemas.files import move_durably
 
 _FILE_STATE = pa.schema([("size", pa.int64()), ("stamp", pa.string())])
 

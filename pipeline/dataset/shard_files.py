@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.dataset.stage_times import row_times
-from pipeline.errors import naming
 from schemas.dataset import (
     FOOTER_TIMINGS,
 )
+from schemas.files import naming
 
 # Training reads a whole group for a song; with groups of 64 every count of a million rows takes twice as long.
 _ROW_GROUP = 256

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
-from pipeline.dataset.ledger import Record, StageTime
+from schemas.commits import Record, StageTime
 from schemas.dataset import FOOTER_TIMINGS, Layout
 
 _TIMINGS = TypeAdapter(dict[str, StageTime])

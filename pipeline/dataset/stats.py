@@ -9,10 +9,10 @@ import duckdb
 from pydantic import BaseModel
 
 from pipeline.dataset.duckdb_connection import new_connection
-from pipeline.dataset.ledger import read_records
+from pipeline.dataset.histogram import Bins, count_bins
 from pipeline.dataset.marks import read_marks
-from pipeline.dataset.saved_config import require_dataset
 from pipeline.dataset.stage_times import Throughput, stage_times
+from schemas.commits import committed_files, read_records
 from schemas.dataset import Layout
 
 
@@ -113,16 +113,16 @@ _BINS = 20
 
 def connect(layout: Layout) -> duckdb.DuckDBPyConnection:
     """DuckDB in memory with the views `tracks` and `quarantine`, either of which may be empty."""
-    return _connect_to(layout, [name for record in read_records(layout) for name in record.files])
+    return _connect_to(layout, [*committed_files(layout)])
 
 
 def collect_stats(layout: Layout) -> Stats:
     """Read a dataset's figures.
 
     Raises:
-        DataProblem: the folder holds no dataset.
+        NoDataset: the folder holds none.
     """
-    require_dataset(layout)
+    layout.require()
     records = read_records(layout)
     files = [name for record in records for name in record.files]
     marks = count_marks(layout)
@@ -223,38 +223,24 @@ def _verdicts(connection: duckdb.DuckDBPyConnection) -> list[VerdictCount]:
 def _distributions(connection: duckdb.DuckDBPyConnection, kept: int) -> list[Distribution]:
     columns = [name for name in _columns(connection) if name in _FIGURES]
     if not columns or not kept:
-        return [_distribution(connection, column, (0, None, None, None)) for column in columns]
+        return [_distribution(column, (0, None, None, None), None, []) for column in columns]
     asked = ", ".join(
         f'count("{c}"), min("{c}"), quantile_cont("{c}", [0.01, 0.25, 0.5, 0.75, 0.99]), max("{c}")' for c in columns
     )
     found = connection.execute(f"select {asked} from kept").fetchone() or ()
-    return [_distribution(connection, c, found[4 * i : 4 * i + 4]) for i, c in enumerate(columns)]
+    spreads = {c: found[4 * i : 4 * i + 4] for i, c in enumerate(columns)}
+    inner = {c: points for c, (_, _, points, _) in spreads.items() if points}
+    bins = {c: Bins.between(f'"{c}"', points[0], points[-1], _BINS) for c, points in inner.items()}
+    counts = dict(zip(bins, count_bins(connection, "kept", [*bins.values()]), strict=True))
+    return [_distribution(c, spread, bins.get(c), counts.get(c, [])) for c, spread in spreads.items()]
 
 
-def _distribution(connection: duckdb.DuckDBPyConnection, column: str, found: tuple[Any, ...]) -> Distribution:
-    count, minimum, quantiles, maximum = found
-    p1, p25, median, p75, p99 = quantiles or [None] * 5
-    edges, counts = _histogram(connection, column, minimum, p1, p99, maximum) if count else ([], [])
-    points = {"minimum": minimum, "p25": p25, "median": median, "p75": p75, "maximum": maximum}
-    return Distribution(column=column, count=count, edges=edges, counts=counts, **points)
-
-
-def _histogram(
-    connection: duckdb.DuckDBPyConnection, column: str, minimum: float, p1: float, p99: float, maximum: float
-) -> tuple[list[float], list[int]]:
-    if p1 == p99:
-        return [minimum, maximum], [_count(connection, column)]
-    width = (p99 - p1) / _BINS
-    place = f'least(greatest(floor(("{column}" - {p1!r}) / {width!r}), 0), {_BINS - 1})::integer'
-    counts = [0] * _BINS
-    found = connection.execute(f'select {place}, count(*) from kept where "{column}" is not null group by 1').fetchall()
-    for bin, rows in found:
-        counts[bin] = rows
-    return [minimum, *(p1 + i * width for i in range(1, _BINS)), maximum], counts
-
-
-def _count(connection: duckdb.DuckDBPyConnection, column: str) -> int:
-    return int((connection.execute(f'select count("{column}") from kept').fetchone() or [0])[0])
+def _distribution(column: str, spread: tuple[Any, ...], bins: Bins | None, counts: list[int]) -> Distribution:
+    """Of a column with this count, minimum, quantiles and maximum."""
+    count, minimum, points, maximum = spread
+    _, p25, median, p75, _ = points or [None] * 5
+    found = {"count": count, "minimum": minimum, "p25": p25, "median": median, "p75": p75, "maximum": maximum}
+    return Distribution(column=column, **found, edges=[minimum, *bins.borders, maximum] if bins else [], counts=counts)
 
 
 def _values(

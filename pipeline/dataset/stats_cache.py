@@ -8,9 +8,9 @@ import hashlib
 
 from pydantic import ValidationError
 
-from pipeline.dataset.durable import write_durably
 from pipeline.dataset.stats import Stats, collect_stats, count_marks
 from schemas.dataset import Layout
+from schemas.files import write_durably
 
 _REVISION = b"1"  # raised whenever the same dataset gives other figures
 
@@ -23,7 +23,7 @@ def current_stats(layout: Layout) -> Stats:
     """The figures of a dataset, counted anew only where they are not those of its last run.
 
     Raises:
-        DataProblem: the folder holds no dataset.
+        NoDataset: the folder holds none.
     """
     return _remembered(layout, _state(layout)) or collect_stats(layout)
 

@@ -7,9 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.dataset.durable import move_durably
-from pipeline.errors import naming
 from schemas.dataset import Layout
+from schemas.files import written_whole
 from schemas.tables import TOMBSTONES
 
 
@@ -55,10 +54,8 @@ def without_forgotten(rows: pa.Table, tombstones: pa.Table) -> pa.Table:
 
 
 def _write(layout: Layout, table: pa.Table) -> None:
-    temporary = layout.tombstones.with_name(".forgotten.parquet.tmp")
-    with naming(temporary):
-        pq.write_table(table, temporary)
-    move_durably(temporary, layout.tombstones)
+    with written_whole(layout.tombstones) as draft:
+        pq.write_table(table, draft)
 
 
 def _none() -> pa.Table:

@@ -5,19 +5,19 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipeline.dataset.durable import file_digest
-from pipeline.dataset.ledger import Commit, Ledger
-from pipeline.dataset.saved_config import require_dataset
+from pipeline.dataset.ledger import Ledger
+from schemas.commits import Commit
 from schemas.dataset import FEATURES, FOOTER_SCHEMA_VERSION, FOOTER_SHARD_DIGEST, SCHEMA_VERSION, Layout, unit_of
+from schemas.files import file_digest
 
 
 def verify_dataset(layout: Layout) -> list[str]:
     """Problems of a dataset, one line each; none when it is sound.
 
     Raises:
-        DataProblem: the folder holds no dataset.
+        NoDataset: the folder holds none.
     """
-    require_dataset(layout)
+    layout.require()
     ledger = Ledger(layout).read()
     problems = [problem for commit in ledger.commits.values() for problem in _unit_problems(layout, commit)]
     renaming = ["rows are being renamed, for files were moved; the next curate finishes that"] * layout.moves.is_file()
@@ -37,7 +37,7 @@ def _unit_problems(layout: Layout, commit: Commit) -> list[str]:
     found: list[str] = []
     for name, path in sound.items():
         if path.parent.name in FEATURES:
-            shard = str(layout.shard_file(commit.unit).relative_to(layout.root))
+            shard = layout.name_of(layout.shard_file(commit.unit))
             problems += _feature_problems(name, path, shard, commit.files[shard], sound.get(shard))
         else:
             found += _row_ids(path)
@@ -76,5 +76,5 @@ def _stray_files(layout: Layout, ledger: Ledger) -> list[str]:
     known = {name for commit in ledger.commits.values() for name in commit.files}
     folders = (layout.shards, layout.quarantine, *(layout.features(name) for name in FEATURES))
     files = (path for folder in folders for path in sorted(folder.glob("*.parquet")) if unit_of(path) is not None)
-    names = (str(path.relative_to(layout.root)) for path in files)
+    names = map(layout.name_of, files)
     return [f"{name}: not committed; the next curate sweeps it" for name in names if name not in known]

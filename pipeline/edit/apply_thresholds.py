@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.curation.missing import waiting_units
-from pipeline.dataset.ledger import Commit, Ledger, RowState
+from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.rewrite_unit import read_unit, rewrite_unit
 from pipeline.dataset.saved_config import change_gates, remember_plan
 from pipeline.dataset.writing import describe_dataset, exclusive_lock
@@ -22,6 +22,7 @@ from pipeline.edit.rejudge import STANDING, Rejudged, rejudge
 from pipeline.errors import DataProblem
 from pipeline.planning.gates import Gate
 from schemas import columns
+from schemas.commits import Commit, RowState
 from schemas.dataset import Layout
 
 
@@ -29,7 +30,8 @@ def apply_thresholds(layout: Layout, overrides: Iterable[str]) -> None:
     """Judge a dataset by other thresholds, for good.
 
     Raises:
-        DataProblem: the folder holds no dataset, another process writes it, or a run of it was interrupted.
+        NoDataset: the folder holds none.
+        DataProblem: another process writes it, or a run of it was interrupted.
         UsageProblem: an override is no threshold on a column of the dataset.
     """
     with exclusive_lock(layout):

@@ -13,7 +13,6 @@ import duckdb
 from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.marks import read_marks, set_marks
 from pipeline.dataset.rewrite_unit import drop_rows
-from pipeline.dataset.saved_config import require_dataset
 from pipeline.dataset.scan_table import drop_from_scan, scanned_tracks
 from pipeline.dataset.stats import connect
 from pipeline.dataset.tombstones import bury, read_tombstones
@@ -51,10 +50,11 @@ def find_forgettable(
         copies: take in whatever was turned away as a copy of them, else the next run would keep it in their place.
 
     Raises:
-        DataProblem: the folder holds no dataset, or no such row.
+        NoDataset: the folder holds none.
+        DataProblem: no such row.
         UsageProblem: the condition is no SQL, or neither ids nor a condition are given.
     """
-    require_dataset(layout)
+    layout.require()
     if not ids and where is None:
         raise UsageProblem("say what to forget: --track ID, or --where \"artist = 'X'\"")
     scanned = scanned_tracks(layout)

@@ -79,7 +79,8 @@ def what_if(layout: Layout, overrides: Iterable[str], nearest: int = 5) -> WhatI
         nearest: rows to name on each side of every changed threshold.
 
     Raises:
-        DataProblem: the folder holds no dataset, or an empty one.
+        NoDataset: the folder holds none.
+        DataProblem: the dataset is empty.
         UsageProblem: an override is no threshold on a column of the dataset.
     """
     judged = rejudge(layout, overrides)

@@ -17,13 +17,12 @@ import duckdb
 import platformdirs
 from filelock import FileLock
 
-from pipeline.dataset.durable import file_digest
-from pipeline.dataset.ledger import read_records
-from pipeline.dataset.saved_config import require_dataset
 from pipeline.errors import DataProblem
 from pipeline.explore.index import Changed, Index
 from pipeline.explore.index_build import REVISION, Progress, renew
+from schemas.commits import committed_files
 from schemas.dataset import Layout
+from schemas.files import file_digest
 
 _DATASET = "dataset"  # a link to it, so that the index goes when the dataset has
 _REVISED = f"r{REVISION}-"
@@ -51,9 +50,10 @@ class IndexCache:
             cache: folder of the indices of all datasets.
 
         Raises:
-            DataProblem: the folder holds no dataset, or the cache cannot be written to.
+            NoDataset: the folder holds none.
+            DataProblem: the cache cannot be written to.
         """
-        require_dataset(layout)
+        layout.require()
         self.layout = Layout(layout.root.resolve())
         self.folder = cache / hashlib.blake2b(os.fsencode(self.layout.root), digest_size=8).hexdigest()
         try:
@@ -120,9 +120,8 @@ class IndexCache:
 
 def _committed(layout: Layout) -> dict[str, str]:
     """Path inside the dataset -> sha256 of every file with rows."""
-    files = {name: digest for record in read_records(layout) for name, digest in record.files.items()}
     folders = (layout.shards, layout.quarantine)
-    return {name: digest for name, digest in files.items() if (layout.root / name).parent in folders}
+    return {name: digest for name, digest in committed_files(layout).items() if (layout.root / name).parent in folders}
 
 
 def _name(wanted: Mapping[str, str]) -> str:

@@ -17,9 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
-from pipeline.errors import DataProblem, naming
+from pipeline.errors import DataProblem
 from pipeline.execution.cluster import cluster
 from schemas.config import ResourceConfig
+from schemas.files import move_durably, naming
 from stages.matching.index import Postings, Sketch
 from stages.matching.library import (
     COLUMNS,
@@ -236,9 +237,9 @@ def _publish(staging: Path, out: Path, manifest: dict[str, Any], skipped: list[d
     listed = [pq.read_table(before)] if before.is_file() else []
     pq.write_table(pa.concat_tables([*listed, pa.Table.from_pylist(skipped, _SKIPPED_SCHEMA)]), staging / _SKIPPED)
     if not out.exists():
-        staging.rename(out)
+        move_durably(staging, out)
         return
     for segment in (staging / SEGMENTS).iterdir():
-        segment.rename(out / SEGMENTS / segment.name)
-    (staging / _SKIPPED).replace(out / _SKIPPED)
-    file.replace(out / MANIFEST)
+        move_durably(segment, out / SEGMENTS / segment.name)
+    move_durably(staging / _SKIPPED, out / _SKIPPED)
+    move_durably(file, out / MANIFEST)

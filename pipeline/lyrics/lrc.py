@@ -7,8 +7,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.errors import DataProblem, naming
+from pipeline.errors import DataProblem
 from schemas.dataset import Layout
+from schemas.files import naming
 from stages.matching.alignment import tight
 
 _COLUMNS = ("row_id", "uri", "title", "artist", "album", "language", "audio", "lyrics")

@@ -1,17 +1,11 @@
 """Checking files against the hashes of the registry."""
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.models.errors import WrongBytes
 from pipeline.models.registry import File
-
-
-def sha256(path: Path) -> str:
-    """The hex sha256 of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+from schemas.files import file_digest
 
 
 def check(path: Path, size: int | None, expected: str | None, advice: str) -> str:
@@ -25,7 +19,7 @@ def check(path: Path, size: int | None, expected: str | None, advice: str) -> st
     actual_size = path.stat().st_size
     if size is not None and actual_size != size:
         raise WrongBytes(str(path), f"{size} bytes", f"{actual_size} bytes", advice)
-    actual = sha256(path)
+    actual = file_digest(path)
     if expected is not None and actual != expected:
         raise WrongBytes(str(path), f"sha256 {expected}", f"sha256 {actual}", advice)
     return actual

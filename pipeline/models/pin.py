@@ -9,11 +9,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipeline.models.digests import sha256
 from pipeline.models.installation import Installation
 from pipeline.models.progress import silent
 from pipeline.models.registry import File
 from pipeline.models.store import ModelStore
+from schemas.files import file_digest
 
 
 def pins(store: ModelStore, name: str) -> list[File]:
@@ -30,7 +30,7 @@ def pins(store: ModelStore, name: str) -> list[File]:
         ).converted()
         written = sorted(path for path in target.rglob("*") if path.is_file())
         return [
-            File(path=path.relative_to(target).as_posix(), size=path.stat().st_size, sha256=sha256(path))
+            File(path=path.relative_to(target).as_posix(), size=path.stat().st_size, sha256=file_digest(path))
             for path in written
         ]
 

@@ -23,6 +23,7 @@ from pipeline.models.errors import ModelMissing, UnknownModel, WrongBytes
 from pipeline.models.installation import Installation
 from pipeline.models.progress import Progress, silent
 from pipeline.models.registry import Entry, File, Registry, load_registry
+from schemas.files import move_durably, write_durably
 from stages.base import Weights
 
 _log = logging.getLogger("songmill.models")
@@ -170,7 +171,7 @@ class ModelStore:
         if folder.exists():  # damaged, or it would have been resolved
             shutil.rmtree(staging / "damaged", ignore_errors=True)
             folder.rename(staging / "damaged")
-        files.rename(folder)
+        move_durably(files, folder)
         self._write_receipt(entry)
         shutil.rmtree(staging)
 
@@ -191,7 +192,7 @@ class ModelStore:
 
     def _trust(self, entry: Entry, found: list[File]) -> Entry:
         path = self._trusted_path(entry)
-        _write_atomically(path, [file.model_dump() for file in found])
+        _write_json(path, [file.model_dump() for file in found])
         for file in found:
             _log.warning(
                 "%s/%s has no published hash. Its sha256 %s is TRUSTED FROM NOW ON; to accept another file later, "
@@ -213,7 +214,7 @@ class ModelStore:
         return {}
 
     def _write_receipt(self, entry: Entry) -> None:
-        _write_atomically(self._receipt_path(entry), _stamps(entry, self.root / entry.folder))
+        _write_json(self._receipt_path(entry), _stamps(entry, self.root / entry.folder))
 
 
 def _stamps(entry: Entry, folder: Path) -> dict[str, Any]:
@@ -229,11 +230,9 @@ def _stamps(entry: Entry, folder: Path) -> dict[str, Any]:
     return stamps
 
 
-def _write_atomically(path: Path, content: Any) -> None:
+def _write_json(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    unfinished.replace(path)
+    write_durably(path, json.dumps(content, indent=1).encode())
 
 
 def _default_root() -> Path:

@@ -3,12 +3,13 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
 
+from pipeline.dataset.histogram import Bins, count_bins
 from pipeline.pages.row import unit
 from pipeline.planning.gates import Gate
 from schemas.dataset import FEATURES
@@ -88,11 +89,6 @@ class _Spread(NamedTuple):
     high: float
     median: float
 
-    @property
-    def width(self) -> float:
-        """Of a bin."""
-        return (self.high - self.low) / _BINS or 1.0
-
 
 @dataclass(frozen=True)
 class _Table:
@@ -123,32 +119,23 @@ class _Table:
             for i in range(len(self.figures))
             for aggregate in ("min", "max", "median")
         ]
-        found = self._first(connection, wanted, [])
-        return {
-            f: _Spread(*spread) for f, spread in zip(self.figures, _groups(found, 3), strict=True) if None not in spread
-        }
+        if not wanted:
+            return {}
+        found = _groups(connection.execute(f"select {', '.join(wanted)} from {self.sql}").fetchone() or (), 3)
+        return {f: _Spread(*spread) for f, spread in zip(self.figures, found, strict=True) if None not in spread}
 
     def bins(
         self, connection: duckdb.DuckDBPyConnection, spreads: Mapping[tuple[str, str], _Spread]
     ) -> dict[tuple[str, str], list[Bin]]:
         """Of the figures with a spread."""
-        wanted, values = [], []
-        for figure, spread in spreads.items():
-            name = f"f{self.figures.index(figure)}"
-            for condition in ("", " and kept"):
-                wanted.append(
-                    f"histogram(least(floor(({name} - ?) / ?), {_BINS - 1})::int) filter (isfinite({name}){condition})"
-                )
-                values += [spread.low, spread.width]
-        counts = zip(spreads.items(), _groups(self._first(connection, wanted, values), 2), strict=True)
-        return {figure: list(_filled(spread, rows, kept or {})) for (figure, spread), (rows, kept) in counts}
-
-    def _first(
-        self, connection: duckdb.DuckDBPyConnection, wanted: Sequence[str], values: Sequence[float]
-    ) -> Sequence[Any]:
-        if not wanted:
-            return ()
-        return connection.execute(f"select {', '.join(wanted)} from {self.sql}", values).fetchone() or ()
+        names = {figure: f"f{i}" for i, figure in enumerate(self.figures)}
+        asked = [
+            Bins.between(names[figure], spread.low, spread.high, _BINS, where)
+            for figure, spread in spreads.items()
+            for where in ("true", "kept")
+        ]
+        counted = zip(asked[::2], _groups(count_bins(connection, self.sql, asked), 2), strict=True)
+        return {figure: list(_filled(*found)) for figure, found in zip(spreads, counted, strict=True)}
 
 
 def _figures(connection: duckdb.DuckDBPyConnection, view: str) -> Iterator[tuple[str, str]]:
@@ -160,12 +147,11 @@ def _figures(connection: duckdb.DuckDBPyConnection, view: str) -> Iterator[tuple
                     yield column.name, field.name
 
 
-def _filled(spread: _Spread, rows: Mapping[int, int], kept: Mapping[int, int]) -> Iterator[Bin]:
-    """Bins from the least value to the greatest; a single one of no width where all rows are alike."""
-    last = _BINS - 1 if spread.high > spread.low else 0
-    for i in range(last + 1):
-        high = spread.high if i == last else spread.low + (i + 1) * spread.width
-        yield Bin(spread.low + i * spread.width, high, rows.get(i, 0), kept.get(i, 0))
+def _filled(bins: Bins, counts: tuple[Sequence[int], Sequence[int]]) -> Iterator[Bin]:
+    """The bins with their rows, and with those of them that are kept."""
+    edges = pairwise([bins.low, *bins.borders, bins.high])
+    for (low, high), rows, kept in zip(edges, *counts, strict=True):
+        yield Bin(low, high, rows, kept)
 
 
 def _groups(values: Sequence[Any], size: int) -> Iterator[tuple[Any, ...]]:

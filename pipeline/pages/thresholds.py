@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 import pyarrow.parquet as pq
 
-from pipeline.dataset.ledger import read_records
 from pipeline.planning.gates import Gate, build_gates
 from pipeline.planning.plan import Plan
+from schemas.commits import committed_files
 from schemas.dataset import Layout
 
 
@@ -19,7 +19,7 @@ def dataset_gates(layout: Layout, files: Iterable[str] | None = None) -> tuple[G
     """
     plan = Plan.model_validate_json(layout.plan.read_bytes())
     if files is None:
-        files = (name for record in read_records(layout) for name in record.files)
+        files = committed_files(layout)
     file = next((name for name in files if not name.startswith("features/")), None)
     types = {field.name: field.type for field in pq.read_schema(layout.root / file)} if file else {}
     order = list(plan.columns)

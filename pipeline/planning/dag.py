@@ -20,6 +20,7 @@ from pipeline.errors import UsageProblem
 from pipeline.planning.gates import Gate, GateError, build_gates
 from schemas import columns
 from schemas.config import CurateConfig, StageConfig
+from schemas.files import file_digest
 from stages.base import Params, Stage, Weights
 from stages.libraries import Library
 from stages.registry import ENGINES, recorded_name, stage_class
@@ -333,7 +334,7 @@ def _fingerprint(stage: Stage, weights: Mapping[str, Weights], upstream: Mapping
         "revision": stage.revision,
         "params": {k: v for k, v in stage.params.model_dump(mode="json").items() if not _is_file(v, stage.files)},
         "weights": {name: entry.digest for name, entry in weights.items()},
-        "files": [_digest(path) for path in stage.files],
+        "files": [file_digest(path) for path in stage.files],
         "reads": dict(sorted(upstream.items())),
     }
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
@@ -342,8 +343,3 @@ def _fingerprint(stage: Stage, weights: Mapping[str, Weights], upstream: Mapping
 def _is_file(value: Any, files: Iterable[Path]) -> bool:
     """A file counts by its content, not by where it or the folder around it lies."""
     return isinstance(value, str) and any(Path(value) in (file, *file.parents) for file in files)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

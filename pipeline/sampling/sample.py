@@ -18,10 +18,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from pipeline.errors import DataProblem, UsageProblem, naming
-from pipeline.models.digests import sha256
+from pipeline.errors import DataProblem, UsageProblem
 from pipeline.models.store import ModelStore
 from pipeline.sampling.config import SampleConfig, in_flags, path_and_scale
+from schemas.files import file_digest, write_durably
 from training.checkpoints.lora import Lora
 from training.checkpoints.released_layout import CheckpointProblem, fingerprint
 from training.sampling import Clip, Sampler, SamplingError, Step
@@ -250,7 +250,7 @@ def _write(
         "made_with": made_with,
         "clip": {
             "audio": path.name,
-            "sha256": sha256(path),
+            "sha256": file_digest(path),
             "prompt": prompt,
             "seed": clip.seed,
             "retake_seed": clip.retake_seed,
@@ -265,13 +265,7 @@ def _write(
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with naming(path):
-            unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_durably(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def _duration_s(clip: Clip) -> float:
@@ -281,9 +275,9 @@ def _duration_s(clip: Clip) -> float:
 def _digest(path: Path) -> str:
     """Of a file's bytes, or of a folder's files and their names."""
     if not path.is_dir():
-        return sha256(path)[:16]
+        return file_digest(path)[:16]
     names = sorted(file for file in path.rglob("*") if file.is_file())
-    lines = "".join(f"{sha256(file)} {file.relative_to(path).as_posix()}\n" for file in names)
+    lines = "".join(f"{file_digest(file)} {file.relative_to(path).as_posix()}\n" for file in names)
     return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 

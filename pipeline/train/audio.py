@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.dataset.marks import read_marks
-from pipeline.dataset.saved_config import require_dataset
 from pipeline.dataset.stats import connect
 from pipeline.errors import DataProblem
 from pipeline.ingest.identity import track_id
@@ -49,7 +48,8 @@ class DatasetAudio:
             cache_bytes: of decoded songs that are kept; the last one read is kept however long it is.
 
         Raises:
-            DataProblem: a folder is no dataset, the condition is no SQL or names an unknown column, or no song is left.
+            NoDataset: a folder holds none.
+            DataProblem: the condition is no SQL or names an unknown column, or no song is left.
         """
         chosen = [_songs(dataset, where) for dataset in datasets]
         rows = sum(total for _, total in chosen)
@@ -114,7 +114,7 @@ class _Cache:
 def _songs(dataset: Path, where: str | None) -> tuple[pa.Table, int]:
     """The rows of a dataset for which the condition holds and that nobody has dropped, and how many it has."""
     layout = Layout(dataset)
-    require_dataset(layout)
+    layout.require()
     with connect(layout) as connection:
         try:
             total = connection.sql("select count(*) from tracks").fetchall()[0][0]
@@ -122,7 +122,7 @@ def _songs(dataset: Path, where: str | None) -> tuple[pa.Table, int]:
                 raise DataProblem(f"{dataset} has no kept songs: `songmill inspect {dataset}` says why")
             rows = connection.sql("from tracks")
             chosen = rows.filter(where) if where else rows
-            seconds = f"cast(round(recordings.duration_s * {recordings.RATE_HZ}) as bigint) as samples"
+            seconds = f"cast(round(audio.duration_s * {recordings.RATE_HZ}) as bigint) as samples"
             songs = chosen.project(f"row_id, track_id, uri, {seconds}, {', '.join(_FACTS)}").to_arrow_table()
         except duckdb.Error as problem:
             raise DataProblem(f"{f'--where {where!r}' if where else dataset}: {_without_query(problem)}") from problem

@@ -47,8 +47,8 @@ def features_from_audio(config: DataConfig, codec: Path | None, store: ModelStor
 
     Raises:
         UsageProblem: no codec, a stage that does not fit, an encoder that no stage has.
-        DataProblem: a folder is no dataset, its features were made in another way, or two datasets make them in
-            different ways.
+        NoDataset: a folder holds none.
+        DataProblem: its features were made in another way, or two datasets make them in different ways.
     """
     names = [_LATENTS, _TEXT, *([_SSL] if config.ssl else [])]
     first, *others = (_nodes(dataset, names, codec, store) for dataset in config.datasets)
@@ -63,8 +63,9 @@ def _nodes(dataset: Path, names: Sequence[str], codec: Path | None, store: Model
     """Column -> the stage that makes it, in the order in which they run."""
     layout = Layout(dataset)
     shards = sorted(layout.shards.glob("*.parquet"))
-    if not layout.plan.is_file() or not shards:
-        raise DataProblem(f"{dataset} has no plan or no shards: give a folder that `songmill curate` wrote")
+    layout.require()
+    if not shards:
+        raise DataProblem(f"{dataset} has no shards: give a folder that `songmill curate` wrote")
     plan = Plan.model_validate_json(layout.plan.read_bytes())
     if codec is None and _LATENTS not in plan.columns:
         raise UsageProblem(

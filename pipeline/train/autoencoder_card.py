@@ -6,8 +6,8 @@ import jinja2
 import pyarrow.compute as pc
 import yaml
 
-from pipeline.dataset.durable import write_durably
 from pipeline.train.audio import DatasetAudio
+from schemas.files import write_durably
 from training.autoencoder.config import AutoencoderTrainConfig
 from training.data.recordings import RATE_HZ, held_out
 from training.run.run_folder import RunFolder

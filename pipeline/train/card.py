@@ -5,7 +5,7 @@ from importlib import resources
 import jinja2
 import yaml
 
-from pipeline.dataset.durable import write_durably
+from schemas.files import write_durably
 from training.data import Epoch, SongIndex
 from training.dit.config import TrainConfig
 from training.dit.memory_estimate import MemoryEstimate

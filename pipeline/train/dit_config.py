@@ -1,6 +1,5 @@
 """What `songmill train dit` was asked for: presets, a file and the command line, as one `TrainConfig`."""
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import duckdb
 from pipeline.errors import UsageProblem
 from pipeline.train.settings import named, read_settings
 from schemas.dataset import Layout
+from schemas.files import file_digest
 from stages.lyric_tokens import load_vocabulary
 from stages.text.bpe import BUILT_IN
 from training.dit.config import TrainConfig
@@ -103,7 +103,7 @@ def _with_vocabulary(config: TrainConfig, vocabulary: Path | None) -> TrainConfi
     path = vocabulary or BUILT_IN
     try:
         known = load_vocabulary(path).get_vocab_size()
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+        digest = file_digest(path)[:8]
     except Exception as problem:  # tokenizers raises nothing narrower
         raise UsageProblem(f"--vocabulary {path}: {problem}") from problem
     for name in _vocabularies(config.data.datasets):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pipeline.console.interrupts import handled_by
 from pipeline.errors import UsageProblem
 from training.run.base_trainer import Loop
 
@@ -33,10 +34,5 @@ def stopped_gently(loop: Loop) -> Iterator[None]:
         signal.signal(signal.SIGINT, plain)
         loop.stop()
 
-    terminate = signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    try:
+    with handled_by(stop, signal.SIGINT, signal.SIGTERM):
         yield
-    finally:
-        signal.signal(signal.SIGINT, plain)
-        signal.signal(signal.SIGTERM, terminate)

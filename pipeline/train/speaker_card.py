@@ -7,7 +7,7 @@ from importlib import resources
 import jinja2
 import yaml
 
-from pipeline.dataset.durable import write_durably
+from schemas.files import write_durably
 from training.run.run_folder import RunFolder
 from training.speaker.config import SpeakerConfig
 from training.speaker.voices import Voices

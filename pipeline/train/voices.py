@@ -17,7 +17,6 @@ import torch
 from rich.console import Console
 from rich.progress import track as tracked
 
-from pipeline.dataset.saved_config import require_dataset
 from pipeline.dataset.stats import connect
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.models.store import ModelStore
@@ -59,7 +58,8 @@ def sung_songs(config: VoicesConfig) -> list[SungSong]:
 
     Raises:
         UsageProblem: no column of that name, or the condition is no SQL.
-        DataProblem: a folder is no dataset, was curated without the stage `vocals`, or nobody sings.
+        NoDataset: a folder holds none.
+        DataProblem: a dataset was curated without the stage `vocals`, or nobody sings.
     """
     songs: dict[str, SungSong] = {}
     for dataset in config.datasets:
@@ -135,7 +135,7 @@ def _sung(dataset: Path, where: str | None, label: str) -> list[SungSong]:
 
 def _plan(dataset: Path) -> Plan:
     layout = Layout(dataset)
-    require_dataset(layout)
+    layout.require()
     return Plan.model_validate_json(layout.plan.read_bytes())
 
 

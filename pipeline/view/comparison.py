@@ -7,10 +7,10 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from pipeline.dataset.duckdb_connection import new_connection
-from pipeline.dataset.ledger import read_records
 from pipeline.dataset.stats import Distribution, Stats, connect
 from pipeline.dataset.stats_cache import current_stats
 from pipeline.planning.plan import Plan
+from schemas.commits import read_records
 from schemas.dataset import Layout
 
 _NAMED = 20  # rows named of each kind
@@ -90,7 +90,7 @@ def compare(a: Layout, b: Layout) -> Comparison:
     """Compare two datasets.
 
     Raises:
-        DataProblem: one of the folders holds no dataset.
+        NoDataset: one of the folders holds none.
     """
     stats = current_stats(a), current_stats(b)
     plans = [Plan.model_validate_json(layout.plan.read_bytes()) for layout in (a, b)]

@@ -11,7 +11,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pipeline.dataset.durable import write_durably
 from pipeline.dataset.stats import collect_stats, connect
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.pages.excerpts import SHORTEST_S, Excerpt, make_excerpt, stored_excerpts
@@ -24,6 +23,7 @@ from pipeline.pages.thresholds import dataset_gates
 from pipeline.planning.gates import Gate
 from pipeline.planning.plan import Plan
 from schemas.dataset import Layout
+from schemas.files import write_durably
 
 LIMIT_BYTES = 20_000_000
 _SECONDS, _KBPS = 30.0, 32  # of an excerpt made on the spot; a hundred of them fit into the limit
@@ -84,7 +84,8 @@ def write_report(
         watch: told how many rows of how many have got their sound.
 
     Raises:
-        DataProblem: the folder holds no dataset, or the page cannot be written.
+        NoDataset: the folder holds none.
+        DataProblem: the page cannot be written.
         UsageProblem: an extra row is not in the dataset.
     """
     stats = collect_stats(layout)

@@ -7,10 +7,9 @@ import torch
 from accelerate import init_empty_weights
 from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 
+from schemas.columns import LATENT_FRAME
 from stages.nets.codec import ADaMoSHiFiGANV1, GriffinLim, MusicDCAE
 from stages.nets.codec.codec import CODEC_HZ, COMPRESSION, VOCODERS, latent_length
-
-CHANNELS, BINS = 8, 16  # of a latent frame, as shards have it
 
 
 class LatentEncoder:
@@ -30,8 +29,9 @@ class LatentEncoder:
         """
         codec = MusicDCAE.from_parts(_autoencoder(autoencoder), _vocoder(vocoder)).eval()
         frame = (codec.autoencoder.config["latent_channels"], codec.vocoder.config["n_mels"] // COMPRESSION)
-        if frame != (CHANNELS, BINS):
-            raise ValueError(f"{autoencoder}: latents of {frame[0]} channels and {frame[1]} bins, expected 8 and 16")
+        if frame != LATENT_FRAME:
+            expected = f"expected {LATENT_FRAME[0]} and {LATENT_FRAME[1]}"
+            raise ValueError(f"{autoencoder}: latents of {frame[0]} channels and {frame[1]} bins, {expected}")
         # Not `to`: the vocoder's weights are on the meta device, and stay there.
         codec._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(device))
         return cls(codec, device)
@@ -40,7 +40,7 @@ class LatentEncoder:
         """float32 [2, samples] at 44.1 kHz to float16 [T, 8, 16]: a frame for every full 4096 samples."""
         frames = latent_length(audio.shape[1], CODEC_HZ)
         if not frames:
-            return np.zeros((0, CHANNELS, BINS), np.float16)
+            return np.zeros((0, *LATENT_FRAME), np.float16)
         waveform = torch.from_numpy(np.ascontiguousarray(audio))[None].to(self._device)
         latents, _ = self._codec.encode(waveform, CODEC_HZ)
         return latents[0, :, :, :frames].permute(2, 0, 1).half().cpu().numpy()

@@ -7,14 +7,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 
-from pipeline.dataset.durable import file_digest
-from pipeline.dataset.ledger import Commit, RowState
 from pipeline.ingest.identity import track_id
 from pipeline.models.store import ModelStore
 from pipeline.planning.plan import make_dag, make_plan
 from schemas import columns
+from schemas.commits import Commit, RowState
 from schemas.config import CurateConfig
 from schemas.dataset import Layout
+from schemas.files import file_digest
 
 
 def write_audio_dataset(root: Path, files: Sequence[Path]) -> Path:

@@ -7,12 +7,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dataset.durable import file_digest
-from pipeline.dataset.ledger import Commit, RowState, StageTime
 from pipeline.planning.plan import Plan, StagePlan
 from schemas import columns
+from schemas.commits import Commit, RowState, StageTime
 from schemas.config import DedupConfig
 from schemas.dataset import Layout
+from schemas.files import file_digest
 
 SCHEMA = pa.schema(
     [

@@ -9,9 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dataset.durable import file_digest
-from pipeline.dataset.ledger import Commit, RowState
 from schemas import columns, ssl_codec
+from schemas.commits import Commit, RowState
 from schemas.dataset import (
     FOOTER_FINGERPRINTS,
     FOOTER_PLAN,
@@ -20,6 +19,7 @@ from schemas.dataset import (
     SCHEMA_VERSION,
     Layout,
 )
+from schemas.files import file_digest
 from stages.text.bpe import LINE_END_ID, START_ID
 
 LATENT_HZ = 44100 / 4096

@@ -20,16 +20,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from pipeline.dataset.durable import file_digest
-from pipeline.dataset.ledger import Commit, RowState
 from pipeline.ingest.identity import track_id
 from pipeline.models.store import ModelStore
 from pipeline.planning.dag import DagError, build_dag
 from pipeline.planning.plan import make_dag, make_plan
 from pipeline.train import voices as voices_module
 from schemas import columns
+from schemas.commits import Commit, RowState
 from schemas.config import CurateConfig
 from schemas.dataset import Layout
+from schemas.files import file_digest
 from stages import pcm
 from stages.nets.omni_scale import LiteConvolution, OmniScaleBlock, SpeakerEncoder
 from stages.signal.voice_activity import RATE_HZ, voiced_segments

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from schemas.columns import LATENT_CHANNELS
 from stages.nets.codec.codec import AUTOENCODER
 from training.run.base_trainer import LoopConfig
 from training.run.optimizer import OptimizerConfig
@@ -14,7 +15,7 @@ PhaseName = Literal["full", "middle", "head"]
 PHASES: tuple[PhaseName, ...] = ("full", "middle", "head")
 
 # What the stage `latents` and the released transformer want of a codec.
-_FIXED = {"in_channels": 2, "latent_channels": 8}
+_FIXED = {"in_channels": 2, "latent_channels": LATENT_CHANNELS}
 _STAGES = 4  # three halvings between them: compression 8
 
 

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
-from uuid import uuid4
 
 import torch
 from accelerate import init_empty_weights
@@ -23,6 +22,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFETENSORS_WEIGHTS_NAME
 from tokenizers import Tokenizer
 
+from schemas.files import file_digest, written_whole
 from stages.nets.codec.codec import COMPRESSION, VOCODERS, Vocoder
 from training.checkpoints.weight_files import (
     PICKLES,
@@ -223,9 +223,8 @@ def fingerprint(folder: Path) -> str:
     parts = (_TRANSFORMER, _AUTOENCODER, _VOCODER, *_TEXT_ENCODERS)
     files = [file for part in parts for file in (folder / part).rglob("*") if file.suffix in _IDENTIFYING]
     for file in sorted(filter(Path.is_file, [*files, folder / _VOCABULARY])):
-        with file.open("rb") as content:
-            digest.update(f"{file.relative_to(folder).as_posix()}\0".encode())
-            digest.update(hashlib.file_digest(content, "sha256").digest())
+        digest.update(f"{file.relative_to(folder).as_posix()}\0".encode())
+        digest.update(bytes.fromhex(file_digest(file)))
     return digest.hexdigest()[:16]
 
 
@@ -372,14 +371,10 @@ def _fill(model: ModelMixin, folder: Path, dtype: torch.dtype, device: torch.dev
 
 @contextmanager
 def _written_whole(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` that takes its name at the end, or is removed after an error."""
+    """A folder to write to that takes the name of `folder` at the end; there may be none of this name with files."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointProblem(f"{folder} exists: choose a new folder, or empty this one")
-    draft = folder.with_name(f".{folder.name}.{uuid4().hex}")
-    draft.mkdir(parents=True)
-    try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(folder) as draft:
+        draft.mkdir()
         yield draft
-        draft.replace(folder)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise

@@ -1,5 +1,6 @@
 """From stored rows to a padded batch."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,14 +10,14 @@ import torch
 from torch import Tensor
 
 from schemas import ssl_codec
+from schemas.columns import LATENT_FRAME
 from stages.nets.codec.codec import LATENT_HZ
 from training.data.batch import Batch
 from training.data.config import DataConfig
 from training.data.rows import Row
 from training.data.song_index import Widths
 
-_CHANNELS, _BINS = 8, 16
-_FRAME_BYTES = 2 * _CHANNELS * _BINS
+_FRAME_BYTES = 2 * math.prod(LATENT_FRAME)  # of float16
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def decode(row: Row, track_id: str, crop: Crop, widths: Widths, config: DataConf
     """
     data = row["latents"]["data"].as_buffer()
     latents = np.frombuffer(data.slice(crop.start * _FRAME_BYTES, crop.frames * _FRAME_BYTES), "<f2")
-    latents = latents.reshape(crop.frames, _CHANNELS, _BINS).copy()  # a view would keep its whole row group
+    latents = latents.reshape(crop.frames, *LATENT_FRAME).copy()  # a view would keep its whole row group
     if not np.isfinite(latents).all():
         raise ValueError(f"latents of {track_id} are not finite")
     speaker = row["speaker"].get("embedding")
@@ -81,7 +82,7 @@ def decode(row: Row, track_id: str, crop: Crop, widths: Widths, config: DataConf
 
 def collate(samples: Sequence[Sample], widths: Widths) -> Batch:
     """Samples padded at the end to the longest of each kind."""
-    latents, frame_mask = _padded([sample.latents for sample in samples], (_CHANNELS, _BINS), torch.float32)
+    latents, frame_mask = _padded([sample.latents for sample in samples], LATENT_FRAME, torch.float32)
     text, text_mask = _padded([sample.text for sample in samples], (widths.text,), torch.float32)
     lyrics, lyric_mask = _padded([sample.lyrics for sample in samples], (), torch.int64)
     silent = np.zeros(widths.speaker, np.float32)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from schemas.files import written_whole
 from training.checkpoints.released_layout import companions, load_codec, load_transformer, save_checkpoint
 from training.dit.config import TrainConfig
 from training.model import ACEStepTransformer2DModel
@@ -113,8 +114,7 @@ def _save_lora(trained: dict[str, Tensor], config: TrainConfig, out: Path) -> Pa
     settings = {"r": config.lora.rank, "lora_alpha": config.lora.alpha, "target_modules": list(config.lora.targets)}
     told = {f"transformer.{name}": value for name, value in settings.items()}
     metadata = {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(told)}
-    draft = file.with_suffix(".partial")
     weights = {f"transformer.{name.replace('.default.', '.')}": weight for name, weight in trained.items()}
-    save_file(weights, draft, metadata)
-    draft.replace(file)
+    with written_whole(file) as draft:
+        save_file(weights, draft, metadata)
     return file

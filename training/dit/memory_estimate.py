@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from schemas.columns import LATENT_FRAME
 from training.data import Widths
 from training.dit.config import TrainConfig
 from training.model import ACEStepTransformer2DModel
@@ -154,7 +155,7 @@ def _largest_batch(config: TrainConfig, widths: Widths, frames: int, lyric_ids: 
     lyrics = max(1, min(lyric_ids, data.max_lyric_ids))
     songs = min(data.batch_size, data.max_frames // length) if data.max_frames else data.batch_size
     return (
-        torch.empty(songs, 8, 16, length),
+        torch.empty(songs, *LATENT_FRAME, length),
         torch.ones(songs, length, dtype=torch.bool),
         torch.empty(songs, data.max_text_tokens, widths.text),
         torch.ones(songs, data.max_text_tokens, dtype=torch.bool),

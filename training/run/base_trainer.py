@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, distributed
 
+from schemas.files import write_durably
 from training.run import rounding
 from training.run.run_folder import RunFolder, RunProblem
 
@@ -170,7 +171,7 @@ class Loop(ABC):
         if loss.isfinite().all():
             return
         listed = self.folder.root / f"not_finite_step_{self.step:08d}_rank_{self.rank}.txt"
-        listed.write_text("".join(f"{track}\n" for track in track_ids))
+        write_durably(listed, "".join(f"{track}\n" for track in track_ids).encode())
         raise RunProblem(
             f"the loss of step {self.step} is not finite; the tracks of its batch are in {listed}. Leave them out with "
             "--where, or lower the learning rate, in another --out"

@@ -1,7 +1,6 @@
 """The folder of a run: checkpoints that are whole or not there, figures, what the run was asked for."""
 
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -12,6 +11,8 @@ from typing import Any
 import torch.distributed.checkpoint as dcp
 from torch import distributed
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+
+from schemas.files import move_durably, write_durably
 
 _PROGRESS = "progress.json"  # written last inside a checkpoint
 
@@ -49,7 +50,7 @@ class RunFolder:
                 raise RunProblem(
                     f"{self.root} holds a run with other settings:\n{lines}\nGive the same, or another --out."
                 )
-        _write(stored, json.dumps(config, indent=2))
+        write_durably(stored, json.dumps(config, indent=2).encode())
 
     @property
     def kind(self) -> str:
@@ -132,7 +133,7 @@ class RunFolder:
         if not self.metrics.exists():
             return
         kept = [line for line in self._recorded() if json.loads(line)["step"] <= step]
-        _write(self.metrics, "".join(f"{line}\n" for line in kept))
+        write_durably(self.metrics, "".join(f"{line}\n" for line in kept).encode())
 
     def _recorded(self) -> list[str]:
         """Whole lines: a full disk breaks off the last one."""
@@ -140,17 +141,9 @@ class RunFolder:
         return [line for line in lines if line.endswith("}")]
 
     def _publish(self, draft: Path, step: int, progress: dict[str, Any]) -> None:
-        with (draft / _PROGRESS).open("w") as file:
-            json.dump(progress, file)
-            file.flush()
-            os.fsync(file.fileno())
+        write_durably(draft / _PROGRESS, json.dumps(progress).encode())
         shutil.rmtree(self.path(step), ignore_errors=True)
-        draft.rename(self.path(step))
-        descriptor = os.open(self.checkpoints, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        move_durably(draft, self.path(step))
 
 
 # What a run may change its mind about.
@@ -163,16 +156,6 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in config.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
     return flat
-
-
-def _write(path: Path, text: str) -> None:
-    """The whole text, or on a full disk what was there before."""
-    draft = path.with_name(f".{path.name}.tmp")
-    try:
-        draft.write_text(text)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _first() -> bool:

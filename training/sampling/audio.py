@@ -1,8 +1,6 @@
 """Audio files of the sampler: sources in, clips out. Sources are read by what the shards went through."""
 
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from schemas.files import written_whole
 from stages import pcm
 from stages.base import TrackError
 from stages.decode import DecodeParams, decode_file
@@ -76,16 +75,12 @@ def write_audio(path: Path, waveform: Tensor, rate_hz: int = 48_000, tags: Mappi
     form = audio_format(path)
     samples = _checked(waveform)
     gain = min(1.0, 1.0 / max(float(np.abs(samples).max()), 1e-9))
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _encode(unfinished, samples, gain, rate_hz, form, tags or {})
-        unfinished.replace(path)
+        with written_whole(path) as draft:
+            _encode(draft, samples, gain, rate_hz, form, tags or {})
     except OSError as error:  # FFmpeg's errors among them
         raise SamplingError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            unfinished.unlink()
     return gain
 
 

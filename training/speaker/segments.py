@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from schemas.files import write_durably, written_whole
 from training.run.run_folder import RunProblem
 
 _SEGMENT = pa.schema(
@@ -45,7 +46,7 @@ class Voice:
 class Segments:
     """A folder of voices: a file a song, one segment a row group, and the list of songs to train on.
 
-    A file is written under another name and renamed, so that a song is there or is not.
+    Every file is written whole, so that a song is there or is not.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -68,14 +69,12 @@ class Segments:
             segments: log-mel bands; kept as float16.
         """
         path = self.folder / _file_name(track_id, recipe)
-        draft = path.with_suffix(".partial")
-        with pq.ParquetWriter(draft, _SEGMENT, compression="zstd") as file:
+        with written_whole(path) as draft, pq.ParquetWriter(draft, _SEGMENT, compression="zstd") as file:
             for log_mel in segments:
                 bands, frames = log_mel.shape
                 data = np.ascontiguousarray(log_mel, "<f2").tobytes()
                 row = {"track_id": track_id, "bands": bands, "frames": frames, "log_mel": data}
                 file.write_table(pa.Table.from_pylist([row], _SEGMENT))
-        draft.replace(path)
 
     def choose(self, songs: Sequence[Voice], failed: Mapping[str, str]) -> None:
         """Write down which songs to train on; segments of others are deleted.
@@ -85,10 +84,9 @@ class Segments:
             failed: track id -> why a song has no segments.
         """
         ordered = sorted(songs, key=lambda song: song.track_id)
-        draft = self.folder / f"{_SONGS}.partial"
-        pq.write_table(pa.Table.from_pylist([vars(song) for song in ordered], _SONG), draft)
-        (self.folder / _FAILED).write_text(json.dumps(dict(failed), indent=2))
-        draft.replace(self.folder / _SONGS)
+        write_durably(self.folder / _FAILED, json.dumps(dict(failed), indent=2).encode())
+        with written_whole(self.folder / _SONGS) as draft:
+            pq.write_table(pa.Table.from_pylist([vars(song) for song in ordered], _SONG), draft)
         wanted = {_SONGS, _FAILED, *(song.file for song in songs)}
         for path in self.folder.iterdir():
             if path.name not in wanted:

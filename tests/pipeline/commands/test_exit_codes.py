@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from pipeline.cli import app as songmill_app
 from pipeline.commands.exit_codes import Commands
 from pipeline.dataset.verification import verify_dataset
-from pipeline.errors import naming
 from schemas.dataset import Layout
+from schemas.files import naming
 from tests.support.command import asked, inspected
 from tests.support.places import ROOT
 from tests.support.rows import row, write_rows

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.dataset.durable import file_digest
-from pipeline.dataset.ledger import Commit, Ledger
+from pipeline.dataset.ledger import Ledger
+from schemas.commits import Commit
 from schemas.dataset import FOOTER_FINGERPRINTS, FOOTER_SCHEMA_VERSION, FOOTER_SHARD_DIGEST, Layout
+from schemas.files import file_digest
 from tests.support import tiny_checkpoint
 from tests.support.audio import noise, write
 from tests.support.command import asked, inspected, kill_when, ray_cluster, songmill

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.curation.changes import Changes
-from pipeline.dataset.ledger import Commit, RowState
+from schemas.commits import Commit, RowState
 
 ROWS = [f"row-{number}" for number in range(8)]
 STATES = st.builds(RowState, st.sampled_from(["kept", "failed"]), st.none(), st.sampled_from(["a", "b"]))

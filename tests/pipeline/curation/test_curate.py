@@ -11,8 +11,8 @@ import pytest
 from datasets import load_dataset
 from filelock import FileLock
 
-from pipeline.dataset.durable import file_digest
 from pipeline.execution.cluster import stderr_on_failure
+from schemas.files import file_digest
 from tests.support.audio import noise, silence, tone, write
 from tests.support.command import asked, inspected, kill_when, queried, ray_cluster, songmill
 from tests.support.tracks import load

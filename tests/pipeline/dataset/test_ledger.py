@@ -6,8 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import pipeline.dataset.durable
-from pipeline.dataset.ledger import Commit, Ledger, RowState, read_records
+import schemas.files
+from pipeline.dataset.ledger import Ledger
+from schemas.commits import Commit, RowState, read_records
 from schemas.dataset import Layout
 
 
@@ -111,7 +112,7 @@ def _kill_before_change(patch: pytest.MonkeyPatch, step: int) -> None:
 
     def dying(change):
         def maybe(*args, **kwargs):
-            if next(left) == 0:
+            if next(left, 0) == 0:  # the dead change nothing any more
                 raise Killed
             return change(*args, **kwargs)
 
@@ -119,7 +120,7 @@ def _kill_before_change(patch: pytest.MonkeyPatch, step: int) -> None:
 
     for name in ("replace", "unlink", "write_bytes"):
         patch.setattr(Path, name, dying(getattr(Path, name)))
-    patch.setattr(pipeline.dataset.durable.os, "fsync", dying(pipeline.dataset.durable.os.fsync))
+    patch.setattr(schemas.files.os, "fsync", dying(schemas.files.os.fsync))
 
 
 def feature(layout: Layout, ledger: Ledger, unit: int, content: str) -> tuple[Commit, dict[str, Path]]:

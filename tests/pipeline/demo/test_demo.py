@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from pipeline.dataset.durable import file_digest
-from pipeline.dataset.ledger import Commit
 from pipeline.demo import input as demo
 from pipeline.demo.promise import KEPT, PROMISE, PromiseBroken, Verdict, differences_of_dataset, differences_of_song
 from pipeline.demo.story import QUICK, Demo
 from pipeline.errors import DataProblem
 from pipeline.models.store import ModelStore
+from schemas.commits import Commit
 from schemas.dataset import Layout
+from schemas.files import file_digest
 from tests.support.audio import silence, tone, write
 from tests.support.command import cold_caches, songmill
 from tests.support.long import long

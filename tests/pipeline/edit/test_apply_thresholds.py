@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import pipeline.dataset.durable
+import schemas.files
 from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.marks import set_marks
 from pipeline.dataset.stats import connect
@@ -114,7 +114,7 @@ def test_features_follow_their_rows(dataset):
     digest = commit.files[str(layout.shard_file(commit.unit).relative_to(layout.root))]
     temporary = layout.temporary / "x.parquet"
     pq.write_table(heard.replace_schema_metadata({FOOTER_SHARD_DIGEST: digest, **shard.schema.metadata}), temporary)
-    files = {**commit.files, name: pipeline.dataset.durable.file_digest(temporary)}
+    files = {**commit.files, name: schemas.files.file_digest(temporary)}
     dataset.ledger.amend(commit.model_copy(update={"files": files}), {name: temporary})
     assert not verify_dataset(layout)
     apply_thresholds(layout, ["quality.min_loudness_lufs=-15"])

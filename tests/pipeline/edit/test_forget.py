@@ -15,7 +15,7 @@ from pipeline.dataset.tombstones import read_tombstones
 from pipeline.dataset.verification import verify_dataset
 from pipeline.edit.forget import find_forgettable, forget
 from pipeline.errors import DataProblem
-from schemas.dataset import Layout
+from schemas.dataset import Layout, NoDataset
 from tests.pipeline.curation.test_work_units import Dataset, scanned
 from tests.pipeline.dataset.test_ledger import Killed, _kill_before_change
 from tests.support.command import asked
@@ -130,5 +130,5 @@ def test_a_run_never_loses_what_it_has_learnt_from(tmp_path):
 
 
 def test_a_folder_without_a_dataset_is_told(tmp_path):
-    with pytest.raises(DataProblem, match="is no songmill dataset"):
+    with pytest.raises(NoDataset, match="is no songmill dataset"):
         find_forgettable(Layout(tmp_path), ["a"])

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.dataset.durable import file_digest
-from pipeline.dataset.ledger import Commit, RowState
 from pipeline.edit.whatif import what_if
 from pipeline.planning.gates import Gate
 from pipeline.planning.plan import Plan, StagePlan
 from schemas import columns
+from schemas.commits import Commit, RowState
 from schemas.dataset import Layout
+from schemas.files import file_digest
 from tests.support.command import asked
 
 SCHEMA = pa.schema(

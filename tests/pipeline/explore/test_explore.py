@@ -22,8 +22,7 @@ from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 from starlette.testclient import TestClient
 
-from pipeline.dataset.durable import file_digest
-from pipeline.dataset.ledger import Commit, Ledger, RowState
+from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.marks import read_marks, set_marks
 from pipeline.explore.app import Explorer
 from pipeline.explore.conditions import Conditions
@@ -35,7 +34,9 @@ from pipeline.explore.ranges import Unsatisfiable, part_of
 from pipeline.explore.selection import PAGE_ROWS, Selection
 from pipeline.planning.plan import Plan, StagePlan
 from schemas import columns
+from schemas.commits import Commit, RowState
 from schemas.dataset import Layout
+from schemas.files import file_digest
 from tests.support.command import asked
 
 HOST = "127.0.0.1:7870"

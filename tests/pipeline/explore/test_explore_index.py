@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.dataset.durable import file_digest
-from pipeline.dataset.ledger import Commit, Ledger, RowState
+from pipeline.dataset.ledger import Ledger
 from pipeline.errors import DataProblem
 from pipeline.explore.index import Index
 from pipeline.explore.index_cache import IndexCache
+from schemas.commits import Commit, RowState
 from schemas.dataset import Layout
+from schemas.files import file_digest
 from tests.pipeline.curation.test_work_units import Dataset, scanned
 from tests.pipeline.explore.test_explore import SONGS, commit, song, write
 

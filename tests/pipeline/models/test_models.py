@@ -135,7 +135,7 @@ def test_what_is_present_needs_no_source_and_no_second_hashing(
         raise AssertionError("a present entry was hashed or fetched again")
 
     monkeypatch.setattr(subprocess, "run", forbidden)
-    monkeypatch.setattr(digests, "sha256", forbidden)
+    monkeypatch.setattr(digests, "file_digest", forbidden)
     monkeypatch.setattr("socket.socket.connect", forbidden)
     assert ModelStore(store.root, store.registry).pull("toy") == first
     assert ModelStore(store.root, store.registry).resolve("toy") == first

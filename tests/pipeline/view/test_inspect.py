@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pipeline.dataset.ledger import Ledger, read_records
+from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.marks import set_marks
 from pipeline.dataset.stats import Stats, collect_stats
 from pipeline.dataset.stats_cache import _Snapshot, current_stats, renew_stats
 from pipeline.view.terminal import show_stats, sparkline
+from schemas.commits import read_records
 from schemas.dataset import Layout
 from tests.support.command import asked, inspected, songmill
 from tests.support.rows import row, write_rows
