@@ -29,7 +29,7 @@ _BASS_MELS = 5  # up to about 180 Hz
 class Rhythm(Stage):
     """Beats by Essentia's RhythmExtractor2013 (multifeature: Zapata, Davies and Gomez 2014).
 
-    `stages.signal.tempo` derives the BPM from them and `stages.signal.meter` the downbeats: an accent is bass onset plus
+    `stages.signal.tempo` derives the BPM from them, `stages.signal.meter` the downbeats: an accent is bass onset plus
     change of chroma plus half the onset of all bands. `confidence` is Essentia's 0..5.32 divided by 5.32. Silence and
     music without beats give a null `bpm`, empty lists and confidence 0.
 
