@@ -1,1 +1,1 @@
-"""The contracts of a songmill dataset: column types, folder layout, configuration. Imports nothing else of songmill."""
+"""The contracts of a songmill dataset: column types, folder layout, configuration. Imports nothing of songmill's."""

@@ -4,7 +4,7 @@ Built after PLR-OSNet (Xie, Wu, Zheng, "Learning Diverse Features with Part-Leve
 Re-Identification", PRCV 2020), which puts a global and a part-level branch on the blocks of OSNet (Zhou, Yang,
 Cavallaro, Xiang, "Omni-Scale Feature Learning for Person Re-Identification", ICCV 2019). A person is recognised by body
 parts from head to foot, a voice by its registers, so here the parts are bands of the spectrum: pitch and chest
-resonance are low, vowel formants higher, breath and sibilants at the top, and a trait such as a lisp shows in just one of them.
+resonance are low, vowel formants higher, breath and sibilants at the top, and a trait such as a lisp shows in only one.
 """
 
 from collections.abc import Sequence

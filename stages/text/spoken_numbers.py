@@ -45,11 +45,11 @@ _BEFORE_CENTS = {
 
 
 def speak_numbers(text: str, language: str, *, spare_czech: bool = True) -> str:
-    """Every number of a text as words; Korean and Chinese have modules of their own.
+    """A text with every number as words; Korean and Chinese have modules of their own.
 
     With `spare_czech` Czech numerals stay: the released lyrics were tokenised with them.
 
-    Arabic and Turkish amounts of money are read as a number beside its sign (num2words knows no dollar there).
+    Arabic and Turkish amounts of money are read as a number next to its symbol (num2words has no dollar there).
     """
     if language == "cs" and spare_czech:
         return text
