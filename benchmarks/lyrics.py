@@ -1,4 +1,4 @@
-"""The lyric index: how big, how fast, and how often right, on made-up songs (see `benchmarks.lyric_world`).
+"""The lyric index: size, speed and recall on synthetic songs (see `benchmarks.lyric_world`).
 
 python -m benchmarks.lyrics scale --songs 1000000 --index million.index
 python -m benchmarks.lyrics recall --songs 100000 --queries 50
@@ -41,7 +41,7 @@ _ABSENT = 10_000_000  # songs from this number on are in no library
 
 @app.command()
 def scale(songs: int = 1_000_000, index: Path = Path("million.index"), queries: int = 500) -> None:
-    """Build an index of made-up songs and time queries to it, with 20 % of the words wrong."""
+    """Build an index of synthetic songs and time queries to it, with 20 % of the words wrong."""
     if not index.exists():
         _build(songs, index)
     size = sum(file.stat().st_size for file in index.rglob("*") if file.is_file())
@@ -64,7 +64,7 @@ def scale(songs: int = 1_000_000, index: Path = Path("million.index"), queries: 
 
 @app.command()
 def text(songs: int = 100_000, out: Path = Path("lyrics.parquet")) -> None:
-    """Write made-up songs as a library, to time `songmill lyrics index` on."""
+    """Write synthetic songs as a library, for timing `songmill lyrics index`."""
     with pq.ParquetWriter(out, pa.schema([(name, pa.string()) for name in COLUMNS])) as file:
         for start in range(0, songs, 1000):
             rows = [_row(number) for number in range(start, min(start + 1000, songs))]
@@ -86,7 +86,7 @@ def _row(number: int) -> dict[str, str]:
 
 @app.command()
 def recall(songs: int = 100_000, queries: int = 50, aligned: int = 8) -> None:
-    """Recall@1 of both engines, and of the whole decision with its alignment, a table row a condition."""
+    """Recall@1 of both engines, and of the whole decision including alignment, one table row per condition."""
     made = [song(number) for number in range(songs)]
     rows = lsh_rows(jaccard=0.25, recall=0.95)
     engines: dict[str, Sketch] = {"containment": ContainmentSketch(), f"lsh, {rows} rows": LshSketch(rows=rows)}
@@ -127,7 +127,7 @@ def _by_language(library: LyricLibrary, made: list[LyricSong], queries: int) -> 
 
 @app.command()
 def compare(songs: int = 5_000, queries: int = 40) -> None:
-    """IPA against text, at words that are misheard: recall@1 and time a query."""
+    """IPA against text, for misheard words: recall@1 and time per query."""
     made = [song(number) for number in range(songs)]
     texts = [" ".join(line.text for line in one.lines) for one in made]
     sketch = ContainmentSketch()

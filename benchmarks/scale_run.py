@@ -1,4 +1,4 @@
-"""One `songmill curate` of recorded stages, timed from inside: `python -m benchmarks.scale_run MANIFEST DATASET`.
+"""One `songmill curate` with recorded stages, instrumented: `python -m benchmarks.scale_run MANIFEST DATASET`.
 
 Prints JSON: seconds and calls of the driver's own steps, when each pass began and first delivered, memory over time.
 """
@@ -59,7 +59,7 @@ class Clock:
 
 
 def main(manifest: str, dataset: str) -> None:
-    """Run it and print what it took."""
+    """Run it and print the times."""
     clock = Clock()
     for step in _STEPS:
         clock.wrap(curation, step)

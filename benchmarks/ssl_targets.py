@@ -1,4 +1,4 @@
-"""What storing SSL targets at the latent rate changes: the loss, its gradient, and how many bytes a minute takes.
+"""What storing SSL targets at the latent rate changes: the loss, its gradient, and the bytes per minute.
 
 `python -m benchmarks.ssl_targets` on the demo songs. The native loss stretches the projection to the encoder's rate, as
 the public trainer does; the stored one compares it with the mean unit state under each latent frame.
@@ -85,7 +85,7 @@ def _compare(projection: Tensor, native: Tensor, stored: Tensor) -> dict[str, fl
 
 
 def _flac_bytes(samples: np.ndarray) -> int:
-    """Of 16-bit stereo at 44.1 kHz."""
+    """Size as FLAC, of 16-bit stereo at 44.1 kHz."""
     sixteen = np.ascontiguousarray((samples.T * 32767).astype(np.int16).reshape(1, -1))
     codec = av.CodecContext.create("flac", "w")
     codec.sample_rate, codec.layout, codec.format = pcm.RATE_HZ, "stereo", "s16"

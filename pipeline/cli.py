@@ -1,6 +1,7 @@
-"""The `songmill` command. Data goes to stdout, progress and errors to stderr; exit code 0 fine, 1 data, 2 usage.
+"""The `songmill` command.
 
-Commands import what they need when they run: Ray, torch, DuckDB and Arrow take seconds that `--help` would pay for.
+Data goes to stdout, progress and errors to stderr. Exit code 0 means success, 1 a problem with data, 2 with usage.
+Commands import what they need when they run: Ray, torch, DuckDB and Arrow would slow down `--help` by seconds.
 """
 
 from importlib.metadata import version
@@ -38,7 +39,7 @@ app = ProtectedApp(
 )
 train_app.command("autoencoder")(autoencoder_command)
 train_app.command("speaker")(speaker_command)
-# `--help` lists commands in this order: try it, make a dataset, look at it, change it, use a model; then groups.
+# `--help` lists commands in this order: try it, make a dataset, look at it, change it, use a model; then the groups.
 app.command("demo")(demo_command)
 app.command("doctor")(doctor_command)
 app.command("plan")(plan_command)
@@ -70,13 +71,13 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     verbose: Annotated[
-        int, typer.Option("--verbose", "-v", count=True, help="Say on stderr what is done; -vv every detail.")
+        int, typer.Option("--verbose", "-v", count=True, help="Log progress on stderr; -vv logs every detail.")
     ] = 0,
-    log_file: Annotated[Path | None, typer.Option("--log-file", help="Add every detail to this file.")] = None,
+    log_file: Annotated[Path | None, typer.Option("--log-file", help="Append every detail to this file.")] = None,
 ) -> None:
     """The open-source refinery for music AI: raw songs in, training-ready Parquet shards out.
 
-    Options of all commands come before the command: [bold]songmill -v --log-file run.log curate songs/ --out dataset[/]
+    These options go before the command: [bold]songmill -v --log-file run.log curate songs/ --out dataset[/]
     """
     from pipeline.console.logs import logged
 

@@ -1,4 +1,4 @@
-"""Captions in six styles, written from the measured columns and from nothing else."""
+"""Captions in six styles, written by templates from the measured columns alone."""
 
 from collections.abc import Sequence
 from random import Random
@@ -17,8 +17,8 @@ class Caption(Stage):
 
     simplified is one phrase; expanded states every fact; descriptive tells how it sounds; synonyms says the same in
     other words (`stages/data/tag_classes.yaml`); use_cases says what it suits; analysis lists genre, instruments,
-    tempo and mood. A column that is missing or null is not mentioned. Wording varies with `row_id` and with nothing
-    else. `source` is "measured". `lyrical_rap_check` is described in `stages.captioning.vocal_delivery`.
+    tempo and mood. A column that is missing or null is not mentioned. The wording depends on `row_id` alone.
+    `source` is "measured". `lyrical_rap_check` is described in `stages.captioning.vocal_delivery`.
     """
 
     name = "caption"
@@ -58,7 +58,7 @@ class Caption(Stage):
 
 def _simplified(facts: CaptionFacts) -> str:
     adjectives = [*_known(facts.tempo), *facts.moods[:1], *facts.genres[:1]]
-    return _sentence(" ".join([*adjectives, _noun(facts)]), *_told("with {}", _heard(facts)))
+    return _sentence(" ".join([*adjectives, _noun(facts)]), *_filled("with {}", _sounds(facts)))
 
 
 def _expanded(facts: CaptionFacts, wording: Random) -> str:
@@ -67,13 +67,13 @@ def _expanded(facts: CaptionFacts, wording: Random) -> str:
     lasts = wording.choice(("It lasts {} minutes.", "Its length is {} minutes."))
     return " ".join(
         [
-            _sentence(opening.format(_song(facts)), *_told("with {}", _heard(facts))),
-            *_told("The lyrics are in {}.", facts.language),
-            *_told(runs + ", in {} time" * bool(facts.meter) + ".", facts.bpm, *_known(facts.meter)),
-            *_told("The key is {}.", facts.key),
-            *_told("Its parts are {}.", _listed(facts.parts)),
-            *_told(lasts, facts.length),
-            *_told("It was recorded live.", facts.live),
+            _sentence(opening.format(_song(facts)), *_filled("with {}", _sounds(facts))),
+            *_filled("The lyrics are in {}.", facts.language),
+            *_filled(runs + ", in {} time" * bool(facts.meter) + ".", facts.bpm, *_known(facts.meter)),
+            *_filled("The key is {}.", facts.key),
+            *_filled("Its parts are {}.", _listed(facts.parts)),
+            *_filled(lasts, facts.length),
+            *_filled("It was recorded live.", facts.live),
         ]
     )
 
@@ -86,18 +86,18 @@ def _descriptive(facts: CaptionFacts, wording: Random) -> str:
         [
             _sentence(
                 _song(facts),
-                *_told(carried, _listed(facts.instruments)),
-                *_told(pace, facts.tempo and _with_article(facts.tempo)),
-                *_told("in {}", facts.key),
+                *_filled(carried, _listed(facts.instruments)),
+                *_filled(pace, facts.tempo and _with_article(facts.tempo)),
+                *_filled("in {}", facts.key),
                 comma=True,
             ),
-            *([_sentence(sings.format(*_vocals(facts)), *_told("in {}", facts.language))] if facts.sung else []),
+            *([_sentence(sings.format(*_vocals(facts)), *_filled("in {}", facts.language))] if facts.sung else []),
         ]
     )
 
 
 def _use_cases(facts: CaptionFacts, wording: Random) -> str:
-    """What the song suits, by its tempo, by whether somebody sings, by genre and by mood."""
+    """What the song suits, judged by tempo, vocals, genre and mood."""
     uses: list[str] = []
     if facts.bpm:
         uses.append(wording.choice(_PACE_USES[0 if facts.bpm < 90 else 1 if facts.bpm < 120 else 2]))
@@ -139,7 +139,7 @@ def _vocals(facts: CaptionFacts) -> list[str]:
     return [facts.voice or "vocals"] if facts.sung else []
 
 
-def _heard(facts: CaptionFacts) -> str:
+def _sounds(facts: CaptionFacts) -> str:
     return _listed([*facts.instruments, *_vocals(facts)])
 
 
@@ -147,8 +147,8 @@ def _known(word: str | None) -> list[str]:
     return [word] if word else []
 
 
-def _told(template: str, fact: Any, *more: Any) -> list[str]:
-    """The template with its fact, or nothing where the fact is unknown."""
+def _filled(template: str, fact: Any, *more: Any) -> list[str]:
+    """The template with its facts filled in, or nothing where the first one is unknown."""
     return [template.format(fact, *more)] if fact else []
 
 

@@ -12,7 +12,7 @@ _EXAMPLES_SHOWN = 5
 
 
 def show_comparison(console: Console, a: str, b: str, found: Comparison) -> None:
-    """Counts and hours, what was turned away, figures, values, plans, rows that went another way."""
+    """Print counts and hours, what was turned away, distributions, values, plans, and rows with different verdicts."""
     console.print(f"[bold]a[/] {escape(a)}\n[bold]b[/] {escape(b)}", highlight=False)
     console.print(_pairs("", {**_titled("rows", found.rows), **_titled("hours", found.hours), **found.reasons}))
     if found.shifts:
@@ -25,7 +25,7 @@ def show_comparison(console: Console, a: str, b: str, found: Comparison) -> None
     moved = sum(change.rows for change in found.moved)
     console.print(
         f"[bold]Rows[/] (matched by {found.matched_by}): {found.only_a} only in a, {found.only_b} only in b, "
-        f"{moved} with another verdict"
+        f"{moved} with different verdicts"
     )
     for change in found.moved:
         console.print(f"  {change.rows}: {escape(change.a)} -> {escape(change.b)}", highlight=False)
@@ -63,15 +63,15 @@ def _values(values: Mapping[str, Mapping[str, Pair]]) -> Table:
     table = _table("Most common, rows in a/b", "")
     table.columns[1].no_wrap, table.columns[1].overflow = True, "ellipsis"
     for column, pairs in values.items():
-        told = [f"{value} {_figure(pair.a)}/{_figure(pair.b)}" for value, pair in pairs.items()]
-        table.add_row(column, escape(", ".join(told)))
+        listed = [f"{value} {_figure(pair.a)}/{_figure(pair.b)}" for value, pair in pairs.items()]
+        table.add_row(column, escape(", ".join(listed)))
     return table
 
 
 def _examples(rows: Iterable[Row]) -> Table:
-    table = _table("Such as", "row", "a", "b")
+    table = _table("Examples", "row", "a", "b")
     for row in rows:
-        cells = (row.title or row.uri or "", row.row_id[:12], row.a or "not there", row.b or "not there")
+        cells = (row.title or row.uri or "", row.row_id[:12], row.a or "absent", row.b or "absent")
         table.add_row(*map(escape, cells))
     return table
 

@@ -1,4 +1,4 @@
-"""`songmill curate`: songs to shards, features added to a dataset, runs that go on."""
+"""`songmill curate`: turns songs into shards, adds features to a dataset, resumes runs."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -36,24 +36,24 @@ def curate_command(
     stages: Only = "",
     add: Add = "",
     overrides: Overrides = None,
-    license: Annotated[str | None, typer.Option(help="SPDX id or URL of songs that name none.")] = None,
-    origin: Annotated[str | None, typer.Option("--source", help="Source of songs that name none.")] = None,
+    license: Annotated[str | None, typer.Option(help="SPDX id or URL for songs without a licence.")] = None,
+    origin: Annotated[str | None, typer.Option("--source", help="Source for songs without one.")] = None,
     require_license: Annotated[
-        list[str] | None, typer.Option(help="SPDX id, family (CC-BY) or unknown that is kept; may be repeated.")
+        list[str] | None, typer.Option(help="SPDX id, family (CC-BY) or unknown to keep; may be repeated.")
     ] = None,
-    update: Annotated[bool, typer.Option("--update", help="Make columns anew whose plan has changed.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Recompute columns whose plan has changed.")] = False,
     drop_missing: Annotated[
-        bool, typer.Option("--drop-missing", help="Let rows leave whose files are gone; else they stay as they are.")
+        bool, typer.Option("--drop-missing", help="Remove rows whose files are gone; otherwise they stay as they are.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn songs into shards. The same command again does only what is left.
+    """Turn songs into shards. Running the same command again only does what is left.
 
-    A song that was moved or renamed is known by its bytes, and its row follows it.
+    A song that was moved or renamed is recognised by its bytes, and its row follows it.
 
-    Given a dataset alone, go on with the settings that it was last written with. With --add, make these features of its
-    rows, beside shards that stay as they are.
+    Given only a dataset, continue with the settings that it was last written with. With --add, compute these features
+    for its rows and leave the shards as they are.
 
     [bold]Examples[/]
 
@@ -75,17 +75,17 @@ def curate_command(
 
     if source and out is None and config is None and is_dataset(Layout(Path(source))):
         if stages or profile or lyrics or license or origin or require_license or update:
-            fail(f"{source} is a dataset: to add features to it give --add and --set alone", USAGE_PROBLEM)
+            fail(f"{source} is a dataset: to add features to it, give only --add and --set", USAGE_PROBLEM)
         if drop_missing and (add or overrides):
-            fail("--drop-missing goes without --add: drop first, then add", USAGE_PROBLEM)
+            fail("--drop-missing and --add do not combine: drop first, then add", USAGE_PROBLEM)
         if add or overrides:
             _add_features(Path(source), split_names(add), overrides or [], progress=not quiet, as_json=as_json)
             return
         settings = remembered_config(Layout(Path(source).resolve()))
     elif source and out is None and config is None:
         fail(
-            f"{source} is no dataset that could go on by itself: say where the songs go, "
-            f"songmill curate {source} --out DATASET, or where it was begun give that whole command again",
+            f"{source} is not a dataset that can be continued: name an output folder, "
+            f"songmill curate {source} --out DATASET, or repeat the whole command that started it",
             USAGE_PROBLEM,
         )
     else:
@@ -127,7 +127,7 @@ def _add_features(dataset: Path, stages: list[str], overrides: list[str], *, pro
     from pipeline.models.store import ModelStore
 
     if not stages:
-        fail(f"{dataset} is a dataset: say what to make of it, such as --add latents,ssl", USAGE_PROBLEM)
+        fail(f"{dataset} is a dataset: name the features to add, such as --add latents,ssl", USAGE_PROBLEM)
     done: Addition = _interruptible(add_features, dataset, stages, overrides, ModelStore(), progress=progress)
     if as_json:
         print_json(asdict(done))
@@ -148,5 +148,5 @@ def _curate(settings: "CurateConfig", **options: bool) -> "Outcome":
 
 
 def _interruptible(run: Any, *args: Any, **kwargs: Any) -> Any:
-    with guarded("interrupted; the same command goes on from what is committed"):
+    with guarded("interrupted; run the same command again to continue from what is committed"):
         return run(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""`songmill demo`: from a few songs to a new one, by the commands that a user would type."""
+"""`songmill demo`: from a few songs to a new one, with the commands that a user would type."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,14 +11,14 @@ from pipeline.commands.output import wide_console
 
 def demo_command(
     context: typer.Context,
-    out: Annotated[Path, typer.Option("--out", help="Folder for everything it makes.")] = Path("demo"),
-    quick: Annotated[bool, typer.Option("--quick", help="Train for a few steps only: all of it runs.")] = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder for all output.")] = Path("demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Train for only a few steps.")] = False,
 ) -> None:
     """From a few real songs, some of them broken or copies, to a new one: curate, train, sample. Six minutes.
 
-    Shows every command before it runs it. The same command again goes on where it stopped. What comes out is compared
-    with what was promised (songs kept and turned away and why, the lyrics found, a song that plays); where it differs
-    the exit code is 1.
+    Prints every command before running it. Run it again to continue where it stopped. The results are checked against
+    what is expected (which songs are kept, which are turned away and why, the lyrics found, a song that plays); if they
+    differ, the exit code is 1.
 
     [bold]Example[/]
 

@@ -1,4 +1,4 @@
-"""`songmill doctor`: what a profile needs, what is there, and what to do about the rest."""
+"""`songmill doctor`: what a profile needs, what is available, and how to fix the rest."""
 
 import json
 import sys
@@ -19,12 +19,12 @@ _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 
 def doctor_command(
     profile: Annotated[str | None, typer.Option(help="small (two CPU cores) or full (GPUs).")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML of a run, as `songmill curate` takes it.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML of a run, as for `songmill curate`.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell whether this machine can run a profile: Python, packages, models, Ray, GPU, memory, disk.
+    """Check whether this machine can run a profile: Python, packages, models, Ray, GPU, memory, disk.
 
-    Exit code 1 when it cannot. Nothing is started, pulled or changed.
+    The exit code is 1 if it cannot. Nothing is started, downloaded or changed.
 
     [bold]Examples[/]
 
@@ -41,8 +41,8 @@ def doctor_command(
         findings = [*examine(settings, ModelStore())]
     problems = sum(finding.state == "problem" for finding in findings)
     if as_json:
-        told = {"profile": settings.profile, "can_run": not problems, "findings": [f.model_dump() for f in findings]}
-        typer.echo(json.dumps(told, indent=2))
+        report = {"profile": settings.profile, "can_run": not problems, "findings": [f.model_dump() for f in findings]}
+        typer.echo(json.dumps(report, indent=2))
     else:
         _show(findings, settings.profile, problems)
     raise typer.Exit(DATA_PROBLEM if problems else 0)

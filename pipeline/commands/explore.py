@@ -17,7 +17,7 @@ from schemas.dataset import Layout
 
 _FIRST_PORT, _TRIED = 7870, 100
 _HOST = "127.0.0.1"
-_LET_FINISH_S = 2  # answers that are being sent when the server is told to end
+_LET_FINISH_S = 2  # for responses still being sent when the server is stopped
 
 
 def explore_command(
@@ -27,12 +27,12 @@ def explore_command(
     ] = None,
     browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
-    """Look at a dataset in the browser: filter, sort, listen to its rows, and mark them keep or drop.
+    """Browse a dataset: filter, sort and listen to its rows, and mark them keep or drop.
 
     The page is served on 127.0.0.1 and loads nothing from elsewhere. `curate` and `train` honour the marks.
 
-    The first start makes an index of the dataset, which stays in your cache folder (songmill/explore; XDG_CACHE_HOME
-    moves it). Later starts open it; after a run only the files that changed are read. It may be deleted at any time.
+    The first start builds an index of the dataset in your cache folder (songmill/explore; XDG_CACHE_HOME moves it).
+    Later starts reuse it; after a run only the files that changed are read. It may be deleted at any time.
 
     [bold]Examples[/]
 
@@ -45,7 +45,7 @@ def explore_command(
 
 
 def _serve(layout: Layout, listener: socket.socket, browser: bool) -> None:
-    import uvicorn  # here, for the other commands do without
+    import uvicorn  # here because only this command needs it
 
     from pipeline.explore.app import Explorer
     from pipeline.explore.conditions import Conditions
@@ -63,7 +63,7 @@ def _serve(layout: Layout, listener: socket.socket, browser: bool) -> None:
         config = uvicorn.Config(
             app,
             log_level="warning",
-            use_colors=False,  # what it tells of requests is not to be coloured
+            use_colors=False,  # its messages about requests must not contain escapes
             lifespan="off",
             ws="none",
             proxy_headers=False,
@@ -71,7 +71,7 @@ def _serve(layout: Layout, listener: socket.socket, browser: bool) -> None:
             timeout_graceful_shutdown=_LET_FINISH_S,
         )
         address = f"http://{_HOST}:{port}/"
-        typer.echo(f"{address} shows {layout.root}; Ctrl+C ends it")
+        typer.echo(f"{address} shows {layout.root}; press Ctrl+C to stop")
         if browser:
             webbrowser.open(address)
         uvicorn.Server(config).run(sockets=[listener])
@@ -79,25 +79,27 @@ def _serve(layout: Layout, listener: socket.socket, browser: bool) -> None:
 
 @contextmanager
 def _shown(folder: Path) -> Iterator[Callable[[int, int], None]]:
-    """How far the index is, on stderr; nothing where none has to be made."""
+    """Progress of building the index, on stderr; nothing if it exists already."""
     console = Console(stderr=True)
     columns = (TextColumn("files"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
 
-        def told(done: int, total: int) -> None:
+        def report(done: int, total: int) -> None:
             if not done:
-                typer.echo(f"reading {total:,} files into the index in {folder}, which later starts open ...", err=True)
+                typer.echo(
+                    f"reading {total:,} files into the index in {folder}, which later starts reuse ...", err=True
+                )
             bar.update(task, completed=done, total=total)
 
         task = bar.add_task("", visible=False)
-        yield told
+        yield report
 
 
 def _listening(port: int | None) -> socket.socket:
-    """A socket that listens from now on, so that nobody takes the port in between."""
+    """A socket that is already listening, so that no other process can take the port in the meantime."""
     for tried in [port] if port else range(_FIRST_PORT, _FIRST_PORT + _TRIED):
         with suppress(OSError):
             return socket.create_server((_HOST, tried))
     if port:
-        raise UsageProblem(f"--port {port} is taken; use another one, or none to have a free one chosen")
-    raise UsageProblem(f"no port from {_FIRST_PORT} to {_FIRST_PORT + _TRIED - 1} is free; name one with --port")
+        raise UsageProblem(f"--port {port} is taken; use another one, or omit it to have a free one chosen")
+    raise UsageProblem(f"no port from {_FIRST_PORT} to {_FIRST_PORT + _TRIED - 1} is free; choose one with --port")

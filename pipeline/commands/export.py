@@ -1,4 +1,4 @@
-"""`songmill export`: what other programs read of a dataset."""
+"""`songmill export`: files for other programs from a dataset."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,8 +22,8 @@ def lrc_command(
     out: Annotated[Path, typer.Option(help="Folder for the files.")],
     verdicts: Annotated[str, typer.Option(help="Lines to write, by verdict.")] = f"{CANONICAL},{HEARD},{EXTRA}",
 ) -> None:
-    """Enhanced LRC with line and word times, a file a song: listen, and see whether the lyrics fit."""
-    from pipeline.lyrics.lrc import export_lrc  # here, for Arrow takes long to import
+    """Write enhanced LRC with line and word times, one file per song, to check the lyrics while listening."""
+    from pipeline.lyrics.lrc import export_lrc  # here because Arrow takes long to import
 
     wanted = [name.strip() for name in verdicts.split(",")]
     if unknown := sorted({*wanted} - SUNG):

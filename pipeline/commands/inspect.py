@@ -1,4 +1,4 @@
-"""`songmill inspect`: what a dataset holds, as a screen, a page, JSON, or the answer to a query."""
+"""`songmill inspect`: what a dataset contains, on the terminal, as a page, as JSON, or as the result of a query."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,12 +14,12 @@ def inspect_command(
     dataset: Dataset,
     as_json: AsJson = False,
     sql: Annotated[str | None, typer.Option(help="Query over the views tracks and quarantine.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page to see and hear the dataset by.")] = None,
-    rows: Annotated[int, typer.Option(min=0, help="With --html: rows to sample from all verdicts.")] = 100,
-    seed: Annotated[int, typer.Option(help="With --html: another seed samples other rows.")] = 0,
-    compare: Annotated[Path | None, typer.Option(help="Another dataset to show beside this one.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a web page for viewing and listening.")] = None,
+    rows: Annotated[int, typer.Option(min=0, help="With --html: how many rows to sample over all verdicts.")] = 100,
+    seed: Annotated[int, typer.Option(help="With --html: seed of the sample.")] = 0,
+    compare: Annotated[Path | None, typer.Option(help="Another dataset to compare with.")] = None,
 ) -> None:
-    """Show what a dataset holds: counts, hours, verdicts, distributions, time in stages.
+    """Show what a dataset contains: counts, hours, verdicts, distributions, time in stages.
 
     [bold]Examples[/]
 
@@ -36,9 +36,9 @@ def inspect_command(
     from schemas.dataset import Layout
 
     if sum(map(bool, (sql, html, compare))) > 1:
-        fail("give one of --sql, --html and --compare", USAGE_PROBLEM)
+        fail("give only one of --sql, --html and --compare", USAGE_PROBLEM)
     if html:
-        from pipeline.commands.report import report  # here, for what decodes audio takes its time to import
+        from pipeline.commands.report import report  # here because the audio decoder takes long to import
 
         report(dataset, html, rows, seed, as_json=as_json)
         return

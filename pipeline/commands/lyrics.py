@@ -1,4 +1,4 @@
-"""`songmill lyrics`: index a library of lyrics, search it, train a vocabulary."""
+"""`songmill lyrics`: indexes a library of lyrics, searches it, trains a vocabulary."""
 
 import json
 import sys
@@ -21,16 +21,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 @app.command("index", epilog="Example: songmill lyrics index lyrics.parquet --out lyrics.index")
 def index_command(
     library: Annotated[Path, typer.Argument(help="Parquet with id, title, artist, language, text, license.")],
-    out: Annotated[Path, typer.Option(help="Folder of the index.")],
+    out: Annotated[Path, typer.Option(help="Folder for the index.")],
     engine: Annotated[str, typer.Option(help="containment or lsh.")] = "containment",
     add: Annotated[bool, typer.Option("--add", help="Add the songs to an existing index.")] = False,
     address: Annotated[str | None, typer.Option(help="Ray cluster; by default one on this machine.")] = None,
 ) -> None:
-    """Read every song's lyrics into IPA and index it, for `--set lyrics.library=INDEX` and for `search`.
+    """Convert every song's lyrics to IPA and index them, for `--set lyrics.library=INDEX` and for `search`.
 
-    Songs with a duplicate id, without lines, too long or in an unknown language are left out and listed.
+    Songs with a duplicate id, without lines, too long or in an unknown language are skipped and listed.
     """
-    import pyarrow.parquet as pq  # these here, for Ray and the languages' tables take seconds to import
+    import pyarrow.parquet as pq  # these here because Ray and the languages' tables take seconds to import
 
     from pipeline.lyrics.indexing import build_index
     from schemas.config import ResourceConfig
@@ -39,7 +39,7 @@ def index_command(
     if engine not in SKETCHES:
         fail(f"no engine {engine!r}; there are {', '.join(SKETCHES)}", USAGE_PROBLEM)
     console = Console(stderr=True)
-    with guarded("interrupted; nothing is written"):
+    with guarded("interrupted; nothing was written"):
         rows = pq.read_metadata(library).num_rows if library.is_file() else 0
         shown = (TextColumn("songs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*shown, console=console, transient=True) as bar:
@@ -58,12 +58,12 @@ def index_command(
 @app.command("search", epilog='Example: songmill lyrics search lyrics.index "no more shadows telling me who to be"')
 def search_command(
     index: Annotated[Path, typer.Argument(help="Folder of an index, or a small library as Parquet.")],
-    words: Annotated[str, typer.Argument(help="What was heard; - reads it from stdin.")],
-    language: Annotated[str | None, typer.Option(help="ISO 639-1 code; by default it is heard from the words.")] = None,
+    words: Annotated[str, typer.Argument(help="Words of a song; - reads them from stdin.")],
+    language: Annotated[str | None, typer.Option(help="ISO 639-1 code; by default detected from the words.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Songs to show.")] = 5,
     as_json: AsJson = False,
 ) -> None:
-    """Which songs sound like these words: the share of their telling shingles that a song contains."""
+    """Find songs that sound like these words, by the share of their distinctive shingles that a song contains."""
     from stages.matching.library import LibraryError, LyricLibrary
     from stages.text.ipa import to_ipa
     from stages.text.language import line_languages
@@ -90,16 +90,16 @@ def search_command(
     table = Table("share", "id", "title", "artist")
     for hit in found:
         table.add_row(f"{hit.share:.2f}", hit.song.id, hit.song.title, hit.song.artist)
-    Console().print(table if found else "no song shares a telling passage with these words", markup=False)
+    Console().print(table if found else "no song shares a distinctive passage with these words", markup=False)
 
 
 @app.command("train-tokenizer", epilog="Example: songmill lyrics train-tokenizer lyrics.parquet --out lyric_bpe.json")
 def train_command(
     source: Annotated[Path, typer.Argument(help="A lyric library (Parquet) or a curated dataset.")],
-    out: Annotated[Path, typer.Option(help="The vocabulary, for --set lyric_tokens.vocabulary=FILE.")],
-    size: Annotated[int, typer.Option(help="Entries in all; the released one has 6681.")] = 6681,
+    out: Annotated[Path, typer.Option(help="Vocabulary file, for --set lyric_tokens.vocabulary=FILE.")],
+    size: Annotated[int, typer.Option(help="Number of entries; the released one has 6681.")] = 6681,
 ) -> None:
-    """Train byte-level BPE in the id layout of the released vocabulary: no text has unknown tokens.
+    """Train byte-level BPE in the id layout of the released vocabulary. No text has unknown tokens.
 
     The same songs give the same file.
     """

@@ -1,4 +1,4 @@
-"""`songmill models`: what the model store has, fetch it, check it."""
+"""`songmill models`: lists, downloads and verifies the entries of the model store."""
 
 import json
 import sys
@@ -33,7 +33,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 
 @app.command("list", epilog="Example: songmill models list --json")
 def list_entries(as_json: AsJson = False) -> None:
-    """What there is, under which licence, and whether it is in the store."""
+    """List all entries, their licences, and whether they are in the store."""
     store = _store()
     entries = [
         {
@@ -64,12 +64,10 @@ def pull(
     names: Annotated[list[str], typer.Argument(help=f"Entries or groups ({', '.join(_GROUPS)}).")],
     folder: Annotated[
         Path | None,
-        typer.Option(
-            "--from", exists=True, file_okay=False, help="Folder with the files, the wheels, or another store."
-        ),
+        typer.Option("--from", exists=True, file_okay=False, help="Folder with the files or wheels, or another store."),
     ] = None,
 ) -> None:
-    """Fetch entries that are not in the store yet; the network is left alone for those that are."""
+    """Fetch entries that are not in the store yet; for those that are, the network is not used."""
     store = _store()
     wanted = _expanded(store, names)
     problems = []
@@ -88,10 +86,10 @@ def pull(
 
 @app.command(epilog="Examples: songmill models verify | songmill models verify whisper-base --json")
 def verify(
-    names: Annotated[list[str] | None, typer.Argument(help="Entries or groups; by default all in the store.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Entries or groups; default: all in the store.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Hash every file again. A damaged entry is fetched anew by the next pull."""
+    """Hash every file again. The next pull fetches damaged entries again."""
     store = _store()
     checks = [store.verify(name) for name in _expanded(store, names or [e.name for e in store.entries()])]
     found = checks if names else [check for check in checks if check.state != "missing"]
@@ -105,7 +103,7 @@ def verify(
 
 
 def _store() -> "ModelStore":
-    from pipeline.models.store import ModelStore  # here, for Arrow takes long to import and `--help` does without
+    from pipeline.models.store import ModelStore  # here because Arrow takes long to import and `--help` needs none
 
     return ModelStore()
 
@@ -115,7 +113,7 @@ def _line(check: "Check") -> str:
 
 
 def _expanded(store: "ModelStore", names: list[str]) -> list[str]:
-    """Names of entries, each once, for names of entries and groups."""
+    """Names of entries and groups as names of entries, without duplicates."""
     wanted: dict[str, None] = {}
     for name in names:
         if name in _GROUPS:
@@ -130,7 +128,7 @@ def _expanded(store: "ModelStore", names: list[str]) -> list[str]:
 
 @contextmanager
 def _progress_on_stderr() -> Iterator["Progress"]:
-    """A bar an entry on a terminal; elsewhere one line a step."""
+    """On a terminal one bar per entry; elsewhere one line per step."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _lines(console)

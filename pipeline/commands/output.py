@@ -1,4 +1,4 @@
-"""How commands print: JSON for scripts, tables for people."""
+"""Output of commands: JSON for scripts, tables for people."""
 
 import json
 import sys
@@ -9,10 +9,10 @@ from rich.console import Console
 
 
 def print_json(value: Any) -> None:
-    """Print a value as indented JSON; what JSON does not know, such as a path, as its text."""
+    """Print a value as indented JSON; types that JSON lacks, such as paths, are printed as text."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
 def wide_console() -> Console:
-    """Stdout, wide enough for tables when it goes to a file."""
+    """A console on stdout, wide enough for tables when it goes to a file."""
     return Console(width=None if sys.stdout.isatty() else 160)

@@ -1,4 +1,4 @@
-"""`songmill plan`: the checked DAG of a run, and what a pilot says it would cost."""
+"""`songmill plan`: the validated DAG of a run, and a cost estimate from a pilot."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,13 +22,13 @@ def plan_command(
     stages: Only = "",
     add: Add = "",
     overrides: Overrides = None,
-    pilot: Annotated[int, typer.Option(min=0, help="Run so many songs and say what 1,000 hours would cost.")] = 0,
+    pilot: Annotated[int, typer.Option(min=0, help="Run this many songs and estimate the cost of 1,000 hours.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Show the checked DAG: stages, columns, models, resources, fused operators. Starts nothing without --pilot.
+    """Show the validated DAG: stages, columns, models, resources, fused operators. Runs nothing without --pilot.
 
-    Models and libraries that are missing are listed at the end, with exit code 2; fingerprints are not final before the
-    models are there. Given a dataset alone, the plan of the settings that it was last written with.
+    Missing models and libraries are listed at the end, with exit code 2; fingerprints are only final once the models
+    are in the store. Given only a dataset, show the plan for the settings that it was last written with.
 
     [bold]Examples[/]
 
@@ -51,7 +51,7 @@ def plan_command(
     if source and not asked and is_dataset(Layout(Path(source))):
         settings = remembered_config(Layout(Path(source).resolve()))
     else:
-        named = bool(config and pilot)  # a pilot runs, so the file names songs and output; a plan is content without
+        named = bool(config and pilot)  # a pilot runs, so the file has to name songs and output; a plan needs neither
         settings = build_config(
             file=config,
             profile=profile,
@@ -69,10 +69,10 @@ def plan_command(
     found = _pilot(settings, pilot) if pilot and not (missing or libraries) else None
     sizes = weights_bytes(dag, store)
     if as_json:
-        told = {"id": plan.id, **plan.model_dump(), "operators": [[n.name for n in group] for group in dag.operators]}
-        told |= {"scan": [node.name for node in dag.scan], "weights_bytes": sizes, "missing": missing}
-        told |= {"missing_libraries": {library.package: how_to_install([library]) for library in libraries}}
-        print_json(told | ({"pilot": found.model_dump()} if found else {}))
+        facts = {"id": plan.id, **plan.model_dump(), "operators": [[n.name for n in group] for group in dag.operators]}
+        facts |= {"scan": [node.name for node in dag.scan], "weights_bytes": sizes, "missing": missing}
+        facts |= {"missing_libraries": {library.package: how_to_install([library]) for library in libraries}}
+        print_json(facts | ({"pilot": found.model_dump()} if found else {}))
     else:
         show_plan(wide_console(), settings, dag, plan, sizes)
         if found:

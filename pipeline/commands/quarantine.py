@@ -1,4 +1,4 @@
-"""`songmill quarantine`: look at what was turned away, and try again what failed."""
+"""`songmill quarantine`: shows what was turned away, and retries failed rows."""
 
 import json
 import sys
@@ -34,15 +34,15 @@ class Action(StrEnum):
 def quarantine_command(
     dataset: Annotated[Path, typer.Argument(help="A curated dataset.")],
     action: Annotated[Action, typer.Argument(help="list, show ID, or retry.")] = Action.LIST,
-    row: Annotated[str | None, typer.Argument(metavar="[ID]", help="Row or track id, or its beginning.")] = None,
-    stage: Annotated[str | None, typer.Option(help="Only rows that this stage turned away.")] = None,
+    row: Annotated[str | None, typer.Argument(metavar="[ID]", help="Row or track id, or a prefix of it.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Only rows turned away by this stage.")] = None,
     reason: Annotated[str | None, typer.Option(help="Only rows turned away for this reason, an error class.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what was turned away, by stage and error class; try again what failed.
+    """Show what was turned away, by stage and error class; retry failed rows.
 
-    A retry works on the chosen failed rows only, from the stage that failed: their other columns are kept, audio and
+    A retry runs only on the chosen failed rows, from the stage that failed: their other columns are kept, audio and
     stems are decoded again. It uses the settings that the dataset was last written with.
 
     [bold]Examples[/]
@@ -53,7 +53,7 @@ def quarantine_command(
 
       songmill quarantine dataset retry --stage caption --reason EndpointUnreachable
     """
-    from pipeline.dataset.quarantine import (  # here, for DuckDB and Arrow take long to import
+    from pipeline.dataset.quarantine import (  # here because DuckDB and Arrow take long to import
         find_row,
         groups,
         rows_to_retry,
@@ -64,7 +64,7 @@ def quarantine_command(
     with guarded():
         if action is Action.SHOW:
             if row is None:
-                raise UsageProblem(f"say which row: songmill quarantine {dataset} show ID")
+                raise UsageProblem(f"name a row: songmill quarantine {dataset} show ID")
             _show_row(find_row(layout, row), as_json)
         elif action is Action.RETRY:
             _retry(layout, rows_to_retry(layout, row, stage, reason), progress=not quiet, as_json=as_json)
@@ -83,7 +83,7 @@ def _retry(layout: "Layout", row_ids: frozenset[str], *, progress: bool, as_json
     if as_json:
         print(json.dumps({"tried": len(row_ids), "failed_now": left}))
     else:
-        typer.echo(f"{layout.root}: {len(row_ids)} rows tried again; {left} rows of the dataset are failed now")
+        typer.echo(f"{layout.root}: {len(row_ids)} rows retried; {left} rows of the dataset are failed now")
 
 
 def _show_groups(found: "list[Group]", as_json: bool) -> None:
@@ -93,7 +93,7 @@ def _show_groups(found: "list[Group]", as_json: bool) -> None:
     if not found:
         print("nothing was turned away")
         return
-    table = Table("status", "stage", "reason", "rows", "hours", "first seen", "last seen", "tries", "for instance")
+    table = Table("status", "stage", "reason", "rows", "hours", "first seen", "last seen", "tries", "example")
     for group in found:
         table.add_row(
             group.status,
@@ -120,7 +120,7 @@ def _show_row(row: dict[str, Any], as_json: bool) -> None:
 
 
 def _flat(value: Any, path: tuple[str, ...]) -> Iterable[tuple[str, str]]:
-    """Every figure on a line of its own, long lists by their length."""
+    """Every value as a dotted name and its text; long lists as their length."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from _flat(inner, (*path, name))

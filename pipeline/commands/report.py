@@ -1,4 +1,4 @@
-"""`songmill inspect --html`: writes the page, with progress on stderr."""
+"""`songmill inspect --html`: writes the report, with progress on stderr."""
 
 import time
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _LINE_INTERVAL_S = 10.0
 
 
 def report(dataset: Path, out: Path, rows: int, seed: int, *, as_json: bool) -> None:
-    """Write a dataset's page and say what is on it."""
+    """Write a dataset's report and print a summary of it."""
     with guarded(), watching() as watch:
         made = write_report(Layout(dataset), out, rows=rows, seed=seed, watch=watch)
     if as_json:
@@ -31,7 +31,7 @@ def report(dataset: Path, out: Path, rows: int, seed: int, *, as_json: bool) -> 
 
 @contextmanager
 def watching() -> Iterator[Watch]:
-    """A bar on a terminal, else a line every ten seconds."""
+    """On a terminal a progress bar, otherwise a line every ten seconds."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _lines(console)

@@ -1,4 +1,4 @@
-"""`songmill verify`: is everything there as it was committed."""
+"""`songmill verify`: checks that a dataset is as it was committed."""
 
 import typer
 
@@ -8,7 +8,7 @@ from pipeline.commands.output import print_json
 
 
 def verify_command(dataset: Dataset, as_json: AsJson = False) -> None:
-    """Check a dataset: digests of all files, schemas, footers, every row counted once.
+    """Check a dataset: digests of all files, schemas, footers, and that every row is counted once.
 
     [bold]Example[/]
 

@@ -1,4 +1,4 @@
-"""`songmill whatif`: what other thresholds would keep, before anything is changed."""
+"""`songmill whatif`: what other thresholds would keep, before anything changes."""
 
 import sys
 from collections.abc import Sequence
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 def whatif_command(
     dataset: Annotated[Path, typer.Argument(help="A curated dataset.")],
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="column.min_field=NUMBER or max_; null for none. Repeatable.")
+        list[str] | None, typer.Option("--set", help="column.min_field=NUMBER or max_; null for none. May be repeated.")
     ] = None,
-    nearest: Annotated[int, typer.Option(min=0, help="Rows to name on each side of a threshold.")] = 5,
-    html: Annotated[Path | None, typer.Option(help="Write a page to hear these rows by.")] = None,
-    apply: Annotated[bool, typer.Option("--apply", help="Let the thresholds hold from now on.")] = False,
+    nearest: Annotated[int, typer.Option(min=0, help="Rows to list on each side of a threshold.")] = 5,
+    html: Annotated[Path | None, typer.Option(help="Write a page to listen to these rows.")] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Apply the thresholds from now on.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Which hours other thresholds would keep and lose, from the stored figures alone. Runs no model.
+    """Show which hours other thresholds would keep and lose, from the stored measurements. Runs no model.
 
-    Changes nothing, unless --apply says so: then rejected rows move to the quarantine at once, accepted ones come back,
-    and those that lack columns become pending until the next `songmill curate DATASET`.
+    Changes nothing without --apply. With it, rejected rows move to the quarantine at once, accepted ones come back, and
+    those that lack columns are pending until the next `songmill curate DATASET`.
 
     [bold]Examples[/]
 
@@ -40,7 +40,7 @@ def whatif_command(
 
       songmill whatif dataset --set quality.min_bandwidth_hz=15000 --apply
     """
-    from pipeline.edit.whatif import what_if  # here, for DuckDB and Arrow take long to import
+    from pipeline.edit.whatif import what_if  # here because DuckDB and Arrow take long to import
     from schemas.dataset import Layout
 
     layout = Layout(dataset.resolve())
@@ -49,7 +49,7 @@ def whatif_command(
         if html:
             _write_page(layout, html, overrides or [], found)
         if apply:
-            from pipeline.edit.apply_thresholds import apply_thresholds  # here, for Ray takes seconds to import
+            from pipeline.edit.apply_thresholds import apply_thresholds  # here because Ray takes seconds to import
 
             apply_thresholds(layout, overrides or [])
     if as_json:
@@ -58,12 +58,12 @@ def whatif_command(
     _show(Console(width=None if sys.stdout.isatty() else 160), found)
     if apply:
         waiting = found.pending.rows
-        left = f"; {waiting} rows wait for their models: songmill curate {dataset}" if waiting else ""
-        typer.echo(f"{dataset}: these thresholds hold now{left}")
+        left = f"; {waiting} rows are pending, run: songmill curate {dataset}" if waiting else ""
+        typer.echo(f"{dataset}: these thresholds apply now{left}")
 
 
 def _write_page(layout: "Layout", html: Path, overrides: Sequence[str], found: "WhatIf") -> None:
-    """The rows nearest to the thresholds, their figures against the new ones."""
+    """Write the page of the rows nearest to the thresholds, with their values judged by the new ones."""
     from pipeline.commands.report import watching
     from pipeline.edit.rejudge import rejudge
     from pipeline.view.report import write_report
@@ -81,10 +81,10 @@ def _show(console: Console, found: "WhatIf") -> None:
     table = Table("", "rows", "hours")
     for title, amount in {
         "kept now": found.kept_now,
-        "kept then": found.kept_then,
+        "kept with these thresholds": found.kept_then,
         **{f"  lost to {reason}": amount for reason, amount in found.newly_rejected.items()},
         "  back at once": found.newly_kept,
-        "back once their models have run": found.pending,
+        "back once the missing columns are computed": found.pending,
     }.items():
         table.add_row(escape(title), str(amount.rows), _hours(amount))
     console.print(table)

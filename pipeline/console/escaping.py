@@ -1,7 +1,7 @@
-"""What songs say never steers a terminal: titles, tags, file names and messages may hold any character.
+"""Keeps data from controlling the terminal: titles, tags, file names and messages may contain any character.
 
-`protect` stands before everything that a command writes: `print`, `typer.echo`, logging, warnings, tracebacks, and all
-that rich draws. Only rich's own colours and cursor movements pass as they are.
+`protect` filters everything that a command writes: `print`, `typer.echo`, logging, warnings, tracebacks, and whatever
+rich draws. Only rich's own colours and cursor movements pass unchanged.
 """
 
 import re
@@ -21,26 +21,26 @@ _STEERING = re.compile(
     "\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 without tab and line feed, DEL, C1
     "\u2028\u2029"  # line and paragraph separator
     "\u202a-\u202e\u2066-\u2069"  # embeddings, overrides and isolates of writing direction
-    "\ud800-\udfff"  # lone surrogates: bytes of file names that are no text
+    "\ud800-\udfff"  # lone surrogates: bytes of file names that are not valid text
     "]"
 )
 
 
-_RESET = "\x1b[0m"  # all that Ray's colorama writes when the process ends; it does no harm
+_RESET = "\x1b[0m"  # the only thing that Ray's colorama writes when the process ends; harmless
 
 
 def printable(text: str) -> str:
-    r"""A text in which every character that steers a terminal is written out, as `\u001b`.
+    r"""A text with every terminal control character written out, as `\u001b`.
 
-    JSON stays the same JSON: it has such characters inside strings only, where this is how they may be written.
+    JSON stays equivalent: it has such characters only inside strings, where this is a valid way to write them.
     """
     return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def protect() -> None:
-    """Make whatever this process prints from now on printable. It may be called again.
+    """Escape whatever this process prints from now on. May be called more than once.
 
-    A stream that is no terminal is protected as well, for most pipes end in one.
+    Streams that are not terminals are protected too, because most pipes end in one.
     """
     sys.stdout, sys.stderr = protected(sys.stdout), protected(sys.stderr)
     rich.text.strip_control_codes = printable  # type: ignore[assignment]
@@ -48,21 +48,21 @@ def protect() -> None:
 
 
 def tell(message: str, style: str) -> None:
-    """A message on stderr, in a colour."""
+    """Print a message on stderr, in a rich style such as "red"."""
     Console(stderr=True, soft_wrap=True).print(Text(message, style), highlight=False)
 
 
 class ProtectedApp(typer.Typer):
-    """A command line whose output is protected, its errors about arguments and its tracebacks as well."""
+    """A command line whose output is protected, including errors about arguments and tracebacks."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run it."""
+        """Run the command line."""
         protect()
         return super().__call__(*args, **kwargs)
 
 
 class _Printable:
-    """A stream that writes printable text; rich finds the stream itself, for it writes colours."""
+    """A stream that escapes what it writes; rich finds the original stream behind it, because it writes colours."""
 
     def __init__(self, stream: TextIO) -> None:
         self.rich_proxied_file = stream
@@ -77,12 +77,12 @@ class _Printable:
 
     def __getattr__(self, name: str) -> Any:
         if name == "buffer":
-            raise AttributeError(name)  # bytes would pass unseen
+            raise AttributeError(name)  # bytes would bypass the filter
         return getattr(self.rich_proxied_file, name)
 
 
 class _LiveProxy(FileProxy):
-    """What rich puts before a stream while it shows progress; it would take escapes that are printed for colours."""
+    """What rich wraps a stream in while it shows progress; rich's own would interpret printed escapes as colours."""
 
     def __init__(self, console: Console, stream: TextIO) -> None:
         super().__init__(console, getattr(stream, "rich_proxied_file", stream))
@@ -92,9 +92,9 @@ class _LiveProxy(FileProxy):
 
 
 def protected(stream: TextIO) -> TextIO:
-    """A stream that writes printable text to this one."""
+    """A stream that escapes text before writing it to `stream`."""
     if stream is None or isinstance(stream, _Printable | FileProxy):
         return stream
     if isinstance(stream, TextIOWrapper):
-        stream.reconfigure(errors="backslashreplace")  # not every terminal speaks UTF-8
+        stream.reconfigure(errors="backslashreplace")  # not every terminal is UTF-8
     return _Printable(stream)  # type: ignore[return-value]

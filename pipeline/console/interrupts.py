@@ -1,8 +1,8 @@
 """What Ctrl-C and SIGTERM do to a command, and the exit code that says so.
 
-Both raise: KeyboardInterrupt and `Terminated`. Python does so when the call at hand has returned to it. Ray's calls may
-take minutes to do so, and its shutdown may never end, so a thread can watch for signals too: what has not ended a while
-after one is killed. A dataset survives that at any moment (see `pipeline.dataset.ledger`).
+Both raise: KeyboardInterrupt and `Terminated`. Python does so once the current call has returned to it. Ray's calls may
+take minutes to do so, and its shutdown may never end, so a thread can watch for signals too, and kills the process if it
+is still running a while later. A dataset survives that at any moment (see `pipeline.dataset.ledger`).
 """
 
 import os
@@ -24,7 +24,7 @@ INTERRUPTED, TERMINATED = _ENDED_BY + signal.SIGINT, _ENDED_BY + signal.SIGTERM
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM; whoever cleans up after Ctrl-C does so after this."""
+    """SIGTERM; code that cleans up after Ctrl-C also does so after this."""
 
 
 def exit_code(stop: KeyboardInterrupt) -> int:
@@ -58,16 +58,16 @@ def handled_by(handler: Callable[..., object], *numbers: signal.Signals) -> Iter
 
 @contextmanager
 def ends_on_signal(grace_s: float = _GRACE_S) -> Iterator[None]:
-    """Kill this process and its children if a SIGINT or SIGTERM has not ended the block after a while, or comes again.
+    """Kill this process and its children if the block has not ended some time after SIGINT or SIGTERM, or on a second.
 
     Args:
-        grace_s: how long the block may take to end.
+        grace_s: how long the block may take to end, in seconds.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     reader, writer = os.pipe()
-    stderr = os.dup(2)  # as it is now: Ray's start has it go elsewhere
+    stderr = os.dup(2)  # as it is now, before starting Ray redirects it
     os.set_blocking(writer, False)
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reader, stderr, grace_s), daemon=True).start()
@@ -83,7 +83,7 @@ def _raise_terminated(*_: object) -> NoReturn:
 
 
 def _watch(reader: int, stderr: int, grace_s: float) -> None:
-    """Read the numbers of signals as they come, until nobody writes them any more."""
+    """Read signal numbers as they arrive, until the writing end is closed."""
     came, number = 0.0, 0
     while True:
         left_s = max(0.0, came + grace_s - time.monotonic()) if number else None
@@ -106,5 +106,5 @@ def _kill(number: int, stderr: int) -> NoReturn:
             child.kill()
     if os.isatty(stderr):
         os.write(stderr, _SHOW_CURSOR)
-    os.write(stderr, b"error: stopped; the same command goes on from what is committed\n")
+    os.write(stderr, b"error: stopped; run the same command again to continue from what is committed\n")
     os._exit(_ENDED_BY + number)

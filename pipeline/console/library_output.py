@@ -1,8 +1,7 @@
-"""Keeps the screen to our own lines: what Ray, its core and libraries say meanwhile goes to a file of the dataset.
+"""Keeps the terminal for our own output: what Ray, its core and libraries print goes to a log file of the dataset.
 
-Ray speaks in several ways: its core writes to descriptor 2, its loggers, warnings and tracebacks of its threads go to
-`sys.stderr`, its notices of dead workers to `sys.stdout`. So all of both goes to the file, and what we have to say goes
-to `screen()`.
+Ray writes in several ways: its core to descriptor 2, its loggers, warnings and tracebacks of threads to `sys.stderr`,
+its notices of dead workers to `sys.stdout`. So both streams go to the file, and our own output goes to `screen()`.
 """
 
 import faulthandler
@@ -22,13 +21,13 @@ _screen: TextIO | None = None
 
 
 def screen() -> TextIO:
-    """Where progress goes: stderr, also while that of others goes to a file."""
+    """Where progress goes: the real stderr, also while library output is redirected."""
     return _screen or sys.stderr
 
 
 @contextmanager
 def others_logged(layout: Layout) -> Iterator[None]:
-    """Send what others write to stdout and stderr to a file in `_songmill/logs/`; if it stays empty it goes again."""
+    """Send other output to stdout and stderr to a file in `_songmill/logs/`, which is deleted if it stays empty."""
     layout.logs.mkdir(parents=True, exist_ok=True)
     _sweep(layout.logs)
     path = layout.logs / f"run-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
@@ -41,7 +40,7 @@ def others_logged(layout: Layout) -> Iterator[None]:
 
 
 def _sweep(logs: Path) -> None:
-    """Earlier runs' that are empty, since the run was killed, or too old."""
+    """Delete logs of earlier runs that are old, or empty because the run was killed."""
     earlier = sorted(logs.glob("run-*.log"))
     for old in earlier:
         if old in earlier[:-_KEPT] or not old.stat().st_size:
@@ -52,12 +51,12 @@ def _sweep(logs: Path) -> None:
 def _redirected(log: TextIO) -> Iterator[None]:
     global _screen
     if not faulthandler.is_enabled():
-        faulthandler.enable(2)  # else Ray does, with the file's descriptor, which will be another file's some day
+        faulthandler.enable(2)  # or Ray does, with the log's descriptor, which may be reused for another file later
     sys.stdout.flush()
     sys.stderr.flush()
     with ExitStack() as back:
         real = back.enter_context(os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace"))
-        _screen = protected(real) if _is_real(sys.stderr) else sys.stderr  # or a test's, or a notebook's
+        _screen = protected(real) if _is_real(sys.stderr) else sys.stderr  # a test's or a notebook's
         for descriptor in (1, 2):
             back.callback(os.close, saved := os.dup(descriptor))
             back.callback(os.dup2, saved, descriptor)
@@ -73,5 +72,5 @@ def _redirected(log: TextIO) -> Iterator[None]:
 def _is_real(stream: TextIO) -> bool:
     try:
         return stream.fileno() == 2
-    except (OSError, ValueError):  # one in memory
+    except (OSError, ValueError):  # an in-memory stream
         return False

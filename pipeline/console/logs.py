@@ -1,4 +1,4 @@
-"""What songmill's own loggers say while a command runs: on stderr by `-v`, in a file by `--log-file`."""
+"""Output of songmill's own loggers while a command runs: on stderr with `-v`, in a file with `--log-file`."""
 
 import logging
 import platform
@@ -22,11 +22,11 @@ _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 @contextmanager
 def logged(verbose: int, file: Path | None) -> Iterator[None]:
-    """Let the loggers be heard until the end of the block; without options nothing changes, as it does inside another.
+    """Enable the loggers until the end of the block; without options nothing changes.
 
     Args:
-        verbose: 0 shows warnings on stderr, 1 what is done, 2 every detail.
-        file: where every detail is added.
+        verbose: 0 shows warnings on stderr, 1 progress, 2 every detail.
+        file: every detail is appended to it.
 
     Raises:
         UsageProblem: the file cannot be written.
@@ -46,7 +46,7 @@ def logged(verbose: int, file: Path | None) -> Iterator[None]:
     except typer.Exit:
         raise
     except Exception:
-        _ROOT.debug("the command was ended by an exception", exc_info=True)  # stderr has it anyway
+        _ROOT.debug("the command was ended by an exception", exc_info=True)  # stderr shows it anyway
         raise
     finally:
         _ROOT.setLevel(level)
@@ -56,14 +56,14 @@ def logged(verbose: int, file: Path | None) -> Iterator[None]:
 
 
 class _Formatter(logging.Formatter):
-    """A log file ends on a terminal too."""
+    """Escapes control characters: a log file may be viewed on a terminal too."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
 
 
 class _OnStderr(logging.Handler):
-    """Looks for the screen at every line: in a run, stderr is a file of the dataset's."""
+    """Looks up `screen()` for every line: during a run, stderr is redirected to a file."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=screen(), flush=True)
@@ -73,6 +73,6 @@ def _in_file(path: Path) -> logging.Handler:
     try:
         handler = logging.FileHandler(path, encoding="utf-8")
     except OSError as error:
-        raise UsageProblem(f"--log-file {path}: {error.strerror}; give a file in a folder that is there") from error
+        raise UsageProblem(f"--log-file {path}: {error.strerror}; give a file in an existing folder") from error
     handler.setLevel(logging.DEBUG)
     return handler

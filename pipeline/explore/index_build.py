@@ -1,7 +1,7 @@
-"""How an index file is made: rows of files that went are deleted, rows of files that came are read from the shards.
+"""Builds and updates an index file: deletes the rows of removed files, and reads those of new files from the shards.
 
-A new index holds none, so all of them come. What an index holds stands in it, by path and digest as commit records have
-them: it is of the very state of a dataset whose records name the same.
+A new index starts empty. An index records which files it contains, by path and digest as in the commit records, and so
+matches exactly one state of a dataset.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,9 +13,9 @@ import duckdb
 from schemas import columns
 from schemas.dataset import Layout, unit_of
 
-REVISION = 1  # raised whenever the same shards give another index
+REVISION = 1  # raised whenever the same shards give a different index
 MEMORY = "2GB"
-PLACE_BITS = 32  # of `_n`: a row's place in its file; above them stands the file's number
+PLACE_BITS = 32  # low bits of `_n`: a row's position in its file; the bits above are the file's number
 _LISTS = ("tags.names", "flags")
 _KINDS = {
     "varchar": "text",
@@ -39,31 +39,31 @@ _LONG = {
     "caption.failure",
     *(f"caption.{field.name}" for field in columns.CAPTION if field.name not in ("source", "failure", "model")),
 }
-_QUARANTINE = 1 << 30  # numbers of its files: behind those of all shards
-_STEPS, _FEWEST = 20, 50  # how often progress is told, and of how many files at least
+_QUARANTINE = 1 << 30  # first number of quarantine files: after those of all shards
+_STEPS, _FEWEST = 20, 50  # how often progress is reported, and the least number of files per report
 
 Progress = Callable[[int, int], None]
-"""Called with how many files have been read, of how many."""
+"""Called with the number of files that have been read, and the total."""
 
 
 def silent(done: int, total: int) -> None:
-    """For whoever need not be told."""
+    """Report no progress."""
 
 
 def renew(file: Path, layout: Layout, wanted: Mapping[str, str], progress: Progress) -> bool:
-    """Bring an index up to date, or make it.
+    """Update an index, or build it.
 
     Args:
-        file: an index that nobody has open, or nothing yet.
+        file: an index that no process has open; it may not exist yet.
         layout: the dataset.
-        wanted: path inside the dataset -> sha256, of every file whose rows it is to hold.
-        progress: told of every step.
+        wanted: path inside the dataset -> sha256, of every file whose rows it should contain.
+        progress: called at every step.
 
     Returns:
-        False where the dataset has other columns now: the index has to be made from nothing then.
+        False if the dataset's columns have changed: the index then has to be built from scratch.
 
     Raises:
-        duckdb.Error: the index is damaged, or a file of the dataset went away meanwhile.
+        duckdb.Error: the index is damaged, or a file of the dataset was removed meanwhile.
     """
     with duckdb.connect(file, config={"memory_limit": MEMORY}) as connection:
         connection.execute("set enable_progress_bar = false")
@@ -98,10 +98,10 @@ def renew(file: Path, layout: Layout, wanted: Mapping[str, str], progress: Progr
 
 
 class _Source:
-    """The shards and quarantine files of a dataset, as what an index takes of them."""
+    """The shards and quarantine files of a dataset, reduced to what an index stores."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, layout: Layout, examples: Sequence[str]) -> None:
-        """Look at one file of every kind of columns; `examples` has one of each."""
+        """Read the schemas; `examples` has one file for every distinct set of columns."""
         self._connection, self._layout, self._examples = connection, layout, examples
         whole = connection.sql(f"from {self._parquet(examples)}") if examples else None
         self._slim = [
@@ -111,7 +111,7 @@ class _Source:
         ]
 
     def create(self) -> None:
-        """The table `rows`, empty."""
+        """Create the table `rows`, empty."""
         self._connection.execute("drop table if exists rows")
         if self._examples:
             source = self._parquet(self._examples)
@@ -122,12 +122,12 @@ class _Source:
             self._connection.execute("create table rows (row_id text, uri text, title text, _n bigint)")
 
     def insert(self, names: Sequence[str], progress: Progress) -> None:
-        """Rows of files into the table."""
+        """Insert the rows of files into the table."""
         progress(0, len(names))
         step = max(_FEWEST, -(-len(names) // _STEPS))
         for first in range(0, len(names), step):
             batch = names[first : first + step]
-            # With the examples, so that columns which the batch lacks are there, but without their rows.
+            # With the examples, so that columns missing from the batch exist; the join drops the examples' rows.
             source = self._parquet([*self._examples, *batch], "filename=true", "file_row_number=true")
             self._connection.execute(
                 f"insert into rows select {', '.join(self._slim)}, number::bigint << {PLACE_BITS} | file_row_number "
@@ -137,13 +137,13 @@ class _Source:
             progress(first + len(batch), len(names))
 
     def view(self, names: Sequence[str]) -> None:
-        """The view `everything` over files, whose columns are whole."""
+        """Create the view `everything` over files, with complete columns."""
         source = self._parquet(names) if names else "rows"
         self._connection.execute(f"create or replace view everything as select * from {source}")
 
     def _parquet(self, names: Sequence[str], *options: str) -> str:
         files = ", ".join(quoted(self._path(name), "'") for name in dict.fromkeys(names))
-        union = len(self._examples) > 1  # else the columns of one file tell those of all, and no other is looked at
+        union = len(self._examples) > 1  # otherwise all files have the columns of the first, and no other is opened
         return f"read_parquet([{files}], {', '.join([f'union_by_name={union}', *options])})"
 
     def _path(self, name: str) -> str:
@@ -151,7 +151,7 @@ class _Source:
 
 
 def _slim(name: str, value: str, type: Any) -> str | None:
-    """A column without its bulk, as SQL; None where nothing is left. A struct is null where `_telling` has nothing."""
+    """A column without bulky fields, as SQL; None if nothing is left. A struct is null if all `_telling` fields are."""
     if type.id == "struct":
         inner = [
             f"{quoted(child)} := {slim}"
@@ -161,13 +161,13 @@ def _slim(name: str, value: str, type: Any) -> str | None:
         there = " or ".join(f"{field} is not null" for field in _telling(name, value, type))
         return f"case when {there} then struct_pack({', '.join(inner)}) end" if inner else None
     kind = kind_of(name, type)
-    if kind == "list":  # every value once, for then counting them takes an eighth of the time
+    if kind == "list":  # without duplicates, which makes counting eight times as fast
         return f"case when list_unique({value}) < len({value}) then list_distinct({value}) else {value} end"
     return value if kind else None
 
 
 def _telling(name: str, value: str, type: Any) -> Iterator[str]:
-    """What tells whether a struct is there: to ask itself would read all it has, every word of a transcript."""
+    """Fields that show whether a struct is null: testing the struct itself would read all of it, a whole transcript."""
     for child, of in type.children if type.id == "struct" else ():
         yield from _telling(f"{name}.{child}", f"{value}.{quoted(child)}", of)
     if kind_of(name, type) or name.endswith(".model"):
@@ -175,7 +175,7 @@ def _telling(name: str, value: str, type: Any) -> Iterator[str]:
 
 
 def kind_of(name: str, type: Any) -> str | None:
-    """What a field of an index is: `number`, `text`, `truth` or `list`; None for what no index has."""
+    """The kind of a field: `number`, `text`, `truth` or `list`; None if an index does not contain it."""
     if name in _LONG or name.endswith(".model"):
         return None
     return "list" if name in _LISTS else _KINDS.get(type.id)
@@ -209,11 +209,11 @@ def _examples(shapes: Mapping[str, str]) -> dict[str, str]:
 
 
 def _number(name: str) -> int:
-    """Of a file of the dataset: shards first, either kind by unit."""
+    """The number of a file of the dataset: shards first, then quarantine files, each by unit."""
     path = Path(name)
     return (unit_of(path) or 0) + (_QUARANTINE if path.parent.name == "quarantine" else 0)
 
 
 def quoted(name: str, quote: str = '"') -> str:
-    """A name in SQL, or a text with another quote."""
+    """A quoted SQL identifier, or with the quote `'` a string."""
     return quote + name.replace(quote, quote * 2) + quote

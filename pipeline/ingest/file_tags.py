@@ -1,4 +1,4 @@
-"""What a song's own tags say about it: ID3, Vorbis comments and MP4 atoms, through mutagen."""
+"""Fields from a song's own tags: ID3, Vorbis comments and MP4 atoms, read with mutagen."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -13,11 +13,11 @@ from stages.decode import Unreadable, opened
 from stages.decoding.limited_reader import LimitedReader
 
 _log = logging.getLogger("songmill.manifest")
-_MAX_BYTES = 32 << 20  # cover art and all
+_MAX_BYTES = 32 << 20  # cover art included
 _MAX_READS = 100_000
 _LONGEST_TEXT = 1 << 20  # as for sidecars
 
-# Field -> where each family of tags keeps it, in order of preference.
+# Field -> its keys in each family of tags, in order of preference.
 _ID3 = {
     "title": ("TIT2",),
     "artist": ("TPE1",),
@@ -45,10 +45,10 @@ _VORBIS = {
 
 
 def read_tags(uri: str) -> dict[str, str]:
-    """Fields from a song's tags, by the names of the manifest; a field that they do not have is absent.
+    """Fields from a song's tags, by their names in the manifest; fields without a tag are absent.
 
-    `license` is only taken where it says one: an SPDX id or a URL. A missing or damaged file has no tags, nor has one
-    whose tags are far larger than any song's.
+    `license` is only used if it is an SPDX id or a URL. Missing and damaged files count as having no tags, and so do
+    files whose tags are implausibly large.
     """
     try:
         with opened(uri) as file:
@@ -57,7 +57,7 @@ def read_tags(uri: str) -> dict[str, str]:
             tags = getattr(mutagen.File(reader), "tags", None)
     except Unreadable:
         return {}
-    except Exception as error:  # a parser of hostile bytes; whatever it trips over must not cost the song
+    except Exception as error:  # mutagen on hostile bytes; whatever it raises must not cost the song
         _log.warning("%s: tags cannot be read: %s", uri, error)
         return {}
     if not tags:
@@ -81,7 +81,7 @@ def _family(tags: Any) -> tuple[Mapping[str, tuple[str, ...]], Callable[[str], l
 
 
 def _id3_texts(frame: Any) -> list[str]:
-    """A URL frame keeps its URL, USLT one text, a text frame several."""
+    """Texts of a frame: a URL frame has its URL, USLT one text, a text frame several."""
     if hasattr(frame, "url"):
         return [frame.url]
     return [frame.text] if isinstance(frame.text, str) else [str(text) for text in frame.text]

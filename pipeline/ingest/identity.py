@@ -1,4 +1,4 @@
-"""Who a song is: the digest of its bytes, its identity columns, and what its place in the dataset rests on."""
+"""A song's identity: the digest of its bytes, its identity columns, and what its place in the dataset depends on."""
 
 import hashlib
 import json
@@ -13,11 +13,11 @@ from stages.base import TrackError
 from stages.decode import opened
 
 _READ_BYTES = 1 << 20
-_in_order = json.JSONEncoder(sort_keys=True).encode  # made once: there are millions of rows
+_in_order = json.JSONEncoder(sort_keys=True).encode  # created once because there are millions of rows
 
 
 def track_id(uri: str) -> str:
-    """Content identity: blake2b of the file's bytes.
+    """Content identity: 128 bits of blake2b over the file's bytes, hexadecimal.
 
     Raises:
         Unreadable: the file cannot be read.
@@ -30,7 +30,7 @@ def track_id(uri: str) -> str:
 
 
 def identify(rows: pa.Table) -> pa.Table:
-    """Complete identity columns from sidecars and tags, and name each track; its id is null when it is unreadable."""
+    """Complete identity columns from sidecars and tags, and add track ids, null for unreadable files."""
     names = [name for name in columns.IDENTITY.names if name in rows.column_names]
     verdicts = rows["verdict"].to_pylist()
     found = [
@@ -47,7 +47,7 @@ def identify(rows: pa.Table) -> pa.Table:
 
 
 def require_same_bytes(rows: pa.Table) -> pa.Table:
-    """Fail rows whose file is gone or is not the one that was curated: their features would be another song's."""
+    """Fail rows whose file is gone or differs from the one that was curated: features would be of another song."""
     verdicts = rows["verdict"].to_pylist()
     for verdict, uri, known in zip(verdicts, rows["uri"].to_pylist(), rows["track_id"].to_pylist(), strict=True):
         if verdict["status"] == "kept" and (problem := _identity_problem(uri, known)):
@@ -57,18 +57,18 @@ def require_same_bytes(rows: pa.Table) -> pa.Table:
 
 
 def basis(row: Mapping[str, Any]) -> str:
-    """Digest of what a committed row's place rests on: identity columns, and which row it is a copy of."""
+    """Digest of what a committed row's place depends on: identity columns, and which row it is a copy of."""
     facts = {name: row.get(name) for name in columns.IDENTITY.names}
     facts["duplicate_of"] = (row.get("dedup") or {}).get("duplicate_of")
     return hashlib.blake2b(_in_order(facts).encode(), digest_size=8).hexdigest()
 
 
 def identified(row: Mapping[str, Any], track: str | None = None) -> dict[str, Any]:
-    """A manifest row with its identity columns, from sidecars and tags too; `track` is its track id where known."""
+    """A manifest row with its identity columns completed from sidecars and tags; `track` is its track id if known."""
     uri = str(row["uri"])
     try:
         return {**describe(uri, row), "track_id": track or track_id(uri)}
-    except Exception:  # hostile bytes or failing storage; decode opens the same file and says what is wrong with it
+    except Exception:  # hostile bytes or failing storage; decode opens the same file and reports what is wrong with it
         return {**row, "track_id": track}
 
 
@@ -81,5 +81,5 @@ def _identity_problem(uri: str, known: str) -> tuple[str, str] | None:
 
 
 def encodable(text: str | None) -> str | None:
-    """Text as a table holds it: half a surrogate pair, as broken JSON yields it, fits into no table."""
+    """Text that a table can hold, with lone surrogates replaced, which broken JSON may contain."""
     return None if text is None else text.encode("utf-8", "replace").decode()

@@ -13,7 +13,7 @@ _CODES = {name: code for code, names in _NAMES.items() for name in names.split()
 
 
 def normalize_language(text: str | None) -> str | None:
-    """The ISO 639-1 code; what is no known name stays as it is, in lower case and without a region."""
+    """The ISO 639-1 code; an unknown name stays as it is, in lower case and without a region."""
     if text is None:
         return None
     name = text.strip().lower().replace("_", "-").split("-")[0]

@@ -1,11 +1,11 @@
-"""License names: the SPDX id behind what manifests and tags write."""
+"""Licence names: SPDX ids for the licences that manifests and tags give."""
 
 import re
 from collections.abc import Iterable
 from functools import lru_cache
 from itertools import product
 
-UNKNOWN = "unknown"  # how the songs that name no license are called where licenses are listed
+UNKNOWN = "unknown"  # in lists of licences, stands for songs without one
 
 _CREATIVE_COMMONS = [
     f"CC-{terms}-{version}"
@@ -31,26 +31,26 @@ _ID_URL = re.compile(
     r"([^/\s]+?)(?:\.html|\.txt|/)?$",
     re.IGNORECASE,
 )
-_CC_SAME_TERMS = {"by-nd-nc": "by-nc-nd"}  # how version 1.0 spelt them
+_CC_SAME_TERMS = {"by-nd-nc": "by-nc-nd"}  # the spelling of version 1.0
 
 
-@lru_cache(maxsize=4096)  # a million songs have few
+@lru_cache(maxsize=4096)  # even a million songs have few distinct licences
 def normalize_license(text: str | None) -> str | None:
-    """The SPDX id of a license given by id or URL; other texts stay as they are, blank ones are None.
+    """The SPDX id of a licence given by id or URL; other texts stay as they are, blank ones give None.
 
-    A Creative Commons licence ported to a country has terms of its own; it keeps its URL.
+    A Creative Commons licence ported to a country has terms of its own and keeps its URL.
     """
     text = (text or "").strip()
     return find_license(text) or text or None
 
 
 def is_allowed(license: str | None, allowed: Iterable[str]) -> bool:
-    """Whether a license is among those allowed.
+    """Whether a licence is among those allowed.
 
     Args:
-        license: as `normalize_license` has it.
+        license: as returned by `normalize_license`.
         allowed: SPDX ids, families ("CC-BY" is every version of it, not CC-BY-NC; "CC" is all of Creative Commons), or
-            "unknown" for songs that name no license.
+            "unknown" for songs without a licence.
     """
     if license is None:
         return UNKNOWN in allowed
@@ -66,7 +66,7 @@ def _covers(name: str, license: str) -> bool:
 
 
 def find_license(text: str) -> str | None:
-    """The SPDX id or URL that a text consists of, or the Creative Commons URL in it; None if it names no license."""
+    """The SPDX id or URL that a text consists of, or the Creative Commons URL in it; None if it names no licence."""
     if link := _CC_URL.search(text):
         return _creative_commons(link)
     text = text.strip()

@@ -1,4 +1,4 @@
-"""Which songs there are: a folder, a glob or a manifest becomes a table with one row a song, none of them opened."""
+"""Lists the songs of a folder, a glob or a manifest as a table with one row per song, without opening any of them."""
 
 import csv
 import io
@@ -32,8 +32,8 @@ from schemas import columns
 MANIFEST = pa.schema(
     [
         *(field for field in columns.IDENTITY if field.name != "track_id"),
-        ("size", pa.int64()),  # bytes; null where the file is missing
-        ("stamp", pa.string()),  # changes when the file does: its etag, version or time of modification
+        ("size", pa.int64()),  # bytes; null if the file is missing
+        ("stamp", pa.string()),  # changes when the file does; from its etag, version or modification time
     ]
 )
 EXTENSIONS = frozenset([".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".m4a", ".aac", ".mp4", ".aif", ".aiff"])
@@ -50,8 +50,8 @@ _FIELDS = {
 }
 _STAMPS = ("ETag", "etag", "version_id", "generation", "mtime", "LastModified", "last_modified", "updated", "created")
 _STAT_THREADS = 32  # a stat of remote storage is mostly waiting
-_TASKS_A_THREAD = 64  # rows go to the threads in so many pieces; one each would cost more than its stat, and 2 KB
-_LISTED = 10  # lines that an error names
+_TASKS_A_THREAD = 64  # rows are batched: one task per row would cost more than its stat, and 2 KB of memory
+_LISTED = 10  # lines that an error lists
 
 _log = logging.getLogger("songmill.manifest")
 
@@ -69,7 +69,7 @@ class Listing:
 
 
 def read_manifest(source: str) -> pa.Table:
-    """The songs alone; see `list_songs`."""
+    """The table of songs alone; see `list_songs`."""
     return list_songs(source).songs
 
 
@@ -79,15 +79,15 @@ def list_songs(source: str) -> Listing:
     Args:
         source: a folder (searched recursively; hidden files and folders are left out), a glob, or a manifest: a .jsonl,
             .csv or .parquet file with `uri` and any of title, artist, album, language, lyrics, license, source. Local
-            or any fsspec URI. A manifest's relative uris start at its folder.
+            or any fsspec URI. A manifest's relative uris are relative to its folder.
 
     Returns:
-        A table of schema `MANIFEST`. Local files have absolute paths as uris. Only regular files, or links to them, are
-        songs of a folder or glob. What a manifest names is a row in any case, without size and stamp where there is no
-        such file. Fields that a manifest leaves open are null; see `describe`.
+        A table of schema `MANIFEST`. Local files have absolute paths as uris. In a folder or glob, only regular files
+        and links to them count as songs. Every entry of a manifest is a row, without size and stamp if there is no such
+        file. Fields that a manifest leaves open are null; see `describe`.
 
     Raises:
-        ManifestError: nothing found, not readable as a manifest, or rows whose uri is missing or not unique.
+        ManifestError: nothing was found, the manifest is not readable, or uris are missing or not unique.
     """
     fs, path = _file_system(source)
     left_out = LeftOut()
@@ -110,12 +110,12 @@ def list_songs(source: str) -> Listing:
 def _file_system(source: str) -> tuple[AbstractFileSystem, str]:
     try:
         return fsspec.url_to_fs(source)
-    except (ImportError, ValueError) as error:  # its driver is not installed, or there is no such protocol
+    except (ImportError, ValueError) as error:  # its driver is not installed, or the protocol does not exist
         raise ManifestError(f"{source}: {error}") from error
 
 
 def describe(uri: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row's identity fields, the open ones filled from the song's sidecars, else from its tags. Opens the files."""
+    """A row's identity fields, completed from the song's sidecars, else from its tags. Opens the files."""
     given = {field: row.get(column) for field, column in _FIELDS.items()}
     found: dict[str, str | None] = {}
     for layer in (read_tags(uri), read_sidecars(uri), given):
@@ -126,7 +126,7 @@ def describe(uri: str, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fill_defaults(rows: pa.Table, *, license: str | None, source: str | None) -> pa.Table:
-    """The rows with `license` and `source` where the song itself has none: the last resort after `describe`."""
+    """The rows with defaults for `license` and `source` where a song has none: a last resort after `describe`."""
     for column, default in (("license", normalize_license(license)), ("source", source)):
         if default:
             rows = rows.set_column(
@@ -143,7 +143,7 @@ def row_id(uri: str) -> str:
 def _listed(
     fs: AbstractFileSystem, files: Mapping[str, Mapping[str, Any]], root: str, left_out: LeftOut
 ) -> list[dict[str, Any]]:
-    """A row for each song; whatever else is not hidden is counted as left out."""
+    """A row for each song; all other files that are not hidden are counted as left out."""
     rows = []
     for path, info in files.items():
         if info["type"] == "directory" or _is_hidden(path, root):
@@ -162,7 +162,7 @@ def _listed(
 
 
 def _followed(info: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What is known of a file; of a local link, of what it points to. None where that is no regular file."""
+    """Info about a file, or about the target of a local link. None if it is not a regular file."""
     if not info.get("islink"):
         return None if info.get("type") == "other" else info
     try:
@@ -177,7 +177,7 @@ def _is_hidden(path: str, root: str) -> bool:
 
 
 def _is_text(path: str) -> bool:
-    """Bytes that are no UTF-8 come as surrogates, which no table can hold."""
+    """Whether a path is UTF-8: other bytes are decoded to surrogates, which a table cannot hold."""
     return not any("\ud800" <= character <= "\udfff" for character in path)
 
 
@@ -195,7 +195,7 @@ def _row(uri: str, info: Mapping[str, Any] | None, given: Mapping[str, str | Non
 
 
 def _stamp(uri: str, info: Mapping[str, Any], identity: Mapping[str, str | None]) -> str:
-    """Changes when the song, what the manifest says of it, or (of a local song) a sidecar does."""
+    """A digest that changes when the song, its manifest entry or, for a local song, a sidecar does."""
     song = next((info[key] for key in _STAMPS if info.get(key)), None)
     facts = [str(song), sorted((name, text) for name, text in identity.items() if text), sidecar_stamps(uri)]
     return blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
@@ -226,9 +226,9 @@ def _read_jsonl(file: Any, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             row = json.loads(text)
         except ValueError as error:
-            raise ManifestError(f"{name}: line {line} is no JSON: {error}") from error
+            raise ManifestError(f"{name}: line {line} is not JSON: {error}") from error
         if not isinstance(row, dict):
-            raise ManifestError(f"{name}: line {line} is no object")
+            raise ManifestError(f"{name}: line {line} is not an object")
         yield line, row
 
 
@@ -236,7 +236,7 @@ def _read_csv(file: Any, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
     reader = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), restval="")
     try:
         if "uri" not in (reader.fieldnames or ()):
-            raise ManifestError(f"{name}: line 1 names no column uri; it has {', '.join(reader.fieldnames or ())}")
+            raise ManifestError(f"{name}: line 1 has no column uri; it has {', '.join(reader.fieldnames or ())}")
         for row in reader:
             if None in row:
                 raise ManifestError(f"{name}: line {reader.line_num} has more fields than line 1")
@@ -266,8 +266,8 @@ def _texts(name: str, line: int, row: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("uri", *_FIELDS):
         value = row.get(key)
         if not isinstance(value, str | int | float | None):
-            raise ManifestError(f"{name}: line {line}: {key} is no text")
-        # half a surrogate pair, as broken JSON yields it, fits into no table
+            raise ManifestError(f"{name}: line {line}: {key} is not text")
+        # broken JSON may contain lone surrogates, which a table cannot hold
         texts[key] = (str(value).strip().encode("utf-8", "replace").decode() or None) if value is not None else None
     return texts
 
@@ -296,7 +296,7 @@ def _stat(uri: str) -> Mapping[str, Any] | None:
             return _followed({"name": uri, "islink": True})
         fs, path = fsspec.url_to_fs(uri)
         return fs.info(path)
-    except (OSError, ValueError):  # ValueError: no file system has such a name
+    except (OSError, ValueError):  # ValueError: no file system allows such a name
         return None
 
 

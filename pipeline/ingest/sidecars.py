@@ -1,4 +1,4 @@
-"""What lies beside a song under the same name: lyrics (.txt), timed lyrics (.lrc), facts (.json)."""
+"""Sidecar files, which have a song's name: lyrics (.txt), timed lyrics (.lrc), facts (.json)."""
 
 import codecs
 import json
@@ -9,14 +9,15 @@ import posixpath
 from stages.base import TrackError
 from stages.decode import opened
 
-_LIMIT = 1 << 20  # bytes; what is longer is no song's lyrics
+_LIMIT = 1 << 20  # bytes that are read; no song's lyrics are longer
 _log = logging.getLogger("songmill.manifest")
 
 
 def read_sidecars(uri: str) -> dict[str, str]:
-    """Fields from the files beside a song, by the names of the manifest; a field that none of them has is absent.
+    """Fields from a song's sidecars, by their names in the manifest; fields that no sidecar has are absent.
 
-    LRC comes before plain lyrics, both before `lyrics` of the JSON file. Empty and unreadable files count as absent.
+    LRC takes precedence over plain lyrics, and both over `lyrics` in the JSON file. Empty and unreadable files count as
+    absent.
     """
     stem = posixpath.splitext(uri)[0]
     fields = _facts(stem + ".json")
@@ -27,16 +28,16 @@ def read_sidecars(uri: str) -> dict[str, str]:
 
 
 def sidecar_stamps(uri: str) -> list[int]:
-    """Times of modification of a local song's sidecars, in ns, 0 for one that is not there; none for remote songs."""
+    """Modification times of a local song's sidecars, in ns, 0 for missing ones; an empty list for remote songs."""
     if "://" in uri:
-        return []  # three more requests a song would be too many
+        return []  # three more requests per song would be too many
     stem = posixpath.splitext(uri)[0]
     return [_modified_ns(stem + extension) for extension in (".json", ".txt", ".lrc")]
 
 
 def _modified_ns(path: str) -> int:
     try:
-        return os.stat(path).st_mtime_ns  # noqa: PTH116 - of a million songs; to make a Path takes three times as long
+        return os.stat(path).st_mtime_ns  # noqa: PTH116 - called for a million songs; creating a Path takes three times as long
     except OSError:
         return 0
 
@@ -58,10 +59,10 @@ def _facts(uri: str) -> dict[str, str]:
     try:
         facts = json.loads(decode_text(data))
     except (ValueError, RecursionError) as error:
-        _log.warning("%s: not used, it is no JSON: %s", uri, error)
+        _log.warning("%s: ignored, it is not JSON: %s", uri, error)
         return {}
     if not isinstance(facts, dict):
-        _log.warning("%s: not used, it holds no object", uri)
+        _log.warning("%s: ignored, it is not a JSON object", uri)
         return {}
     return {name: text for name, text in facts.items() if isinstance(text, str) and text.strip()}
 

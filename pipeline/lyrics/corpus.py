@@ -1,4 +1,4 @@
-"""Cleaned lyric lines of a library or of a curated dataset, to train a vocabulary on."""
+"""Cleaned lyric lines of a library or a curated dataset, for training a vocabulary."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,21 +16,21 @@ _ROWS = 1000
 
 
 def lyric_lines(source: Path) -> Iterator[str]:
-    """Lines as the vocabulary will take them, without language tags.
+    """Lines in the form that the vocabulary encodes, without language tags.
 
     Args:
         source: a Parquet lyric library, or the folder of a dataset whose rows have lyric tokens.
 
     Raises:
         DataProblem: the dataset has no lyric tokens.
-        stages.matching.library.LibraryError: the file is no lyric library.
+        stages.matching.library.LibraryError: the file is not a lyric library.
     """
     if source.is_file():
         check_columns(source)
         return _library_lines(source)
     shards = sorted(Layout(source).shards.glob("*.parquet"))
     if not shards or "lyric_tokens" not in pq.read_schema(shards[0]).names:
-        raise DataProblem(f"{source}: neither a lyric library nor a dataset with the column lyric_tokens")
+        raise DataProblem(f"{source} is neither a lyric library nor a dataset with the column lyric_tokens")
     return _dataset_lines(shards)
 
 

@@ -1,4 +1,4 @@
-"""Build a lyric index from a Parquet file of lyrics, the phones of its songs on all cores of a Ray cluster."""
+"""Builds a lyric index from a Parquet file of lyrics, computing phones on all cores of a Ray cluster."""
 
 import json
 import os
@@ -49,11 +49,11 @@ _SKIPPED_SCHEMA = pa.schema([("id", pa.string()), ("reason", pa.string())])
 
 @dataclass
 class Indexed:
-    """What came of a build.
+    """The result of a build.
 
     Attributes:
-        songs: how many are indexed now, older ones not counted.
-        skipped: songs left out, by reason; `skipped.parquet` names them.
+        songs: number of newly indexed songs.
+        skipped: skipped songs by reason; `skipped.parquet` lists them.
     """
 
     songs: int = 0
@@ -69,17 +69,17 @@ def build_index(
     add: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Indexed:
-    """Index the songs of a Parquet file into the folder `out`, or, with `add`, those of an existing one besides.
+    """Index the songs of a Parquet file into the folder `out`, or, with `add`, add them to an existing index.
 
-    It is built in a folder beside `out` and moved there at the end: an index is whole or it is not there.
+    The index is built in a folder beside `out` and moved there at the end, so that it is never incomplete.
 
     Args:
         library: Parquet with the text columns id, title, artist, language, text, license.
-        out: the index.
-        sketch: how songs become keys; with `add` that of the index counts.
+        out: folder of the index.
+        sketch: how songs become keys; with `add` the index's own is used instead.
         resources: the Ray cluster.
         add: add to an existing index, whose segments stay as they are.
-        progress: told how many rows are done, again and again.
+        progress: called with the number of rows in every piece that is done.
 
     Raises:
         DataProblem: a column is missing, `out` exists (or, with `add`, does not), or no song is left.
@@ -108,7 +108,7 @@ def build_index(
 
 
 def _ids(index: Path, manifest: dict[str, Any]) -> set[str]:
-    """Of all songs that an index holds already."""
+    """Ids of all songs that an index already contains."""
     ids: set[str] = set()
     for segment in manifest["segments"]:
         with pa.memory_map(str(index / SEGMENTS / segment["name"] / SONGS)) as file:
@@ -143,7 +143,9 @@ def _write_segments(
         keys.clear()
 
     pieces = -(-pq.read_metadata(library).num_rows // _ROWS_PER_TASK)
-    with cluster(resources) if pieces > 1 else nullcontext():  # one piece is read before a cluster has started
+    with (
+        cluster(resources) if pieces > 1 else nullcontext()
+    ):  # a single piece is done before a cluster would have started
         read = _on_all_cores if pieces > 1 else _one_by_one
         for rows, songs, their_keys in read(_pieces(library, ids, skipped), sketch):
             tables.append(songs)
@@ -158,7 +160,7 @@ def _write_segments(
 
 
 def _pieces(library: Path, ids: set[str], skipped: list[dict[str, str]]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """How many rows the library's pieces have, and those that can be indexed."""
+    """For each piece of the library, its number of rows, and the rows that can be indexed."""
     for batch in pq.ParquetFile(library).iter_batches(_ROWS_PER_TASK, columns=list(COLUMNS)):
         texts = pa.table({name: pc.cast(batch.column(name), pa.string()) for name in COLUMNS}).to_pylist()
         yield len(texts), _sound(texts, ids, skipped)
@@ -169,13 +171,13 @@ _Read = tuple[int, pa.Table, list[np.ndarray]]
 
 
 def _one_by_one(pieces: Iterable[_Piece], sketch: Sketch) -> Iterator[_Read]:
-    """Rows, songs and keys of every piece, made here."""
+    """Rows, songs and keys of every piece, computed in-process."""
     for rows, sound in pieces:
         yield rows, *_read_songs(sound, sketch)
 
 
 def _on_all_cores(pieces: Iterable[_Piece], sketch: Sketch) -> Iterator[_Read]:
-    """The same in the same order, as many pieces at once as the cluster has cores."""
+    """The same in the same order, computed on all cores of the cluster."""
     task = ray.remote(_read_songs)
     at_once = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting: deque[tuple[int, Any]] = deque()
@@ -189,7 +191,7 @@ def _on_all_cores(pieces: Iterable[_Piece], sketch: Sketch) -> Iterator[_Read]:
 
 
 def _sound(rows: list[dict[str, Any]], ids: set[str], skipped: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """The rows that can be indexed; the others are noted."""
+    """The rows that can be indexed; the others are added to `skipped`."""
     sound = []
     for row in rows:
         if reason := _fault(row, ids):
@@ -215,7 +217,7 @@ def _fault(row: dict[str, Any], ids: set[str]) -> str | None:
 
 
 def _read_songs(rows: list[dict[str, Any]], sketch: Sketch) -> tuple[pa.Table, list[np.ndarray]]:
-    """In a worker: songs with their phones, and their keys."""
+    """Songs with their phones, and their keys; runs in a worker."""
     songs = [
         LyricSong.read(
             row["id"],
@@ -230,7 +232,7 @@ def _read_songs(rows: list[dict[str, Any]], sketch: Sketch) -> tuple[pa.Table, l
 
 
 def _publish(staging: Path, out: Path, manifest: dict[str, Any], skipped: list[dict[str, str]]) -> None:
-    """Move what was built to its place; the manifest comes last."""
+    """Move what was built into place, the manifest last."""
     file = staging / MANIFEST
     file.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     before = out / _SKIPPED

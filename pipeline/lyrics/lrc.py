@@ -1,4 +1,4 @@
-"""Enhanced LRC files of a dataset's lyrics: line and word times for any player, so that nobody has to trust a match."""
+"""Enhanced LRC files of a dataset's lyrics: line and word times for any player, so that matches can be checked."""
 
 from collections.abc import Collection, Iterator, Mapping
 from itertools import pairwise
@@ -16,21 +16,21 @@ _COLUMNS = ("row_id", "uri", "title", "artist", "album", "language", "audio", "l
 
 
 def export_lrc(dataset: Path, out: Path, verdicts: Collection[str]) -> Iterator[Path]:
-    """Write a file NAME.lrc for every kept song with lyrics, named like the song; yields the files.
+    """Write a file NAME.lrc for every kept song with lyrics, named after the song, and yield the files.
 
-    Songs of one name get their row's id as well. Files that are there are written over.
+    Songs with the same name get their row's id appended. Existing files are overwritten.
 
     Args:
         dataset: a curated dataset.
-        out: a folder.
-        verdicts: lines with one of these are written (see `stages.matching.line_report`).
+        out: the folder to write into.
+        verdicts: which lines are written, by verdict (see `stages.matching.line_report`).
 
     Raises:
         DataProblem: the dataset has no lyrics.
     """
     shards = sorted(Layout(dataset).shards.glob("*.parquet"))
     if not shards or "lyrics" not in pq.read_schema(shards[0]).names:
-        raise DataProblem(f"{dataset}: no dataset with the column lyrics")
+        raise DataProblem(f"{dataset} is not a dataset with the column lyrics")
     out.mkdir(parents=True, exist_ok=True)
     names: set[str] = set()
     for shard in shards:
@@ -49,7 +49,7 @@ def export_lrc(dataset: Path, out: Path, verdicts: Collection[str]) -> Iterator[
 
 
 def lrc(row: Mapping[str, Any], verdicts: Collection[str]) -> str | None:
-    """A row's lyrics as enhanced LRC; None where no line of these verdicts has a time."""
+    """A row's lyrics as enhanced LRC; None if no line with one of these verdicts has a time."""
     lines = [
         line
         for line in (row.get("lyrics") or {}).get("lines") or ()

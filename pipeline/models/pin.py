@@ -1,4 +1,4 @@
-"""For maintainers: run an entry's converter and print the pins of what it wrote, to be put into `registry.yaml`.
+"""For maintainers: runs an entry's converter and prints the pins of its output, for `registry.yaml`.
 
     python -m pipeline.models.pin e5-small
 
@@ -17,7 +17,7 @@ from schemas.files import file_digest
 
 
 def pins(store: ModelStore, name: str) -> list[File]:
-    """The files that an entry's converter writes now, hashed; the registry's pins are not looked at."""
+    """The files that an entry's converter writes now, hashed; the registry's pins are ignored."""
     with tempfile.TemporaryDirectory() as folder:
         entry = store.entry(name)
         target = Installation(

@@ -1,4 +1,4 @@
-"""Which values the figures of a dataset take, as histograms: all rows, and those of them that are kept."""
+"""Histograms of a dataset's numeric fields ("figures"), over all rows and over kept rows."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ _NULL = "null::double"
 
 @dataclass(frozen=True)
 class Bin:
-    """Rows whose figure lies in `low` to `high`."""
+    """Number of rows, and of kept rows, whose figure is between `low` and `high`."""
 
     low: float
     high: float
@@ -30,11 +30,15 @@ class Bin:
 
 @dataclass(frozen=True)
 class Histogram:
-    """How a figure spreads over the rows that have it.
+    """The distribution of a figure over the rows that have it.
 
     Attributes:
+        column: the column of the figure.
+        field: its field in that column.
+        unit: its unit, if any.
+        bins: equally wide, in ascending order.
+        median: median over all rows.
         thresholds: (side, bound) of the gates that judge it.
-        median: over all rows.
     """
 
     column: str
@@ -46,12 +50,12 @@ class Histogram:
 
     @property
     def low(self) -> float:
-        """The least value."""
+        """The smallest value."""
         return self.bins[0].low
 
     @property
     def high(self) -> float:
-        """The greatest value."""
+        """The largest value."""
         return self.bins[-1].high
 
     @property
@@ -65,14 +69,14 @@ class Histogram:
         return max(bin.rows for bin in self.bins)
 
     def share(self, value: float) -> float | None:
-        """Where a value lies between `low` and `high`, 0..1; None outside."""
+        """The relative position of a value between `low` and `high`, 0..1; None outside."""
         if not self.low <= value <= self.high:
             return None
         return (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
 
 
 def histograms(connection: duckdb.DuckDBPyConnection, gates: Iterable[Gate]) -> list[Histogram]:
-    """One for every figure that rows of the dataset have, in the columns' order. All of it in two passes."""
+    """One histogram for every figure in the dataset, in the order of columns, in two passes over the data."""
     judged = defaultdict(list)
     for gate in gates:
         judged[gate.column, gate.field].append((gate.side, gate.bound))
@@ -92,9 +96,9 @@ class _Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class _Table:
-    """All rows with nothing but their figures, f0, f1 ..., and whether they are `kept`.
+    """All rows, reduced to their figures f0, f1, ..., and whether they are `kept`.
 
-    Taken from each view by itself: of a union of whole rows, DuckDB would read every column.
+    Selected from each view separately: for a union of whole rows, DuckDB would read every column.
     """
 
     figures: Sequence[tuple[str, str]]
@@ -102,7 +106,7 @@ class _Table:
 
     @classmethod
     def of(cls, connection: duckdb.DuckDBPyConnection) -> "_Table":
-        """That of the views `tracks` and `quarantine`."""
+        """The table of the views `tracks` and `quarantine`."""
         views = {view: list(_figures(connection, view)) for view in ("tracks", "quarantine")}
         figures = list(dict.fromkeys(figure for there in views.values() for figure in there))
         selects = (
@@ -113,7 +117,7 @@ class _Table:
         return cls(figures, f"({' union all '.join(selects)})")
 
     def spreads(self, connection: duckdb.DuckDBPyConnection) -> dict[tuple[str, str], _Spread]:
-        """Of those figures that some row has."""
+        """Minimum, maximum and median of those figures that any row has."""
         wanted = [
             f"{aggregate}(f{i}) filter (isfinite(f{i}))"
             for i in range(len(self.figures))

@@ -11,11 +11,11 @@ from schemas.dataset import Layout
 
 
 def dataset_gates(layout: Layout, files: Iterable[str] | None = None) -> tuple[Gate, ...]:
-    """The gates of a dataset's plan, in the order in which they judge; none before its first rows.
+    """The gates of a dataset's plan, in the order in which they are applied; none before its first rows.
 
     Args:
         layout: the dataset.
-        files: its committed files, by path inside it, where they are known; else the records are read.
+        files: its committed files, by path inside it, if known; otherwise the records are read.
     """
     plan = Plan.model_validate_json(layout.plan.read_bytes())
     if files is None:

@@ -13,25 +13,27 @@ from pipeline.planning.plan import Plan
 from schemas.commits import read_records
 from schemas.dataset import Layout
 
-_NAMED = 20  # rows named of each kind
+_NAMED = 20  # example rows per kind
 _MOST_COMMON = 12
 _VERDICTS = pa.schema([(name, pa.string()) for name in ("row_id", "track_id", "title", "uri", "verdict")])
 
 
 class Pair(BaseModel):
-    """One figure on both sides; 0 where a side has none."""
+    """One number for both sides; 0 for a side that has none."""
 
     a: int | float
     b: int | float
 
 
 class Shift(BaseModel):
-    """How a figure's distribution differs.
+    """How the distribution of a numeric field differs.
 
     Attributes:
-        a, b: quartiles of each side: 25 %, 50 %, 75 %.
-        distance: the greatest difference between the shares of rows below any value (Kolmogorov-Smirnov), 0..1, over
-            the borders of both histograms; 0 for the same distribution.
+        column: the field.
+        a: quartiles of side a: 25 %, 50 %, 75 %.
+        b: quartiles of side b.
+        distance: the greatest difference between the shares of rows below any value (Kolmogorov-Smirnov statistic),
+            0..1, over the bin edges of both histograms; 0 for the same distribution.
     """
 
     column: str
@@ -41,7 +43,7 @@ class Shift(BaseModel):
 
 
 class Row(BaseModel):
-    """A row of either side, by the name that both know it by, and its verdict in each; None where it is not there."""
+    """A row of either side and its verdict on each; None on a side that does not have the row."""
 
     row_id: str
     title: str | None
@@ -51,7 +53,7 @@ class Row(BaseModel):
 
 
 class Moved(BaseModel):
-    """Rows of both sides by their verdicts there: `kept`, or stage and reason."""
+    """How many rows have this pair of verdicts: `kept`, or stage and reason."""
 
     a: str
     b: str
@@ -62,15 +64,17 @@ class Comparison(BaseModel):
     """What differs between dataset a and dataset b.
 
     Attributes:
-        rows, hours: by status.
+        rows: rows by status.
+        hours: hours by status.
         reasons: rows turned away, by stage and reason.
-        shifts: of the figures of kept rows.
+        shifts: differences in the distributions of kept rows.
         values: column -> value -> kept rows.
-        plan: what b's plan has otherwise than a's.
-        matched_by: `row_id`, or `track_id` where the two have no row id in common.
-        only_a, only_b: how many rows the other has not.
+        plan: how b's plan differs from a's.
+        matched_by: `row_id`, or `track_id` if the two have no row id in common.
+        only_a: number of rows that only a has.
+        only_b: number of rows that only b has.
         moved: rows whose verdict differs.
-        examples: a few of all these rows.
+        examples: a few rows of each kind.
     """
 
     rows: dict[str, Pair]
@@ -90,7 +94,7 @@ def compare(a: Layout, b: Layout) -> Comparison:
     """Compare two datasets.
 
     Raises:
-        NoDataset: one of the folders holds none.
+        NoDataset: one of the folders does not contain a dataset.
     """
     stats = current_stats(a), current_stats(b)
     plans = [Plan.model_validate_json(layout.plan.read_bytes()) for layout in (a, b)]
@@ -114,7 +118,7 @@ _KINDS = {"only_a": "b is null", "only_b": "a is null", "moved": "a != b"}
 
 
 def _pairs(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, Pair]:
-    """Every name of either side, in a's order; what a side does not name is 0 there."""
+    """Every name of either side, a's first; a side that lacks a name counts as 0."""
     return {name: Pair(a=a.get(name, 0), b=b.get(name, 0)) for name in dict.fromkeys([*a, *b])}
 
 
@@ -123,7 +127,7 @@ def _reasons(stats: Stats) -> dict[str, float]:
 
 
 def _values(a: Stats, b: Stats) -> dict[str, dict[str, Pair]]:
-    """The most common values of either side. Of other columns than these no more were counted."""
+    """The most common values of either side, for the columns whose values were counted."""
     values = {}
     for column in dict.fromkeys([*a.counts, *b.counts]):
         pairs = _pairs(a.counts.get(column, {}), b.counts.get(column, {}))
@@ -160,7 +164,7 @@ def _distance(a: Distribution, b: Distribution) -> float:
 
 
 def _share_below(spread: Distribution, value: float) -> float:
-    """The share of rows below a value, within a bin in proportion."""
+    """The share of rows below a value, interpolated within a bin."""
     below = 0.0
     for low, high, count in zip(spread.edges, spread.edges[1:], spread.counts, strict=False):
         if value >= high:
@@ -171,7 +175,7 @@ def _share_below(spread: Distribution, value: float) -> float:
 
 
 def _joined(a: Layout, b: Layout) -> tuple[duckdb.DuckDBPyConnection, str]:
-    """Table `pairs`: every row of either side with its verdict in both; and the column that they were matched by."""
+    """Table `pairs`, every row of either side with its verdict on both, and the column that they were matched by."""
     connection = new_connection()
     for name, layout in (("a_rows", a), ("b_rows", b)):
         table = _verdicts(layout)
@@ -179,7 +183,7 @@ def _joined(a: Layout, b: Layout) -> tuple[duckdb.DuckDBPyConnection, str]:
         connection.execute(f"create table {name} as select * from read")
     common = connection.execute("select count(*) from a_rows join b_rows using (row_id)").fetchone() or (0,)
     key = "row_id" if common[0] else "track_id"
-    for name in ("a_rows", "b_rows"):  # of the copies of a track the kept one counts
+    for name in ("a_rows", "b_rows"):  # of several copies of a track, the kept one counts
         connection.execute(f"""
             create table {name}_once as select * from {name}
             qualify {key} is null or row_number() over (partition by {key} order by verdict != 'kept', row_id) = 1
@@ -194,7 +198,7 @@ def _joined(a: Layout, b: Layout) -> tuple[duckdb.DuckDBPyConnection, str]:
 
 
 def _verdicts(layout: Layout) -> pa.Table:
-    """Who each row is, and `kept`, `pending`, or what turned it away."""
+    """Every row's identity and its verdict: `kept`, `pending`, or what turned it away."""
     if not read_records(layout):
         return _VERDICTS.empty_table()
     found = connect(layout).sql("""

@@ -1,4 +1,4 @@
-"""`songmill inspect --html`: a dataset as one page that opens from disk, to be seen and heard without a network."""
+"""`songmill inspect --html`: a dataset as one self-contained page with audio, which opens from disk, offline."""
 
 import base64
 import hashlib
@@ -39,8 +39,8 @@ class Report(BaseModel):
         file: the page.
         bytes: its size.
         rows: rows shown, by status.
-        heard: rows that have a sound.
-        remark: what the reader of the page should know of it.
+        heard: number of rows with audio.
+        remark: what the reader of the page should know about it.
     """
 
     file: Path
@@ -52,7 +52,7 @@ class Report(BaseModel):
 
 @dataclass(frozen=True)
 class _Shown:
-    """A row of the page."""
+    """A row on the page."""
 
     view: Mapping[str, Any]
     excerpt: Excerpt
@@ -75,16 +75,16 @@ def write_report(
     Args:
         layout: the dataset.
         out: the HTML file.
-        rows: sampled rows, at most; see `pipeline.pages.sampling`.
-        seed: another one samples others.
+        rows: size of the sample, at most; see `pipeline.pages.sampling`.
+        seed: seed of the sample.
         extra_rows: ids of rows to show above the sample, in this order.
-        extra_title: what they are.
-        gates: thresholds that figures are shown against; by default the dataset's own.
-        limit_bytes: of the page; longer sounds are cut until they fit.
-        watch: told how many rows of how many have got their sound.
+        extra_title: heading of these rows.
+        gates: thresholds to show with the figures; by default the dataset's own.
+        limit_bytes: maximum size of the page; sounds are shortened until it fits.
+        watch: called with how many rows have their sound, of how many.
 
     Raises:
-        NoDataset: the folder holds none.
+        NoDataset: the folder does not contain a dataset.
         DataProblem: the page cannot be written.
         UsageProblem: an extra row is not in the dataset.
     """
@@ -113,9 +113,8 @@ def write_report(
     )
     text, remark = _fitted(page, shown, limit_bytes)
     _write(out, text)
-    heard = sum(one.excerpt.data is not None for one in shown)
     counts = Counter(one.view["verdict"]["status"] for one in shown)
-    return Report(file=out, bytes=len(text), rows=counts, heard=heard, remark=remark)
+    return Report(file=out, bytes=len(text), rows=counts, heard=_with_audio(shown), remark=remark)
 
 
 def _excerpts(layout: Layout, rows: Sequence[Mapping[str, Any]], watch: Watch) -> dict[str, Excerpt]:
@@ -130,7 +129,7 @@ def _excerpts(layout: Layout, rows: Sequence[Mapping[str, Any]], watch: Watch) -
 
 @dataclass(frozen=True)
 class _Page:
-    """Everything of the page but its rows."""
+    """Everything on the page except its rows."""
 
     facts: Mapping[str, Any]
     extra_title: str
@@ -161,21 +160,19 @@ class _Page:
 
 
 def _source(text: str) -> str:
-    """What a Content-Security-Policy calls this very text: nothing else may run, whatever a title tries."""
+    """The Content-Security-Policy source for exactly this text: nothing else may run, whatever a title contains."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _fitted(page: _Page, shown: Sequence[_Shown], limit_bytes: int) -> tuple[bytes, str | None]:
-    """The page, with sounds cut until it fits; and what to say of it."""
+    """The page, with sounds shortened until it fits, and a remark about that."""
     text = page.render(shown, None)
     audio = sum(one.excerpt.page_bytes for one in shown)
-    share = (limit_bytes - (len(text) - audio)) / max(_heard(shown), 1)
+    share = (limit_bytes - (len(text) - audio)) / max(_with_audio(shown), 1)
     remark = None
     while len(text) > limit_bytes and share > 0 and _longest(shown) > SHORTEST_S:
         shown = [_Shown(one.view, one.excerpt.at_most(int(share))) for one in shown]
-        remark = (
-            f"Sounds are cut to {_longest(shown):.0f} s at most, so that the page stays under {_mb(limit_bytes)} MB."
-        )
+        remark = f"Sounds are cut to at most {_longest(shown):.0f} s to keep the page under {_mb(limit_bytes)} MB."
         text = page.render(shown, remark)
         share *= _SHRINK
     if len(text) > limit_bytes:
@@ -183,7 +180,7 @@ def _fitted(page: _Page, shown: Sequence[_Shown], limit_bytes: int) -> tuple[byt
     return text, remark
 
 
-def _heard(shown: Iterable[_Shown]) -> int:
+def _with_audio(shown: Iterable[_Shown]) -> int:
     return sum(one.excerpt.data is not None for one in shown)
 
 

@@ -1,4 +1,4 @@
-"""One screen of a dataset on the terminal."""
+"""A dataset on one screen of the terminal."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from schemas.config import CurateConfig
 from schemas.dataset import Layout
 
 if TYPE_CHECKING:
-    from pipeline.curation.pilot import Pilot  # it imports Ray
+    from pipeline.curation.pilot import Pilot  # imports Ray
 
 _LISTED = 12
 _REASONS = 8
@@ -24,7 +24,7 @@ _BARS = " ▁▂▃▄▅▆▇█"
 
 
 def show_stats(console: Console, name: str, stats: Stats) -> None:
-    """Counts, hours, verdicts, distributions, values, time in stages: forty lines of 120 columns for most datasets."""
+    """Print counts, hours, verdicts, distributions, values and stage times: about 40 lines of 120 columns."""
     hours, rows = stats.hours, stats.rows
     waiting = f" + {rows['pending']} pending" if "pending" in rows else ""
     console.print(
@@ -43,13 +43,13 @@ def show_stats(console: Console, name: str, stats: Stats) -> None:
 
 
 def sparkline(counts: Sequence[int]) -> str:
-    """Bars of a histogram; an empty bin is a blank, the smallest that is not empty the lowest bar."""
+    """Bars of a histogram; an empty bin is a blank, any other at least the lowest bar."""
     most = max(counts, default=0)
     return "".join(_BARS[math.ceil(count / most * (len(_BARS) - 1))] if count else _BARS[0] for count in counts)
 
 
 def show_songs(console: Console, layout: Layout) -> None:
-    """What each kept song was found to be: the columns of the small profile, one block a song."""
+    """Print the columns of the small profile for each kept song, one block per song."""
     songs = connect(layout).sql(_SONGS).to_arrow_table()  # type: ignore[union-attr]
     for song in songs.to_pylist():
         bpm = f"{song['bpm']:.1f} BPM" if song["bpm"] else "no beat"
@@ -58,9 +58,9 @@ def show_songs(console: Console, layout: Layout) -> None:
         )
         console.print(f"  sections: {escape(song['sections'] or '')}", highlight=False)
         if song["language"]:
-            matched = f"{song['song_id']} (score {song['score']:.2f})" if song["song_id"] else "no song of the library"
+            matched = f"{song['song_id']} (score {song['score']:.2f})" if song["song_id"] else "none in the library"
             console.print(
-                f"  heard ({song['language']}): {escape(song['text'].replace(chr(10), ' / '))}\n"
+                f"  transcript ({song['language']}): {escape(song['text'].replace(chr(10), ' / '))}\n"
                 f"  lyrics: {escape(matched)}",
                 highlight=False,
             )
@@ -80,7 +80,7 @@ from tracks order by uri
 def show_plan(
     console: Console, config: CurateConfig, dag: Dag, plan: Plan, weights_bytes: Mapping[str, int | None]
 ) -> None:
-    """The DAG: columns, models and their size on disk, resources, rows a batch, fused operators, gates."""
+    """Print the DAG: columns, models and their size on disk, resources, rows per batch, fused operators, gates."""
     heads = ("pass", "operator", "stage", "engine", "owns", "reads", "models", "weights")
     table = Table(*heads, "cpu", "gpu", "rows", "fingerprint")
     for node in dag.scan:
@@ -96,7 +96,7 @@ def show_plan(
 
 
 def show_pilot(console: Console, pilot: "Pilot") -> None:
-    """What a thousand hours of raw audio would take, stage by stage."""
+    """Print the estimated cost of a thousand hours of raw audio, stage by stage."""
     table = Table("stage", "x real time", "core-hours", "GPU-hours", title="For 1,000 h of audio", title_justify="left")
     for stage in pilot.stages:
         table.add_row(stage.stage, f"{stage.speed:.1f}", f"{stage.core_hours:.1f}", f"{stage.gpu_hours:.2f}")
@@ -106,7 +106,7 @@ def show_pilot(console: Console, pilot: "Pilot") -> None:
     rows = pilot.rows
     console.print(
         f"from a pilot of {rows['total']} songs ({rows['kept']} kept, {rows['filtered']} filtered, {rows['failed']} "
-        f"failed), {pilot.audio_hours:.3f} h; models' loading not counted; dataset {pilot.dataset_gb:.2f} GB",
+        f"failed), {pilot.audio_hours:.3f} h; without loading models; dataset {pilot.dataset_gb:.2f} GB",
         highlight=False,
     )
 
@@ -129,13 +129,13 @@ def _node_cells(plan: Plan, column: str, weights_bytes: Mapping[str, int | None]
 
 
 def _table(*heads: str) -> Table:
-    """Borders would cost a third of the screen."""
+    """A table without borders, which would take a third of the screen."""
     return Table(*heads, box=None, padding=(0, 2, 0, 0), header_style="bold")
 
 
 def _marks(stats: Stats) -> str:
-    told = " and ".join(f"{count} {mark}" for mark, count in sorted(stats.marks.items()))
-    return f"; marked by people: {told}" if told else ""
+    counts = " and ".join(f"{count} {mark}" for mark, count in sorted(stats.marks.items()))
+    return f"; marked by people: {counts}" if counts else ""
 
 
 def _verdicts(stats: Stats) -> Table:
@@ -159,7 +159,7 @@ def _distributions(stats: Stats) -> Table:
 
 
 def _values(stats: Stats) -> Table:
-    """One line a column; what does not fit is cut, `--json` has it."""
+    """One line per column, truncated to the width; `--json` has everything."""
     table = Table("Most common", "", box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.columns[1].no_wrap, table.columns[1].overflow = True, "ellipsis"
     if stats.vocal_share is not None:
@@ -181,7 +181,7 @@ def _shortened(values: Mapping[str, int], hours: Mapping[str, float]) -> str:
 
 
 def _stages(stats: Stats) -> Table:
-    """Stages side by side, each with its seconds and how many times real time it is."""
+    """Stages side by side, each with its seconds and its speed relative to real time."""
     blocks = -(-len(stats.stages) // _STAGE_LINES)
     table = _table("Time in stages", *("seconds", "x real time", "") * blocks)
     for line in range(min(_STAGE_LINES, len(stats.stages))):

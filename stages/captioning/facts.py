@@ -1,4 +1,4 @@
-"""What a caption may say about a song: the measured columns, as words."""
+"""What a caption may say about a song: the measured columns put into words."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import yaml
 _MAX = {"genre": 2, "instrument": 3, "mood": 2, "voice": 1}
 _MIN_KEY_STRENGTH = 0.5
 _MIN_LIVE = 0.5
-# Upper end in BPM, the word for it, another one.
+# Upper bound in BPM, the word for it, a synonym.
 _TEMPI = ((80, "slow", "downtempo"), (110, "moderate", "mid-tempo"), (140, "upbeat", "lively"), (1e9, "fast", "rapid"))
 _LANGUAGES = {
     "ar": "Arabic",
@@ -36,14 +36,14 @@ _LANGUAGES = {
 
 @dataclass(frozen=True)
 class CaptionFacts:
-    """Words for what was measured; empty or None where nothing was. Nothing else may be claimed."""
+    """Words for what was measured, empty or None where nothing was. Captions claim nothing else."""
 
     genres: tuple[str, ...] = ()
     instruments: tuple[str, ...] = ()
     moods: tuple[str, ...] = ()
-    voice: str | None = None  # only of a song in which somebody sings
+    voice: str | None = None  # only for songs with vocals
     sung: bool | None = None
-    language: str | None = None  # of the words that are sung
+    language: str | None = None  # of the lyrics
     bpm: int | None = None
     tempo: str | None = None
     meter: str | None = None
@@ -56,8 +56,8 @@ class CaptionFacts:
 def gather(columns: Mapping[str, Any], synonyms: bool = False) -> CaptionFacts:
     """The facts in a row's columns, in the usual words or in their synonyms.
 
-    Tags of one class count in the order of their scores. A key is a fact from strength 0.5 on, a live recording from
-    probability 0.5 on. Tempo words: slow below 80 BPM, moderate below 110, upbeat below 140, fast above.
+    Tags of one class count in the order of their scores. A key counts from strength 0.5, a live recording from
+    probability 0.5. Tempo words: slow below 80 BPM, moderate below 110, upbeat below 140, fast above.
     """
     rhythm, key, transcript = (columns.get(name) or {} for name in ("rhythm", "key", "transcript"))
     sung = (columns.get("vocals") or {}).get("has_vocals")
@@ -93,8 +93,8 @@ def tag_classes() -> dict[str, dict[str, list[str]]]:
 def tag_words(tags: list[str], kind: str, synonyms: bool) -> tuple[str, ...]:
     """Words of the class for the strongest tags, each once."""
     words = tag_classes()[kind]
-    said = dict.fromkeys(words[tag][-1 if synonyms else 0] for tag in tags if tag in words)
-    return tuple(said)[: _MAX[kind]]
+    chosen = dict.fromkeys(words[tag][-1 if synonyms else 0] for tag in tags if tag in words)
+    return tuple(chosen)[: _MAX[kind]]
 
 
 def _tempo(bpm: float, synonyms: bool) -> str:
@@ -108,6 +108,6 @@ def _length(seconds: float) -> str:
 
 
 def _parts(items: list[dict[str, Any]]) -> tuple[str, ...]:
-    """Labels in order, repeated ones next to each other once."""
+    """Labels in order, with consecutive duplicates collapsed."""
     labels = [item["label"] for item in items]
     return tuple(label for i, label in enumerate(labels) if i == 0 or label != labels[i - 1])

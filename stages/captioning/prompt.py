@@ -1,4 +1,4 @@
-"""How a captioning model is asked, in which words and about which facts."""
+"""How a captioning model is prompted: the wording, and the facts it gets."""
 
 import json
 from collections.abc import Mapping
@@ -31,33 +31,33 @@ class Prompt:
         """Read a prompt file.
 
         Raises:
-            ValueError: it is no mapping, or keys are missing or unknown.
+            ValueError: it is not a mapping, or keys are missing or unknown.
         """
-        told = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(told, dict) or set(told) != set(cls.__dataclass_fields__):
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(fields, dict) or set(fields) != set(cls.__dataclass_fields__):
             raise ValueError(f"{path}: a prompt has the keys {', '.join(cls.__dataclass_fields__)}")
-        return cls(**told)
+        return cls(**fields)
 
     def ask(self, measured: Mapping[str, Any], audio: Message | None) -> list[Message]:
-        """The messages about one song; `audio` is the content part with its sound, None where only facts are told."""
-        told = (self.listen if audio else self.recaption).replace("{facts}", json.dumps(facts(measured)))
-        text: Message = {"type": "text", "text": f"{told}\n{self.form}"}
+        """The messages about one song; `audio` is the content part with its sound, None to give the facts alone."""
+        request = (self.listen if audio else self.recaption).replace("{facts}", json.dumps(facts(measured)))
+        text: Message = {"type": "text", "text": f"{request}\n{self.form}"}
         content: Any = [audio, text] if audio else text["text"]
         return [{"role": "system", "content": self.system}, {"role": "user", "content": content}]
 
     def again(self, answer: str, error: Exception) -> list[Message]:
-        """The messages that follow an answer of no use."""
+        """The messages that follow an unusable answer."""
         complaint = self.repair.replace("{error}", str(error)[:_MAX_ERROR])
         return [{"role": "assistant", "content": answer}, {"role": "user", "content": complaint}]
 
 
 def facts(measured: Mapping[str, Any]) -> dict[str, Any]:
-    """What the columns say, under the names of a musician; null columns and fields are left out.
+    """The measured columns under names that a musician would use; null columns and fields are left out.
 
-    Title, artist and lyrics are not told: a caption that names them could not be asked for again.
+    Title, artist and lyrics are withheld: nobody could use a caption that names them as a prompt for another song.
     """
     rhythm, key, vocals = (measured.get(name) or {} for name in ("rhythm", "key", "vocals"))
-    told = {
+    known = {
         "bpm": round(rhythm["bpm"]) if rhythm.get("bpm") else None,
         "time_signature": f"{rhythm['time_signature']}/4" if rhythm.get("time_signature") else None,
         "key": f"{key['tonic']} {key['mode']}" if key.get("tonic") else None,
@@ -67,4 +67,4 @@ def facts(measured: Mapping[str, Any]) -> dict[str, Any]:
         "parts": [item["label"] for item in (measured.get("sections") or {}).get("items") or []] or None,
         "duration_s": round((measured.get("audio") or {}).get("duration_s") or 0) or None,
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in known.items() if value is not None}

@@ -1,17 +1,17 @@
-"""What a captioning model has to answer: its form, and the check of an answer against it."""
+"""The form of a captioning model's answer, and the validation of an answer against it."""
 
 import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-# Text encoders read 256 tokens; what is longer would be cut off in training.
+# Text encoders read 256 tokens; longer texts would be cut off in training.
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=3, max_length=800)]
 Phrase = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=160)]
 
 
 class ReplyError(ValueError):
-    """An answer that is no caption; the message says what is wrong with it, for the model as well as for a reader."""
+    """An answer that is not a caption; the message says what is wrong, to the model as well as to a human reader."""
 
 
 class Analysis(BaseModel):
@@ -40,7 +40,7 @@ class Reply(BaseModel):
 
 
 def parse(answer: str) -> Reply:
-    """The JSON object of an answer, which may stand in a Markdown fence or between other words.
+    """The JSON object of an answer, which may be in a Markdown fence or surrounded by other text.
 
     Raises:
         ReplyError: there is no object, it is cut off, or it does not have the form of `Reply`.
@@ -55,13 +55,13 @@ def parse(answer: str) -> Reply:
     except RecursionError as error:
         raise ReplyError("it is no valid JSON: it is nested too deeply") from error
     except ValidationError as error:
-        raise ReplyError("; ".join(_told(problem) for problem in error.errors())) from error
+        raise ReplyError("; ".join(_problem_text(problem) for problem in error.errors())) from error
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of a reply, for servers that hold a model to one."""
+    """JSON Schema of a reply, for servers that constrain a model to a schema."""
     return Reply.model_json_schema()
 
 
-def _told(problem: Any) -> str:
+def _problem_text(problem: Any) -> str:
     return f"{'.'.join(map(str, problem['loc'])) or 'the object'}: {problem['msg']}"

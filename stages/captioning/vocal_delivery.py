@@ -1,4 +1,4 @@
-"""Whether a song is sung, rapped or without voice."""
+"""Whether a song is sung, rapped or instrumental."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,8 +13,8 @@ _WITHOUT_SPACES = frozenset(["ja", "lo", "my", "th", "yue", "zh"])  # Whisper's 
 def vocal_delivery(columns: Mapping[str, Any]) -> str | None:
     """One of "instrumental", "sung" and "rap", or None where it was not measured.
 
-    Rap is 3 recognised words a second or more while words are heard, or 2.2 when "hip-hop" is among the tags. Fewer
-    than ten words say nothing about their pace, nor do those of languages written without spaces.
+    Rap is 3 or more recognised words per second of transcribed segments, or 2.2 if "hip-hop" is among the tags. Fewer
+    than ten words say nothing about the pace, nor do the words of languages written without spaces.
     """
     vocals = columns.get("vocals")
     if not vocals or vocals.get("has_vocals") is None:
@@ -32,5 +32,5 @@ def vocal_delivery(columns: Mapping[str, Any]) -> str | None:
 
 def _words_per_s(segments: list[dict[str, Any]]) -> float | None:
     words = [word for segment in segments for word in segment.get("words") or []]
-    heard_s = sum(segment["end_s"] - segment["start_s"] for segment in segments)
-    return len(words) / heard_s if len(words) >= _MIN_WORDS and heard_s > 0 else None
+    voiced_s = sum(segment["end_s"] - segment["start_s"] for segment in segments)
+    return len(words) / voiced_s if len(words) >= _MIN_WORDS and voiced_s > 0 else None

@@ -1,11 +1,11 @@
-"""What a song may be: bounds on its rate, channels, length and memory, judged by its headers before it is decoded.
+"""Bounds on a song's rate, channels, length and memory, checked against its headers before it is decoded.
 
-The memory of one song follows from them. A worker that scans (`decode`, `quality`, `fingerprint`) takes at most
+They limit the memory of one song. A worker that scans (`decode`, `quality`, `fingerprint`) takes at most
 
     0.5 GB + decoded samples (at most `max_mb`; twice those that hold NaN or infinity) + 0.2 MB for each second
 
 Measured on six minutes of stereo at 48 kHz, 138 MB decoded: a peak of 357 MB after decode, 439 after quality, 500 after
-fingerprint, of which 166 MB were there before. FFmpeg itself is held to 256 MiB at once
+fingerprint, including 166 MB at the start. FFmpeg itself may allocate at most 256 MiB at once
 (`stages.decoding.ffmpeg_memory`).
 """
 
@@ -18,11 +18,11 @@ from stages import base
 MIB = 1 << 20
 USUAL_BYTES_PER_S = 2 * 96_000 * 4  # stereo at 96 kHz, float32
 
-_STEEPEST = 32  # songs of 8 kHz and of 192 kHz may be glued together
+_STEEPEST = 32  # a file may be the concatenation of songs at 8 kHz and at 192 kHz
 
 
 class AbsurdHeader(base.TrackError):
-    """Headers that no song has: a rate, channels or a length out of bounds, or more bytes than headers need."""
+    """Implausible headers: a rate, a channel count or a length out of bounds, or more bytes than headers need."""
 
 
 class TooLarge(base.TrackError):
@@ -30,27 +30,36 @@ class TooLarge(base.TrackError):
 
 
 class NoMixdown(base.TrackError):
-    """Channels whose places nobody knows, so that no mix to stereo is defined."""
+    """A channel layout that FFmpeg does not know, so that no mix to stereo is defined."""
 
 
 class Bounds(base.Params):
-    """What a song may be.
+    """Which songs are accepted.
 
-    They only decide which songs are refused: whatever passes gives the same columns under any of them. So they are no
-    part of the fingerprint, and datasets that were made before they existed are not made anew.
+    The bounds only decide which songs are refused: whatever passes gives the same columns under any of them. They are
+    therefore not part of the fingerprint, and datasets made before they existed are not recomputed.
+
+    Attributes:
+        min_rate_hz: the filters of `quality` need at least 4 kHz.
+        max_rate_hz: highest sampling rate.
+        max_channels: 24 is what 22.2 surround has; libswresample mixes at most 64.
+        max_claimed_s: a header that claims more is wrong, whereas a song over `limit_s` is merely long.
+        max_header_mb: MiB of headers, cover art included.
+        max_comments: comments of FLAC and Ogg files; see `stages.decoding.comments`.
+        max_mb: MiB of decoded samples, float32 at the song's own rate; by default what `limit_s` of stereo at 96 kHz
+            takes.
     """
 
-    min_rate_hz: int = Field(default=4_000, ge=4_000, exclude=True)  # the filters of `quality` need so much
+    min_rate_hz: int = Field(default=4_000, ge=4_000, exclude=True)
     max_rate_hz: int = Field(default=768_000, ge=4_000, exclude=True)
-    max_channels: int = Field(default=24, ge=1, le=64, exclude=True)  # 22.2 has so many; libswresample mixes at most 64
-    max_claimed_s: float = Field(default=604_800.0, gt=0, exclude=True)  # longer than `limit_s` is long, this a lie
-    max_header_mb: float = Field(default=64.0, gt=0, exclude=True)  # cover art and all
-    max_comments: int = Field(default=10_000, ge=0, exclude=True)  # of FLAC and Ogg; see `stages.decoding.comments`
-    # MiB of decoded samples, float32 at the song's own rate; by default what `limit_s` of stereo at 96 kHz takes.
+    max_channels: int = Field(default=24, ge=1, le=64, exclude=True)
+    max_claimed_s: float = Field(default=604_800.0, gt=0, exclude=True)
+    max_header_mb: float = Field(default=64.0, gt=0, exclude=True)
+    max_comments: int = Field(default=10_000, ge=0, exclude=True)
     max_mb: float | None = Field(default=None, gt=0, exclude=True)
 
     def require_header(self, uri: str, rate_hz: int, layout: av.AudioLayout, claimed_s: float) -> None:
-        """Judge what the headers say, of whose length 0 says nothing.
+        """Check what the headers say; a claimed length of 0 means unknown.
 
         Raises:
             AbsurdHeader, NoMixdown: the message names the file and the bounds.
@@ -70,13 +79,13 @@ class Bounds(base.Params):
             raise NoMixdown(f"{uri}: {channels} channels ({layout.name}), for which FFmpeg knows no mix to stereo")
 
     def allows(self, frame: av.AudioFrame, rate_hz: int) -> bool:
-        """Whether a frame further on may be converted to the rate of the first: one must not become millions."""
+        """Whether a later frame may be converted to the rate of the first: one sample must not become millions."""
         in_bounds = self.min_rate_hz <= frame.sample_rate <= self.max_rate_hz
         return in_bounds and frame.layout.nb_channels <= self.max_channels and rate_hz <= _STEEPEST * frame.sample_rate
 
 
 def _mixes_down(layout: av.AudioLayout) -> bool:
-    """Whether libswresample knows how: it asks where each speaker stands."""
+    """Whether libswresample can mix the layout to stereo: it needs to know the position of each speaker."""
     frame = av.AudioFrame.from_ndarray(np.zeros((1, layout.nb_channels), np.float32), "flt", layout)
     frame.sample_rate = 48_000
     try:

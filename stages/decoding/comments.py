@@ -1,6 +1,6 @@
-"""How many Vorbis comments a FLAC or Ogg file says that it has, read before FFmpeg does.
+"""How many Vorbis comments a FLAC or Ogg file claims to have, read before FFmpeg opens it.
 
-FFmpeg compares each with all before it: sixteen megabytes of them, which a FLAC header holds, would keep it for days.
+FFmpeg compares each comment with all earlier ones: the sixteen megabytes that fit a FLAC header would take it days.
 """
 
 import struct
@@ -13,7 +13,7 @@ _LONGEST_VENDOR = 1 << 10
 
 
 def claimed_comments(file: BinaryIO) -> int:
-    """The number in the header; 0 if there is none. The file is left at its beginning."""
+    """The number in the header, 0 if there is none. The file is rewound to its beginning."""
     file.seek(0)
     head = file.read(_OGG_BYTES)
     if head.startswith(b"fLaC"):
@@ -39,7 +39,7 @@ def _flac_block(file: BinaryIO) -> bytes:
 
 
 def _ogg_packet(head: bytes) -> bytes:
-    """Behind what its second page begins with: the packet of comments."""
+    """The packet of comments without its magic bytes; it begins on the second page."""
     page = head.find(b"OggS", 4)
     packet = head[page + 27 + head[page + 26] :] if 0 <= page < len(head) - 27 else b""
     start = next((len(magic) for magic in _OGG_HEADS if packet.startswith(magic)), 4)  # FLAC's begins as its block does
@@ -51,5 +51,5 @@ def _count(comments: bytes) -> int:
         return 0
     (vendor_bytes,) = struct.unpack_from("<I", comments)
     if len(comments) < vendor_bytes + 8:
-        return 0  # cut off, or a vendor that takes thousands of bytes: damaged
+        return 0  # truncated, or a vendor string of thousands of bytes: damaged
     return int(struct.unpack_from("<I", comments, 4 + vendor_bytes)[0])

@@ -1,4 +1,4 @@
-"""A file of which only so much may be read: what parsers of headers and tags get, so that no file can flood them."""
+"""A file that allows a limited amount of reading, for parsers of headers and tags, so that no file can flood them."""
 
 import math
 import time
@@ -6,15 +6,15 @@ from typing import BinaryIO
 
 
 class LimitedReader:
-    """Passes reads on to a file until they come to so many bytes, are too many or take too long.
+    """Passes reads on to a file until they exceed a number of bytes, a number of calls or a time limit.
 
     Args:
-        file: read from where it stands.
-        max_bytes: in all reads together.
-        error: raised by the read that goes beyond any of the limits.
-        max_s: seconds from now on; FFmpeg takes hours for a megabyte of tags of ten bytes each.
-        max_reads: parsers make an object of each piece they read, which takes more memory than the piece.
-        name: by whose ending a parser may guess the format; PyAV's word for no name leaves it to the content.
+        file: read from its current position.
+        max_bytes: limit for all reads together.
+        error: raised by the read that exceeds any of the limits.
+        max_s: seconds from now on; FFmpeg takes hours for a megabyte of ten-byte tags.
+        max_reads: limit for the number of reads, because parsers make an object of each piece, larger than the piece.
+        name: a parser may guess the format from its suffix; PyAV's default for nameless files leaves it to the content.
     """
 
     def __init__(
@@ -37,7 +37,11 @@ class LimitedReader:
         self.tell = file.tell
 
     def read(self, size: int = -1) -> bytes:
-        """Bytes from the file."""
+        """Up to `size` bytes from the file.
+
+        Raises:
+            Exception: the `error` given, once a limit is exceeded.
+        """
         data = self._file.read(size)
         self._bytes_left -= len(data)
         self._reads_left -= 1
@@ -46,5 +50,5 @@ class LimitedReader:
         return data
 
     def lift(self) -> None:
-        """From here on everything may be read."""
+        """Remove all limits from here on."""
         self._bytes_left = self._reads_left = self._deadline = math.inf

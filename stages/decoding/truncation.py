@@ -1,4 +1,4 @@
-"""How long a file's headers say that it is, to tell a file that was cut off from one that is just short."""
+"""The length that a file's headers promise, to tell a truncated file from a short one."""
 
 import struct
 from typing import BinaryIO
@@ -16,7 +16,7 @@ _OGG_PAGE_MAX = 27 + 255 + 255 * 255
 
 
 def promised_s(file: BinaryIO, container: InputContainer, stream: AudioStream) -> float | None:
-    """Seconds of audio the headers promise; None when they tell nothing."""
+    """Seconds of audio that the headers promise; None when they promise nothing."""
     name = container.format.name
     if name in HEADERLESS:
         return None
@@ -32,7 +32,7 @@ def promised_s(file: BinaryIO, container: InputContainer, stream: AudioStream) -
 
 
 def ogg_is_complete(file: BinaryIO) -> bool:
-    """Whether an Ogg file ends with a whole page that is marked as its stream's last (RFC 3533, section 6)."""
+    """Whether an Ogg file ends with a complete page that is marked as its stream's last (RFC 3533, section 6)."""
     size = file.seek(0, 2)
     file.seek(max(0, size - _OGG_PAGE_MAX))
     tail = file.read(_OGG_PAGE_MAX)

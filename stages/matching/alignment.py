@@ -1,11 +1,11 @@
-"""Lyric lines against the heard words, by their phones: which lines were sung, and when.
+"""Alignment of lyric lines with the transcribed ("heard") words, by their phones: which lines were sung, and when.
 
-Dynamic programming over (lyric line, heard word): a line takes a run of words or none, the order is kept, words may
-stay unexplained (ad libs), so that an excerpt in which lines are skipped still fits the whole song. On words that stay
-unexplained any line may lie again: a chorus that the library writes once.
+Dynamic programming over (lyric line, heard word): a line takes a run of words or none, the order is kept, and words may
+stay unexplained (ad libs), so that an excerpt that skips lines still fits the whole song. Any line may be placed again
+on words that stay unexplained, for a chorus that the library writes only once.
 
-How near phones are is the mean of two edit similarities, of the phones and of their sound classes: to replace a phone
-by one of its class costs half.
+Similarity is the mean of two edit similarities, of the phones and of their sound classes: replacing a phone by another
+one of its class costs half.
 """
 
 import re
@@ -28,7 +28,7 @@ _SHORTEST, _LONGEST = 0.6, 1.6  # a run of words may have this much of a line's 
 
 @dataclass(frozen=True)
 class Word:
-    """A heard word: its phones without spaces, its time in seconds, and its segment's number."""
+    """A transcribed word: its phones without spaces, its time in seconds, its text, and its segment's number."""
 
     phones: str
     start_s: float
@@ -39,7 +39,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Placed:
-    """A lyric line where it was heard: similarity 0..1 of the phones and words [first, last)."""
+    """Where a lyric line was sung: words [first, last), and the similarity 0..1 of the phones."""
 
     similarity: float
     first: int
@@ -48,13 +48,13 @@ class Placed:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Lyrics against heard words.
+    """Lyrics aligned with transcribed words.
 
     Attributes:
-        lines: a place for every lyric line; None for those that were not heard in their turn.
+        lines: a place for every lyric line; None for those that were not sung in order.
         repeats: further places, each with its line's number, in the order they are sung.
-        score: mean similarity of the placed lines, by their phones.
-        coverage: phones of the heard words that the placed lines explain, as a share of all.
+        score: mean similarity of the placed lines, weighted by their numbers of phones.
+        coverage: share of the transcribed phones that the placed lines explain.
         explained: the number of those phones.
     """
 
@@ -68,9 +68,9 @@ class Alignment:
 def heard_words(segments: Sequence[Mapping[str, Any]], ipa: Sequence[str]) -> list[Word]:
     """Timed phones of a transcript: `ipa` holds the IPA of each segment.
 
-    Where a segment's IPA has as many words as were recognised, they belong together; else (Japanese, Chinese, words
-    that espeak joins) the phones are shared out by the words' letters. A segment without word times is divided by its
-    letters.
+    If a segment's IPA has as many words as were recognised, they are paired; otherwise (Japanese, Chinese, words that
+    espeak joins) the phones are divided among the words in proportion to their letters. A segment without word times is
+    divided by its letters.
     """
     words: list[Word] = []
     for number, (segment, phones) in enumerate(zip(segments, ipa, strict=True)):
@@ -79,19 +79,23 @@ def heard_words(segments: Sequence[Mapping[str, Any]], ipa: Sequence[str]) -> li
 
 
 def units_of(text: str) -> list[str]:
-    """The words of a text; of one that is written without spaces every character."""
+    """The words of a text; in scripts without spaces, every character."""
     return _UNITS.findall(text)
 
 
 def tight(before: str, after: str) -> bool:
-    """Whether no space stands between two words: both are written in a script without."""
+    """Whether two words are written without a space between them, because both are in a script without spaces."""
     return all(_UNSPACED.match(sign) for sign in (before[-1:], after[:1]))
 
 
 def align(lyrics: Sequence[str], words: Sequence[Word], least: float, least_again: float) -> Alignment:
-    """Place lyric lines (phones without spaces) among heard words.
+    """Place lyric lines (phones without spaces) among transcribed words.
 
-    A place is at least `least` similar, one out of turn at least `least_again`.
+    Args:
+        lyrics: the phones of each line.
+        words: see `heard_words`.
+        least: least similarity of a line to its place, 0..1.
+        least_again: least similarity of a repetition, which is out of order.
     """
     runs = _Runs(words, max(map(len, lyrics), default=0))
     like = {line: runs.like(line, least) for line in set(lyrics)}
@@ -111,7 +115,7 @@ def align(lyrics: Sequence[str], words: Sequence[Word], least: float, least_agai
 
 
 class _Runs:
-    """All runs of consecutive words that may be a line, by their first word."""
+    """All runs of consecutive words that could be a line, by their first word."""
 
     def __init__(self, words: Sequence[Word], longest_line: int) -> None:
         self.count = len(words)
@@ -130,7 +134,7 @@ class _Runs:
         return self.offsets[last] - self.offsets[first]
 
     def like(self, line: str, least: float) -> list[Placed]:
-        """Runs that are at least `least` similar to a line, in the order of their last word."""
+        """Runs with a similarity to a line of at least `least`, in the order of their last word."""
         near = np.flatnonzero((self.lengths >= _SHORTEST * len(line)) & (self.lengths <= _LONGEST * len(line)))
         if not len(near):
             return []
@@ -147,7 +151,7 @@ class _Runs:
 
 
 def _similarities(text: str, others: Sequence[str], least: float) -> np.ndarray:
-    """Edit similarities 0..1; those under `least` are 0."""
+    """Edit similarities 0..1; those below `least` are 0."""
     if not others:
         return np.empty(0)
     return cdist([text], others, scorer=Levenshtein.normalized_similarity, score_cutoff=least)[0]
@@ -156,7 +160,7 @@ def _similarities(text: str, others: Sequence[str], least: float) -> np.ndarray:
 def _place(
     lyrics: Sequence[str], like: Mapping[str, Sequence[Placed]], count: int, least: float
 ) -> list[Placed | None]:
-    """Best monotone assignment; a place gains its phones times its similarity beyond what chance reaches."""
+    """Best monotone assignment; a place gains its phones times its similarity in excess of chance."""
     before = np.zeros(count + 1)  # best gain of the lines so far within the first j words
     chosen: list[list[Placed | None]] = []
     for line in lyrics:
@@ -203,7 +207,7 @@ def _repeats(
 
 
 def _carry(gain: np.ndarray, choice: list[Placed | None]) -> np.ndarray:
-    """Let words stay unexplained: a gain holds for every later word until a better one."""
+    """Let words stay unexplained: a gain carries over to every later word until there is a better one."""
     for j in range(1, len(gain)):
         if gain[j - 1] > gain[j]:
             gain[j], choice[j] = gain[j - 1], choice[j - 1]
@@ -241,7 +245,7 @@ def _spread(segment: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _share_out(phones: str, letters: Sequence[int]) -> list[str]:
-    """Cut phones into as many pieces as there are words, as long as their letters are many."""
+    """Cut phones into one piece per word, in proportion to the words' numbers of letters."""
     total = max(1, sum(letters))
     cuts = [round(len(phones) * offset / total) for offset in accumulate(letters, initial=0)]
     cuts[-1] = len(phones)

@@ -1,8 +1,7 @@
-"""Which songs of a lyric library share passages with a piece of IPA: two sketches, one inverted index.
+"""Which songs of a lyric library share passages with a piece of IPA: two kinds of sketch, one inverted index.
 
-A sketch turns phones into 64-bit keys; the index lists the songs of every key and weighs a shared key by how rare it
-is. A transcript covers a part of its song, so what counts is how much of the query a song contains, not how much of the
-song the query does.
+A sketch turns phones into 64-bit keys; the index lists the songs of every key and weights a shared key by its rarity. A
+transcript covers only part of its song, so what counts is how much of the query a song contains, not the reverse.
 """
 
 from collections.abc import Sequence
@@ -15,33 +14,33 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 _ARRAYS = ("keys", "offsets", "songs")
-_BUDGET = 200_000  # entries of the index that a query reads, those of the rarest keys first
-_COMMON = 0.01  # a key that more of the songs have says nothing ...
-_FEW = 100  # ... unless they are few
+_BUDGET = 200_000  # index entries that a query reads, rarest keys first
+_COMMON = 0.01  # a key shared by more than this fraction of the songs tells nothing ...
+_FEW = 100  # ... unless that is no more than this many songs
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Sketch(Protocol):
-    """Phones to keys. Its fields are what an index records, so that a query is sketched as the songs were."""
+    """Phones to keys. An index records its fields, so that queries are sketched the way the songs were."""
 
     engine: ClassVar[str]
 
     def keys(self, phones: str) -> np.ndarray:
-        """Distinct keys uint64 of a text of phones without spaces, sorted."""
+        """Distinct keys of a string of phones without spaces: uint64, sorted."""
 
 
 @dataclass(frozen=True)
 class ContainmentSketch:
-    """FracMinHash: of all shingles those whose hash falls into a fixed share of the hash range.
+    """FracMinHash: the shingles whose hash falls into a fixed fraction of the hash range.
 
-    Unlike a MinHash's, the keys of a part are a part of the whole's keys, whatever the lengths.
+    Unlike with MinHash, the keys of a part are a subset of the whole's keys, whatever the lengths.
 
     Source: Irber et al., "Lightweight compositional analysis of metagenomes with FracMinHash", 2022.
 
     Attributes:
-        shingle: phones a shingle.
-        keep_one_in: one shingle in so many is kept.
-        seed: of the hash.
+        shingle: phones per shingle.
+        keep_one_in: one in this many shingles is kept.
+        seed: seed of the hash.
     """
 
     engine: ClassVar[str] = "containment"
@@ -57,15 +56,15 @@ class ContainmentSketch:
 
 @dataclass(frozen=True)
 class LshSketch:
-    """MinHash of the whole text in bands: songs collide that agree in all rows of one.
+    """MinHash of the whole text in bands: songs collide if they agree in all rows of a band.
 
-    Source: Broder 1997; Leskovec et al., "Mining of Massive Datasets", chapter 3; the MinHash is datasketch's.
+    Source: Broder 1997; Leskovec et al., "Mining of Massive Datasets", chapter 3; MinHash by the library datasketch.
 
     Attributes:
-        shingle: phones a shingle.
+        shingle: phones per shingle.
         num_perm: permutations of a MinHash.
-        rows: hash values a band; more make a hit rarer. See `lsh_rows`.
-        seed: of the permutations.
+        rows: hash values per band; more make a hit rarer. See `lsh_rows`.
+        seed: seed of the permutations.
     """
 
     engine: ClassVar[str] = "lsh"
@@ -75,11 +74,11 @@ class LshSketch:
     seed: int = 1
 
     def keys(self, phones: str) -> np.ndarray:
-        """See `Sketch.keys`; a key is a band with its number."""
+        """See `Sketch.keys`; a key is the hash of a band and its number."""
         shingles = {phones[start : start + self.shingle].encode() for start in range(len(phones) - self.shingle + 1)}
         if not shingles:
             return np.empty(0, np.uint64)
-        from datasketch import MinHash  # here, for it takes long to import and the default engine does without
+        from datasketch import MinHash  # here because it takes long to import and the default engine does not need it
 
         sketch = MinHash(self.num_perm, seed=self.seed, scheme="affine32")
         sketch.update_batch(sorted(shingles))
@@ -92,7 +91,7 @@ SKETCHES: dict[str, type[Any]] = {sketch.engine: sketch for sketch in (Containme
 
 
 def lsh_rows(jaccard: float, recall: float, num_perm: int = 128) -> int:
-    """The most rows a band with which texts of that Jaccard similarity still collide with that probability."""
+    """The most rows per band at which texts of Jaccard similarity `jaccard` collide with probability `recall`."""
     for rows in count(2):
         if 1 - (1 - jaccard**rows) ** (num_perm // rows) < recall:
             return rows - 1
@@ -109,10 +108,10 @@ class Postings:
     """Songs by key: those of `keys[i]` are `songs[offsets[i]:offsets[i + 1]]`. Arrays in memory or memory-mapped.
 
     Attributes:
-        keys: uint64, sorted.
-        offsets: uint64, one more than keys.
-        songs: uint32 numbers of songs.
-        song_count: songs in all.
+        keys: uint64 [keys], sorted.
+        offsets: uint64 [keys + 1].
+        songs: uint32 [offsets[-1]], numbers of songs.
+        song_count: number of songs in total.
     """
 
     keys: np.ndarray
@@ -122,7 +121,7 @@ class Postings:
 
     @classmethod
     def build(cls, keys_of_songs: Sequence[np.ndarray]) -> "Postings":
-        """Index songs by their keys; a song's number is its place."""
+        """Index songs by their keys; a song's number is its position."""
         lengths = [len(keys) for keys in keys_of_songs]
         every = np.concatenate([*keys_of_songs, np.empty(0, np.uint64)])
         songs = np.repeat(np.arange(len(lengths), dtype=np.uint32), lengths)
@@ -147,9 +146,9 @@ class Postings:
         return max(_FEW, int(_COMMON * self.song_count))
 
     def best(self, keys: np.ndarray, most: int) -> list[tuple[int, float]]:
-        """At most `most` songs that share keys, each with its share 0..1 of the keys' weight; the best first.
+        """At most `most` songs that share keys, each with its share 0..1 of the keys' weight, best first.
 
-        A key weighs the logarithm of how rare it is; one that no song has weighs like that of one song.
+        A key's weight is the logarithm of its rarity; a key that no song has weighs as much as one of a single song.
         """
         if not len(keys) or not len(self.keys):
             return []

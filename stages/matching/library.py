@@ -1,13 +1,13 @@
 """A lyric library: songs with the phones of their lines, and the index that finds them.
 
-In memory for a Parquet file of some thousand songs; for more a folder that `songmill lyrics index` wrote:
+A Parquet file of up to some thousand songs is indexed in memory; for more, `songmill lyrics index` writes a folder:
 
-    index.json                     what built it, and its segments
+    index.json                     versions and parameters it was built with, and its segments
     segments/NAME/songs.arrow      ids, titles, lines and their phones; mapped, not read
     segments/NAME/{keys,offsets,songs}.npy
-    skipped.parquet                what was left out, and why
+    skipped.parquet                which songs were left out, and why
 
-A segment is never changed; later songs come as segments of their own.
+Segments are immutable; songs that are added later form segments of their own.
 """
 
 import json
@@ -28,7 +28,7 @@ FORMAT = 1
 MANIFEST = "index.json"
 SEGMENTS = "segments"
 SONGS = "songs.arrow"
-ROWS_PER_BATCH = 256  # a row is found by its batch's number
+ROWS_PER_BATCH = 256  # all batches are of this size, so that a row's number gives its batch
 COLUMNS = ("id", "title", "artist", "language", "text", "license")  # of the Parquet file
 SONG_SCHEMA = pa.schema(
     [
@@ -41,7 +41,7 @@ SONG_SCHEMA = pa.schema(
 
 
 class LibraryError(ValueError):
-    """A lyric library that cannot be used; the message names it and what to do."""
+    """A lyric library that cannot be used; the message names it and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,11 @@ class LyricSong:
 
     Attributes:
         id: unique in its library.
-        lines: what is sung, in order.
+        lines: the sung lines, in order.
         phones: IPA of each line without spaces.
-        title, artist, license: as the library has them.
+        title: as given by the library.
+        artist: as given by the library.
+        license: as given by the library.
     """
 
     id: str
@@ -72,7 +74,7 @@ class LyricSong:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A song that may be what was heard, and how much of the heard keys' weight it contains, 0..1."""
+    """A song that may match the transcript, and the share 0..1 of the transcript's key weight that it contains."""
 
     song: LyricSong
     share: float
@@ -93,7 +95,7 @@ class _Segment:
 
 
 class LyricLibrary:
-    """Songs by what is heard of them.
+    """Finds songs by the phones of a transcript.
 
     >>> library = LyricLibrary.open(Path("lyrics.index"))  # doctest: +SKIP
     >>> library.candidates("ɪfjuwʌntɪt", most=5)  # doctest: +SKIP
@@ -138,7 +140,7 @@ class LyricLibrary:
         """Map an index folder.
 
         Raises:
-            LibraryError: it is none, or was built by versions that read text otherwise.
+            LibraryError: it is not an index, or was built by versions that turn text into other phones.
         """
         manifest = read_manifest(folder)
         segments = []
@@ -149,7 +151,7 @@ class LyricLibrary:
         return cls(sketch_of(manifest), segments)
 
     def candidates(self, phones: str, most: int) -> list[Candidate]:
-        """At most `most` songs that contain something of these phones (no spaces), the best first."""
+        """At most `most` songs that share passages with these phones (no spaces), best first."""
         keys = self.sketch.keys(phones)
         hits = [(segment, *hit) for segment in self._segments for hit in segment.postings.best(keys, most)]
         best = sorted(hits, key=lambda hit: -hit[2])[:most]
@@ -157,7 +159,7 @@ class LyricLibrary:
 
 
 def song_table(songs: Sequence[LyricSong]) -> pa.Table:
-    """Songs as `songs.arrow` has them."""
+    """Songs as a table of `SONG_SCHEMA`, the format of `songs.arrow`."""
     return pa.Table.from_pylist(
         [
             {
@@ -184,33 +186,37 @@ def write_segment(folder: Path, songs: pa.Table, postings: Postings) -> None:
 
 
 def check_columns(file: Path) -> None:
-    """LibraryError unless the Parquet file has the columns of a library."""
+    """Check that a Parquet file has the columns of a library.
+
+    Raises:
+        LibraryError: it does not, or is not a Parquet file.
+    """
     try:
         there = set(pq.read_schema(file).names)
     except (OSError, pa.ArrowInvalid) as error:
-        raise LibraryError(f"{file} is no Parquet file: {error}") from error
+        raise LibraryError(f"{file} is not a Parquet file: {error}") from error
     if missing := [name for name in COLUMNS if name not in there]:
         raise LibraryError(f"{file}: a lyric library needs the columns {', '.join(COLUMNS)}; missing: {missing}")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What index.json says.
+    """The content of index.json.
 
     Raises:
-        LibraryError: there is none, or another version wrote the index.
+        LibraryError: it is missing or unreadable, or another version wrote the index.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise LibraryError(f"{folder} is no lyric index: {error}; make one with: songmill lyrics index") from error
+        raise LibraryError(f"{folder} is not a lyric index: {error}; make one with: songmill lyrics index") from error
     differing = [
         f"{name} {manifest.get('versions', {}).get(name)} (here {here})"
         for name, here in versions().items()
         if manifest.get("versions", {}).get(name) != here
     ]
     if manifest.get("format") != FORMAT or manifest["sketch"]["engine"] not in SKETCHES or differing:
-        told = ", ".join(differing) or f"format {manifest.get('format')}"
-        raise LibraryError(f"{folder} was built with {told}: its phones are not ours; build it again")
+        built_with = ", ".join(differing) or f"format {manifest.get('format')}"
+        raise LibraryError(f"{folder} was built with {built_with}, so its phones differ from ours; build it again")
     return manifest
 
 
@@ -226,7 +232,7 @@ def sketch_of(manifest: dict[str, Any]) -> Sketch:
 
 
 def versions() -> dict[str, str]:
-    """What decides which phones a text gets and which keys they get."""
+    """Versions of the packages that determine a text's phones and their keys."""
     packages = ("espeakng-loader", "phonemizer", "pyopenjtalk-plus", "pypinyin", "datasketch")
     return {package: version(package) for package in packages}
 

@@ -1,4 +1,4 @@
-"""What became of every line: a song's lines and the heard words in the order they were sung, each with a verdict."""
+"""What became of every line: a song's lines and the transcribed words in the order sung, each with a verdict."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, groupby, pairwise
@@ -10,15 +10,15 @@ from schemas.lyric_verdicts import CANONICAL, EXTRA, HEARD, MISSING
 from stages.matching.alignment import Alignment, Placed, Word, tight, units_of
 from stages.matching.library import LyricSong
 
-_LEAST_EXTRA = 4  # phones; fewer are the rest of a word that a line left over
+_LEAST_EXTRA = 4  # phones; fewer are the remainder of a word that a line did not cover
 
 
 def matched_lines(
     song: LyricSong, alignment: Alignment, words: Sequence[Word], canonical_similarity: float
 ) -> list[dict[str, Any]]:
-    """The lines of a song that was found, as the `lyrics` column has them.
+    """The lines of a song that was found, as entries of the `lyrics` column.
 
-    A line that is sung several times has an entry for each; missing ones stand where they would have been sung.
+    A line that is sung several times has an entry for each time; missing lines are where they would have been sung.
     """
     entries: list[tuple[float, dict[str, Any]]] = []
     at_s = 0.0
@@ -37,7 +37,7 @@ def matched_lines(
 
 
 def transcript_lines(segments: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The lines of a song that is in no library: what was heard."""
+    """The lines of a song that is in no library: the transcript's segments."""
     return [
         _line(
             HEARD,
@@ -50,14 +50,14 @@ def transcript_lines(segments: Sequence[Mapping[str, Any]]) -> list[dict[str, An
 
 
 def word_times(text: str, heard: Sequence[Word]) -> list[dict[str, Any]]:
-    """Times of a line's words, from the heard ones it lies on: by how far into the phones a word begins and ends."""
+    """Times of a line's words, interpolated from the transcribed words that it is placed on."""
     units = units_of(text)
     lengths = [sum(map(str.isalnum, unit)) for unit in units]
     shares = np.array(list(accumulate(lengths, initial=0))) / max(1, sum(lengths))
     phones = list(accumulate((len(word.phones) for word in heard), initial=0))
     offsets = np.array([offset for pair in pairwise(phones) for offset in pair]) / max(1, phones[-1])
     times = [time for word in heard for time in (word.start_s, word.end_s)]
-    # Where a word ends and the next begins, time jumps: ends are read before the jump, starts after it.
+    # Time jumps where one word ends and the next begins: ends are read before the jump, starts after it.
     steps = np.arange(len(offsets)) * 1e-9
     starts = np.interp(shares[:-1] + 1e-6, offsets + steps, times)
     ends = np.interp(shares[1:] - 1e-6, offsets + steps, times)
@@ -89,7 +89,7 @@ def _sung(
 
 
 def _extra(alignment: Alignment, words: Sequence[Word]) -> Iterator[dict[str, Any]]:
-    """Words on which no line lies, a line for each run of them within a segment."""
+    """Words that no line covers, as one line for each run of them within a segment."""
     places = [*filter(None, alignment.lines), *(place for _, place in alignment.repeats)]
     taken = {number for place in places for number in range(place.first, place.last)}
     for (free, _), run in groupby(enumerate(words), lambda item: (item[0] not in taken, item[1].segment)):

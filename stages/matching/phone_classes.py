@@ -1,7 +1,7 @@
-"""Phones by the way they are made, so that what a recogniser mishears still counts as near.
+"""Phones grouped by articulation, so that what a recogniser mishears still counts as similar.
 
-Recognisers confuse sounds of one place and manner: "list'ning skies", "list and skies". After Dolgopolsky's classes
-(1964), as computational linguistics uses them to tell cognates, with vowels by height and backness.
+Recognisers confuse sounds of similar place and manner: "list'ning skies", "list and skies". After Dolgopolsky's classes
+(1964), which computational linguistics uses to detect cognates, with vowels by height and backness.
 """
 
 _CLASSES = {
@@ -27,5 +27,5 @@ _TABLE = str.maketrans({phone: name for name, phones in _CLASSES.items() for pho
 
 
 def sound_classes(phones: str) -> str:
-    """A text of phones with every phone's class in its place; what is in no class stands for itself."""
+    """A string of phones with each replaced by its class; phones without a class stay as they are."""
     return phones.translate(_TABLE)

@@ -2,9 +2,9 @@
 
 Built after PLR-OSNet (Xie, Wu, Zheng, "Learning Diverse Features with Part-Level Resolution for Person
 Re-Identification", PRCV 2020), which puts a global and a part-level branch on the blocks of OSNet (Zhou, Yang,
-Cavallaro, Xiang, "Omni-Scale Feature Learning for Person Re-Identification", ICCV 2019). A body is told by its parts
-from head to foot. A voice is told by its registers, so that here the parts are bands of the spectrum: pitch and chest
-resonance lie low, vowel formants above, breath and sibilants at the top, and a trait such as a lisp shows in one alone.
+Cavallaro, Xiang, "Omni-Scale Feature Learning for Person Re-Identification", ICCV 2019). A person is recognised by body
+parts from head to foot, a voice by its registers, so here the parts are bands of the spectrum: pitch and chest
+resonance are low, vowel formants higher, breath and sibilants at the top, and a trait such as a lisp shows in only one.
 """
 
 from collections.abc import Sequence
@@ -25,24 +25,27 @@ _EPS = 1e-5
 
 
 class SpeakerEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both declare config_name
-    """Log-mel bands of a voice, however loud, 0.2 s or longer, to a direction.
+    """Log-mel bands of a voice, 0.2 s or longer and of any loudness, to a unit vector.
 
-    Stem and first stages are shared, the last one is each branch's own. The global branch pools mean and deviation over
-    all frames and bands, the part branch the mean over frames of each part of the spectrum; both together are
-    projected.
+    The branches share the stem and the first stages; each has a last stage of its own. The global branch pools mean and
+    deviation over all frames and bands, the part branch the mean over frames of each part of the spectrum; their
+    concatenation is projected.
 
     Args:
         sampling_rate: of the waveforms, Hz.
-        n_fft: of the spectrogram.
-        win_length: of the spectrogram, samples.
-        hop_length: of the spectrogram, samples.
-        f_min: lowest mel band, Hz.
-        f_max: highest mel band, Hz; Spleeter's stems end at 11 kHz.
-        n_mels: bands.
-        channels: of the stem and of each stage. The default is OSNet x1.0.
-        blocks: omni-scale blocks in each stage; one number fewer than channels.
-        parts: of the spectrum.
-        embedding_dim: numbers in the result.
+        n_fft: FFT size of the spectrogram.
+        win_length: window length of the spectrogram, samples.
+        hop_length: hop of the spectrogram, samples.
+        f_min: lower end of the mel bands, Hz.
+        f_max: upper end of the mel bands, Hz; Spleeter's stems end at 11 kHz.
+        n_mels: number of mel bands.
+        channels: channels of the stem and of each stage. The default is OSNet x1.0.
+        blocks: omni-scale blocks in each stage; one entry fewer than `channels`.
+        parts: number of parts that the spectrum is divided into.
+        embedding_dim: dimension of the embedding.
+
+    Raises:
+        ValueError: fewer than two stages, `blocks` does not match `channels`, or too few bands for the parts.
     """
 
     @register_to_config
@@ -63,7 +66,7 @@ class SpeakerEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both dec
         super().__init__()
         if len(blocks) != len(channels) - 1 or len(blocks) < 2:
             raise ValueError(f"{len(channels)} channels go with {len(channels) - 1} stages of blocks, two or more")
-        rows = n_mels // 2 ** len(blocks)  # of the spectrum where the branches part
+        rows = n_mels // 2 ** len(blocks)  # height of the feature map where the branches split
         if rows < parts:
             raise ValueError(f"{n_mels} bands leave {rows} rows after {len(blocks)} stages, fewer than {parts} parts")
         self.mel = LogMel(sampling_rate, n_fft, win_length, hop_length, f_min, f_max, n_mels)
@@ -84,7 +87,7 @@ class SpeakerEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both dec
         return self.mel(waveform)
 
     def forward(self, log_mel: Tensor) -> Tensor:
-        """Log-mel bands [N, n_mels, frames] to embeddings [N, embedding_dim] of length 1."""
+        """Log-mel bands [N, n_mels, frames] to embeddings [N, embedding_dim] of unit length."""
         maps = self.shared(self.stem(_levelled(log_mel)[:, None]))
         whole, by_parts = self.whole(maps), self.by_parts(maps)
         variance, mean = torch.var_mean(whole, dim=(2, 3), correction=0)
@@ -94,10 +97,10 @@ class SpeakerEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both dec
 
 
 class OmniScaleBlock(nn.Module):
-    """A residual block that hears several scales at once and decides for each sound how much of which.
+    """A residual block that combines several scales, weighted by the input.
 
-    Stream t of 1..4 stacks t Lite 3x3 convolutions, which sees 2t + 1 bins each way. One gate, the same for all
-    streams, weighs the channels of each by what is in it.
+    Stream t of 1..4 stacks t Lite 3x3 convolutions, with a receptive field of 2t + 1 bins each way. One gate, shared by
+    all streams, weights the channels of each stream by their content.
     """
 
     def __init__(self, narrow: int, wide: int) -> None:
@@ -114,13 +117,13 @@ class OmniScaleBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps [N, narrow, bands, frames] to [N, wide, bands, frames]."""
         reduced = self.reduce(x)
-        heard = [stream(reduced) for stream in self.streams]
-        mixed = sum(self.gate(scale) * scale for scale in heard)
+        scales = [stream(reduced) for stream in self.streams]
+        mixed = sum(self.gate(scale) * scale for scale in scales)
         return F.relu(self.expand(mixed) + self.skip(x))
 
 
 class LiteConvolution(nn.Sequential):
-    """Lite 3x3: a pointwise, then a depthwise 3x3 convolution, a ninth or so of the weights of a full one."""
+    """Lite 3x3: a pointwise, then a depthwise 3x3 convolution, with about a ninth of the weights of a full one."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(
@@ -132,7 +135,7 @@ class LiteConvolution(nn.Sequential):
 
 
 class _AggregationGate(nn.Sequential):
-    """Weights [N, channels, 1, 1] in 0..1 of a stream, from the mean of each of its channels."""
+    """Weights [N, channels, 1, 1] in 0..1 for the channels of a stream, computed from their means."""
 
     def __init__(self, channels: int) -> None:
         hidden = max(1, channels // _GATE_REDUCTION)
@@ -153,7 +156,7 @@ class _Convolution(nn.Sequential):
 
 
 def _linear_convolution(narrow: int, wide: int) -> nn.Sequential:
-    """Without a ReLU."""
+    """A pointwise convolution with batch norm and without ReLU."""
     return nn.Sequential(nn.Conv2d(narrow, wide, 1, bias=False), nn.BatchNorm2d(wide))
 
 
@@ -166,7 +169,7 @@ def _halving(channels: int) -> nn.Sequential:
 
 
 def _levelled(log_mel: Tensor) -> Tensor:
-    """Mean 0, deviation 1 over each voice's bands and frames, which takes its loudness away and leaves its spectrum."""
+    """Mean 0, deviation 1 over each voice's bands and frames, which removes its loudness but keeps its spectrum."""
     variance, mean = torch.var_mean(log_mel, dim=(1, 2), keepdim=True, correction=0)
     return (log_mel - mean) / (variance + _EPS).sqrt()
 

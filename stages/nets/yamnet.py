@@ -1,4 +1,4 @@
-"""YAMNet: which of 521 AudioSet classes is heard. A MobileNet over mel patches, quantised to 8 bits, in ONNX.
+"""YAMNet: which of 521 AudioSet classes are present. A MobileNet over mel patches, quantised to 8 bits, in ONNX.
 
 Plakal and Ellis, TensorFlow model garden, 2019; classes of Gemmeke et al., "Audio Set", ICASSP 2017.
 """

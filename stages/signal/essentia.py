@@ -1,4 +1,4 @@
-"""The optional Essentia library (AGPL-3.0), opened quietly and only by the stages that need it."""
+"""The optional Essentia library (AGPL-3.0), imported only by the stages that need it, with its log switched off."""
 
 from types import ModuleType
 
@@ -8,7 +8,7 @@ ESSENTIA = Library("Essentia", module="essentia", package="essentia", extra="ess
 
 
 def load_essentia() -> tuple[ModuleType, str]:
-    """Essentia's `standard` module with its log switched off, and its version."""
+    """Essentia's `standard` module, and its version."""
     import essentia
 
     essentia.log.infoActive = False  # before `standard`, which logs while it is imported

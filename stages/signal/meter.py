@@ -6,23 +6,23 @@ import numpy as np
 
 DEFAULT_METER = 4
 _MIN_BARS = 4
-_TRIPLE_MARGIN = 0.1  # how much clearer than four a bar of three must be: most songs count four
+_TRIPLE_MARGIN = 0.1  # by how much three must beat four: most songs are in four
 
 
 @dataclass(frozen=True)
 class Meter:
-    """Beats a bar, and the times of the first beats of the bars."""
+    """Beats per bar, and the times of the downbeats in seconds."""
 
     time_signature: int
     downbeats_s: np.ndarray
 
 
 def find_meter(beats_s: np.ndarray, accents: np.ndarray) -> Meter:
-    """Meter from one accent a beat: the more that starts there (bass, a new chord), the larger.
+    """Meter from one accent per beat: the more that starts there (bass, a new chord), the larger.
 
     Bars repeat, so the accents resemble themselves one and two bars later: the bar length is the one (3 or 4) with the
     larger mean autocorrelation at these lags. The downbeat is the position in the bar with the largest mean accent.
-    Fewer than four bars' worth of beats are counted as fours.
+    With less than four bars' worth of beats the meter is four.
     """
     meter = DEFAULT_METER
     if (

@@ -1,4 +1,4 @@
-"""What parts of a song are compared by: harmony, timbre and level."""
+"""Features for comparing parts of a song: harmony, timbre and level."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -19,7 +19,7 @@ _SILENCE_DB = -100.0
 
 
 class SectionFeatures:
-    """Chroma, MFCC and power of canonical PCM, averaged over any stretches of time."""
+    """Chroma, MFCC and power of canonical PCM, averaged over arbitrary spans."""
 
     def __init__(self, buffer: Any) -> None:
         audio = pcm.mono(buffer, _RATE_HZ)
@@ -31,12 +31,12 @@ class SectionFeatures:
         self._audio = audio
 
     def means(self, bounds_s: Sequence[float]) -> np.ndarray:
-        """One row [25] a stretch between two bounds: mean chroma and mean MFCC, each of length one."""
+        """Features [spans, 25] of the spans between bounds: mean chroma and mean MFCC, each of unit length."""
         rows = [[_unit(band[:, start:end].mean(axis=1)) for band in self._bands] for start, end in _frames(bounds_s)]
         return np.array([np.concatenate(row) for row in rows])
 
     def levels_db(self, bounds_s: Sequence[float]) -> list[float]:
-        """RMS level in dBFS of each stretch between two bounds."""
+        """RMS level in dBFS of each span between bounds."""
         return [_level_db(self._audio[start:end]) for start, end in _samples(bounds_s)]
 
 

@@ -1,14 +1,14 @@
-"""Names for the parts of a song, from what is measurable about them.
+"""Labels for the parts of a song, by rules on what was measured about them.
 
-The rules; "sung" means that somebody sings in 30 % of the part or more, and where singing was not measured every part
-counts as sung.
+The rules, where "sung" means that there is singing in 30 % of the part or more; if singing was not measured, every part
+counts as sung:
 
-- The first and the last part, when unsung or unmeasured, are intro and outro: always in a song that is sung elsewhere,
-  else if they stand back behind the others (3 dB quieter than the median, or shorter than 0.6 of the mean length)
-  and their kind never returns.
-- Other unsung parts are "inst", or "break" when 6 dB or more below the median level.
-- Of the sung kinds that return, the loudest is the chorus; a song with one sung kind has none.
-- A sung part after the first chorus whose kind never returns is the bridge, unless it is the last part.
+- The first and the last part, if unsung or unmeasured, are intro and outro: always in a song that is sung elsewhere,
+  otherwise if they are less prominent than the others (3 dB quieter than the median, or shorter than 0.6 of the mean
+  length) and their kind never recurs.
+- Other unsung parts are "inst", or "break" if 6 dB or more below the median level.
+- Of the sung kinds that recur, the loudest is the chorus; a song with one sung kind has none.
+- A sung part after the first chorus whose kind never recurs is the bridge, unless it is the last part.
 - All other sung parts are verses.
 """
 
@@ -25,7 +25,7 @@ _SHORT = 0.6  # of the mean length
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a song, the number of its kind, its level and who sings: None means it was not measured."""
+    """A part of a song, the number of its kind, its level, and its share 0..1 with vocals, None if not measured."""
 
     start_s: float
     end_s: float
@@ -40,7 +40,7 @@ class Part:
 
 
 def label_parts(parts: list[Part]) -> list[str]:
-    """One label a part, by the rules above."""
+    """One label per part, by the rules above."""
     labels = [_edge(parts, i) or _middle(parts, i) for i in range(len(parts))]
     sung = [i for i, label in enumerate(labels) if label == "verse"]
     chorus = _chorus(parts, sung)
@@ -55,7 +55,7 @@ def label_parts(parts: list[Part]) -> list[str]:
 
 
 def _edge(parts: list[Part], i: int) -> str | None:
-    """Intro or outro, if the first or last part is one."""
+    """Intro or outro, if it is the first or last part and counts as one."""
     if len(parts) < 2 or i not in (0, len(parts) - 1):
         return None
     share = parts[i].vocal_share
@@ -66,7 +66,7 @@ def _edge(parts: list[Part], i: int) -> str | None:
 
 
 def _middle(parts: list[Part], i: int) -> str:
-    """Break or inst for a part without singing; "verse" stands for any sung part until the chorus is known."""
+    """Break or inst for a part without singing; "verse" is a placeholder for sung parts until the chorus is known."""
     share = parts[i].vocal_share
     if share is None or share >= _SUNG_SHARE:
         return "verse"
@@ -74,7 +74,7 @@ def _middle(parts: list[Part], i: int) -> str:
 
 
 def _stands_back(parts: list[Part], i: int) -> bool:
-    """Whether a part is heard once only and is quieter, or much shorter, than the song's usual ones."""
+    """Whether a part occurs only once and is quieter, or much shorter, than the song's typical ones."""
     quiet = parts[i].level_db <= np.median([part.level_db for part in parts]) - _QUIETER_DB
     short = parts[i].length_s < _SHORT * np.mean([part.length_s for part in parts])
     returns = sum(part.kind == parts[i].kind for part in parts) > 1
@@ -82,7 +82,7 @@ def _stands_back(parts: list[Part], i: int) -> bool:
 
 
 def _chorus(parts: list[Part], sung: list[int]) -> int | None:
-    """The loudest kind of those that return, if several kinds are sung."""
+    """The loudest of the kinds that recur, if several kinds are sung."""
     times = Counter(parts[i].kind for i in sung)
     returning = [kind for kind, count in times.items() if count > 1]
     if not returning or len(times) < 2:

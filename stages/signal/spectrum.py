@@ -1,8 +1,8 @@
 """Spectrograms, mel bands and chroma in numpy, with the filter banks of transformers.
 
-The figures are librosa's to the last few bits. librosa itself is not imported by any stage: it compiles with numba when
-it is imported and keeps the machine code in its own package folder, and two workers that do so at once leave a cache
-there that crashes every later process.
+The results equal librosa's to the last few bits. No stage imports librosa itself: on import it compiles with numba and
+caches the machine code in its own package folder, and two workers that do so at once leave a cache that crashes every
+later process.
 """
 
 from functools import cache
@@ -14,7 +14,7 @@ _BLOCK = 2048  # frames transformed at once, which bounds the memory that a long
 _LOWEST_POWER = 1e-10
 _DYNAMIC_RANGE_DB = 80.0
 _TUNING_FROM_HZ, _TUNING_TO_HZ = 150.0, 4000.0
-_TUNING_PEAK = 0.1  # a partial is at least so loud, as a share of the loudest of its frame
+_TUNING_PEAK = 0.1  # least magnitude of a partial, relative to the loudest of its frame
 _TUNING_STEPS = 100  # of a semitone
 
 
@@ -26,9 +26,9 @@ def magnitudes(
     Args:
         audio: mono samples, at least n_fft of them unless `centred`.
         n_fft: length of a frame, samples.
-        hop: samples from frame to frame.
-        window: length of the window in the middle of a frame; by default all of it.
-        centred: frame i is centred on sample i * hop, with silence before and behind the audio; else it starts there.
+        hop: samples from one frame to the next.
+        window: length of the window, centred in the frame; by default n_fft.
+        centred: frame i is centred on sample i * hop, with silence before and after the audio; else it starts there.
     """
     if centred:
         audio = np.pad(audio, n_fft // 2)
@@ -51,21 +51,21 @@ def mel_bands(power: np.ndarray, rate_hz: int, bands: int) -> np.ndarray:
 def mel_filters(
     rate_hz: int, n_fft: int, bands: int, lowest_hz: float, highest_hz: float, *, htk: bool = False, area: bool = True
 ) -> np.ndarray:
-    """Triangular filters float32 [bands, n_fft / 2 + 1], Slaney's mel scale or HTK's; do not write to them.
+    """Triangular filters float32 [bands, n_fft / 2 + 1] on Slaney's mel scale or HTK's; cached, so do not modify them.
 
     Args:
         rate_hz: sampling rate of the audio, even.
         n_fft: length of a frame, samples.
-        bands: how many filters.
-        lowest_hz: where the first begins.
-        highest_hz: where the last ends.
-        htk: the scale 2595 log10(1 + f / 700).
-        area: every filter has the same area (Slaney's norm), else the same height.
+        bands: number of filters.
+        lowest_hz: lower end of the first filter.
+        highest_hz: upper end of the last filter.
+        htk: use HTK's scale, 2595 log10(1 + f / 700).
+        area: give every filter the same area (Slaney's norm) rather than the same height.
     """
     scale = "htk" if htk else "slaney"
     filters = mel_filter_bank(n_fft // 2 + 1, bands, lowest_hz, highest_hz, rate_hz, mel_scale=scale).T
     filters = filters.astype(np.float32)
-    if area:  # after rounding, as librosa does: columns of earlier datasets were made with these very numbers
+    if area:  # after rounding, as in librosa: columns of earlier datasets were made with exactly these numbers
         edges_mel = np.linspace(hertz_to_mel(lowest_hz, scale), hertz_to_mel(highest_hz, scale), bands + 2)
         edges_hz = np.asarray(mel_to_hertz(edges_mel, scale))
         filters *= (2.0 / (edges_hz[2:] - edges_hz[:-2]))[:, None]
@@ -73,12 +73,12 @@ def mel_filters(
 
 
 def chroma(spectrum: np.ndarray, rate_hz: int, *, tuning: float = 0.0) -> np.ndarray:
-    """How much sounds in each of the twelve pitch classes, C first: float32 [12, frames].
+    """Energy in each of the twelve pitch classes, C first: float32 [12, frames].
 
     Args:
         spectrum: magnitudes or power [n_fft / 2 + 1, frames].
         rate_hz: sampling rate of the audio.
-        tuning: where the pitches lie, in semitones from A = 440 Hz.
+        tuning: deviation of the pitches from A = 440 Hz, in semitones.
 
     Source: D. Ellis, "Chroma feature analysis and synthesis", 2007.
     """
@@ -90,7 +90,7 @@ def chroma(spectrum: np.ndarray, rate_hz: int, *, tuning: float = 0.0) -> np.nda
 def tuning(magnitude: np.ndarray, rate_hz: int) -> float:
     """Deviation of the pitches in magnitudes [n_fft / 2 + 1, frames] from A = 440 Hz: -0.5 to 0.5 semitones.
 
-    The fullest hundredth of a semitone among the partials that are at least as loud as half of them; 0 without any.
+    The most common hundredth of a semitone among the partials of at least median level; 0 without any.
     """
     pitches_hz, levels = _partials(magnitude, rate_hz)
     if not pitches_hz.size:
@@ -103,14 +103,14 @@ def tuning(magnitude: np.ndarray, rate_hz: int) -> float:
 
 
 def unit_columns(bands: np.ndarray) -> np.ndarray:
-    """Every column of [bands, frames] with Euclidean length one; silent ones stay zero."""
+    """Every column of [bands, frames] scaled to unit Euclidean length; silent ones stay zero."""
     lengths = np.sqrt(np.sum(np.square(bands, dtype=np.float64), axis=0, keepdims=True))
     lengths[lengths < np.finfo(bands.dtype).tiny] = 1.0
     return (bands / lengths).astype(bands.dtype)
 
 
 def decibels(power: np.ndarray) -> np.ndarray:
-    """Power in dB re 1, at most 80 dB below its greatest value."""
+    """Power in dB re 1, floored at 80 dB below its maximum."""
     levels = 10.0 * np.log10(np.maximum(_LOWEST_POWER, power))
     return np.maximum(levels, levels.max() - _DYNAMIC_RANGE_DB)
 
@@ -128,11 +128,11 @@ def _partials(magnitude: np.ndarray, rate_hz: int) -> tuple[np.ndarray, np.ndarr
     """
     n_fft = 2 * (len(magnitude) - 1)
     below, here, above = magnitude[:-2], magnitude[1:-1], magnitude[2:]
-    loudest = _TUNING_PEAK * magnitude.max(axis=0)
-    heard = np.where(magnitude > loudest, magnitude, 0)
+    threshold = _TUNING_PEAK * magnitude.max(axis=0)
+    audible = np.where(magnitude > threshold, magnitude, 0)
     centre_hz = np.arange(1, len(magnitude) - 1) * rate_hz / n_fft
     in_range = (centre_hz >= _TUNING_FROM_HZ) & (centre_hz < _TUNING_TO_HZ)
-    peaks = in_range[:, None] & (heard[1:-1] > heard[:-2]) & (heard[1:-1] >= heard[2:])
+    peaks = in_range[:, None] & (audible[1:-1] > audible[:-2]) & (audible[1:-1] >= audible[2:])
     bins, frames = np.nonzero(peaks)
     bend = (above + below - 2 * here)[bins, frames]
     slope = ((above - below) / 2)[bins, frames]

@@ -1,4 +1,4 @@
-"""Tempo from beat times: one precise figure, and which octave of it the music moves in."""
+"""Tempo from beat times: one precise figure, and its octave, the metrical level at which the music moves."""
 
 from dataclasses import dataclass
 
@@ -7,16 +7,16 @@ import numpy as np
 MIN_BEATS = 4
 PLAUSIBLE_BPM = (70.0, 180.0)
 _OCTAVE_SPREAD = 0.2  # octaves outside `PLAUSIBLE_BPM` at which the prior has fallen to exp(-1/2)
-_BETWEEN = 0.5  # how much of what sounds between the beats counts against a level: eighth notes are normal
-_TRUST = 1.75  # how much better another level must be than the tracker's own
-_STEADY = 0.12  # of a beat: mean distance from one constant tempo up to which a song counts as steady
+_BETWEEN = 0.5  # how much strength between the beats counts against a level: eighth notes are normal
+_TRUST = 1.75  # by what factor another level must be better than the tracker's own
+_STEADY = 0.12  # beats: greatest mean distance from a constant tempo for a song to count as steady
 _WINDOW = 24  # beats
 _MAX_FITTED = 1500  # beats; the fit looks at every pair of them
 
 
 @dataclass(frozen=True)
 class Octave:
-    """The metrical level kept: "as_is", "halved" or "doubled", its share of the evidence and the beats on it."""
+    """The chosen metrical level: "as_is", "halved" or "doubled", its share 0..1 of the evidence, and its beats."""
 
     decision: str
     confidence: float
@@ -24,15 +24,15 @@ class Octave:
 
 
 def fit_bpm(beats_s: np.ndarray) -> float | None:
-    """Tempo of a list of beat times, None for fewer than four beats.
+    """Tempo in BPM of a list of beat times, None for fewer than four beats.
 
-    A steady song is a line: beat time over beat number, its slope the period. The Theil-Sen estimate (Sen 1968) of
-    that slope ignores misplaced beats, and averages out the tracker's time grid, which bends single intervals by up
-    to two per cent. Beats are numbered by rounding each interval to whole periods, so that a missed beat leaves a gap
-    and an extra one is dropped. Where no line fits, because the tempo changes or the tracker slips by half a beat,
+    For a steady song, beat time over beat number is a line whose slope is the period. The Theil-Sen estimate (Sen 1968)
+    of that slope ignores misplaced beats, and averages out the tracker's time grid, which distorts single intervals by
+    up to two per cent. Beats are numbered by rounding each interval to whole periods, so that a missed beat leaves a
+    gap and an extra one is dropped. Where no line fits, because the tempo changes or the tracker slips by half a beat,
     the same fit is made in windows of 24 beats and their median is the tempo.
     """
-    from scipy.stats import theilslopes  # here, for it takes long to import and a plan does without
+    from scipy.stats import theilslopes  # here because it takes long to import and planning does not need it
 
     if len(beats_s) < MIN_BEATS:
         return None
@@ -50,10 +50,11 @@ def fit_bpm(beats_s: np.ndarray) -> float | None:
 def choose_octave(beats_s: np.ndarray, bpm: float, strength: np.ndarray, rate_hz: float) -> Octave:
     """Keep, halve or double the beats, given the onset (or beat) strength [frames] at `rate_hz`.
 
-    A level is good when its beats stand out from the points half-way between them: tracked twice too fast, every
-    other beat is weak; twice too slow, the off-beats are as strong as the beats. Its score is this contrast times a
+    A level is good if its beats stand out from the points half-way between them: tracked at twice the tempo, every
+    other beat is weak; at half the tempo, the off-beats are as strong as the beats. Its score is this contrast times a
     prior that is flat between 70 and 180 BPM and falls off as a Gaussian in octaves beyond; the tracker's own level
-    counts 1.75-fold, for it has seen more than this. The confidence is the winner's share of all scores.
+    counts 1.75-fold, because the tracker had more evidence than this. The confidence is the winner's share of all
+    scores.
     """
     off_beats_s = (beats_s[:-1] + beats_s[1:]) / 2
     doubled_s = np.sort(np.concatenate([beats_s, off_beats_s]))
@@ -70,7 +71,7 @@ def choose_octave(beats_s: np.ndarray, bpm: float, strength: np.ndarray, rate_hz
 
 
 def _number(beats_s: np.ndarray, period: float) -> tuple[np.ndarray, np.ndarray]:
-    """Whole beat numbers, and the times of the beats that got one of their own."""
+    """Integer beat numbers, and the times of the beats that got a number of their own."""
     numbers, kept_s = [0], [float(beats_s[0])]
     for time_s in beats_s[1:]:
         step = round((time_s - kept_s[-1]) / period)
@@ -87,7 +88,7 @@ def _prior(bpm: float) -> float:
 
 
 def _level(times_s: np.ndarray, strength: np.ndarray, rate_hz: float) -> float:
-    """Mean strength at these times; the tracker's grid and the strength's may differ by a frame."""
+    """Mean strength at these times, within two frames: the tracker's grid and the strength's may differ."""
     if not len(times_s):
         return 0.0
     frames = np.clip(np.round(times_s * rate_hz).astype(int), 0, len(strength) - 1)

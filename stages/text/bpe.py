@@ -1,4 +1,4 @@
-"""The lyric vocabulary: byte-level BPE in the id layout of the released one, so that its landmarks mean the same.
+"""The lyric vocabulary: byte-level BPE in the id layout of the released one, so that special ids mean the same.
 
 Ids 0..2 are [STOP] [UNK] [SPACE], 3..258 the bytes, 259.. the languages with [START] at 261, then the structure
 tags, then the merges. No text has unknown tokens; `[lang]`, [SPACE] and the tags are never split.
@@ -32,7 +32,7 @@ _WORDS = Regex(r"\w+|[^\w\s]+")
 
 
 def train(lines: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A vocabulary of at most `vocab_size` entries from cleaned lyric lines; the same lines give the same one.
+    """Train a vocabulary of at most `vocab_size` entries on cleaned lyric lines; deterministic.
 
     Raises:
         ValueError: `vocab_size` leaves no room for a merge.
@@ -51,7 +51,7 @@ def train(lines: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def cleaned_verses(path: Path) -> Iterator[str]:
-    """Cleaned lines of a file of verses: `[language]` opens a part, `#` a comment, `own:` is a heading."""
+    """Cleaned lines of a file of verses: `[language]` starts a part, `#` a comment, `own:` is a heading."""
     language = ""
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("[") and line.endswith("]"):

@@ -1,4 +1,4 @@
-"""Numbers in Chinese text as they are read aloud, and Chinese text as numbered pinyin."""
+"""Numbers in Chinese text as they are read aloud, and Chinese text as pinyin with tone digits."""
 
 import re
 
@@ -28,8 +28,8 @@ def spell_numbers(text: str) -> str:
 
 
 def pinyin(text: str) -> str:
-    """Pinyin with tone digits, the neutral tone 5; what is no Chinese character stays, full-width signs as ASCII."""
-    from pypinyin import Style, lazy_pinyin  # here, for its tables take long to read and few songs need them
+    """Pinyin with tone digits, 5 for the neutral tone; other characters stay, full-width punctuation as ASCII."""
+    from pypinyin import Style, lazy_pinyin  # here because its tables take long to load and few songs need them
 
     syllables = lazy_pinyin(text, style=Style.TONE3, neutral_tone_with_five=True)
     return "".join(syllables).translate(_PUNCTUATION)

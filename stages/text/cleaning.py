@@ -1,7 +1,7 @@
-"""Lyric lines as the lyric encoder reads them: lower-case, everything spoken out, no script but what it learnt.
+"""Lyric lines in the form that the lyric encoder reads: lower-case, spelled out, in scripts it was trained on.
 
-The rules follow the cleaning that the released ACE-Step v1 checkpoint was trained with. What is plainly a mistake there
-("mrs." read as "misess", Czech numerals left as digits) is done only with `compat`, for that checkpoint's vocabulary.
+The rules follow the cleaning that the released ACE-Step v1 checkpoint was trained with. Its obvious mistakes ("mrs."
+read as "misess", Czech numerals left as digits) are only reproduced with `compat`, for that checkpoint's vocabulary.
 """
 
 import re
@@ -72,9 +72,9 @@ _SYMBOLS = {
 def clean(line: str, language: str, *, compat: bool = True) -> str:
     """One line in one of `stages.text.language.LANGUAGES` as plain lower-case text.
 
-    Latin, Cyrillic and Arabic lines keep their script with numbers, abbreviations and signs spoken out; Chinese turns
-    into pinyin with tone digits, Japanese into Hepburn romaji, Korean into its academic romanisation; Hindi is only
-    lower-cased. With `compat` the released cleaning's mistakes are made too.
+    Latin, Cyrillic and Arabic lines keep their script, with numbers, abbreviations and symbols spelled out; Chinese
+    becomes pinyin with tone digits, Japanese Hepburn romaji, Korean its academic romanisation; Hindi is only
+    lower-cased. With `compat` the released cleaning's mistakes are reproduced too.
     """
     if language == "ja":
         return _collapse(_cutlet().romaji(_collapse(line)).lower())

@@ -22,10 +22,10 @@ _HAN_RUNS = re.compile(r"([\u3400-\u9fff\U00020000-\U000323af]+)")
 
 
 def to_ipa(lines: Sequence[str], language: str | None) -> list[str]:
-    """IPA of every line, without stress and length marks, words apart by spaces; a line without letters gives "".
+    """IPA of every line, without stress and length marks, words separated by spaces; a line without letters gives "".
 
-    A line that is clearly in another language than `language` (its script, or lingua's certain word) is read in its
-    own; what is none of `stages.text.language.LANGUAGES` is read as English.
+    A line that is clearly in a language other than `language` (by its script, or by lingua with high confidence) is
+    read in its own; languages not in `stages.text.language.LANGUAGES` are read as English.
     """
     declared = known(language) or FALLBACK
     ipa = [""] * len(lines)
@@ -49,12 +49,12 @@ def _read(lines: list[str], language: str) -> list[str]:
         return [ipa_japanese.read(line) for line in lines]
     if language == "zh":
         return [_chinese(line) for line in lines]
-    # Line by line: espeak's reading of a line must not hang on its neighbours.
+    # Line by line: espeak's reading of a line must not depend on its neighbours.
     return [" ".join(_espeak(language).phonemize([_SPACES.sub(" ", line)], strip=True)) for line in lines]
 
 
 def _chinese(line: str) -> str:
-    """Han characters in Mandarin, the foreign words among them in English."""
+    """Han characters read in Mandarin, foreign words among them in English."""
     runs = _HAN_RUNS.split(chinese.spell_numbers(line))
     return " ".join(ipa_chinese.read(run) if _HAN_RUNS.match(run) else to_ipa([run], FALLBACK)[0] for run in runs)
 

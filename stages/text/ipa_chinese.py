@@ -1,4 +1,4 @@
-"""Mandarin to IPA: pypinyin reads, a table of initials and finals spells (tones are left out: melody replaces them).
+"""Mandarin to IPA: pypinyin, then a table of initials and finals (without tones, which melody replaces).
 
 Values follow the broad transcription of the IPA journal's illustration of Standard Chinese (Lee and Zee 2003).
 """
@@ -18,8 +18,8 @@ _FINALS = {
 
 
 def read(line: str) -> str:
-    """IPA of a line, a syllable a word; what is no Chinese character is left out."""
-    from pypinyin import Style, lazy_pinyin  # here, for its tables take long to read and few songs need them
+    """IPA of a line, with a space between syllables; other than Chinese characters are left out."""
+    from pypinyin import Style, lazy_pinyin  # here because its tables take long to load and few songs need them
 
     initials = lazy_pinyin(line, style=Style.INITIALS, errors="ignore")
     finals = lazy_pinyin(line, style=Style.FINALS, errors="ignore")

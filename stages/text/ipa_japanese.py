@@ -1,4 +1,4 @@
-"""Japanese to IPA: OpenJTalk (pyopenjtalk-plus, whose wheel holds the dictionary) reads, a table spells.
+"""Japanese to IPA: OpenJTalk (pyopenjtalk-plus, whose wheel includes the dictionary), then a table of its phones.
 
 Values follow the broad transcription of the IPA Handbook's illustration of Japanese (Okada 1999).
 """
@@ -15,11 +15,11 @@ _PHONES = {
     "cl": "ʔ", "pau": " ", "sil": " ",
 }  # fmt: skip
 
-_PROLONGED = "ー〜～"  # OpenJTalk complains of a line that begins with the sign of a long vowel
+_PROLONGED = "ー〜～"  # OpenJTalk warns about a line that begins with a long-vowel mark
 
 
 def read(line: str) -> str:
     """IPA of a line; pauses at punctuation become spaces."""
-    import pyopenjtalk  # here, for its tables take long to read and few songs need them
+    import pyopenjtalk  # here because its tables take long to load and few songs need them
 
     return "".join(_PHONES.get(phone, "") for phone in pyopenjtalk.g2p(line.lstrip(_PROLONGED), join=False))

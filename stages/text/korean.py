@@ -22,7 +22,7 @@ _FIRST, _LAST = ord("가"), ord("힣")
 
 
 def _splits(letters: str) -> int:
-    """In how many ways a run of consonants divides into a final and an initial."""
+    """The number of ways to divide a run of consonants into a final and an initial."""
     return sum(letters[:cut] in _FINALS and letters[cut:] in _INITIALS for cut in range(len(letters)))
 
 
@@ -37,10 +37,10 @@ def spell_numbers(text: str) -> str:
 
 
 def romanise(text: str) -> str:
-    """Hangul letter by letter after the spelling, not the sound (the academic form of the Revised Romanization).
+    """Hangul letter by letter by spelling, not by sound (the academic form of the Revised Romanization).
 
-    A hyphen marks a syllable, after another one, that begins with the silent letter or whose consonants could be
-    divided from the former's in a second way: 해요 -> hae-yo, 아싸 -> a-ssa.
+    A hyphen precedes a syllable that follows another one and begins with the silent letter, or whose boundary would
+    otherwise be ambiguous: 해요 -> hae-yo, 아싸 -> a-ssa.
     """
     romanised, former = "", None
     for sign in text:

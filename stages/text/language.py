@@ -1,4 +1,4 @@
-"""Language of lyric lines, restricted to the seventeen languages that the lyric vocabulary knows."""
+"""Language of lyric lines, restricted to the seventeen languages of the lyric vocabulary."""
 
 import unicodedata
 from collections import Counter
@@ -10,9 +10,9 @@ from lingua import Language, LanguageDetector, LanguageDetectorBuilder
 LANGUAGES = ("en", "de", "fr", "es", "it", "pt", "pl", "tr", "ru", "cs", "nl", "ar", "zh", "ja", "hu", "ko", "hi")
 FALLBACK = "en"
 
-_SURE = 0.5  # confidence from which a line of a song is believed on its own
-_CERTAIN = 0.95  # confidence from which a line overrules the language it is said to be in
-_LONG = 20  # letters a line needs to overrule it
+_SURE = 0.5  # least confidence at which a line's detected language is accepted
+_CERTAIN = 0.95  # least confidence at which a line's detected language overrides the declared one
+_LONG = 20  # letters that a line needs to override it
 
 # Unicode names of letters begin with their script. Han decides nothing: Chinese and Japanese share it.
 _SCRIPT_LANGUAGES = {
@@ -30,13 +30,13 @@ _LATIN_LANGUAGES = tuple(
 
 
 def known(language: str | None) -> str | None:
-    """An ISO 639-1 code with or without a region ("pt-BR") as one of `LANGUAGES`; None where it is none of them."""
+    """An ISO 639-1 code with or without a region ("pt-BR") as one of `LANGUAGES`; None for any other."""
     code = (language or "").lower().replace("_", "-").split("-")[0]
     return code if code in LANGUAGES else None
 
 
 def detect(text: str) -> tuple[str | None, float]:
-    """The likeliest language of a text and lingua's confidence in it, 0..1; (None, 0) where no letter tells."""
+    """The likeliest language of a text and lingua's confidence in it, 0..1; (None, 0) if the letters tell nothing."""
     languages = _languages_of_script(text)
     if len(languages) == 1:
         return languages[0], 1.0
@@ -49,8 +49,8 @@ def detect(text: str) -> tuple[str | None, float]:
 def line_languages(lines: Sequence[str], declared: str | None = None) -> list[str]:
     """Language of every line of a song.
 
-    A line whose own language is unsure ("la la la") takes the declared language of the song, or the one most letters
-    of its other lines are written in. Han characters without kana are Japanese in a Japanese song only.
+    A line whose own language is unclear ("la la la") gets the song's declared language, or the language of most letters
+    in its other lines. Han characters without kana are Japanese only in a Japanese song.
     """
     guesses = [detect(line) for line in lines]
     song = known(declared) or _prevailing(lines, guesses)
@@ -60,7 +60,7 @@ def line_languages(lines: Sequence[str], declared: str | None = None) -> list[st
 
 
 def spoken_language(line: str, declared: str) -> str:
-    """The declared language of a line, unless its script or a long, certain text clearly says another."""
+    """The declared language of a line, unless its script or a long text with high confidence shows another."""
     languages = _languages_of_script(line)
     foreign = bool(languages) and declared not in languages
     telling = languages == _LATIN_LANGUAGES and sum(map(str.isalpha, line)) >= _LONG
@@ -77,7 +77,7 @@ def _decide(line: str, language: str | None, confidence: float, song: str) -> st
 
 
 def _nearest(language: str, languages: Sequence[str]) -> str:
-    """The language a line should be in, or another one if its script rules that out."""
+    """The expected language of a line, or another one if its script rules that out."""
     if not languages or language in languages:
         return language
     return FALLBACK if FALLBACK in languages else languages[0]
@@ -92,7 +92,7 @@ def _prevailing(lines: Sequence[str], guesses: Sequence[tuple[str | None, float]
 
 
 def _languages_of_script(text: str) -> tuple[str, ...]:
-    """Languages of `LANGUAGES` that are written in the text's prevailing script; kana outweighs the Han beside it."""
+    """Those of `LANGUAGES` that are written in the text's main script; any kana makes Han characters Japanese."""
     scripts = Counter(unicodedata.name(letter, "").split(" ")[0] for letter in text if letter.isalpha())
     if not scripts:
         return ()

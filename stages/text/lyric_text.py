@@ -1,4 +1,4 @@
-"""Lyrics as people keep them, plain or LRC, as clean lines."""
+"""Plain or LRC lyrics, parsed into clean lines."""
 
 import re
 import textwrap
@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_LONGEST_LINE = 160  # characters; lyrics that lost their line breaks are cut, or aligning them would take for ever
-INSTRUMENTAL = "[inst]"  # what a transcript and lyrics say where nobody sings
+_LONGEST_LINE = 160  # characters; lyrics without line breaks are split, or aligning them would take forever
+INSTRUMENTAL = "[inst]"  # the text of transcript and lyrics where nobody sings
 
 _TIME = re.compile(r"\[(\d{1,3}):(\d{1,2}(?:[.:]\d{1,3})?)\]", re.ASCII)
 _WORD_TIME = re.compile(r"<\d{1,3}:\d{1,2}(?:[.:]\d{1,3})?>", re.ASCII)
@@ -17,7 +17,7 @@ _TAG = re.compile(r"\[[^\]]*\]\s*$")  # [verse], [ar:Somebody]
 
 @dataclass(frozen=True)
 class LyricLine:
-    """A sung line and, where an LRC says it, the second it begins at."""
+    """A sung line and, from an LRC, its start in seconds."""
 
     text: str
     start_s: float | None = None
@@ -37,7 +37,7 @@ def parse(lyrics: str) -> list[LyricLine]:
 
 
 def heard_segments(transcript: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """Segments of a transcript; none of an instrumental's, whatever was heard into it."""
+    """Segments of a transcript; none for an instrumental."""
     text = (transcript.get("text") or "").strip()
     return () if text in {"", INSTRUMENTAL} else transcript["segments"] or ()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 _LONGEST = 15  # digits; longer numbers are read digit by digit
 
-# Signs that group thousands and that open decimals.
+# Separators of thousands.
 _GROUPED = {
     language: re.compile(rf"\d{{1,3}}(?:{re.escape(sign)}\d{{3}})+(?!\d)", re.ASCII)
     for language, sign in {
@@ -37,7 +37,7 @@ _ORDINALS = {
 
 _CURRENCIES = {"$": "USD", "£": "GBP", "€": "EUR"}
 _MONEY = re.compile(r"([$£€])\s?(\d+(?:[.,]\d{1,2})?)(?!\d)|(?<![\d.,])(\d+(?:[.,]\d{1,2})?)\s?([$£€])", re.ASCII)
-# What num2words puts between the units and the cents, which are dropped where there are none.
+# What num2words puts before the cents, which are dropped if there are none.
 _BEFORE_CENTS = {
     "es": " con ", "fr": " et ", "de": " und ", "pt": " e ", "it": " e ",
     "en": ", ", "pl": ", ", "ru": ", ", "nl": ", ", "hu": ", ",
@@ -45,11 +45,11 @@ _BEFORE_CENTS = {
 
 
 def speak_numbers(text: str, language: str, *, spare_czech: bool = True) -> str:
-    """Every number of a text as words; Korean and Chinese have modules of their own.
+    """A text with every number as words; Korean and Chinese have modules of their own.
 
     With `spare_czech` Czech numerals stay: the released lyrics were tokenised with them.
 
-    Arabic and Turkish amounts of money are read as a number beside its sign (num2words knows no dollar there).
+    Arabic and Turkish amounts of money are read as a number next to its symbol (num2words has no dollar there).
     """
     if language == "cs" and spare_czech:
         return text
@@ -65,8 +65,8 @@ def speak_numbers(text: str, language: str, *, spare_czech: bool = True) -> str:
 
 @lru_cache(10_000)
 def speak(number: str, language: str, **form: Any) -> str:
-    """A number ("12", "2.5") as words; digit by digit where it is too long, as it stands where num2words fails."""
-    from num2words import num2words  # here, for its languages take long to import and few lines hold a number
+    """A number ("12", "2.5") as words; digit by digit if it is too long, unchanged if num2words fails."""
+    from num2words import num2words  # here because its languages take long to import and few lines have numbers
 
     if len(number) > _LONGEST:
         return " ".join(speak(digit, language) for digit in number if digit.isdigit())

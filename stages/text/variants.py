@@ -1,6 +1,6 @@
-"""Lyrics as people write them down: with or without structure tags, a line a line or flowing.
+"""Ways to write lyrics down: with or without structure tags, line by line or as running text.
 
-A model that has seen one kind only does not follow the others. Which kind a row gets is drawn from its id, so that the
+A model trained on only one of them does not follow the others. Which one a row gets is drawn from its id, so that the
 next run draws the same.
 """
 
@@ -12,11 +12,11 @@ from typing import Any, Literal, get_args
 from stages.text.bpe import STRUCTURE_TAGS
 
 Variant = Literal["plain-lines", "plain-flow", "tagged-lines", "tagged-flow"]
-Timed = tuple[str, float | None]  # a line and the second it begins at
+Timed = tuple[str, float | None]  # a line and its start in seconds
 
 
 def drawn(row_id: str) -> Variant:
-    """The variant of a row."""
+    """The variant of a row, drawn uniformly from its id."""
     variants: tuple[Variant, ...] = get_args(Variant)
     return variants[blake2b(row_id.encode(), digest_size=8).digest()[0] % len(variants)]
 
@@ -24,12 +24,12 @@ def drawn(row_id: str) -> Variant:
 def arrange(
     lines: Sequence[Timed], sections: Sequence[Mapping[str, Any]], variant: Variant
 ) -> tuple[list[str], Variant]:
-    """Lines of text in a variant, and the variant that it was possible to make: tags need times and sections.
+    """Lines of text in a variant, and the variant that was possible: tags need times and sections.
 
     Args:
-        lines: what is sung, in order; a line without a time belongs to the section of the line before it.
+        lines: the sung lines, in order; a line without a time belongs to the section of the line before it.
         sections: `start_s`, `end_s` and `label` each, in order.
-        variant: what is wanted. Flowing lines are joined up to the next section.
+        variant: the requested one. Running text joins the lines up to the next section.
     """
     kind, way = variant.split("-")
     tagged = kind == "tagged" and bool(sections) and any(start_s is not None for _, start_s in lines)
@@ -43,7 +43,7 @@ def arrange(
 
 
 def _numbered(lines: Sequence[Timed], sections: Sequence[Mapping[str, Any]]) -> list[tuple[int | None, str]]:
-    """Every line with the number of the section it begins in, which never falls."""
+    """Every line with the number of the section it begins in; the numbers never decrease."""
     numbered: list[tuple[int | None, str]] = []
     current: int | None = None
     for text, start_s in lines:

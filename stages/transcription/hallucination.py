@@ -1,4 +1,4 @@
-"""Text that Whisper makes up where nobody sings: loops, words on silence, and what video subtitles end with."""
+"""Text that Whisper hallucinates where nobody sings: loops, words on silence, and phrases from video subtitles."""
 
 import re
 import unicodedata
@@ -9,7 +9,7 @@ from faster_whisper.transcribe import Segment
 from stages import base
 from stages.nets.whisper import RATE_HZ
 
-# Credits and farewells that its training subtitles are full of, as `_normalized` leaves them.
+# Credits and farewells that are common in its training subtitles, in the form that `_normalized` gives.
 _STOCK_PHRASES = (
     # English
     "thank you( so much| very much)?( for watching| for listening)?( everyone| guys)?",
@@ -48,13 +48,14 @@ _STOCK = re.compile(rf"(({'|'.join(_STOCK_PHRASES)}) ?)+")
 
 
 class Guards(base.Params):
-    """When a segment counts as made up.
+    """When a segment counts as hallucinated.
 
     Attributes:
-        max_compression_ratio: zlib's ratio on the text of its 30 s window; more is a loop.
-        stock_avg_logprob: average log probability per token, stock_no_speech_prob: probability of no speech, both of
-            that window. A segment of nothing but stock phrases is made up with less of the one and more of the other.
-        min_level_dbfs: level of the stem under a segment's words; less is silence.
+        max_compression_ratio: zlib's ratio on the text of the segment's 30 s window; above it the text is a loop.
+        stock_avg_logprob: average log probability per token in that window. A segment of nothing but stock phrases is
+            hallucinated if it is below this and above `stock_no_speech_prob`.
+        stock_no_speech_prob: that window's probability of no speech; see `stock_avg_logprob`.
+        min_level_dbfs: level of the stem during a segment's words; below it is silence.
     """
 
     max_compression_ratio: float = 2.4
@@ -63,7 +64,7 @@ class Guards(base.Params):
     min_level_dbfs: float = -50.0
 
     def drop(self, segment: Segment, stem: np.ndarray) -> bool:
-        """Whether a segment of a mono stem [samples] at 16 kHz is made up."""
+        """Whether a segment of a mono stem [samples] at 16 kHz counts as hallucinated."""
         loops = segment.compression_ratio > self.max_compression_ratio
         return loops or self._is_farewell(segment) or level_dbfs(segment, stem) < self.min_level_dbfs
 
@@ -78,10 +79,10 @@ def is_stock(text: str) -> bool:
 
 
 def level_dbfs(segment: Segment, stem: np.ndarray) -> float:
-    """RMS level of a mono stem [samples] at 16 kHz while a segment's words last; minus infinity for digital silence."""
+    """RMS level of a mono stem [samples] at 16 kHz during a segment's words; minus infinity for digital silence."""
     words = segment.words or [segment]
-    heard = np.concatenate([stem[int(word.start * RATE_HZ) : int(word.end * RATE_HZ) + 1] for word in words])
-    power = float(np.square(heard).mean()) if heard.size else 0.0
+    audio = np.concatenate([stem[int(word.start * RATE_HZ) : int(word.end * RATE_HZ) + 1] for word in words])
+    power = float(np.square(audio).mean()) if audio.size else 0.0
     return 10 * float(np.log10(power)) if power else -np.inf
 
 

@@ -1,7 +1,7 @@
-"""Word times set right by the voice itself: no word begins before it does, or lasts longer.
+"""Word times corrected by voice activity: no word begins before the voice does, or ends after it.
 
-Whisper hears the voiced parts of a song joined together, each with 0.4 s of padding around it, and counts the padding
-to the first and the last word of a part.
+Whisper gets the voiced parts of a song joined together, each with 0.4 s of padding around it, and attributes the
+padding to the first and the last word of a part.
 """
 
 from bisect import bisect_right
@@ -16,11 +16,11 @@ from stages.signal.voice_activity import RATE_HZ
 
 _MIN_VOICE_MS = 100
 _MIN_PAUSE_MS = 300
-_MAX_SHIFT_S = 0.6  # the padding and a little; what is further off is a quiet word, which the detector did not hear
+_MAX_SHIFT_S = 0.6  # slightly more than the padding; a word further off is a quiet one that the detector missed
 
 
 def voice_times(stem: np.ndarray, threshold: float) -> list[tuple[float, float]]:
-    """When somebody sings, in seconds, without any padding, in a mono vocal stem [samples] at 16 kHz."""
+    """Spans of voice in seconds, without padding, in a mono vocal stem [samples] at 16 kHz."""
     options = VadOptions(
         threshold=threshold,
         min_speech_duration_ms=_MIN_VOICE_MS,
@@ -31,7 +31,12 @@ def voice_times(stem: np.ndarray, threshold: float) -> list[tuple[float, float]]
 
 
 def settle(segments: Sequence[Segment], voice: Sequence[tuple[float, float]]) -> list[Segment]:
-    """Segments whose words, and they themselves, begin and end where the voice does; see `voice_times`."""
+    """Segments whose words, and they themselves, begin and end where the voice does.
+
+    Args:
+        segments: Whisper's segments, with words.
+        voice: see `voice_times`.
+    """
     return [_settled(segment, voice) for segment in segments]
 
 
@@ -43,7 +48,7 @@ def _settled(segment: Segment, voice: Sequence[tuple[float, float]]) -> Segment:
 
 
 def _settled_word(word: Word, voice: Sequence[tuple[float, float]]) -> Word:
-    """A word that the voice covers in part begins and ends inside the part; others stay as they are."""
+    """A word that the voice partly covers is trimmed to the voice; others stay as they are."""
     after = bisect_right(voice, word.start, key=lambda span: span[1])  # the first span that ends after it begins
     if after == len(voice) or voice[after][0] >= word.end:
         return word

@@ -181,5 +181,5 @@ def test_a_song_comes_of_it(story: tuple[Demo, str]):
     assert "sung: 1" in said or "verse" in said  # what was found in the songs
     before = demo.song.stat().st_mtime_ns
     again = told(demo)
-    assert f"{demo.checkpoint} is there" in again
+    assert f"{demo.checkpoint} exists already" in again
     assert demo.song.stat().st_mtime_ns == before

@@ -20,7 +20,7 @@ from schemas import columns
 from schemas.config import CurateConfig
 from stages import pcm
 from stages.caption import Caption
-from stages.caption_endpoint import CaptionEndpoint, Params
+from stages.caption_endpoint import CaptionEndpoint, CaptionEndpointParams
 from stages.captioning.prompt import PROMPT, Prompt
 from stages.captioning.reply import Reply, ReplyError, parse
 from tests.support.faulty_proxy import Proxy, faulty_proxy
@@ -57,7 +57,7 @@ def proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 
 def asking(proxy: Proxy, **changes: Any) -> CaptionEndpoint:
     usual = {"base_url": proxy.url, "model": "smollm2", "listen": False, "prompt": SHORT, "max_tokens": 400}
-    stage = CaptionEndpoint(Params(**(usual | {"max_retries": 1, "timeout_s": 60.0} | changes)))
+    stage = CaptionEndpoint(CaptionEndpointParams(**(usual | {"max_retries": 1, "timeout_s": 60.0} | changes)))
     stage.setup({})
     return stage
 

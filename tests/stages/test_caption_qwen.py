@@ -20,7 +20,7 @@ from schemas import columns
 from stages import pcm
 from stages.base import Weights
 from stages.caption import Caption
-from stages.caption_endpoint import CaptionEndpoint, Params
+from stages.caption_endpoint import CaptionEndpoint, CaptionEndpointParams
 from stages.caption_qwen import MODEL, CaptionQwen
 from stages.captioning.prompt import Message, Prompt
 from stages.nets.qwen_omni import QwenOmni
@@ -169,7 +169,9 @@ def _sound(part: Message) -> Message:
 
 @pytest.mark.parametrize("name", SOUNDS)
 def test_a_tiny_taught_checkpoint_behind_a_server_hears_what_the_endpoint_sends(server, prompt, name) -> None:
-    made = CaptionEndpoint(Params(base_url=server, model="tiny", prompt=prompt, max_tokens=250, max_retries=0))
+    made = CaptionEndpoint(
+        CaptionEndpointParams(base_url=server, model="tiny", prompt=prompt, max_tokens=250, max_retries=0)
+    )
     made.setup({})
     told = made.process(row(SOUNDS[name]))["caption"]
     assert {key: told[key] for key in REPLIES[name]} == REPLIES[name]

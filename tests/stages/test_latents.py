@@ -144,7 +144,7 @@ class TestAFolderThatIsNoCodec:
         weights = load_file(codec / WEIGHTS)
         del weights["encoder.conv_in.weight"]
         save_file(weights, codec / WEIGHTS)
-        with pytest.raises(ValueError, match=r"do not fit together: missing keys encoder.conv_in.weight"):
+        with pytest.raises(ValueError, match=r"do not match: missing keys encoder.conv_in.weight"):
             stage(codec)
 
     def test_a_weight_is_no_number(self, codec: Path) -> None:

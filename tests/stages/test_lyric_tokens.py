@@ -142,7 +142,7 @@ def test_a_file_that_is_no_lyric_vocabulary_is_refused(tmp_path):
     other["added_tokens"] = []
     other["model"]["vocab"].pop("[START]")
     (tmp_path / "other.json").write_text(json.dumps(other), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"other\.json is no lyric vocabulary"):
+    with pytest.raises(ValueError, match=r"other\.json is not a lyric vocabulary"):
         load_vocabulary(tmp_path / "other.json")
 
 

@@ -12,14 +12,14 @@ from stages import pcm
 from stages.base import Weights
 from stages.nets.discogs_effnet import HOP, PATCH, PublishedNetwork, patches
 from stages.nets.musicnn import RATE_HZ, log_mel
-from stages.tags_discogs import Params, TagsDiscogs
+from stages.tags_discogs import TagsDiscogs, TagsDiscogsParams
 from tests.support import random_checkpoints
 from tests.support.audio import silence
 from tests.support.tracks import load, measure
 
 
 def opened(folder: Path, **params) -> TagsDiscogs:
-    stage = TagsDiscogs(Params(heads=("discogs-effnet-moodtheme",), **params))
+    stage = TagsDiscogs(TagsDiscogsParams(heads=("discogs-effnet-moodtheme",), **params))
     stage.setup({name: Weights(name, folder / name, "0" * 64) for name in stage.models})
     return stage
 

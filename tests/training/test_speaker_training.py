@@ -653,5 +653,5 @@ class TestTheStage:
             _stage(tmp_path)
         del weights["projection.1.bias"]
         save_file(weights, tmp_path / WEIGHTS)
-        with pytest.raises(ValueError, match=r"do not fit together: missing keys projection.1.bias"):
+        with pytest.raises(ValueError, match=r"do not match: missing keys projection.1.bias"):
             _stage(tmp_path)

@@ -1,9 +1,10 @@
-"""diffusers' `AutoencoderDC` on spectrograms of any length in flat memory, with the result of the whole.
+"""diffusers' `AutoencoderDC` on spectrograms of any length in constant memory, with the same result as in one piece.
 
 Its outer stages are convolutions and run in overlapping windows. Its deepest stage attends to the whole song (ReLU
 linear attention: Cai et al., "EfficientViT", 2023; Chen et al., "Deep Compression Autoencoder", arXiv 2410.10733), but
-through one small state per head that is a sum over frames: it is gathered window by window, then each window reads it.
-What is kept whole is one tensor of the deepest stage, twice the size of the stereo waveform in the released model.
+through one small state per head that is a sum over frames: it is accumulated window by window, then each window reads
+it. Only one tensor of the deepest stage is held as a whole, in the released model twice the size of the stereo
+waveform.
 """
 
 from collections.abc import Iterable
@@ -23,7 +24,11 @@ _FADE = 1  # frames
 
 
 def check_layout(autoencoder: AutoencoderDC) -> None:
-    """ValueError where attention lies outside the deepest stage or is normalised otherwise than released."""
+    """Check that attention is in the deepest stage only, and normalised as in the released model.
+
+    Raises:
+        ValueError: it is not.
+    """
     stages = [*autoencoder.encoder.down_blocks[:-1], *autoencoder.decoder.up_blocks[:-1]]
     if any(isinstance(module, EfficientViTBlock) for stage in stages for module in stage.modules()):
         raise ValueError("EfficientViTBlock is supported in the last encoder and decoder stage only")
@@ -36,7 +41,7 @@ def encode(autoencoder: AutoencoderDC, spectrogram: Tensor, window: int) -> Tens
     """Spectrograms [B, channels, bands, frames * 8] to codes [B, latent channels, bands / 8, frames].
 
     Args:
-        autoencoder: of any size, with its compression ratio in the place of the released 8.
+        autoencoder: of any size; its compression ratio replaces the 8 of the released one in the shapes above.
         spectrogram: in [-1, 1].
         window: frames of the codes that are computed at once.
     """
@@ -79,7 +84,7 @@ def decode(autoencoder: AutoencoderDC, code: Tensor, window: int) -> Tensor:
 
 
 def _reach(layers_per_block: list[int]) -> int:
-    """Frames of the deepest stage that the stages around it look to each side."""
+    """Receptive field of the stages around the deepest one, to each side, in frames of the deepest stage."""
     *outer, _ = layers_per_block
     reach = 1 / 2 ** len(outer)
     for level, layers in enumerate(reversed(outer), start=1):

@@ -1,7 +1,7 @@
 """The music codec: 48 kHz stereo to latents of 10.77 frames a second and back.
 
 Gong et al., "ACE-Step: A Step Towards Music Generation Foundation Model" (arXiv 2506.00045): a deep-compression
-autoencoder over the log-mel spectrograms of both channels, and a vocoder that voices each channel alone.
+autoencoder over the log-mel spectrograms of both channels, and a vocoder that renders each channel on its own.
 """
 
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ from stages.nets.codec.vocoder import ADaMoSHiFiGANV1
 from stages.nets.codec.windows import windowed
 
 CODEC_HZ = 44_100
-HOP = 512  # samples of a mel frame
-COMPRESSION = 8  # mel frames of a latent frame
+HOP = 512  # samples per mel frame
+COMPRESSION = 8  # mel frames per latent frame
 SAMPLES_PER_FRAME = HOP * COMPRESSION
 LATENT_HZ = CODEC_HZ / SAMPLES_PER_FRAME
 WINDOW = 256  # latent frames, 24 s
@@ -53,17 +53,17 @@ VOCODERS: dict[str, type[ADaMoSHiFiGANV1] | type[GriffinLim]] = {
 
 _MEL_LOW, _MEL_HIGH = -11.0, 3.0
 SHIFT, SCALE = 1.9091, 0.1786  # latent = (code of the autoencoder + SHIFT) * SCALE
-_REFLECTED = 2  # mel frames at an edge that see the margin reflected there
+_REFLECTED = 2  # mel frames at each edge that depend on the reflected margin
 _FADE = 8  # mel frames
 
 
 def scaled_mel(log_mel: Tensor) -> Tensor:
-    """Log-mel bands on the scale of the autoencoder, about -1 to 1."""
+    """Log-mel bands, any shape, on the autoencoder's scale, about -1 to 1."""
     return 2 * (log_mel - _MEL_LOW) / (_MEL_HIGH - _MEL_LOW) - 1
 
 
 def latent_length(samples: int, sample_rate_hz: int = 48_000) -> int:
-    """Whole latent frames in `samples` of audio; `encode` returns one more where a part of a frame is left."""
+    """Whole latent frames in `samples` of audio; `encode` returns one more if a partial frame is left over."""
     return samples * CODEC_HZ // (sample_rate_hz * SAMPLES_PER_FRAME)
 
 
@@ -73,11 +73,11 @@ class MusicDCAE(ModelMixin, ConfigMixin):  # type: ignore[misc]
     Args:
         autoencoder_config: arguments of diffusers' `AutoencoderDC`; the released ones if None.
         vocoder_config: arguments of the vocoder; the released ones if None.
-        vocoder_class: of `VOCODERS`.
+        vocoder_class: a key of `VOCODERS`.
 
     Raises:
-        ValueError: for an autoencoder whose attention is not in its deepest stage alone, a compression other than 8,
-            or a vocoder for another sample rate or hop.
+        ValueError: attention outside the autoencoder's deepest stage, a compression other than 8, or a vocoder for
+            another sample rate or hop.
     """
 
     @register_to_config
@@ -98,7 +98,7 @@ class MusicDCAE(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     @classmethod
     def from_parts(cls, autoencoder: AutoencoderDC, vocoder: ADaMoSHiFiGANV1 | GriffinLim) -> "MusicDCAE":
-        """The codec of two loaded models, which it shares: the released folders keep them apart."""
+        """A codec that shares two loaded models: the released folders are separate."""
         with torch.device("meta"):
             codec = cls(_arguments(autoencoder.config), _arguments(vocoder.config), type(vocoder).__name__)
         codec.autoencoder, codec.vocoder = autoencoder, vocoder
@@ -108,10 +108,10 @@ class MusicDCAE(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def encode(
         self, waveform: Tensor, sample_rate_hz: int = 48_000, lengths: Tensor | None = None, window: int = WINDOW
     ) -> tuple[Tensor, Tensor]:
-        """Waveforms to latents, in memory that follows the window, a few copies of the waveform aside.
+        """Waveforms to latents, in memory that depends on the window, apart from a few copies of the waveform.
 
         The autoencoder attends to the whole song, silence included, so items of unequal lengths are encoded one by one:
-        each gets what it gets alone, followed by zeros.
+        each gives the same latents as alone, followed by zeros.
 
         Args:
             waveform: [B, 2, samples] in [-1, 1]; [B, 1, samples] is mono and goes to both channels.
@@ -123,7 +123,7 @@ class MusicDCAE(ModelMixin, ConfigMixin):  # type: ignore[misc]
             Latents float32 [B, 8, 16, T], near unit variance, and int64 [B], each item's whole frames, `latent_length`.
 
         Raises:
-            ValueError: for other channel counts, no samples, or lengths outside 1..samples.
+            ValueError: another number of channels, no samples, or lengths outside 1..samples.
         """
         if waveform.ndim != 3 or waveform.shape[1] not in (1, 2) or waveform.shape[2] == 0:
             raise ValueError(f"waveform is {list(waveform.shape)}, expected [batch, 1 or 2 channels, samples]")
@@ -144,10 +144,10 @@ class MusicDCAE(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def decode(self, latents: Tensor, sample_rate_hz: int = 48_000, window: int = WINDOW) -> Tensor:
         """Latents [B, 8, 16, T] to waveforms float32 [B, 2, ceil(T * 4096 * sample_rate_hz / 44100)].
 
-        Memory follows the window, a few copies of the waveform aside; the result is that of one window over the whole.
+        Memory depends on the window, apart from a few copies of the waveform; the result is the same as in one piece.
 
         Raises:
-            ValueError: for latents of another shape.
+            ValueError: latents of another shape.
         """
         return resample(self._voice(self.decode_mel(latents, window), window), CODEC_HZ, sample_rate_hz)
 
@@ -185,5 +185,5 @@ class MusicDCAE(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
 
 def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored configuration without diffusers' own remarks."""
+    """A stored configuration without diffusers' own fields."""
     return {name: value for name, value in config.items() if not name.startswith("_")}

@@ -1,8 +1,8 @@
-"""A vocoder without weights: log-mel bands to a waveform by optimisation, for codecs whose vocoder nobody trained.
+"""A vocoder without weights: log-mel bands to a waveform by optimisation, for codecs without a trained vocoder.
 
-Magnitudes under the bands by the multiplicative updates of Lee and Seung, "Algorithms for non-negative matrix
-factorization" (2000), and phases that fit them by the accelerated iteration of Perraudin, Balazs and Sondergaard, "A
-fast Griffin-Lim algorithm" (2013).
+Magnitudes are recovered from the bands by the multiplicative updates of Lee and Seung, "Algorithms for non-negative
+matrix factorization" (2000), and phases by the accelerated iteration of Perraudin, Balazs and Sondergaard, "A fast
+Griffin-Lim algorithm" (2013).
 """
 
 from collections.abc import Iterator
@@ -16,25 +16,25 @@ from torch import Tensor
 from stages.nets.codec.mel import SMOOTHING, LogMel
 
 _UPDATES = 30  # of the magnitudes
-_SEED = 0  # of the phases it begins with
+_SEED = 0  # of the initial phases
 _TINY = 1e-12
 
 
 class GriffinLim(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """Mono vocoder with the interface of `ADaMoSHiFiGANV1` and nothing to load: its folder holds a config alone.
+    """Mono vocoder with the interface of `ADaMoSHiFiGANV1` and no weights: its folder holds only a config.
 
-    Each frame's phases hang on those of its neighbours, these on theirs, and so on: no context makes two windows agree
-    on them. Where `MusicDCAE` passes from one window to the next, every 24 s, it therefore fades between two phases,
-    and the sound is up to 5 dB softer for a tenth of a second. The whole song at once would have no such place, but
-    takes more than 1 GB for three minutes.
+    Each frame's phases depend on those of its neighbours, theirs on their neighbours', and so on: no amount of context
+    makes two windows agree. At window boundaries, every 24 s, `MusicDCAE` therefore fades between two phases, and the
+    sound is up to 5 dB softer for a tenth of a second. Rendering the whole song at once would avoid that, but takes
+    more than 1 GB for three minutes.
 
     Args:
-        iterations: of the phases.
-        momentum: of the iteration, 0 is Griffin and Lim's own of 1984.
-        sampling_rate: of this and all that follows `LogMel` tells.
+        iterations: number of phase updates.
+        momentum: acceleration of the updates; 0 is the original algorithm of Griffin and Lim (1984).
+        sampling_rate: this and the arguments that follow are those of `LogMel`.
     """
 
-    reach = 16  # mel frames: enough for the edge of a window, which is reflected, to be out of hearing
+    reach = 16  # mel frames: enough for the reflected edge of a window to be inaudible
 
     @register_to_config
     def __init__(
@@ -52,13 +52,13 @@ class GriffinLim(ModelMixin, ConfigMixin):  # type: ignore[misc]
         super().__init__()
         self.iterations, self.momentum = iterations, momentum
         self.mel_transform = LogMel(sampling_rate, n_fft, win_length, hop_length, f_min, f_max, n_mels)
-        for module in self.mel_transform.modules():  # what is computed from the config need not be stored beside it
+        for module in self.mel_transform.modules():  # buffers computed from the config need not be saved with it
             for name, buffer in list(module.named_buffers(recurse=False)):
                 module.register_buffer(name, buffer, persistent=False)
 
     @contextmanager
     def folded_weights(self) -> Iterator[None]:
-        """There are no weights."""
+        """Does nothing: there are no weights."""
         yield
 
     def encode(self, waveform: Tensor) -> Tensor:
@@ -69,8 +69,8 @@ class GriffinLim(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def decode(self, mel: Tensor) -> Tensor:
         """Log-mel bands [N, n_mels, frames] to mono waveforms float32 [N, frames * hop_length].
 
-        The same bands give the same waveform, whatever lies beside them in the batch: equal channels stay equal.
-        At least two frames, more than the analysis reflects at an edge.
+        The same bands give the same waveform, whatever else is in the batch: equal channels stay equal. Needs at least
+        two frames, more than the analysis reflects at an edge.
         """
         return self._waveform(self._magnitudes(mel.float().exp()))
 
@@ -79,7 +79,7 @@ class GriffinLim(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return self.decode(mel)
 
     def _magnitudes(self, bands: Tensor) -> Tensor:
-        """Magnitudes [N, bins, frames] whose bands are nearest in divergence: every band counts relative to itself."""
+        """Magnitudes [N, bins, frames] whose bands are nearest in KL divergence to `bands` [N, n_mels, frames]."""
         filters = self.mel_transform.mel_scale.fb
         seen = filters.sum(1, keepdim=True).clamp(min=_TINY)
         magnitudes = filters @ bands / seen
@@ -88,15 +88,15 @@ class GriffinLim(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return (magnitudes.square() - SMOOTHING).clamp(min=0).sqrt()
 
     def _waveform(self, magnitudes: Tensor) -> Tensor:
-        """The waveform [N, frames * hop] whose spectrogram comes near magnitudes [N, bins, frames]."""
+        """A waveform [N, frames * hop] whose spectrogram approximates magnitudes [N, bins, frames]."""
         generator = torch.Generator().manual_seed(_SEED)
         turns = torch.rand(magnitudes.shape[:0:-1], generator=generator).T.to(magnitudes.device)
         spectrum = torch.polar(magnitudes, (2 * torch.pi * turns).expand_as(magnitudes))
         before = torch.zeros_like(spectrum)
         stft = self.mel_transform.spectrogram
         for _ in range(self.iterations):
-            heard = stft.spectrum(stft.inverse(spectrum))
-            ahead = heard + self.momentum * (heard - before)
-            before = heard
+            consistent = stft.spectrum(stft.inverse(spectrum))
+            ahead = consistent + self.momentum * (consistent - before)
+            before = consistent
             spectrum = ahead * (magnitudes / ahead.abs().clamp(min=_TINY))
         return stft.inverse(spectrum)

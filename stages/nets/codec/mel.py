@@ -17,7 +17,7 @@ _FLOOR = 1e-5
 
 
 class _Spectrogram(nn.Module):
-    """Magnitudes [..., n_fft / 2 + 1, frames] of frames that start `hop` samples apart; as many frames as hops."""
+    """Magnitudes [..., n_fft / 2 + 1, frames] of frames that start `hop_length` samples apart; one frame per hop."""
 
     window: Tensor
 
@@ -31,7 +31,7 @@ class _Spectrogram(nn.Module):
         return torch.view_as_real(self.spectrum(waveform)).square().sum(-1).add(SMOOTHING).sqrt()
 
     def spectrum(self, waveform: Tensor) -> Tensor:
-        """The complex spectrum that the magnitudes are of."""
+        """The complex spectrum behind the magnitudes."""
         margin = self.n_fft - self.hop_length
         padded = F.pad(waveform, (margin // 2, margin - margin // 2), mode="reflect")
         return torch.stft(
@@ -45,7 +45,7 @@ class _Spectrogram(nn.Module):
         )
 
     def inverse(self, spectrum: Tensor) -> Tensor:
-        """The waveform [N, frames * hop] whose spectrum is nearest to one [N, bins, frames], by least squares."""
+        """The waveform [N, frames * hop] whose spectrum is nearest to `spectrum` [N, bins, frames] by least squares."""
         margin, frames = self.n_fft - self.hop_length, spectrum.shape[-1]
         side = (self.n_fft - len(self.window)) // 2
         window = F.pad(self.window, (side, self.n_fft - len(self.window) - side))[:, None]
@@ -60,7 +60,7 @@ class _Spectrogram(nn.Module):
 
 
 class _MelScale(nn.Module):
-    """Bands [..., n_mels, frames] of a spectrogram."""
+    """Mel bands [..., n_mels, frames] of a spectrogram."""
 
     fb: Tensor
 
@@ -76,8 +76,9 @@ class _MelScale(nn.Module):
 class LogMel(nn.Module):
     """Waveform float32 [N, samples] to natural-log mel bands float32 [N, n_mels, samples // hop_length].
 
-    Always float32: `.to(torch.bfloat16)` on a model that holds it moves it between devices only, because a window of
-    eight bits would bury quiet bands. Needs more than (n_fft - hop_length) / 2 samples, the reflected margin.
+    Always float32: `.to(torch.bfloat16)` on a model that contains it only moves it between devices, because a window
+    of eight bits precision would bury quiet bands. Needs more than (n_fft - hop_length) / 2 samples, the reflected
+    margin.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class LogMel(nn.Module):
         self.mel_scale = _MelScale(sampling_rate, n_fft, f_min, f_max, n_mels)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Log-mel bands of the waveforms; autocast stays out of it."""
+        """Log-mel bands of the waveforms, with autocast disabled."""
         with torch.autocast(waveform.device.type, enabled=False):
             return self.mel_scale(self.spectrogram(waveform.float())).clamp(min=_FLOOR).log()
 

@@ -1,7 +1,7 @@
 """Band-limited resampling by a windowed sinc, differentiable and on the tensor's own device.
 
 Julius O. Smith, "Digital Audio Resampling Home Page" (2002-2020), with the Hann window, six zero crossings and roll-off
-0.99 that the released codec was trained behind. A polyphase filter bank as one strided convolution.
+of 0.99 that the released codec was trained with. The polyphase filter bank is one strided convolution.
 """
 
 from functools import lru_cache
@@ -18,7 +18,7 @@ _MOST_COEFFICIENTS = 2**24  # 64 MiB
 
 @lru_cache(maxsize=8)
 def _filters(source: int, target: int) -> tuple[Tensor, int]:
-    """One filter for each of the `target` output phases, float32 [target, 1, taps], and the samples it looks back."""
+    """One filter per output phase, float32 [target, 1, taps], and the number of samples that it looks back."""
     cutoff = min(source, target) * _ROLLOFF
     reach = ceil(_CROSSINGS * source / cutoff)
     taps = torch.arange(-reach, reach + source, dtype=torch.float64) / source
@@ -32,7 +32,7 @@ def resample(waveform: Tensor, source_hz: int, target_hz: int) -> Tensor:
     """Waveform [..., samples] at `source_hz` to float32 [..., ceil(samples * target_hz / source_hz)].
 
     Raises:
-        ValueError: for rates with so small a common divisor that the filter bank, one filter a phase, is out of reach.
+        ValueError: the rates have so small a common divisor that the filter bank, one filter per phase, is too large.
     """
     waveform = waveform.float()
     if source_hz == target_hz:

@@ -1,8 +1,8 @@
 """The vocoder of the music codec: log-mel bands to a waveform.
 
 A ConvNeXt backbone (Liu et al., "A ConvNet for the 2020s", 2022) over mel frames feeds a HiFi-GAN generator (Kong et
-al., 2020). Every layer is a convolution over time, so that a window of frames gives what the whole gives once
-`ADaMoSHiFiGANV1.reach` frames of context lie on each side.
+al., 2020). Every layer is a convolution over time, so a window of frames gives the same as the whole signal, given
+`ADaMoSHiFiGANV1.reach` frames of context on each side.
 """
 
 from collections.abc import Iterator, Sequence
@@ -76,7 +76,7 @@ class _Backbone(nn.Module):
 
 
 def _normalise_weight(conv: nn.Conv1d | nn.ConvTranspose1d) -> None:
-    """Splits the weight into direction `weight_v` and length `weight_g` (Salimans and Kingma, 2016), as released."""
+    """Split the weight into direction `weight_v` and length `weight_g` (Salimans and Kingma, 2016), as released."""
     weight = conv.weight.data
     nn.init.normal_(weight, std=0.01)
     del conv.weight
@@ -105,7 +105,7 @@ class _Conv(nn.Conv1d):
 
 
 class _Upsample(nn.ConvTranspose1d):
-    """Weight-normalised transposed convolution: `rate` samples out for each one in."""
+    """Weight-normalised transposed convolution: `rate` samples out for each sample in."""
 
     weight_g: Tensor
     weight_v: Tensor
@@ -237,7 +237,7 @@ class ADaMoSHiFiGANV1(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     @contextmanager
     def folded_weights(self) -> Iterator[None]:
-        """Inside, every weight is multiplied out once and not at every call: for many windows of the same song."""
+        """Compute every weight once inside the context rather than at every call: for many windows of one song."""
         convolutions = [module for module in self.modules() if isinstance(module, _Conv | _Upsample)]
         for convolution in convolutions:
             convolution.folded = _weight(convolution)

@@ -1,4 +1,4 @@
-"""Long signals through local functions, a window at a time: memory follows the window, not the length."""
+"""Local functions on long signals, one window at a time: memory depends on the window, not on the length."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Span(NamedTuple):
-    """Frames `start..stop` are asked for; `low..high` adds the context they depend on."""
+    """Frames `start..stop` are the output; `low..high` adds the context that they depend on."""
 
     low: int
     start: int
@@ -20,7 +20,7 @@ def spans(frames: int, window: int, before: int, after: int) -> Iterator[Span]:
     """Windows that tile `frames`, each with up to `before` and `after` frames of context.
 
     Raises:
-        ValueError: for a window or a signal without a frame.
+        ValueError: the window or the signal has no frame.
     """
     if frames < 1 or window < 1:
         raise ValueError(f"{frames} frames in windows of {window}: both need at least one frame")
@@ -41,14 +41,14 @@ def windowed(
     """`function(signal)`, computed in windows and equal to it up to rounding.
 
     Args:
-        function: maps [..., frames * columns] to [..., frames * any factor] and lets no frame depend on one further
-            than `reach` away.
+        function: maps [..., frames * columns] to [..., frames * any factor]; no output frame may depend on an input
+            frame more than `reach` away.
         signal: [..., frames * columns].
-        window: frames of a window, the context it is given aside.
-        reach: frames of context to each side.
-        columns: of the signal's last axis, to a frame.
-        fade: frames over which a window takes over from the one before. Both are whole there; in half precision they
-            differ by rounding, which a hard seam would turn into a step.
+        window: frames per window, not counting the context.
+        reach: frames of context on each side.
+        columns: elements of the signal's last axis per frame.
+        fade: frames of cross-fade from one window to the next. Both are exact there; in half precision they differ by
+            rounding, which would be audible as a step at a hard seam.
     """
     frames = signal.shape[-1] // columns
     result = signal

@@ -166,7 +166,7 @@ def _signalled(code: str) -> tuple[int, str, str, int]:
 def test_a_block_that_does_not_end_is_killed_with_its_children():
     code, _, err, child = _signalled(STUBBORN)
     assert code == 130
-    assert err == "error: stopped; the same command goes on from what is committed\n"
+    assert err == "error: stopped; run the same command again to continue from what is committed\n"
     deadline = time.monotonic() + 10
     while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline

@@ -71,7 +71,7 @@ def test_ctrl_c_in_the_first_scan(songs: Path, tmp_path: Path):
     dataset = tmp_path / "dataset"
     code, err = stopped(songs, dataset, signal.SIGINT, _scanned(dataset))
     assert code == 130
-    assert "error: interrupted; the same command goes on from what is committed" in err
+    assert "error: interrupted; run the same command again to continue from what is committed" in err
     assert "Traceback" not in err
     songmill("curate", dataset, "--quiet")
     assert inspected(dataset)["rows"] == {"kept": 2, "filtered": 0, "failed": 0, "total": 2}

@@ -192,8 +192,8 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (("--set=ssl.rate=native",), "is a dataset: say what to make of it"),
-            (("--add", "ssl", "--update"), "give --add and --set alone"),
+            (("--set=ssl.rate=native",), "is a dataset: name the features to add"),
+            (("--add", "ssl", "--update"), "give only --add and --set"),
             (("--add", "key"), "column 'key' lies in the shards"),
             (("--add", "nonsense"), "no stage named 'nonsense'"),
             (("--add", "ssl", "--set=ssl.rats=native"), "parameters of ssl: model, rate"),

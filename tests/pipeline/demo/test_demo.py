@@ -166,7 +166,7 @@ class TestPromise:
         assert self.differences(tmp_path / "b", outcome) == []
         outcome[original] = outcome[copy]
         assert self.differences(tmp_path / "c", outcome) == [
-            f"{copy} was to be filtered by dedup (exact_duplicate) and is kept: because"
+            f"{copy} should be filtered by dedup (exact_duplicate) and is kept: because"
         ]
 
     def test_a_worker_that_died_a_row_that_is_away_and_one_too_many(self, tmp_path: Path, outcome):
@@ -174,9 +174,9 @@ class TestPromise:
         outcome["other.mp3"] = (KEPT, None)
         del outcome["notes.wav"]
         assert self.differences(tmp_path, outcome) == [
-            "fuwafuwa.mp3 was to be kept and is failed by key (WorkerDied): because",
-            "notes.wav was to be failed by decode (NotAudio) and is absent",
-            "other.mp3 was to be absent and is kept: because",
+            "fuwafuwa.mp3 should be kept and is failed by key (WorkerDied): because",
+            "notes.wav should be failed by decode (NotAudio) and is absent",
+            "other.mp3 should be absent and is kept: because",
         ]
 
     def test_the_wrong_reason_and_the_wrong_lyrics(self, tmp_path: Path, outcome):
@@ -185,16 +185,16 @@ class TestPromise:
         outcome["static_in_the_air.mp3"] = (KEPT, "turn_it_up")
         outcome["calm_acoustic_1.opus"] = (KEPT, "turn_it_up")
         assert self.differences(tmp_path, outcome) == [
-            "truncated.mp3 was to be failed by decode (TruncatedAudio) and is failed by decode (NotAudio): because",
-            "calm_acoustic_1.opus was to have the lyrics of no song and has those of turn_it_up",
-            "fuwafuwa.mp3 was to have the lyrics of fuwafuwa and has those of no song",
-            "static_in_the_air.mp3 was to have the lyrics of static_in_the_air and has those of turn_it_up",
+            "truncated.mp3 should be failed by decode (TruncatedAudio) and is failed by decode (NotAudio): because",
+            "calm_acoustic_1.opus should have the lyrics of no song and has those of turn_it_up",
+            "fuwafuwa.mp3 should have the lyrics of fuwafuwa and has those of no song",
+            "static_in_the_air.mp3 should have the lyrics of static_in_the_air and has those of turn_it_up",
         ]
 
     def test_a_song_decodes_is_as_long_as_it_was_to_be_and_can_be_heard(self, tmp_path: Path):
         song = write(tmp_path / "song.wav", tone(440, 2))
         assert differences_of_song(song, 2.0) == []
-        assert differences_of_song(song, 15.0) == [f"{song} was to be 15.0 s long and is 2.0 s"]
+        assert differences_of_song(song, 15.0) == [f"{song} should be 15.0 s long and is 2.0 s"]
         quiet = write(tmp_path / "quiet.wav", silence(2))
         assert differences_of_song(quiet, 2.0) == [f"{quiet} is silent: RMS 0 of full scale"]
         (tmp_path / "text.wav").write_text("no song\n")
@@ -208,7 +208,7 @@ class TestPromise:
         told = Demo(tmp_path, prepared, QUICK)
         written(told.dataset, outcome)
         ran: list[str] = []
-        with pytest.raises(PromiseBroken, match=r"fuwafuwa.mp3 was to be kept and is failed by key") as broken:
+        with pytest.raises(PromiseBroken, match=r"fuwafuwa.mp3 should be kept and is failed by key") as broken:
             told.tell(lambda command: ran.append(command[0]) or 0, Console(file=io.StringIO()))
         assert ran == ["curate", "inspect"]
         assert isinstance(broken.value, DataProblem)  # of which the command makes exit code 1

@@ -139,7 +139,7 @@ class TestModels:
         assert self.seen(store).fix == "songmill models verify musicnn-mtt"
         with file.open("ab") as longer:
             longer.write(b"!")
-        assert "bytes in place of" in self.seen(store).found
+        assert "bytes instead of" in self.seen(store).found
         file.unlink()
         assert "is gone" in self.seen(store).found
         assert self.seen(store).state == "problem"

@@ -103,7 +103,7 @@ def test_the_command_lists_models_that_have_learnt_from_it(dataset, tmp_path):
             note_tracks(tmp_path / name, tracks)
     copy_provenance(tmp_path / "run", tmp_path / "exported")
     root = dataset.layout.root
-    assert "Give --yes to do so" in asked("forget", root, "--track", "one", code=2)
+    assert "Give --yes to confirm" in asked("forget", root, "--track", "one", code=2)
     assert len(reopened(dataset).rows) == 5
     told = json.loads(asked("forget", root, "--track", "one", "--yes", "--json"))
     assert told["rows"] == {"a": "one", "c": "one"}

@@ -188,7 +188,7 @@ class TestList:
         pages = [listed(get(reader, page=number)) for number in (1, 2, 3)]
         assert [len(page) for page in pages] == [PAGE_ROWS, PAGE_ROWS, SONGS - 2 * PAGE_ROWS]
         assert sorted(chain(*pages)) == list(range(SONGS))
-        assert "There is no page 4" in get(reader, page=4)
+        assert "There is not a page 4" in get(reader, page=4)
 
     def test_a_page_is_asked_for_by_its_number_within_what_is_chosen(self, reader: TestClient):
         page = get(reader, q="song", status="kept", sort="rhythm.bpm")
@@ -271,10 +271,10 @@ class TestList:
     @pytest.mark.parametrize(
         ("query", "told"),
         [
-            ({"sort": "rhythm.beats_s"}, "nothing to sort by"),
-            ({"sort": "1; drop table rows"}, "nothing to sort by"),
-            ({"page": "0"}, "is no page"),
-            ({"page": "²"}, "is no page"),
+            ({"sort": "rhythm.beats_s"}, "cannot be sorted by"),
+            ({"sort": "1; drop table rows"}, "cannot be sorted by"),
+            ({"page": "0"}, "is not a page"),
+            ({"page": "²"}, "is not a page"),
         ],
     )
     def test_an_address_that_means_nothing_is_told(self, reader: TestClient, query: dict, told: str):
@@ -504,7 +504,7 @@ class TestPages:
         assert reader.get("/assets/..%2fapp.py").status_code == 404
 
     def test_a_row_that_is_not_there_is_told(self, reader: TestClient):
-        assert "the dataset has no such row" in get(reader, "/row/nothing", code=404)
+        assert "the dataset does not have this row" in get(reader, "/row/nothing", code=404)
 
 
 class TestChange:
@@ -513,7 +513,7 @@ class TestChange:
         commit(layout, 2, songs[:10], supersedes=0)  # the other sixty are gone, and the file they lay in
         live._not_before = 0  # as if time had passed
         assert total(get(client)) == SONGS - 60
-        assert "has no such row" in get(client, f"/row/{40:032x}", code=404)
+        assert "does not have this row" in get(client, f"/row/{40:032x}", code=404)
 
     def test_a_row_is_found_where_it_went_and_stale_figures_say_so(
         self, client: TestClient, layout: Layout, live: Live, songs: list[dict]

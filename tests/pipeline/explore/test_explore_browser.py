@@ -52,7 +52,7 @@ def address(curated: Layout, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
         assert (process.returncode, out) == (0, ""), err
-        assert err == f"reading 2 files into the index in {private}, which later starts open ...\n"
+        assert err == f"reading 2 files into the index in {private}, which later starts reuse ...\n"
         assert len([*private.glob("*.duckdb")]) == 1
     finally:
         process.kill()

@@ -135,7 +135,7 @@ class TestProcesses:
             asked = pool.submit(ask, conditions, live, ONE_LONG_VALUE, left.is_set)
             time.sleep(0.3)
             left.set()
-            with pytest.raises(BadExpression, match="the page was left"):
+            with pytest.raises(BadExpression, match="the page was closed"):
                 asked.result()
         assert rows(conditions, live) == 10
 
@@ -152,7 +152,7 @@ class TestProcesses:
         with Conditions(limit_s=1.0, processes=1) as conditions, ThreadPoolExecutor() as pool:
             asked = pool.submit(ask, conditions, live, ONE_LONG_VALUE)
             time.sleep(0.2)
-            with pytest.raises(BadExpression, match="other conditions are being worked on"):
+            with pytest.raises(BadExpression, match="other conditions are being evaluated"):
                 rows(conditions, live)
             with pytest.raises(BadExpression, match="longer than 1 s"):
                 asked.result()

@@ -139,14 +139,14 @@ class TestLeftOut:
         found = list_songs(str(folder))
         assert found.songs["uri"].to_pylist() == [str(folder / "a.wav")]
         assert found.left_out.sentence == (
-            "left out: 4 that are no regular files (circle.mp3, pipe.wav, sub/pipe.lrc, zero.flac), "
+            "left out: 4 that are not regular files (circle.mp3, pipe.wav, sub/pipe.lrc, zero.flac), "
             "1 linked folder (loop), 3 with endings that are not decoded (.wma 2, .bak 1)"
         )
 
     def test_a_glob_and_a_single_path(self, folder):
         found = list_songs(f"{folder}/*.wav")
         assert (found.songs.num_rows, found.left_out) == (1, LeftOut(not_regular=["pipe.wav"]))
-        with pytest.raises(ManifestError, match=r"no songs; .*left out: 1 that is no regular file \(pipe.wav\)"):
+        with pytest.raises(ManifestError, match=r"no songs; .*left out: 1 that is not a regular file \(pipe.wav\)"):
             list_songs(str(folder / "pipe.wav"))
 
     def test_what_a_manifest_names_is_a_row_that_nobody_waits_for(self, folder):
@@ -226,7 +226,7 @@ def test_errors_name_the_lines(tmp_path):
         ([0, 2], "no uri in line 2"),
         ([0, 1, 3], "in lines 1, 3"),
         ([0, 4], "line 2: title"),
-        ([0, 1, 5], "line 3 is no JSON"),
+        ([0, 1, 5], "line 3 is not JSON"),
     ):
         path = tmp_path / "songs.jsonl"
         path.write_text("\n".join(lines[i] for i in chosen))

@@ -67,7 +67,7 @@ def test_a_dataset_is_exported_a_file_a_song(tmp_path: Path):
     assert sorted(file.name for file in (tmp_path / "lrc").iterdir()) == ["one.fedcba987654.lrc", "one.lrc"]
     text = (tmp_path / "lrc" / "one.lrc").read_text(encoding="utf-8")
     assert re.search(r"\[01:00\.00\]<01:00\.00>Hello", text)
-    assert "no dataset with the column lyrics" in asked("export", "lrc", tmp_path, "--out", tmp_path / "x", code=1)
+    assert "not a dataset with the column lyrics" in asked("export", "lrc", tmp_path, "--out", tmp_path / "x", code=1)
     assert "no verdict sung" in asked(
         "export", "lrc", tmp_path / "dataset", "--out", tmp_path / "x", "--verdicts", "sung", code=2
     )

@@ -88,7 +88,7 @@ def test_the_command_tells_it_and_json_has_it_all(before: Layout, after: Layout)
     for part in (
         "kept rows 8 7 -1",
         "~ gate quality.min_bandwidth_hz: 7000.0 -> 15000.0",
-        "(matched by row_id): 1 only in a, 1 only in b, 1 with another verdict",
+        "(matched by row_id): 1 only in a, 1 only in b, 1 with different verdicts",
         "1: kept -> filtered quality.min_bandwidth_hz",
         "license CC-BY-4.0 8/6, MIT 0/1",
     ):

@@ -122,7 +122,7 @@ def test_the_real_command_prints_figures_and_sparklines_to_stdout(layout: Layout
 
 def test_comparing_excludes_other_outputs(layout: Layout):
     told = asked("inspect", layout.root, "--compare", layout.root, "--sql", "select 1", code=2)
-    assert "give one of --sql, --html and --compare" in told
+    assert "give only one of --sql, --html and --compare" in told
 
 
 def test_an_empty_dataset_has_a_screen(tmp_path: Path):

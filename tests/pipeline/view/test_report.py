@@ -322,7 +322,9 @@ class TestRefusals:
     def test_no_dataset_and_no_folder(self, dataset: Path, tmp_path: Path):
         assert "is no songmill dataset" in asked("inspect", tmp_path, "--html", tmp_path / "x.html", code=1)
         assert "No such file or directory" in asked("inspect", dataset, "--html", tmp_path / "no" / "x.html", code=1)
-        assert "give one of --sql, --html" in asked("inspect", dataset, "--html", "x.html", "--sql", "select 1", code=2)
+        assert "give only one of --sql, --html" in asked(
+            "inspect", dataset, "--html", "x.html", "--sql", "select 1", code=2
+        )
 
 
 class TestSample:

@@ -160,7 +160,7 @@ def test_bad_libraries_are_refused_and_leave_nothing(tmp_path, index):
     assert not list(tmp_path.glob(".out*"))
     good = written(tmp_path / "good.parquet", rows()[:1])
     assert "exists" in asked("lyrics", "index", good, "--out", index[0], code=1)
-    assert "is no lyric index" in " ".join(asked("lyrics", "index", good, "--out", out, "--add", code=1).split())
+    assert "is not a lyric index" in " ".join(asked("lyrics", "index", good, "--out", out, "--add", code=1).split())
     assert "there are containment, lsh" in asked("lyrics", "index", good, "--out", out, "--engine", "x", code=2)
 
 
