@@ -1,8 +1,8 @@
 """What Ctrl-C and SIGTERM do to a command, and the exit code that says so.
 
 Both raise: KeyboardInterrupt and `Terminated`. Python does so once the current call has returned to it. Ray's calls may
-take minutes to do so, and its shutdown may never end, so a thread can watch for signals too, and kills the process if it
-is still running a while later. A dataset survives that at any moment (see `pipeline.dataset.ledger`).
+take minutes to do so, and its shutdown may never end, so a thread can watch for signals too, and kills the process if
+it is still running a while later. A dataset survives that at any moment (see `pipeline.dataset.ledger`).
 """
 
 import os
