@@ -50,7 +50,7 @@ class _Guided:
         self._scale = job.options.guidance_scale
         encoded = Branches(job.transformer, conditions, job.options)
         branches = [encoded.conditional(), encoded.empty()] if self._scale > 1 else [encoded.conditional()]
-        self._velocities = BranchedVelocity(job.transformer, branches, job.frames, job.compat)
+        self._velocities = BranchedVelocity(job.transformer, branches, job.frames)
 
     def __call__(self, x: Tensor, sigma: float, guidance: ProjectedGuidance) -> Tensor:
         if self._scale <= 1:

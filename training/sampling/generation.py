@@ -5,7 +5,6 @@ from torch import Tensor
 from training.sampling.job import SamplingJob
 from training.sampling.noise import SeededNoise, mixture
 from training.sampling.schedules import chosen_grid, shifted, sigma_grid
-from training.sampling.solvers import Euler, Heun, Pingpong, Solver
 
 
 def text2music(job: SamplingJob) -> Tensor:
@@ -39,16 +38,6 @@ def _solve(job: SamplingJob, x: Tensor, sigmas: list[float], noise: SeededNoise)
     steps = len(sigmas) - 1
     velocity = job.velocity(steps, job.frames)
     latents = x
-    for index, latents in enumerate(_solver(job, noise)(x, sigmas, velocity), 1):
+    for index, latents in enumerate(job.solver(noise)(x, sigmas, velocity), 1):
         job.report(index, steps, latents)
     return latents
-
-
-def _solver(job: SamplingJob, noise: SeededNoise) -> Solver:
-    omega = job.options.omega_scale
-    if job.options.scheduler_type == "euler":
-        return Euler(omega, coupled=job.compat)
-    if job.options.scheduler_type == "heun":
-        return Heun(omega, coupled=job.compat)
-    draw = noise.draw_from_first if job.compat else noise.draw
-    return Pingpong(lambda: draw(job.frames))

@@ -4,28 +4,11 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from training.sampling.conditions import Conditions
 from training.sampling.errors import SamplingError
-from training.sampling.options import SOURCED, SamplingOptions, Task
-from training.sampling.window import frames_of
+from training.sampling.options import SOURCED, SamplingOptions
 
 MAX_SEED = 2**63 - 1
-
-
-def asked_task(
-    options: Mapping[str, Any], source: Tensor | None, has_target: bool, add_retake_noise: bool, audio2audio: bool
-) -> Task:
-    """The task that the arguments of `generate_latents` imply."""
-    if has_target:
-        return "edit"
-    if source is None:
-        return "retake" if add_retake_noise else "text2music"
-    if audio2audio:
-        return "audio2audio"
-    beyond = frames_of(options.get("repaint_end") or 0) > source.shape[-1] or options.get("repaint_start", 0) < 0
-    return "extend" if beyond or "extend_left" in options or "extend_right" in options else "repaint"
 
 
 def require_inputs(options: SamplingOptions, source: Any, target: Any) -> None:

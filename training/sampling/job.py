@@ -9,7 +9,9 @@ from training.model import ACEStepTransformer2DModel
 from training.sampling.conditions import Conditions
 from training.sampling.noise import SeededNoise
 from training.sampling.options import SamplingOptions
+from training.sampling.solvers import Euler, Heun, Pingpong, Solver
 from training.sampling.velocity import GuidedVelocity
+from training.sampling.window import Extension
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,6 @@ class SamplingJob:
         retake_seeds: one an item, for the second noise.
         source: float32 latents [B, C, bins, frames] of tasks with a source.
         target: of an edit, what the source is to become.
-        compat: see `Sampler.generate_latents`.
         on_step: called after every step.
     """
 
@@ -52,7 +53,6 @@ class SamplingJob:
     retake_seeds: Sequence[int]
     source: Tensor | None = None
     target: Conditions | None = None
-    compat: bool = False
     on_step: Callable[[Step], None] | None = None
 
     def noise(self) -> SeededNoise:
@@ -65,7 +65,23 @@ class SamplingJob:
 
     def velocity(self, steps: int, frames: int) -> GuidedVelocity:
         """The guided velocity of latents of `frames` over a run of `steps`."""
-        return GuidedVelocity(self.transformer, self.conditions, self.options, steps, frames, self.compat)
+        return GuidedVelocity(self.transformer, self.conditions, self.options, steps, frames)
+
+    def solver(self, noise: SeededNoise) -> Solver:
+        """The solver that the options name; pingpong draws its fresh noise from `noise`."""
+        if self.options.scheduler_type == "euler":
+            return Euler(self.options.omega_scale)
+        if self.options.scheduler_type == "heun":
+            return Heun(self.options.omega_scale)
+        return Pingpong(lambda: noise.draw(self.frames))
+
+    def extension(self) -> Extension:
+        """How many frames to add to each side of the source.
+
+        Raises:
+            SamplingError: the options ask for no new frames, or for too many.
+        """
+        return Extension.of(self.options, self.frames)
 
     def report(self, index: int, steps: int, latents: Tensor) -> None:
         """Tell the caller that a step is done."""
@@ -73,5 +89,10 @@ class SamplingJob:
             self.on_step(Step(index, steps, latents))
 
     def _seeded(self, seeds: Sequence[int]) -> SeededNoise:
+        return SeededNoise(seeds, self._shape, self.conditions.text.device)
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        """Channels and bins of the latents."""
         config = self.transformer.config
-        return SeededNoise(seeds, (config["in_channels"], config["max_height"]), self.conditions.text.device)
+        return config["in_channels"], config["max_height"]

@@ -26,11 +26,6 @@ class SeededNoise:
         items = [torch.randn(1, *self._shape, frames, generator=generator) for generator in self._generators]
         return torch.cat(items).to(self._device)
 
-    def draw_from_first(self, frames: int) -> Tensor:
-        """The whole batch from the first item's generator, as the reference does for `pingpong`."""
-        shape = (len(self._generators), *self._shape, frames)
-        return torch.randn(shape, generator=self._generators[0]).to(self._device)
-
 
 def mixture(noise: Tensor, other: Tensor, variance: float) -> Tensor:
     """Noise on the way to other noise, of unit variance all along."""

@@ -41,15 +41,14 @@ def extend(job: SamplingJob) -> Tensor:
         SamplingError: for no new frames, or too many.
     """
     assert job.source is not None
-    extension = Extension.of(job.options, job.frames, job.compat)
+    extension = job.extension()
     sides = [extension]
     if extension.left and extension.right and job.frames + extension.left + extension.right > _LONGEST:
         sides = [Extension(extension.left, 0), Extension(0, extension.right)]
     noise, new = job.noise(), job.retake_noise()
     extended = job.source
     for part, side in enumerate(sides):
-        # The reference takes the new frames' noise from as many as the source has.
-        fresh = new.draw(job.frames if job.compat else side.left + side.right)
+        fresh = new.draw(side.left + side.right)
         extended = _extend(job, extended, noise.draw(extended.shape[-1]), fresh, side, (part, len(sides)))
     return extended
 

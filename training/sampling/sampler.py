@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from training.sampling.conditions import Conditions
 from training.sampling.errors import SamplingError
 from training.sampling.flow_edit import edit
 from training.sampling.generation import audio2audio, retake, text2music
-from training.sampling.inputs import asked_task, for_each, require_fit, require_inputs, seeds_of, several
+from training.sampling.inputs import for_each, require_fit, require_inputs, seeds_of, several
 from training.sampling.job import SamplingJob, Step
 from training.sampling.options import SamplingOptions, Task
 from training.sampling.prompts import TextEncoder, load_text_encoder, make_conditions
@@ -75,6 +75,8 @@ class Sampler:
     Raises:
         SamplingError: the text encoder or the vocabulary is not the transformer's.
     """
+
+    _job: ClassVar[type[SamplingJob]] = SamplingJob
 
     def __init__(
         self,
@@ -228,17 +230,9 @@ class Sampler:
         target_speaker: Tensor | None = None,
         target_lyrics: Tensor | None = None,
         target_lyric_mask: Tensor | None = None,
-        task: Task | None = None,
-        seeds: Sequence[int] | None = None,
-        retake_seeds: Sequence[int] | None = None,
-        seed: int = 1,
-        generator_seed: int = 100,
-        B: int | None = None,  # noqa: N803  its name in the reference's parameters
-        src_latents: Tensor | None = None,
-        ref_latents: Tensor | None = None,
-        add_retake_noise: bool = False,
-        audio2audio_enable: bool = False,
-        compat: bool = False,
+        source: Tensor | None = None,
+        seeds: int | Sequence[int] = 1,
+        retake_seeds: int | Sequence[int] = 100,
         on_step: Callable[[Step], None] | None = None,
         **options: Any,
     ) -> Tensor:
@@ -257,18 +251,9 @@ class Sampler:
             target_speaker: see `target_text`.
             target_lyrics: see `target_text`.
             target_lyric_mask: see `target_text`.
-            task: by default what the other arguments ask for.
-            seeds: one an item; `seed` and those after it if None.
-            retake_seeds: one an item; `generator_seed` and those after it if None.
-            seed: see `seeds`.
-            generator_seed: see `retake_seeds`.
-            B: sample this many songs of conditions for one.
-            src_latents: the source [1 or B, C, bins, frames] of repaint, extend and edit.
-            ref_latents: the source of audio2audio.
-            add_retake_noise: whether a run without source is a retake, where `task` leaves it open.
-            audio2audio_enable: whether a run with source is audio2audio, where `task` leaves it open.
-            compat: compute as the reference does where it couples the items of a batch (the mean of a step, pingpong's
-                noise, padding) or miscounts an extension to both sides.
+            source: latents [1 or B, C, bins, frames] that repaint, extend, edit and audio2audio start from.
+            seeds: one per song, or the first of consecutive ones.
+            retake_seeds: the same for the second noise, of retake, repaint, extend and edit.
             on_step: called after every step.
             **options: `SamplingOptions`.
 
@@ -278,11 +263,7 @@ class Sampler:
         Raises:
             SamplingError: what does not fit together; pydantic's ValidationError for options out of range.
         """
-        source = ref_latents if src_latents is None else src_latents
-        chosen = SamplingOptions(
-            task=task or asked_task(options, source, target_text is not None, add_retake_noise, audio2audio_enable),
-            **options,
-        )
+        chosen = SamplingOptions(**options)
         require_inputs(chosen, source, target_text)
         given = self._encoded(text, text_mask, speaker, lyrics, lyric_mask, text_null)
         target = None
@@ -291,20 +272,15 @@ class Sampler:
             other_mask = lyric_mask if target_lyrics is None else target_lyric_mask
             other_speaker = speaker if target_speaker is None else target_speaker
             target = self._encoded(target_text, target_text_mask, other_speaker, other_lyrics, other_mask)
-        if B is not None and given.batch_size != B:
-            if given.batch_size != 1:
-                raise SamplingError(f"B is {B}, but the conditions are for {given.batch_size} songs")
-            given, target = given.repeat(B), target and target.repeat(B)
-        items = given.batch_size
+        songs = given.batch_size
         return self._sample(
             given,
             chosen,
             frames_of(chosen.duration) if source is None else source.shape[-1],
-            seeds_of(seed if seeds is None else seeds, items),
-            seeds_of(generator_seed if retake_seeds is None else retake_seeds, items),
+            seeds_of(seeds, songs),
+            seeds_of(retake_seeds, songs),
             source=source,
             target=target,
-            compat=compat,
             on_step=on_step,
         )
 
@@ -319,7 +295,6 @@ class Sampler:
         *,
         source: Tensor | None,
         target: Conditions | None,
-        compat: bool = False,
         on_step: Callable[[Step], None] | None,
     ) -> Tensor:
         items = conditions.batch_size
@@ -332,7 +307,7 @@ class Sampler:
             source = self._expanded(source, items)
         dtype = self.transformer.dtype
         with self._at_work(self.transformer):
-            job = SamplingJob(
+            job = self._job(
                 transformer=self.transformer,
                 conditions=conditions.to(self.device, dtype),
                 options=options,
@@ -341,7 +316,6 @@ class Sampler:
                 retake_seeds=retake_seeds,
                 source=source,
                 target=None if target is None else target.to(self.device, dtype),
-                compat=compat,
                 on_step=on_step,
             )
             return _TASKS[options.task](job)

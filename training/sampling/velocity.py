@@ -113,17 +113,14 @@ class BranchedVelocity:
         transformer: the model.
         branches: equally padded; the first is the one that `first` computes.
         frames: of the latents.
-        compat: of the transformer's `prepare`.
     """
 
-    def __init__(
-        self, transformer: ACEStepTransformer2DModel, branches: Sequence[Branch], frames: int, compat: bool = False
-    ) -> None:
+    def __init__(self, transformer: ACEStepTransformer2DModel, branches: Sequence[Branch], frames: int) -> None:
         self._transformer = transformer
         self._branches = len(branches)
         states = torch.cat([branch.states for branch in branches])
         mask = torch.cat([branch.mask for branch in branches])
-        self._all = transformer.prepare(mask.new_ones(len(states), frames), states, mask, compat=compat)
+        self._all = transformer.prepare(mask.new_ones(len(states), frames), states, mask)
         self._first = self._all.select(slice(len(branches[0].states)))
         self._query_scale = self._weak_blocks(branches) if any(branch.weakened for branch in branches) else None
 
@@ -157,7 +154,6 @@ class GuidedVelocity:
         options: guidance and its interval.
         steps: of the run, which the interval is a share of.
         frames: of the latents.
-        compat: see `generate_latents`.
     """
 
     def __init__(
@@ -167,7 +163,6 @@ class GuidedVelocity:
         options: SamplingOptions,
         steps: int,
         frames: int,
-        compat: bool = False,
     ) -> None:
         self._options = options
         self._interval = Interval.of(options, steps)
@@ -178,7 +173,7 @@ class GuidedVelocity:
             branches.append(encoded.text_only())
         if options.guided:
             branches.append(encoded.unconditional())
-        self._velocities = BranchedVelocity(transformer, branches, frames, compat)
+        self._velocities = BranchedVelocity(transformer, branches, frames)
 
     def __call__(self, x: Tensor, index: int, sigma: float) -> Tensor:
         """The velocity [B, C, bins, T] of latents at a noise level, at the run's `index`-th evaluation."""

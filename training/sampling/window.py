@@ -49,17 +49,15 @@ class Extension:
     right: int
 
     @classmethod
-    def of(cls, options: SamplingOptions, frames: int, compat: bool) -> "Extension":
+    def of(cls, options: SamplingOptions, frames: int) -> "Extension":
         """What `extend_left` and `extend_right`, or a repaint window that leaves the source, ask for.
-
-        The reference counts the window's end from the extended beginning: `compat` loses the left frames on the right.
 
         Raises:
             SamplingError: nothing is asked for, or too much.
         """
         beyond = 0 if options.repaint_end is None else frames_of(options.repaint_end) - frames
         left = max(frames_of(options.extend_left), -frames_of(options.repaint_start))
-        right = max(frames_of(options.extend_right), beyond - left if compat else beyond, 0)
+        right = max(frames_of(options.extend_right), beyond, 0)
         if not left and not right:
             raise SamplingError("nothing to extend: set extend_left or extend_right to the seconds to add")
         if max(left, right) > frames_of(_MOST_NEW_S):
