@@ -119,7 +119,7 @@ def dit_command(
     presets = _names(preset)
     with guarded("interrupted; the same command goes on from the last checkpoint"):
         # Here, for torch takes seconds to import and the other commands do without.
-        from pipeline.train.dit import prepare, reckon, train
+        from pipeline.train.dit import estimate_memory, prepare, train
         from pipeline.train.dit_config import build_config
 
         if out is None:
@@ -130,12 +130,14 @@ def dit_command(
         run = prepare(
             settings, out, from_audio=from_audio, codec=codec, device=device, workers=workers, readers=readers
         )
-        reckoned = reckon(run) if run.step < settings.steps else None
+        memory = estimate_memory(run) if run.step < settings.steps else None
         if not quiet:
-            _show_start(run, reckoned)
+            _show_start(run, memory)
         with naming(out):
-            complete = train(run, presets=presets, reckoned=reckoned, progress=not quiet)
-    train_options.end(run, complete=complete, as_json=as_json, out=out, figure=", held out {validation/loss:.4f}")
+            complete = train(run, presets=presets, memory=memory, progress=not quiet)
+    train_options.report_end(
+        run, complete=complete, as_json=as_json, out=out, figure=", held out {validation/loss:.4f}"
+    )
 
 
 @app.command("export")
@@ -211,7 +213,7 @@ def export_command(
     typer.echo(str(written))
 
 
-def _show_start(run: "Run", reckoned: "MemoryEstimate | None") -> None:
+def _show_start(run: "Run", memory: "MemoryEstimate | None") -> None:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     seconds = float(run.songs.column("frames").sum()) * 4096 / 44100
     on = f"{run.workers} workers, each on {run.device}" if run.workers > 1 else run.device
@@ -221,18 +223,18 @@ def _show_start(run: "Run", reckoned: "MemoryEstimate | None") -> None:
         console.print(f"  {count} left out: {why}", markup=False)
     if run.step:
         console.print(f"going on from step {run.step} of {run.config.steps}")
-    if reckoned:
+    if memory:
         console.print(
-            f"{reckoned.parameters / 1e6:,.1f} M weights, {reckoned.trained / 1e6:,.1f} M trained; the largest batch "
-            f"takes about {gigabytes(reckoned)}"
+            f"{memory.parameters / 1e6:,.1f} M weights, {memory.trained / 1e6:,.1f} M trained; the largest batch "
+            f"takes about {gigabytes(memory)}"
         )
 
 
-def gigabytes(reckoned: "MemoryEstimate") -> str:
+def gigabytes(memory: "MemoryEstimate") -> str:
     """An estimate as a user reads it."""
     parts = ("weights", "gradients", "optimizer", "activations")
-    told = ", ".join(f"{part} {getattr(reckoned, part) / 1e9:.2f}" for part in parts)
-    return f"{reckoned.total / 1e9:.2f} GB: {told}"
+    by_part = ", ".join(f"{part} {getattr(memory, part) / 1e9:.2f}" for part in parts)
+    return f"{memory.total / 1e9:.2f} GB: {by_part}"
 
 
 def _names(text: str) -> list[str]:

@@ -98,7 +98,7 @@ def autoencoder_command(
         with naming(out):
             complete = train(run, progress=not quiet)
     figure = ", {validation/mel_distance_db:.2f} dB held out"
-    train_options.end(run, complete=complete, as_json=as_json, out=out, figure=figure, digits=5)
+    train_options.report_end(run, complete=complete, as_json=as_json, out=out, figure=figure, digits=5)
 
 
 def _show_start(run: "AutoencoderRun") -> None:

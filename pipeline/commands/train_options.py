@@ -60,7 +60,7 @@ class Run(Protocol):
         """A `training.checkpoints.released_layout.RunFolder`, whose module imports torch."""
 
 
-def end(run: Run, *, complete: bool, as_json: bool, out: Path, figure: str, digits: int = 4) -> None:
+def report_end(run: Run, *, complete: bool, as_json: bool, out: Path, figure: str, digits: int = 4) -> None:
     """Say how a run ended.
 
     Args:
@@ -78,7 +78,7 @@ def end(run: Run, *, complete: bool, as_json: bool, out: Path, figure: str, digi
         typer.echo(json.dumps(last, indent=2))
         return
     try:
-        told = figure.format(**last)
+        extra = figure.format(**last)
     except KeyError:
-        told = ""
-    typer.echo(f"{out}: {run.step} steps, loss {last['loss']:.{digits}f}{told}; see {run.folder.root / 'README.md'}")
+        extra = ""
+    typer.echo(f"{out}: {run.step} steps, loss {last['loss']:.{digits}f}{extra}; see {run.folder.root / 'README.md'}")

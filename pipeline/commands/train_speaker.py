@@ -102,7 +102,7 @@ def speaker_command(
         with naming(out):
             complete = train(run, progress=not quiet)
     figure = ", equal error rate {validation/eer:.3f}"
-    train_options.end(run, complete=complete, as_json=as_json, out=out, figure=figure)
+    train_options.report_end(run, complete=complete, as_json=as_json, out=out, figure=figure)
 
 
 def _show_start(run: "SpeakerRun") -> None:

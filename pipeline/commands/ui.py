@@ -64,11 +64,11 @@ def ui_command(
 def _serve(given: Mapping[str, Any], port: int | None, browser: bool) -> None:
     # Here, for torch and Gradio take seconds to import and the other commands do without.
     from pipeline.sampling.config import build_config, resolve
-    from pipeline.sampling.sample import load, told
+    from pipeline.sampling.sample import load, user_errors
     from pipeline.ui.page import Page, private_folder, serve
 
     config = resolve(build_config({}, {**given, **_ASKED_ON_THE_PAGE}))
-    with told():
+    with user_errors():
         sampler = load(config)
     with private_folder() as folder:
         page = Page(sampler, config.model_dump(mode="json", include=_SETTINGS), folder)

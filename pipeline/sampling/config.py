@@ -194,7 +194,7 @@ def build_config(settings: Mapping[str, Any], given: Mapping[str, Any]) -> Sampl
     try:
         return SampleConfig.model_validate({**merged, **given})
     except ValidationError as error:
-        raise UsageProblem("\n       ".join(_told(problem) for problem in error.errors())) from error
+        raise UsageProblem("\n       ".join(_format_problem(problem) for problem in error.errors())) from error
 
 
 def resolve(config: SampleConfig) -> SampleConfig:
@@ -260,7 +260,7 @@ def _alone(settings: dict[str, Any]) -> dict[str, Any]:
     return {**settings, **single, "item": None}
 
 
-def _told(problem: Mapping[str, Any]) -> str:
+def _format_problem(problem: Mapping[str, Any]) -> str:
     message = in_flags(problem["msg"].removeprefix("Value error, "))
     if not problem["loc"]:
         return message

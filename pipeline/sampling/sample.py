@@ -58,7 +58,7 @@ def outputs(config: SampleConfig, overwrite: bool = False) -> dict[int, Path]:
     }
     if len(set(paths.values())) < len(paths):
         raise UsageProblem(f"--out {config.out}: songs with the same seed would have the same name; use {{n}}")
-    with told():
+    with user_errors():
         for path in paths.values():
             audio_format(path)
     for path in paths.values():
@@ -117,7 +117,7 @@ def sample(
         UsageProblem: settings that the sampler refuses.
         DataProblem: a checkpoint or model that cannot be used.
     """
-    with told():
+    with user_errors():
         _compute_alike(config)
         watch("loading", 0, 0)
         started = time.perf_counter()
@@ -130,7 +130,7 @@ def sample(
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def user_errors() -> Iterator[None]:
     """Turn what a user can mend into the pipeline's own errors, in the command line's words."""
     try:
         yield

@@ -121,7 +121,7 @@ class AudioFeatures:
         self._models = {stage.column: stage.model for stage in features}
         self._sizes = _sizes(sample, ssl)
 
-    def facts(self, unit: Unit, config: DataConfig) -> FeatureSummary:
+    def summarize(self, unit: Unit, config: DataConfig) -> FeatureSummary:
         """Which rows can be made, and how long they will be: curation has decoded these very bytes before."""
         rows = read_rows(unit.shard, ["audio.duration_s", "audio.sample_rate_hz", "caption"])
         frames = [planned_frames(audio) for audio in rows["audio"].to_pylist()]

@@ -93,7 +93,7 @@ def _maker(config: TrainConfig, codec: Path | None) -> FeatureMaker:
     return features_from_audio(config.data, codec, ModelStore())
 
 
-def reckon(run: Run) -> MemoryEstimate:
+def estimate_memory(run: Run) -> MemoryEstimate:
     """The memory that the largest batch will take.
 
     Raises:
@@ -109,7 +109,7 @@ def reckon(run: Run) -> MemoryEstimate:
     return estimate(run.config, transformer, run.songs.widths, frames, lyric_ids)
 
 
-def train(run: Run, *, presets: list[str], reckoned: MemoryEstimate | None, progress: bool = True) -> bool:
+def train(run: Run, *, presets: list[str], memory: MemoryEstimate | None, progress: bool = True) -> bool:
     """Take the steps that are left and write the card; whether all are taken, or the user stopped before.
 
     Raises:
@@ -124,7 +124,7 @@ def train(run: Run, *, presets: list[str], reckoned: MemoryEstimate | None, prog
                 _train_together(run)
             else:
                 _train_here(run)
-    write_card(folder, run.config, run.songs, run.workers, reckoned)
+    write_card(folder, run.config, run.songs, run.workers, memory)
     return run.step >= steps
 
 

@@ -14,7 +14,7 @@ from stages.lyric_tokens import load_vocabulary
 from stages.text.bpe import BUILT_IN
 from training.dit.config import TrainConfig
 from training.dit.presets import PRESETS, SIZES
-from training.dit.previews import SamplesConfig
+from training.dit.previews import PreviewsConfig
 
 # Flags and the settings they stand for; all others are reached by --set.
 FLAGS = {
@@ -74,10 +74,12 @@ def _with_full_paths(config: TrainConfig) -> TrainConfig:
     """The same from any working folder, that of a worker or of the next start."""
     checkpoint = config.checkpoint.resolve() if config.checkpoint else None
     data = config.data.model_copy(update={"datasets": tuple(path.resolve() for path in config.data.datasets)})
-    return config.model_copy(update={"data": data, "checkpoint": checkpoint, "samples": _heard(config.samples)})
+    return config.model_copy(
+        update={"data": data, "checkpoint": checkpoint, "samples": _with_full_sample_paths(config.samples)}
+    )
 
 
-def _heard(samples: SamplesConfig | None) -> SamplesConfig | None:
+def _with_full_sample_paths(samples: PreviewsConfig | None) -> PreviewsConfig | None:
     if samples is None:
         return None
     paths = {name: getattr(samples, name) for name in ("codec", "text_encoder", "vocabulary")}

@@ -92,7 +92,7 @@ class _Bar:
         self._progress.start()
 
     def update(self, figures: Figures) -> None:
-        self._progress.update(self._task, completed=figures["step"], figures=_told(figures))
+        self._progress.update(self._task, completed=figures["step"], figures=_format_figures(figures))
 
     def close(self) -> None:
         self._progress.stop()
@@ -111,13 +111,15 @@ class _Lines:
         self._last_line = now
         left = (self._steps - step) * (now - self._began) / max(1, step - self._first)
         eta = f", ETA {left:.0f} s" if step < self._steps else ""
-        self._console.print(f"step {step}/{self._steps}: {_told(figures)}{eta}", highlight=False, soft_wrap=True)
+        self._console.print(
+            f"step {step}/{self._steps}: {_format_figures(figures)}{eta}", highlight=False, soft_wrap=True
+        )
 
     def close(self) -> None:
         pass
 
 
-def _told(figures: Figures) -> str:
+def _format_figures(figures: Figures) -> str:
     validation = f", held out {figures['validation/loss']:.4f}" if "validation/loss" in figures else ""
     rate = next((name for name in figures if name.endswith("_per_s")), None)
     speed = f", {figures[rate]:.1f} {rate.removesuffix('_per_s')}/s" if rate else ""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import UsageProblem
-from training.run.base_trainer import Loop
+from training.run.base_trainer import BaseTrainer
 
 
 def find_device(asked: str) -> str:
@@ -25,7 +25,7 @@ def find_device(asked: str) -> str:
 
 
 @contextmanager
-def stopped_gently(loop: Loop) -> Iterator[None]:
+def stopped_gently(loop: BaseTrainer) -> Iterator[None]:
     """The first Ctrl-C, or a scheduler's SIGTERM, lets the step end and saves; the second Ctrl-C does not wait."""
     plain = signal.getsignal(signal.SIGINT)
 

@@ -45,7 +45,7 @@ def read_settings(
     try:
         return kind.model_validate(settings)
     except ValidationError as error:
-        told = [_told(problem, kind, names) for problem in error.errors()]
+        told = [_format_problem(problem, kind, names) for problem in error.errors()]
         raise UsageProblem("\n       ".join(told)) from error
 
 
@@ -86,7 +86,7 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def _told(problem: Mapping[str, Any], kind: type[BaseModel], names: Mapping[str, str]) -> str:
+def _format_problem(problem: Mapping[str, Any], kind: type[BaseModel], names: Mapping[str, str]) -> str:
     """A problem of pydantic's by the flag of its setting, or as it is where several settings do not fit together."""
     message = problem["msg"].removeprefix("Value error, ")
     if not problem["loc"]:

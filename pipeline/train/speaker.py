@@ -17,7 +17,7 @@ from training.run.provenance import note_tracks
 from training.run.run_folder import RunFolder, RunProblem
 from training.run.tensorboard import TensorBoard
 from training.speaker.config import SpeakerConfig
-from training.speaker.segments import Segments
+from training.speaker.segment_store import SegmentStore
 from training.speaker.trainer import SEGMENTS, SpeakerTrainer, frame_hz
 from training.speaker.voices import Voices
 
@@ -46,7 +46,7 @@ class SpeakerRun:
     @property
     def failed(self) -> dict[str, str]:
         """Songs without segments: track id -> why."""
-        return Segments(self.folder.root / SEGMENTS).failed()
+        return SegmentStore(self.folder.root / SEGMENTS).failed()
 
 
 def prepare(
@@ -72,7 +72,7 @@ def prepare(
     with config_errors_reported():
         folder = RunFolder(out)
         folder.prepare(config.model_dump(mode="json"))
-        segments = Segments(out / SEGMENTS)
+        segments = SegmentStore(out / SEGMENTS)
         if not folder.steps():
             songs = sung_songs(config.data)
             if len({song.label for song in songs}) < 2:
@@ -85,7 +85,7 @@ def prepare(
         return SpeakerRun(config, folder, Voices(segments, config.data, frame_hz(encoder)), found)
 
 
-def _require_voices(segments: Segments) -> None:
+def _require_voices(segments: SegmentStore) -> None:
     """Say why songs failed where too few singers are left for that."""
     failed, heard = segments.failed(), {song.label for song in segments.songs() if song.segments}
     if failed and len(heard) < 2:
@@ -105,7 +105,7 @@ def train(run: SpeakerRun, *, progress: bool = True) -> bool:
     """
     steps = run.config.steps
     if run.step < steps:
-        note_tracks(run.folder.root, (song.track_id for song in Segments(run.folder.root / SEGMENTS).songs()))
+        note_tracks(run.folder.root, (song.track_id for song in SegmentStore(run.folder.root / SEGMENTS).songs()))
         with (
             config_errors_reported(),
             shown(run.folder.metrics, run.step, steps, enabled=progress),

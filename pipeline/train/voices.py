@@ -30,7 +30,7 @@ from stages.nets.omni_scale import SpeakerEncoder
 from stages.registry import stage_class
 from stages.signal.voice_activity import voiced_segments
 from training.speaker.config import VoicesConfig
-from training.speaker.segments import Segments, Voice
+from training.speaker.segment_store import SegmentStore, Voice
 
 _VOCALS, _STEM = "vocals", "vocal_stem"
 _FRONT_END = ("sampling_rate", "n_fft", "win_length", "hop_length", "f_min", "f_max", "n_mels")
@@ -72,7 +72,7 @@ def sung_songs(config: VoicesConfig) -> list[SungSong]:
 
 
 def prepare_voices(
-    segments: Segments,
+    segments: SegmentStore,
     songs: Sequence[SungSong],
     encoder: SpeakerEncoder,
     *,
@@ -97,12 +97,12 @@ def prepare_voices(
     recipes = {dataset: separation.recipe for dataset, separation in separations.items()}
     due = [song for song in songs if not _stored(segments, song, recipes)]
     jobs = [_Job(song.track_id, separations[song.dataset]) for song in due]
-    made = _shown(_separated(jobs, segments.folder, min(workers, len(jobs))), len(jobs), progress)
+    made = _with_progress(_separate_all(jobs, segments.folder, min(workers, len(jobs))), len(jobs), progress)
     failed = {track_id: problem for track_id, problem in made if problem}
     segments.choose([song for song in (_stored(segments, song, recipes) for song in songs) if song], failed)
 
 
-def _stored(segments: Segments, song: SungSong, recipes: Mapping[Path, str]) -> Voice | None:
+def _stored(segments: SegmentStore, song: SungSong, recipes: Mapping[Path, str]) -> Voice | None:
     return segments.find(song.track_id, recipes[song.dataset], label=song.label, license=song.license)
 
 
@@ -197,7 +197,7 @@ class _Job:
     separation: _Separation
 
 
-class _Separator:
+class _SongSeparator:
     """Songs of a dataset to segments."""
 
     def __init__(self, separation: _Separation) -> None:
@@ -217,18 +217,18 @@ class _Separator:
         return [self._encoder.log_mel(torch.from_numpy(segment)[None])[0].numpy() for segment in voice]
 
 
-class _Workshop:
+class _SeparationWorker:
     """Does jobs one after the other; models are loaded once."""
 
     def __init__(self, folder: Path) -> None:
-        self._segments = Segments(folder)
-        self._separators: dict[Path, _Separator] = {}
+        self._segments = SegmentStore(folder)
+        self._separators: dict[Path, _SongSeparator] = {}
 
     def __call__(self, job: _Job) -> tuple[str, str | None]:
         """Make the segments of a song; its track id and what went wrong."""
         dataset = job.separation.dataset
         if dataset not in self._separators:
-            self._separators[dataset] = _Separator(job.separation)
+            self._separators[dataset] = _SongSeparator(job.separation)
         try:
             voice = self._separators[dataset](job.track_id)
         except Exception as error:  # a song costs a line, whatever it does to a decoder or a network
@@ -237,11 +237,11 @@ class _Workshop:
         return job.track_id, None
 
 
-def _separated(jobs: Sequence[_Job], folder: Path, workers: int) -> Iterator[tuple[str, str | None]]:
+def _separate_all(jobs: Sequence[_Job], folder: Path, workers: int) -> Iterator[tuple[str, str | None]]:
     if workers <= 1:
-        yield from map(_Workshop(folder), jobs)
+        yield from map(_SeparationWorker(folder), jobs)
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _open_workshop, (folder,))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (folder,))
     try:
         for done in as_completed([pool.submit(_work, job) for job in jobs]):
             yield done.result()
@@ -253,20 +253,22 @@ def _separated(jobs: Sequence[_Job], folder: Path, workers: int) -> Iterator[tup
         pool.shutdown(cancel_futures=True)
 
 
-_workshop: _Workshop  # of a worker process
+_worker: _SeparationWorker  # of a worker process
 
 
-def _open_workshop(folder: Path) -> None:
-    global _workshop
+def _start_worker(folder: Path) -> None:
+    global _worker
     torch.set_num_threads(1)
-    _workshop = _Workshop(folder)
+    _worker = _SeparationWorker(folder)
 
 
 def _work(job: _Job) -> tuple[str, str | None]:
-    return _workshop(job)
+    return _worker(job)
 
 
-def _shown(made: Iterator[tuple[str, str | None]], total: int, enabled: bool) -> Iterator[tuple[str, str | None]]:
+def _with_progress(
+    made: Iterator[tuple[str, str | None]], total: int, enabled: bool
+) -> Iterator[tuple[str, str | None]]:
     """What is made, with a live bar on a terminal and a line now and then elsewhere."""
     console = Console(stderr=True)
     if not enabled or not total:

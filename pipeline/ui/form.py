@@ -73,7 +73,7 @@ class Form:
                 given[f"{name}s"] = secrets.randbelow(_MAX_SEED) if seed is None or name in drawn else int(seed)
         return {"prompt": "", **given}
 
-    def told(self, error: SamplingError | ValidationError) -> str:
+    def format_error(self, error: SamplingError | ValidationError) -> str:
         """An error in the words of the page: with the labels of the fields that it names."""
         labels = {name: f"“{component.label}”" for name, component in self.fields.items()}
         if isinstance(error, ValidationError):

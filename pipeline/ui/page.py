@@ -147,7 +147,7 @@ class Page:
         except _Stopped:
             raise _problem("Stopped") from None
         except (SamplingError, ValidationError) as error:
-            raise _problem(self._form.told(error).replace(f"{self._folder}{os.sep}", "")) from error
+            raise _problem(self._form.format_error(error).replace(f"{self._folder}{os.sep}", "")) from error
         except torch.cuda.OutOfMemoryError as error:
             raise _problem("The GPU's memory is too small: try a shorter duration, --offload or --int8") from error
 

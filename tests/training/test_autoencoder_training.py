@@ -30,13 +30,13 @@ from tests.support.command import asked, environment
 from tests.support.places import ROOT
 from tests.support.tracks import load, measure
 from training.autoencoder.config import AutoencoderTrainConfig
+from training.autoencoder.crops import CropOrder, spread, whole_frames
 from training.autoencoder.discriminator import (
     PatchDiscriminator,
     adaptive_weight,
     adversarial_loss,
     discriminator_loss,
 )
-from training.autoencoder.excerpts import CropOrder, spread, whole_frames
 from training.autoencoder.latent_norm import LatentNorm, fold
 from training.autoencoder.model import NoSuchModel, SpectrogramAutoencoder, StereoMel, as_latents, build_model
 from training.autoencoder.phases import set_phase, trained_parts

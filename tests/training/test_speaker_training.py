@@ -42,7 +42,7 @@ from training.run.optimizer import OptimizerConfig
 from training.run.run_folder import RunFolder, RunProblem
 from training.speaker.config import SpeakerConfig, SpeakerObjectiveConfig
 from training.speaker.objective import additive_margin_softmax, speaker_losses, supervised_contrastive
-from training.speaker.segments import Segments
+from training.speaker.segment_store import SegmentStore
 from training.speaker.trainer import SEGMENTS, SpeakerTrainer, pair_figures
 from training.speaker.verification import area_under_curve, equal_error_rate
 from training.speaker.voices import Voices
@@ -193,7 +193,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with random voices: 8 singers, each with a spectrum of his own, two songs each, segments of 2 to 4 s."""
     folder = tmp_path_factory.mktemp("voices")
     rng = np.random.default_rng(0)
-    segments = Segments(folder / SEGMENTS)
+    segments = SegmentStore(folder / SEGMENTS)
     songs = []
     for singer in range(8):
         spectrum = rng.standard_normal((80, 1))
@@ -234,7 +234,7 @@ def _losses(folder: Path) -> list[tuple[float, ...]]:
 
 class TestBatches:
     def _voices(self, run: Path, **changes: Any) -> Voices:
-        return Voices(Segments(run / SEGMENTS), _config(data=changes).data, FRAME_HZ)
+        return Voices(SegmentStore(run / SEGMENTS), _config(data=changes).data, FRAME_HZ)
 
     def test_follow_from_seed_and_step_alone(self, run: Path) -> None:
         voices = self._voices(run)
@@ -283,7 +283,7 @@ class TestBatches:
 
     @pytest.mark.parametrize(("singers", "able", "held_out"), [(100, 9, 9), (6, 6, 4), (4, 2, 2), (3, 3, 0), (9, 1, 0)])
     def test_as_many_are_held_out_as_can_be(self, singers: int, able: int, held_out: int, tmp_path: Path) -> None:
-        segments, songs = Segments(tmp_path), []
+        segments, songs = SegmentStore(tmp_path), []
         for number in range(singers):
             segments.add(f"{number}", "", [np.zeros((80, 300))] * (1 + (number < able)))
             songs.append(segments.find(f"{number}", "", label=f"singer {number}"))
@@ -294,7 +294,7 @@ class TestBatches:
         assert len(voices.singers) == singers - held_out
 
     def test_one_singer_is_not_enough(self, tmp_path: Path) -> None:
-        segments = Segments(tmp_path)
+        segments = SegmentStore(tmp_path)
         segments.add("a", "", [np.zeros((80, 300))])
         segments.choose([song for song in [segments.find("a", "", label="x")] if song], {})
         with pytest.raises(RunProblem, match="1 singer to learn from: at least two"):
@@ -339,7 +339,7 @@ class TestARun:
 
     def test_goes_on_with_the_same_voices_only(self, run: Path, tmp_path: Path) -> None:
         folder = tmp_path / "run"
-        segments = Segments(folder / SEGMENTS)
+        segments = SegmentStore(folder / SEGMENTS)
         songs = []
         for name in "abc":
             segments.add(name, "", [np.random.default_rng(ord(name)).standard_normal((80, 300))] * 2)
@@ -351,7 +351,7 @@ class TestARun:
             SpeakerTrainer(_config(steps=4, validate_every=0), folder)
 
     def test_a_damaged_voice_is_named(self, run: Path, tmp_path: Path) -> None:
-        segments = Segments(tmp_path)
+        segments = SegmentStore(tmp_path)
         segments.add("a", "", [np.zeros((80, 300))])
         song = segments.find("a", "", label="x")
         assert song
@@ -365,7 +365,7 @@ def test_learning_tells_real_voices_apart_in_recordings_not_heard(audio: Callabl
     """Nine voices, one a language: two recordings of each to learn from, and a third, which says other things."""
     folder = audio("speech-clips", "")
     encoder = SpeakerEncoder(**TINY)
-    segments, songs, unheard = Segments(tmp_path / SEGMENTS), [], []
+    segments, songs, unheard = SegmentStore(tmp_path / SEGMENTS), [], []
     for number, language in enumerate(sorted(path.name for path in folder.iterdir())):
         for wav in sorted((folder / language).glob("*.wav")):
             voice = _trimmed(soxr.resample(*soundfile.read(wav, dtype="float32"), 24_000))
@@ -520,7 +520,7 @@ class TestTheCommand:
         assert last["step"] == 4
         assert 0 <= last["validation/eer"] <= 1
 
-        songs = Segments(run / SEGMENTS).songs()
+        songs = SegmentStore(run / SEGMENTS).songs()
         assert sorted(song.label for song in songs)[-6:] == ["en", "en", "es", "es", "ja", "ja"]
         unnamed = [song for song in songs if song.label not in CLIPS]
         assert [song.label for song in unnamed] == [song.track_id for song in unnamed]
@@ -547,16 +547,16 @@ class TestTheCommand:
         gone = tmp_path / "gone.wav"
         rows[0]["uri"] = str(gone)
         copy = _write(tmp_path / "songs", rows, {"decode": {}, "vocals": {}})
-        Segments(tmp_path / "run" / SEGMENTS)  # its folder
+        SegmentStore(tmp_path / "run" / SEGMENTS)  # its folder
         voice = np.random.default_rng(0).standard_normal((80, 200))
         stored = tmp_path / "run" / SEGMENTS
         encoder = SpeakerEncoder(**TINY)
         recipe = voices_module._Separation.planned(copy, encoder, ModelStore()).recipe
         for row in rows[1:]:  # as if they had been separated
-            Segments(stored).add(row["track_id"], recipe, [voice])
+            SegmentStore(stored).add(row["track_id"], recipe, [voice])
         said = _trained(copy, settings, tmp_path / "run", "--steps", 2)
         assert "loss" in said
-        failed = Segments(stored).failed()
+        failed = SegmentStore(stored).failed()
         assert list(failed) == [rows[0]["track_id"]]
         assert str(gone) in failed[rows[0]["track_id"]]
         assert str(gone) in (tmp_path / "run" / "README.md").read_text()

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from stages.nets.codec.codec import AUTOENCODER
-from training.run.base_trainer import LoopConfig
+from training.run.base_trainer import BaseTrainConfig
 from training.run.optimizer import OptimizerConfig
 
 PhaseName = Literal["full", "middle", "head"]
@@ -38,7 +38,7 @@ class PhaseConfig(_Config):
     optimizer: OptimizerConfig = OptimizerConfig(warmup_steps=500)
 
 
-class ExcerptsConfig(_Config):
+class CropsConfig(_Config):
     """Which songs, and how excerpts are drawn from them.
 
     Attributes:
@@ -111,7 +111,7 @@ class Moment(NamedTuple):
     step: int
 
 
-class AutoencoderTrainConfig(LoopConfig):
+class AutoencoderTrainConfig(BaseTrainConfig):
     """A run of `songmill train autoencoder`.
 
     Attributes:
@@ -131,7 +131,7 @@ class AutoencoderTrainConfig(LoopConfig):
     """
 
     kind: Literal["autoencoder"] = "autoencoder"
-    data: ExcerptsConfig
+    data: CropsConfig
     checkpoint: Path | None = None
     model: dict[str, Any] = Field(default_factory=dict)
     linear_start: bool = False

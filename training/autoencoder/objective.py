@@ -17,7 +17,7 @@ from training.autoencoder.discriminator import (
 
 
 @dataclass(frozen=True)
-class Losses:
+class AutoencoderLosses:
     """Of a batch.
 
     Attributes:
@@ -29,10 +29,10 @@ class Losses:
     parts: Mapping[str, Tensor]
 
 
-def reconstruction_losses(made: Tensor, music: Tensor, config: ReconstructionConfig) -> Losses:
+def reconstruction_losses(made: Tensor, music: Tensor, config: ReconstructionConfig) -> AutoencoderLosses:
     """Distance of spectrograms."""
     mse, l1 = F.mse_loss(made, music), F.l1_loss(made, music)
-    return Losses(config.mse * mse + config.l1 * l1, {"mse": mse, "l1": l1})
+    return AutoencoderLosses(config.mse * mse + config.l1 * l1, {"mse": mse, "l1": l1})
 
 
 class PatchGan:
@@ -47,15 +47,15 @@ class PatchGan:
         self.discriminator = discriminator
         self._config = config
 
-    def against(self, made: Tensor, reconstruction: Losses, last_layer: Tensor) -> Losses:
+    def against(self, made: Tensor, reconstruction: AutoencoderLosses, last_layer: Tensor) -> AutoencoderLosses:
         """The autoencoder's losses with the adversarial one; the discriminator gets no gradient."""
         self.discriminator.requires_grad_(False)
         adversarial = adversarial_loss(self.discriminator(made), self._config.loss)
         weight = torch.as_tensor(self._config.weight, device=made.device)
         if self._config.adaptive:
             weight = weight * adaptive_weight(reconstruction.total, adversarial, last_layer)
-        told = {"adversarial": adversarial, "adversarial_weight": weight}
-        return Losses(reconstruction.total + weight * adversarial, {**reconstruction.parts, **told})
+        parts = {"adversarial": adversarial, "adversarial_weight": weight}
+        return AutoencoderLosses(reconstruction.total + weight * adversarial, {**reconstruction.parts, **parts})
 
     def discriminate(self, made: Tensor, music: Tensor) -> Tensor:
         """The discriminator's loss; the autoencoder gets no gradient."""

@@ -12,15 +12,15 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 
 from stages.nets.codec.codec import AUTOENCODER
 from training.autoencoder.config import AutoencoderTrainConfig, Moment, PhaseName
+from training.autoencoder.crops import CropOrder, CropReader, read_crops, spread, whole_frames
 from training.autoencoder.discriminator import PatchDiscriminator
-from training.autoencoder.excerpts import CropOrder, CropReader, read_excerpts, spread, whole_frames
 from training.autoencoder.model import SpectrogramAutoencoder, StereoMel, build_model
-from training.autoencoder.objective import Losses, PatchGan, reconstruction_losses
+from training.autoencoder.objective import AutoencoderLosses, PatchGan, reconstruction_losses
 from training.autoencoder.phases import set_phase
 from training.autoencoder.validation import HeldOut
 from training.data.recordings import RATE_HZ, AudioSource, held_out
 from training.dit.memory_estimate import PeakMemory
-from training.run.base_trainer import Figures, Loop
+from training.run.base_trainer import BaseTrainer, Figures
 from training.run.optimizer import build_optimizer, set_learning_rate
 from training.run.run_folder import RunProblem
 
@@ -30,8 +30,8 @@ _HEARD, _HEARD_S = 64, 3.0  # excerpts that a linear start is made of, and their
 _GAN_BETAS = (0.5, 0.9)  # little momentum: the game's target moves
 
 
-class AutoencoderTrainer(Loop):
-    """One run in one process: `Loop` with reconstructions of excerpts.
+class AutoencoderTrainer(BaseTrainer):
+    """One run in one process: `BaseTrainer` with reconstructions of excerpts.
 
     Args:
         config: what to do.
@@ -85,7 +85,7 @@ class AutoencoderTrainer(Loop):
         started = time.perf_counter()
         moment = self.config.moment(self.step)
         self._enter(moment)
-        excerpts = self._excerpts(moment.step)
+        excerpts = self._read_batch(moment.step)
         waited = time.perf_counter() - started
         music = self._mel(excerpts.waveforms.to(self._device))
         with self._autocast():
@@ -157,7 +157,7 @@ class AutoencoderTrainer(Loop):
             length = whole_frames(_HEARD_S)
             samples = [self._audio.recordings[song].samples for song in self._songs]
             places = spread(self._songs, samples, length, _HEARD)
-            model.start_linear(self._mel(read_excerpts(self._audio, places, length).waveforms))
+            model.start_linear(self._mel(read_crops(self._audio, places, length).waveforms))
         return model
 
     def _enter(self, moment: Moment) -> None:
@@ -166,7 +166,7 @@ class AutoencoderTrainer(Loop):
         if name != self._phase:
             self._phase = name
             set_phase(self.model, name)
-            self._excerpts = self._reader(moment)
+            self._read_batch = self._reader(moment)
         set_learning_rate(self._optimizer, step, phase.steps, phase.optimizer)
         for group in self._optimizer.param_groups:
             group["betas"], group["weight_decay"] = phase.optimizer.betas, phase.optimizer.weight_decay
@@ -183,7 +183,7 @@ class AutoencoderTrainer(Loop):
         )
         return CropReader(self._audio, order, length)
 
-    def _descend(self, losses: Losses) -> Tensor:
+    def _descend(self, losses: AutoencoderLosses) -> Tensor:
         self._optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
         clip = self.config.moment(self.step).phase.optimizer.clip

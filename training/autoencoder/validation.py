@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.autoencoder.config import ExcerptsConfig
-from training.autoencoder.excerpts import read_excerpts, spread, whole_frames
+from training.autoencoder.config import CropsConfig
+from training.autoencoder.crops import read_crops, spread, whole_frames
 from training.autoencoder.model import SpectrogramAutoencoder, StereoMel, as_latents
 from training.data.recordings import RATE_HZ, AudioSource
 
@@ -27,12 +27,12 @@ class HeldOut:
         mel: makes spectrograms.
     """
 
-    def __init__(self, audio: AudioSource, songs: list[int], config: ExcerptsConfig, mel: StereoMel) -> None:
+    def __init__(self, audio: AudioSource, songs: list[int], config: CropsConfig, mel: StereoMel) -> None:
         length = whole_frames(config.validation_s)
         samples = [audio.recordings[song].samples for song in songs]
         places = spread(songs, samples, length, config.validation_excerpts) if songs else []
         # One after the other, and on the CPU: they are few, and stay.
-        self._spectrograms = [mel(read_excerpts(audio, [place], length).waveforms) for place in places]
+        self._spectrograms = [mel(read_crops(audio, [place], length).waveforms) for place in places]
         self.names = [
             f"{audio.recordings[place.song].track_id[:8]} at {place.start / RATE_HZ:.0f} s" for place in places
         ]

@@ -33,7 +33,7 @@ class RowSource(Protocol):
 class FeatureMaker(Protocol):
     """Makes the features of songs that have none beside their shards. Pickles, for it goes to worker processes."""
 
-    def facts(self, unit: Unit, config: DataConfig) -> FeatureSummary:
+    def summarize(self, unit: Unit, config: DataConfig) -> FeatureSummary:
         """What the features of a shard's rows will be, known without making them.
 
         Raises:

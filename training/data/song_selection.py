@@ -39,30 +39,32 @@ def open_songs(
     features = ["latents", "text_embedding", *(["ssl"] if config.ssl else [])]
     found, corrupt = find_units(config.datasets, () if maker else features)
     with ThreadPoolExecutor(_READERS) as pool:
-        facts = list(pool.map(lambda unit: _facts_or_problem(unit, config, maker), found))
-    corrupt += [problem for problem in facts if isinstance(problem, CorruptShard)]
+        summaries = list(pool.map(lambda unit: _summary_or_problem(unit, config, maker), found))
+    corrupt += [problem for problem in summaries if isinstance(problem, CorruptShard)]
     if corrupt and config.on_corrupt == "stop":
         raise corrupt[0]
-    units = [unit for unit, fact in zip(found, facts, strict=True) if isinstance(fact, FeatureSummary)]
-    readable = [fact for fact in facts if isinstance(fact, FeatureSummary)]
+    units = [unit for unit, summary in zip(found, summaries, strict=True) if isinstance(summary, FeatureSummary)]
+    readable = [summary for summary in summaries if isinstance(summary, FeatureSummary)]
     if not units:
         raise DatasetProblem("no shard can be read: " + "; ".join(map(str, corrupt)))
-    rows = pa.concat_tables(fact.rows for fact in readable)
+    rows = pa.concat_tables(summary.rows for summary in readable)
     chosen, left_out = _unmarked(_query(units, config.where), units)
     left_out["where"] = rows.num_rows - chosen.num_rows - left_out["marked drop"]
-    table, incomplete = _select(chosen, rows, [fact.rows.num_rows for fact in readable])
+    table, incomplete = _select(chosen, rows, [summary.rows.num_rows for summary in readable])
     left_out = {why: count for why, count in {**left_out, **incomplete}.items() if count}
     if not table.num_rows:
         reasons = ", ".join(f"{count} for {reason}" for reason, count in left_out.items())
         raise DatasetProblem(f"no song is left to train on; left out: {reasons}")
-    made_by = {name: single_value({fact.models[name] for fact in readable}, f"model of {name}") for name in features}
+    made_by = {
+        name: single_value({summary.models[name] for summary in readable}, f"model of {name}") for name in features
+    }
     _check_models(made_by, models or {})
     return SongIndex(table, units, _widths(readable, units), made_by, left_out, corrupt, maker)
 
 
-def _facts_or_problem(unit: Unit, config: DataConfig, maker: FeatureMaker | None) -> FeatureSummary | CorruptShard:
+def _summary_or_problem(unit: Unit, config: DataConfig, maker: FeatureMaker | None) -> FeatureSummary | CorruptShard:
     try:
-        return maker.facts(unit, config) if maker else read_feature_summary(unit, config)
+        return maker.summarize(unit, config) if maker else read_feature_summary(unit, config)
     except CorruptShard as problem:
         return problem
 
@@ -105,12 +107,12 @@ def _dropped(layout: Layout) -> pa.Array:
     return marks["row_id"].combine_chunks()
 
 
-def _select(chosen: pa.Table, facts: pa.Table, unit_rows: Sequence[int]) -> tuple[pa.Table, dict[str, int]]:
+def _select(chosen: pa.Table, features: pa.Table, unit_rows: Sequence[int]) -> tuple[pa.Table, dict[str, int]]:
     """Of the chosen rows those with every feature, each track once, by track id."""
     first = np.concatenate([[0], np.cumsum(unit_rows)])
     places = first[chosen["unit"].to_numpy()] + chosen["row"].to_numpy()
-    for name in facts.column_names:
-        chosen = chosen.append_column(name, facts[name].take(pa.array(places)))
+    for name in features.column_names:
+        chosen = chosen.append_column(name, features[name].take(pa.array(places)))
     lacks = chosen["lacks"]
     left_out = {count["values"]: count["counts"] for count in pc.value_counts(lacks.drop_null()).to_pylist()}
     complete = chosen.filter(pc.is_null(lacks)).drop_columns("lacks")
@@ -128,12 +130,12 @@ def _key(track_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(track_id.encode(), digest_size=8).digest(), "little")
 
 
-def _widths(facts: Sequence[FeatureSummary], units: Sequence[Unit]) -> Widths:
+def _widths(summaries: Sequence[FeatureSummary], units: Sequence[Unit]) -> Widths:
     found: dict[tuple[str, str], Any] = {
         (column, field): single_value(
-            frozenset().union(*(fact.sizes[column, field] for fact in facts)), f"{column}.{field}"
+            frozenset().union(*(summary.sizes[column, field] for summary in summaries)), f"{column}.{field}"
         )
-        for column, field in facts[0].sizes
+        for column, field in summaries[0].sizes
     }
     encoders = [column.removeprefix("ssl.") for column, field in found if field == "rate_hz"]
     return Widths(

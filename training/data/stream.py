@@ -127,7 +127,7 @@ class ShardStream:
         made_by = dict(self.songs.models)
         return {**settings, "world_size": self._world_size, "songs": self.songs.fingerprint(), "models": made_by}
 
-    def _places(self) -> Iterator["_Place"]:
+    def _places(self) -> Iterator["_StreamPosition"]:
         epoch, first = (self.epoch, self.batch) if self._endless else (0, 0)
         while True:
             for step in range(first, len(self.plan(epoch))):
@@ -136,8 +136,8 @@ class ShardStream:
                 return
             epoch, first = epoch + 1, 0
 
-    def _place(self, epoch: int, step: int) -> "_Place":
-        return _Place(epoch, step, self.plan(epoch).steps[step][self._rank].tolist())
+    def _place(self, epoch: int, step: int) -> "_StreamPosition":
+        return _StreamPosition(epoch, step, self.plan(epoch).steps[step][self._rank].tolist())
 
     def _note(self, problems: Mapping[int, CorruptShard]) -> None:
         for problem in problems.values():
@@ -145,7 +145,7 @@ class ShardStream:
                 raise problem
             self.skipped[problem.path] = problem.error
 
-    def _next_readable(self, place: "_Place") -> Batch:
+    def _next_readable(self, place: "_StreamPosition") -> Batch:
         """Instead of a batch of which no song can be read, the rank's next one: all ranks must take every step."""
         reader = _BatchReader(self.songs, self.config)
         steps = len(self.plan(place.epoch))
@@ -167,7 +167,7 @@ class ShardStream:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _StreamPosition:
     """A place in the stream and the songs that it wants."""
 
     epoch: int
@@ -179,7 +179,7 @@ class _Place:
 class _Read:
     """A batch, or None where none of its songs can be read; and the songs that cannot."""
 
-    place: _Place
+    place: _StreamPosition
     batch: Batch | None
     problems: Mapping[int, CorruptShard] = field(default_factory=dict)
 
@@ -193,7 +193,7 @@ class _BatchReader(Dataset[_Read]):
         self._rows: RowSource = maker.rows(songs) if maker else RowReader(songs, config.ssl)
         self._keys, self._frames = songs.column("key"), songs.column("frames")
 
-    def __getitem__(self, place: _Place) -> _Read:
+    def __getitem__(self, place: _StreamPosition) -> _Read:
         samples: dict[int, Sample] = {}
         problems: dict[int, CorruptShard] = {}
         for song, row in self._rows.read(place.songs):

@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from training.data import DataConfig
 from training.dit.objective import ObjectiveConfig
-from training.dit.previews import SamplesConfig
-from training.run.base_trainer import LoopConfig
+from training.dit.previews import PreviewsConfig
+from training.run.base_trainer import BaseTrainConfig
 from training.run.optimizer import OptimizerConfig
 from training.run.parallel import Sharing
 
@@ -31,7 +31,7 @@ class LoraConfig(BaseModel):
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "linear_q", "linear_k", "linear_v")
 
 
-class TrainConfig(LoopConfig):
+class TrainConfig(BaseTrainConfig):
     """A run of `songmill train dit`; `seed` is that of weights, noise and dropout, the order of songs has its own.
 
     Attributes:
@@ -63,4 +63,4 @@ class TrainConfig(LoopConfig):
     compile: bool = False
     sharing: Sharing = "copies"
     ema: float | None = Field(None, gt=0, lt=1)
-    samples: SamplesConfig | None = None
+    samples: PreviewsConfig | None = None

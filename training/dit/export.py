@@ -111,8 +111,8 @@ def _save_lora(trained: dict[str, Tensor], config: TrainConfig, out: Path) -> Pa
     out.mkdir(parents=True, exist_ok=True)
     file = out / LORA_WEIGHT_NAME_SAFE
     settings = {"r": config.lora.rank, "lora_alpha": config.lora.alpha, "target_modules": list(config.lora.targets)}
-    told = {f"transformer.{name}": value for name, value in settings.items()}
-    metadata = {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(told)}
+    peft_config = {f"transformer.{name}": value for name, value in settings.items()}
+    metadata = {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(peft_config)}
     draft = file.with_suffix(".partial")
     weights = {f"transformer.{name.replace('.default.', '.')}": weight for name, weight in trained.items()}
     save_file(weights, draft, metadata)

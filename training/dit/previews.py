@@ -14,7 +14,7 @@ from training.sampling import Sampler, SamplingError, SamplingOptions
 from training.sampling.prompts import load_text_encoder, make_conditions
 
 
-class SamplesConfig(BaseModel):
+class PreviewsConfig(BaseModel):
     """Songs to sample while training.
 
     Attributes:
@@ -40,7 +40,7 @@ class SamplesConfig(BaseModel):
     vocabulary: Path | None = None
 
 
-class Samples:
+class Previews:
     """Songs of a transformer that is being trained. The prompts are encoded once, here.
 
     Args:
@@ -56,7 +56,7 @@ class Samples:
 
     def __init__(
         self,
-        config: SamplesConfig,
+        config: PreviewsConfig,
         transformer: ACEStepTransformer2DModel,
         checkpoint: Path | None,
         device: torch.device,

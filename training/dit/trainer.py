@@ -17,10 +17,10 @@ from training.dit.config import TrainConfig
 from training.dit.flops import peak_flops, training_flops
 from training.dit.memory_estimate import PeakMemory
 from training.dit.objective import Losses, Objective
-from training.dit.previews import Samples
+from training.dit.previews import Previews
 from training.dit.validation import validation_loss
 from training.model import ACEStepTransformer2DModel
-from training.run.base_trainer import Figures, Loop
+from training.run.base_trainer import BaseTrainer, Figures
 from training.run.optimizer import build_optimizer, set_learning_rate
 from training.run.parallel import gradient_sync, parallelize, to_full_tensor
 from training.run.run_folder import RunProblem
@@ -30,8 +30,8 @@ from training.sampling.audio import write_audio
 _TRAINED_ONLY = StateDictOptions(ignore_frozen_params=True)
 
 
-class Trainer(Loop):
-    """One process of a run: `Loop` with the flow-matching objective on songs from shards.
+class Trainer(BaseTrainer):
+    """One process of a run: `BaseTrainer` with the flow-matching objective on songs from shards.
 
     Args:
         config: what to do.
@@ -68,8 +68,8 @@ class Trainer(Loop):
             self._held_out()  # so that a split without songs is told now, and not after the first thousand steps
         torch.manual_seed(config.seed)
         self.transformer = build_transformer(config, self.songs)
-        self._samples = (
-            Samples(config.samples, self.transformer, config.checkpoint, self._device) if config.samples else None
+        self._previews = (
+            Previews(config.samples, self.transformer, config.checkpoint, self._device) if config.samples else None
         )
         self.transformer.to(self._device).train()  # type: ignore[arg-type]  # diffusers' wrapper of `to` loses `self`
         self.model = parallelize(
@@ -170,9 +170,9 @@ class Trainer(Loop):
         return losses
 
     def _sample(self) -> None:
-        assert self._samples is not None
+        assert self._previews is not None
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            songs = self._samples()
+            songs = self._previews()
         if self.rank == 0:
             for number, song in enumerate(songs, 1):
                 path = self.folder.samples / f"step-{self.step:08d}-{number}.flac"

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.model.context import Condition, Memory, Surroundings
+from training.model.context import Condition, KeyValue, SequenceInfo
 from training.model.linear_attention import attend_in_torch
 from training.model.rotary import Rotary, rotate
 
@@ -24,7 +24,7 @@ class LinearAttention(nn.Module):
         self.to_v = nn.Linear(dim, dim)
         self.to_out = nn.Sequential(nn.Linear(dim, dim))
 
-    def forward(self, x: Tensor, around: Surroundings, query_scale: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, around: SequenceInfo, query_scale: Tensor | None = None) -> Tensor:
         """Frames [B, T, D] to [B, T, D]; `query_scale` [B] weakens an item's queries.
 
         Padded frames are neither seen nor see anything: 0 before `to_out`.
@@ -64,12 +64,12 @@ class CrossAttention(nn.Module):
         self.add_v_proj = nn.Linear(dim, dim).requires_grad_(False)
         self.to_add_out = nn.Linear(dim, dim).requires_grad_(False)
 
-    def remember(self, condition: Condition) -> Memory:
+    def project(self, condition: Condition) -> KeyValue:
         """Keys and values of the condition tokens."""
         key = rotate(_heads(self.to_k(condition.states), self.heads), condition.rotary)
-        return Memory(key, _heads(self.to_v(condition.states), self.heads))
+        return KeyValue(key, _heads(self.to_v(condition.states), self.heads))
 
-    def forward(self, x: Tensor, memory: Memory, around: Surroundings, query_scale: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, memory: KeyValue, around: SequenceInfo, query_scale: Tensor | None = None) -> Tensor:
         """Frames [B, T, D] to [B, T, D]; `query_scale` [B] weakens an item's queries.
 
         A padded frame, or one of an item without any condition, attends to nothing: 0 before `to_out`.

@@ -16,7 +16,7 @@ class Condition(NamedTuple):
     rotary: Rotary
 
 
-class Memory(NamedTuple):
+class KeyValue(NamedTuple):
     """The condition tokens as a block's cross-attention reads them, both [B, heads, L, head_dim]."""
 
     key: Tensor  # turned by its position
@@ -24,7 +24,7 @@ class Memory(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class SequenceInfo:
     """What all blocks see besides their hidden states. Masks are boolean; None is a mask without padding."""
 
     frame_mask: Tensor | None  # [B, T]
@@ -34,20 +34,20 @@ class Surroundings:
     attending: Tensor | None  # [B, T]: the frames that see any condition token
 
     @classmethod
-    def of(cls, frame_mask: Tensor, condition_mask: Tensor, rotary: Rotary, *, compat: bool) -> "Surroundings":
+    def of(cls, frame_mask: Tensor, condition_mask: Tensor, rotary: Rotary, *, compat: bool) -> "SequenceInfo":
         """From boolean masks [B, T] and [B, L], without asking a device what they hold."""
         attending = frame_mask & condition_mask.any(-1, keepdim=True)
         return cls(frame_mask, None if compat else frame_mask, rotary, condition_mask, attending)
 
-    def without_needless_masks(self) -> "Surroundings":
+    def without_needless_masks(self) -> "SequenceInfo":
         """Masks that hide nothing become None: they cost nothing then, and attention may take its fastest kernel."""
         return self._with_masks(lambda mask: None if mask.all() else mask)
 
-    def select(self, items: slice) -> "Surroundings":
+    def select(self, items: slice) -> "SequenceInfo":
         """Those of some items of the batch."""
         return self._with_masks(lambda mask: mask[items])
 
-    def _with_masks(self, change: Callable[[Tensor], Tensor | None]) -> "Surroundings":
+    def _with_masks(self, change: Callable[[Tensor], Tensor | None]) -> "SequenceInfo":
         def changed(mask: Tensor | None) -> Tensor | None:
             return None if mask is None else change(mask)
 
@@ -66,14 +66,14 @@ class Context:
 
     Attributes:
         around: masks and positions.
-        memories: one a block. They weigh 2 L D numbers a block and item: 300 MB at 1,200 tokens of the released model
+        key_values: one a block. They weigh 2 L D numbers a block and item: 300 MB at 1,200 tokens of the released model
             in bfloat16.
     """
 
-    around: Surroundings
-    memories: Sequence[Memory]
+    around: SequenceInfo
+    key_values: Sequence[KeyValue]
 
     def select(self, items: slice) -> "Context":
         """The context of some items of the batch, sharing memory with this one."""
-        memories = [Memory(key[items], value[items]) for key, value in self.memories]
-        return Context(self.around.select(items), memories)
+        key_values = [KeyValue(key[items], value[items]) for key, value in self.key_values]
+        return Context(self.around.select(items), key_values)

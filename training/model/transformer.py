@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from training.model.attention import CrossAttention, LinearAttention
-from training.model.context import Condition, Context, Memory, Surroundings
+from training.model.context import Condition, Context, KeyValue, SequenceInfo
 from training.model.control import add_control
 from training.model.lyric_encoder import LyricEncoder
 from training.model.mix_ffn import MixFFN
@@ -58,15 +58,15 @@ class TransformerBlock(nn.Module):
         self,
         x: Tensor,
         modulation: Tensor,
-        condition: Condition | Memory,
-        around: Surroundings,
+        condition: Condition | KeyValue,
+        around: SequenceInfo,
         query_scale: Tensor | None = None,
     ) -> Tensor:
         """Frames [B, T, D] to [B, T, D]; `modulation` [B, 6, D] is the time, shared by all blocks."""
         table = self.scale_shift_table + modulation
         shift, scale, gate, ff_shift, ff_scale, ff_gate = table.chunk(6, 1)
         x = x + gate * self.attn(self.norm1(x) * (1 + scale) + shift, around, query_scale)
-        memory = condition if isinstance(condition, Memory) else self.cross_attn.remember(condition)
+        memory = condition if isinstance(condition, KeyValue) else self.cross_attn.project(condition)
         x = x + self.cross_attn(x, memory, around, query_scale)
         return x + ff_gate * self.ff(self.norm2(x) * (1 + ff_scale) + ff_shift, around.mixing_mask)
 
@@ -293,20 +293,20 @@ class ACEStepTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # t
         It holds the keys and values of these weights: prepare again after loading or scaling an adapter.
         """
         around, condition = self._surround(attention_mask, encoder_hidden_states, encoder_hidden_mask, compat)
-        memories = [cast(TransformerBlock, block).cross_attn.remember(condition) for block in self.transformer_blocks]
-        return Context(around.without_needless_masks(), memories)
+        key_values = [cast(TransformerBlock, block).cross_attn.project(condition) for block in self.transformer_blocks]
+        return Context(around.without_needless_masks(), key_values)
 
     def velocity(
         self, hidden_states: Tensor, timestep: Tensor, context: Context, *, query_scale: Tensor | None = None
     ) -> Tensor:
         """The `sample` that `decode` computes of the same arguments, with the song's share of the work done before."""
         x = self._embed(hidden_states, context.around)
-        x, time, _ = self._blocks(x, timestep, context.memories, context.around, query_scale)
+        x, time, _ = self._blocks(x, timestep, context.key_values, context.around, query_scale)
         return self.final_layer(x, time)
 
     def _surround(
         self, attention_mask: Tensor, condition: Tensor, encoder_hidden_mask: Tensor, compat: bool
-    ) -> tuple[Surroundings, Condition]:
+    ) -> tuple[SequenceInfo, Condition]:
         frame_mask, condition_mask = attention_mask.bool(), encoder_hidden_mask.bool()
         frames = torch.arange(frame_mask.shape[1], device=frame_mask.device)[None]
         if compat:
@@ -314,11 +314,11 @@ class ACEStepTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # t
         else:
             tokens = (condition_mask.cumsum(-1) - 1).clamp(min=0)
         rotary, condition_rotary = (rotary_table(at, self.head_dim, self.rope_theta) for at in (frames, tokens))
-        around = Surroundings.of(frame_mask, condition_mask, rotary, compat=compat)
+        around = SequenceInfo.of(frame_mask, condition_mask, rotary, compat=compat)
         return around, Condition(condition, condition_rotary)
 
     def _embed(
-        self, latents: Tensor, around: Surroundings, control: Tensor | None = None, control_scale: float = 1.0
+        self, latents: Tensor, around: SequenceInfo, control: Tensor | None = None, control_scale: float = 1.0
     ) -> Tensor:
         x = self.proj_in(latents, around.mixing_mask)
         return x if control is None else add_control(x, control, control_scale, around.mixing_mask)
@@ -327,8 +327,8 @@ class ACEStepTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # t
         self,
         x: Tensor,
         timestep: Tensor,
-        conditions: Sequence[Condition | Memory],
-        around: Surroundings,
+        conditions: Sequence[Condition | KeyValue],
+        around: SequenceInfo,
         query_scale: Tensor | None,
     ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
         """Frames after the last block [B, T, D], the time embedding [B, D], and frames where the REPA heads read."""

@@ -15,10 +15,10 @@ from training.run.run_folder import RunFolder, RunProblem
 
 Figures = Mapping[str, float]
 
-_CONDITIONS = "computed_with"  # in a checkpoint; those of before it was noted have none
+_ENVIRONMENT = "computed_with"  # in a checkpoint; those of before it was noted have none
 
 
-class LoopConfig(BaseModel):
+class BaseTrainConfig(BaseModel):
     """Of any run.
 
     Attributes:
@@ -43,11 +43,11 @@ class LoopConfig(BaseModel):
     threads: int | None = Field(None, ge=1)
 
 
-class Loop(ABC):
+class BaseTrainer(ABC):
     """One process of a run; several share it through `torch.distributed`, which the caller sets up.
 
     A step must depend on the config, the data and its number alone; then a run that is killed and started again takes
-    the same steps as one that is not, bit for bit under the same `rounding.conditions`.
+    the same steps as one that is not, bit for bit under the same `rounding.environment`.
 
     Attributes:
         step: the next one, counted from 0.
@@ -56,7 +56,7 @@ class Loop(ABC):
 
     def __init__(
         self,
-        settings: LoopConfig,
+        settings: BaseTrainConfig,
         folder: Path,
         *,
         device: torch.device | str,
@@ -82,8 +82,8 @@ class Loop(ABC):
         self._stopping = False
         if self.rank == 0:
             self.folder.prepare(settings.model_dump(mode="json"))
-        rounding.hold(settings.threads, self._conditions_before())
-        self._conditions = rounding.conditions(device)
+        rounding.fix_threads(settings.threads, self._environment_before())
+        self._environment = rounding.environment(device)
 
     @abstractmethod
     def take_step(self) -> dict[str, float]:
@@ -143,7 +143,7 @@ class Loop(ABC):
         self.folder.save(
             self.step,
             self.state(),
-            {"step": self.step, _CONDITIONS: dict(self._conditions), **self.progress()},
+            {"step": self.step, _ENVIRONMENT: dict(self._environment), **self.progress()},
             self._settings.keep,
         )
 
@@ -154,7 +154,7 @@ class Loop(ABC):
             self.folder.forget_figures_after(steps[-1] if steps else 0)
         if not steps:
             return
-        self._tell_changes()
+        self._warn_of_changes()
         state = self.state()
         progress = self.folder.load(steps[-1], state)
         self.load_state(state)
@@ -176,12 +176,12 @@ class Loop(ABC):
             "--where, or lower the learning rate, in another --out"
         )
 
-    def _conditions_before(self) -> rounding.Conditions | None:
+    def _environment_before(self) -> rounding.Environment | None:
         steps = self.folder.steps()
-        return self.folder.progress(steps[-1]).get(_CONDITIONS) if steps else None
+        return self.folder.progress(steps[-1]).get(_ENVIRONMENT) if steps else None
 
-    def _tell_changes(self) -> None:
-        changed = rounding.changes(self._conditions_before() or {}, self._conditions)
+    def _warn_of_changes(self) -> None:
+        changed = rounding.changes(self._environment_before() or {}, self._environment)
         if changed and self.rank == 0:
             logging.getLogger(__name__).warning(
                 "%s goes on under other conditions than before (%s): its steps may differ in their last bits from "

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-Conditions = Mapping[str, str | int]
+Environment = Mapping[str, str | int]
 
 THREADS = "threads"
 
 
-def hold(threads: int | None, before: Conditions | None) -> None:
+def fix_threads(threads: int | None, before: Environment | None) -> None:
     """Compute in as many threads as asked for, else in as many as before; a new run keeps those that PyTorch chose.
 
     Called before anything is computed. PyTorch takes its number from OMP_NUM_THREADS, which Ray sets as it places a
@@ -32,7 +32,7 @@ def hold(threads: int | None, before: Conditions | None) -> None:
     torch.set_num_threads(threads or int(noted or torch.get_num_threads()))
 
 
-def conditions(device: torch.device | str) -> Conditions:
+def environment(device: torch.device | str) -> Environment:
     """What this process's steps rest on: threads, PyTorch's version, processor, MKL's mode and, on one, the GPU."""
     device = torch.device(device)
     processor = f"{_processor_name()}, {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
@@ -45,7 +45,7 @@ def conditions(device: torch.device | str) -> Conditions:
     }
 
 
-def changes(before: Conditions, now: Conditions) -> list[str]:
+def changes(before: Environment, now: Environment) -> list[str]:
     """What is not as it was, such as `threads: 2, was 4`; nothing where nothing was noted."""
     return [f"{name}: {now.get(name, 'none')}, was {value}" for name, value in before.items() if now.get(name) != value]
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from training.run.base_trainer import LoopConfig
+from training.run.base_trainer import BaseTrainConfig
 from training.run.optimizer import OptimizerConfig
 
 _SHORTEST_S = 0.2  # what the encoder makes something of
@@ -70,7 +70,7 @@ class SpeakerObjectiveConfig(_Config):
     temperature: float = Field(0.1, gt=0)
 
 
-class SpeakerConfig(LoopConfig):
+class SpeakerConfig(BaseTrainConfig):
     """A run of `songmill train speaker`.
 
     Attributes:

@@ -11,20 +11,20 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from stages.nets.omni_scale import SpeakerEncoder
-from training.run.base_trainer import Figures, Loop
+from training.run.base_trainer import BaseTrainer, Figures
 from training.run.optimizer import build_optimizer, set_learning_rate
 from training.run.run_folder import RunProblem
 from training.speaker.config import SpeakerConfig
 from training.speaker.objective import SpeakerClassifier, SpeakerLosses, speaker_losses, supervised_contrastive
-from training.speaker.segments import Segments
+from training.speaker.segment_store import SegmentStore
 from training.speaker.verification import area_under_curve, equal_error_rate
 from training.speaker.voices import VoiceBatch, Voices
 
 SEGMENTS = "segments"  # folder in that of the run
 
 
-class SpeakerTrainer(Loop):
-    """A run in one process: `Loop` with both losses on voices from the run's own segments.
+class SpeakerTrainer(BaseTrainer):
+    """A run in one process: `BaseTrainer` with both losses on voices from the run's own segments.
 
     Args:
         config: what to do.
@@ -49,7 +49,7 @@ class SpeakerTrainer(Loop):
         self._device = torch.device(device)
         torch.manual_seed(config.seed)
         self.encoder = SpeakerEncoder(**config.model)
-        self.voices = Voices(Segments(folder / SEGMENTS), config.data, frame_hz(self.encoder))
+        self.voices = Voices(SegmentStore(folder / SEGMENTS), config.data, frame_hz(self.encoder))
         self._require_same_voices()
         dim = self.encoder.config["embedding_dim"]
         self.model = SpeakerClassifier(self.encoder, dim, len(self.voices.singers)).to(self._device).train()

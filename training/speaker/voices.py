@@ -13,7 +13,7 @@ from torch import Tensor
 
 from training.run.run_folder import RunProblem
 from training.speaker.config import VoicesConfig
-from training.speaker.segments import Segments, Voice
+from training.speaker.segment_store import SegmentStore, Voice
 
 _MOST_HELD_OUT = 200  # singers; their voices are compared each with each
 
@@ -34,7 +34,7 @@ class VoiceBatch:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _SegmentRef:
     """A segment on disk."""
 
     song: Voice
@@ -57,7 +57,7 @@ class Voices:
         RunProblem: there are fewer than two singers to tell apart.
     """
 
-    def __init__(self, segments: Segments, config: VoicesConfig, frame_hz: float) -> None:
+    def __init__(self, segments: SegmentStore, config: VoicesConfig, frame_hz: float) -> None:
         self.songs = [song for song in segments.songs() if song.segments]
         self.config = config
         self._segments, self._frame_hz = segments, frame_hz
@@ -96,14 +96,14 @@ class Voices:
         known = "\n".join(f"{song.track_id}\t{song.label}\t{song.file}\t{song.segments}" for song in self.songs)
         return hashlib.blake2b(known.encode(), digest_size=16).hexdigest()
 
-    def _draw(self, singer: str, rng: np.random.Generator) -> list[_Place]:
+    def _draw(self, singer: str, rng: np.random.Generator) -> list[_SegmentRef]:
         """From as many songs as there are, each segment once before any comes again."""
         songs = list(self._places[singer].values())
         shuffled = {str(i): [songs[i][j] for j in rng.permutation(len(songs[i]))] for i in rng.permutation(len(songs))}
         places = _interleaved(shuffled)
         return (places * math.ceil(self.config.segments / len(places)))[: self.config.segments]
 
-    def _read(self, place: _Place) -> np.ndarray:
+    def _read(self, place: _SegmentRef) -> np.ndarray:
         return self._segments.read(place.song, place.number)
 
     def _varied(self, log_mel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -117,15 +117,15 @@ class Voices:
         return varied
 
 
-def _by_singer(songs: Sequence[Voice]) -> dict[str, dict[str, list[_Place]]]:
+def _by_singer(songs: Sequence[Voice]) -> dict[str, dict[str, list[_SegmentRef]]]:
     """Label -> track id -> segments."""
-    singers: defaultdict[str, dict[str, list[_Place]]] = defaultdict(dict)
+    singers: defaultdict[str, dict[str, list[_SegmentRef]]] = defaultdict(dict)
     for song in songs:
-        singers[song.label][song.track_id] = [_Place(song, number) for number in range(song.segments)]
+        singers[song.label][song.track_id] = [_SegmentRef(song, number) for number in range(song.segments)]
     return dict(singers)
 
 
-def _held_out(places: dict[str, dict[str, list[_Place]]], share: float) -> list[str]:
+def _held_out(places: dict[str, dict[str, list[_SegmentRef]]], share: float) -> list[str]:
     """A share of the singers in an order of their own: two at least, and two left, or none.
 
     They have two segments or more; no pair of one can be the same singer's.
@@ -142,7 +142,7 @@ def _rank(singer: str) -> bytes:
     return hashlib.blake2b(singer.encode(), digest_size=8).digest()
 
 
-def _interleaved(songs: dict[str, list[_Place]]) -> list[_Place]:
+def _interleaved(songs: dict[str, list[_SegmentRef]]) -> list[_SegmentRef]:
     """One of each song, then the next of each."""
     return [place for row in zip_longest(*songs.values()) for place in row if place]
 

@@ -101,7 +101,7 @@ def test_a_checkpoint_of_before_conditions_were_noted_goes_on(config, tmp_path, 
     noted.write_text(json.dumps(progress))
     Trainer(config, tmp_path).train()
     assert not _said(caplog)
-    assert RunFolder(tmp_path).progress(4)["computed_with"] == rounding.conditions("cpu")
+    assert RunFolder(tmp_path).progress(4)["computed_with"] == rounding.environment("cpu")
 
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="PyTorch without MKL")

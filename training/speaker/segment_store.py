@@ -42,7 +42,7 @@ class Voice:
     segments: int
 
 
-class Segments:
+class SegmentStore:
     """A folder of voices: a file a song, one segment a row group, and the list of songs to train on.
 
     A file is written under another name and renamed, so that a song is there or is not.

@@ -32,7 +32,7 @@ class Crops:
 
 
 @dataclass(frozen=True)
-class Place:
+class CropStart:
     """Where an excerpt lies: the song's index and its first sample."""
 
     song: int
@@ -63,18 +63,18 @@ class CropOrder:
         self._visits = np.repeat(np.array(songs), visits)
         self._shuffled = lru_cache(2)(self._shuffle)
 
-    def __call__(self, step: int) -> list[Place]:
+    def __call__(self, step: int) -> list[CropStart]:
         """The places of a step's excerpts."""
         return [self._place(step, slot) for slot in range(self._batch_size)]
 
-    def _place(self, step: int, slot: int) -> Place:
+    def _place(self, step: int, slot: int) -> CropStart:
         ahead = slot * self._per_visit // self._batch_size
         visit = (step + ahead) // self._per_visit * self._batch_size + slot
         epoch, number = divmod(visit, len(self._visits))
         song = int(self._shuffled(epoch)[number])
         last = max(0, self._samples[song] - self._length)
         start = np.random.default_rng([self._seed, 1, step, slot]).integers(last + 1)
-        return Place(song, int(start))
+        return CropStart(song, int(start))
 
     def _shuffle(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self._seed, 0, epoch]).permutation(self._visits)
@@ -110,10 +110,10 @@ class CropReader:
         self._thread.shutdown(cancel_futures=True)
 
     def _read(self, step: int) -> Crops:
-        return read_excerpts(self._audio, self._order(step), self._length)
+        return read_crops(self._audio, self._order(step), self._length)
 
 
-def read_excerpts(audio: AudioSource, places: Sequence[Place], length: int) -> Crops:
+def read_crops(audio: AudioSource, places: Sequence[CropStart], length: int) -> Crops:
     """Crops from these places; where a song ends before, silence follows it, as in the codec.
 
     Raises:
@@ -126,14 +126,14 @@ def read_excerpts(audio: AudioSource, places: Sequence[Place], length: int) -> C
     return Crops(torch.from_numpy(waveforms), [audio.recordings[place.song].track_id for place in places])
 
 
-def spread(songs: Sequence[int], samples: Sequence[int], length: int, count: int) -> list[Place]:
+def spread(songs: Sequence[int], samples: Sequence[int], length: int, count: int) -> list[CropStart]:
     """Fixed places: `count` in all, as many of each song as of every other, evenly over its length."""
     places = []
     for number, (song, total) in enumerate(zip(songs, samples, strict=True)):
         own = count // len(songs) + (number < count % len(songs))
         last = max(0, total - length)
         starts = [round(last * (place + 0.5) / own) for place in range(own)]
-        places += [Place(song, start) for start in dict.fromkeys(starts)]
+        places += [CropStart(song, start) for start in dict.fromkeys(starts)]
     return places
 
 
