@@ -170,7 +170,7 @@ def sample_command(
     as_json: Annotated[
         bool, typer.Option("--json", rich_help_panel="Output", help="Print what is written beside the songs.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", rich_help_panel="Output", help="No progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", rich_help_panel="Output", help="Show no progress.")] = False,
 ) -> None:
     """Make songs from a checkpoint, or change a song. Beside each, a .json file says how to make it again.
 
@@ -196,7 +196,7 @@ def sample_command(
 
 
 def _sample(file: Path | None, given: Mapping[str, Any], *, overwrite: bool, quiet: bool) -> "list[WrittenTake]":
-    # Here, for torch takes seconds to import and the other commands do without.
+    # Imported here: torch takes seconds to import, and the other commands do not need it.
     from pipeline.sampling.config import build_config, read_settings, resolve
     from pipeline.sampling.progress import shown
     from pipeline.sampling.sample import differences, outputs, provenance, sample

@@ -24,7 +24,7 @@ def dit_command(
     where: Annotated[
         str | None,
         train_options.data(
-            "--where", "Train on the songs for which this SQL holds, e.g. quality.bandwidth_hz > 15000."
+            "--where", "Only songs that match this SQL condition, e.g. quality.bandwidth_hz > 15000."
         ),
     ] = None,
     ssl: Annotated[
@@ -117,13 +117,13 @@ def dit_command(
         "DATASET": datasets or None,
     }
     presets = _names(preset)
-    with guarded("interrupted; the same command goes on from the last checkpoint"):
-        # Here, for torch takes seconds to import and the other commands do without.
+    with guarded("interrupted; the same command resumes from the last checkpoint"):
+        # Imported here: torch takes seconds to import, and the other commands do not need it.
         from pipeline.train.dit import estimate_memory, prepare, train
         from pipeline.train.dit_config import build_config
 
         if out is None:
-            raise UsageProblem("--out is missing: say where the run goes")
+            raise UsageProblem("--out is missing: name a folder for the run")
         settings = build_config(
             presets=presets, size=size, file=config, flags=flags, overrides=overrides or [], vocabulary=vocabulary
         )
@@ -222,7 +222,7 @@ def _show_start(run: "Run", memory: "MemoryEstimate | None") -> None:
     for why, count in run.songs.left_out.items():
         console.print(f"  {count} left out: {why}", markup=False)
     if run.step:
-        console.print(f"going on from step {run.step} of {run.config.steps}")
+        console.print(f"resuming from step {run.step} of {run.config.steps}")
     if memory:
         console.print(
             f"{memory.parameters / 1e6:,.1f} M weights, {memory.trained / 1e6:,.1f} M trained; the largest batch "

@@ -29,7 +29,7 @@ def autoencoder_command(
     where: Annotated[
         str | None,
         train_options.data(
-            "--where", "Train on the songs for which this SQL holds, e.g. quality.bandwidth_hz > 15000."
+            "--where", "Only songs that match this SQL condition, e.g. quality.bandwidth_hz > 15000."
         ),
     ] = None,
     checkpoint: Annotated[
@@ -78,15 +78,15 @@ def autoencoder_command(
         "--threads": threads,
         "DATASET": [path.resolve() for path in datasets] if datasets else None,
     }
-    with guarded("interrupted; the same command goes on from the last checkpoint"):
-        # Here, for torch takes seconds to import and the other commands do without.
+    with guarded("interrupted; the same command resumes from the last checkpoint"):
+        # Imported here: torch takes seconds to import, and the other commands do not need it.
         from pipeline.train.autoencoder import prepare, train
         from pipeline.train.settings import named, read_settings
         from training.autoencoder.config import AutoencoderTrainConfig
         from training.autoencoder.presets import PRESETS, SIZES
 
         if out is None:
-            raise UsageProblem("--out is missing: say where the run goes")
+            raise UsageProblem("--out is missing: name a folder for the run")
         presets = [named("--preset", preset, PRESETS)] if preset else []
         presets += [{"model": named("--size", size, SIZES)}] if size else []
         settings = read_settings(
@@ -112,4 +112,4 @@ def _show_start(run: "AutoencoderRun") -> None:
     phases = ", ".join(f"{name} {phase.steps}" for name, phase in run.config.phases() if phase.steps)
     console.print(f"phases: {phases} steps")
     if run.step:
-        console.print(f"going on from step {run.step} of {run.config.steps}")
+        console.print(f"resuming from step {run.step} of {run.config.steps}")

@@ -34,7 +34,7 @@ Datasets = Annotated[
     typer.Argument(metavar="DATASET...", show_default=False, help="Folders that songmill curate wrote."),
 ]
 Out = Annotated[
-    Path | None, typer.Option("--out", show_default=False, help="Folder of the run; one that exists goes on.")
+    Path | None, typer.Option("--out", show_default=False, help="Folder of the run; an existing run is resumed.")
 ]
 Config = Annotated[Path | None, training("--config", "YAML of such settings. The command line wins.")]
 Device = Annotated[str, machine("--device", "auto, cpu or cuda.")]
@@ -44,8 +44,8 @@ Threads = Annotated[
         "--threads", "Of the CPU, in each process; another number rounds otherwise. A run keeps what it began with."
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the last figures.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the last metrics as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 
 
 class Run(Protocol):

@@ -31,7 +31,7 @@ def speaker_command(
     out: train_options.Out = None,
     where: Annotated[
         str | None,
-        train_options.data("--where", "Train on the songs for which this SQL holds, e.g. vocals.active_ratio > 0.3."),
+        train_options.data("--where", "Only songs that match this SQL condition, e.g. vocals.active_ratio > 0.3."),
     ] = None,
     label: Annotated[
         str | None,
@@ -84,14 +84,14 @@ def speaker_command(
         "--threads": threads,
         "DATASET": [path.resolve() for path in datasets] if datasets else None,
     }
-    with guarded("interrupted; the same command goes on from the last song or checkpoint"):
-        # Here, for torch takes seconds to import and the other commands do without.
+    with guarded("interrupted; the same command resumes from the last song or checkpoint"):
+        # Imported here: torch takes seconds to import, and the other commands do not need it.
         from pipeline.train.settings import named, read_settings
         from pipeline.train.speaker import prepare, train
         from training.speaker.config import SIZES, SpeakerConfig
 
         if out is None:
-            raise UsageProblem("--out is missing: say where the run goes")
+            raise UsageProblem("--out is missing: name a folder for the run")
         presets = [{"model": named("--size", size, SIZES)}] if size else []
         settings = read_settings(
             SpeakerConfig, FLAGS, presets=presets, file=config, flags=flags, overrides=overrides or []
@@ -116,4 +116,4 @@ def _show_start(run: "SpeakerRun") -> None:
     for track_id, problem in run.failed.items():
         console.print(f"  left out {track_id}: {problem}", markup=False)
     if run.step:
-        console.print(f"going on from step {run.step} of {run.config.steps}")
+        console.print(f"resuming from step {run.step} of {run.config.steps}")

@@ -62,7 +62,7 @@ def ui_command(
 
 
 def _serve(given: Mapping[str, Any], port: int | None, browser: bool) -> None:
-    # Here, for torch and Gradio take seconds to import and the other commands do without.
+    # Imported here: torch and Gradio take seconds to import, and the other commands do not need them.
     from pipeline.sampling.config import build_config, resolve
     from pipeline.sampling.sample import load, user_errors
     from pipeline.ui.page import Page, private_folder, serve

@@ -45,7 +45,7 @@ class DatasetAudio:
 
         Args:
             datasets: folders that `songmill curate` wrote.
-            where: SQL condition on the columns of the shards.
+            where: SQL condition on the shards' columns.
             cache_bytes: of decoded songs that are kept; the last one read is kept however long it is.
 
         Raises:

@@ -27,10 +27,10 @@ class AutoencoderRun:
     """A run that can start.
 
     Attributes:
-        config: what to do.
-        folder: where.
+        config: settings of the run.
+        folder: the run's folder.
         audio: to train on.
-        device: to compute on.
+        device: device to compute on.
     """
 
     config: AutoencoderTrainConfig
@@ -40,7 +40,7 @@ class AutoencoderRun:
 
     @property
     def step(self) -> int:
-        """Of the last checkpoint; 0 before the first."""
+        """The step of the last checkpoint; 0 before the first."""
         return max(self.folder.steps(), default=0)
 
 
@@ -59,11 +59,11 @@ def prepare(config: AutoencoderTrainConfig, out: Path, *, device: str = "auto") 
 
 
 def train(run: AutoencoderRun, *, progress: bool = True) -> bool:
-    """Take the steps that are left and write the card; whether all are taken, or the user stopped before.
+    """Train to the end and write the model card. Returns whether all steps were taken, or the user stopped the run.
 
     Raises:
-        DataProblem: it cannot go on; the message says what to do.
-        KeyboardInterrupt: stopped before the step at hand was through.
+        DataProblem: the run cannot continue; the message says what to do.
+        KeyboardInterrupt: stopped in the middle of a step.
     """
     steps = run.config.steps
     if run.step < steps:
@@ -84,7 +84,7 @@ def train(run: AutoencoderRun, *, progress: bool = True) -> bool:
 
 @contextmanager
 def config_errors_reported() -> Iterator[None]:
-    """Turns what can go wrong with the run into what a user can mend."""
+    """Turn errors that the user can fix into the pipeline's own."""
     try:
         yield
     except (RunProblem, UnreadableAudio, CheckpointProblem) as problem:

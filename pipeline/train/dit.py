@@ -1,4 +1,4 @@
-"""A training run as a user sees it: what it will need, its steps, and a card that says what came of it."""
+"""A training run as a user sees it: its memory estimate, its steps and its model card."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -29,8 +29,8 @@ class Run:
     """A run that can start.
 
     Attributes:
-        config: what to do.
-        folder: where.
+        config: settings of the run.
+        folder: the run's folder.
         songs: to train on.
         device: type, `cpu` or `cuda`, or one device.
         workers: processes that train together.
@@ -46,7 +46,7 @@ class Run:
 
     @property
     def step(self) -> int:
-        """Of the last checkpoint; 0 before the first."""
+        """The step of the last checkpoint; 0 before the first."""
         return max(self.folder.steps(), default=0)
 
 
@@ -63,7 +63,7 @@ def prepare(
     """Check that a run fits its folder and its songs, and find a device.
 
     Args:
-        config: what to do.
+        config: settings of the run.
         out: folder of the run.
         from_audio: make features in every batch; see `pipeline.train.audio_rows`.
         codec: for latents made from audio; by default that of the datasets.
@@ -86,7 +86,7 @@ def prepare(
 
 
 def _maker(config: TrainConfig, codec: Path | None) -> FeatureMaker:
-    # Here, for the stages take a second to import and runs on stored features do without.
+    # Imported here: the stages take a second to import, and runs on stored features do not need them.
     from pipeline.models.store import ModelStore
     from pipeline.train.audio_rows import features_from_audio
 
@@ -110,11 +110,11 @@ def estimate_memory(run: Run) -> MemoryEstimate:
 
 
 def train(run: Run, *, presets: list[str], memory: MemoryEstimate | None, progress: bool = True) -> bool:
-    """Take the steps that are left and write the card; whether all are taken, or the user stopped before.
+    """Train to the end and write the model card. Returns whether all steps were taken, or the user stopped the run.
 
     Raises:
-        DataProblem: it cannot go on; the message says what to do.
-        KeyboardInterrupt: stopped before the step at hand was through, or on several workers.
+        DataProblem: the run cannot continue; the message says what to do.
+        KeyboardInterrupt: stopped in the middle of a step, or on several workers.
     """
     folder, steps = run.folder, run.config.steps
     with config_errors_reported(presets), shown(folder.metrics, run.step, steps, enabled=progress):
@@ -136,7 +136,8 @@ def _tracks(run: Run) -> set[str]:
 
 
 def _train_together(run: Run) -> None:
-    from pipeline.execution.cluster import cluster  # here, for Ray takes seconds to import and one process does without
+    # Imported here: Ray takes seconds to import, and a single process does not need it.
+    from pipeline.execution.cluster import cluster
     from schemas.config import ResourceConfig
     from training.dit.distributed import train_on_ray
 
@@ -167,7 +168,7 @@ def _train_here(run: Run) -> None:
 
 @contextmanager
 def config_errors_reported(presets: list[str] | None = None) -> Iterator[None]:
-    """Turns what can go wrong with the run into what a user can mend."""
+    """Turn errors that the user can fix into the pipeline's own."""
     try:
         yield
     except (DatasetProblem, RunProblem, CheckpointProblem) as problem:

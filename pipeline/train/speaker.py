@@ -27,10 +27,10 @@ class SpeakerRun:
     """A run that can start.
 
     Attributes:
-        config: what to do.
-        folder: where.
+        config: settings of the run.
+        folder: the run's folder.
         voices: to learn from.
-        device: to compute on.
+        device: device to compute on.
     """
 
     config: SpeakerConfig
@@ -40,7 +40,7 @@ class SpeakerRun:
 
     @property
     def step(self) -> int:
-        """Of the last checkpoint; 0 before the first."""
+        """The step of the last checkpoint; 0 before the first."""
         return max(self.folder.steps(), default=0)
 
     @property
@@ -57,7 +57,7 @@ def prepare(
     A run that has a checkpoint keeps to the voices it has: it needs no dataset any more.
 
     Args:
-        config: what to do.
+        config: settings of the run.
         out: folder of the run.
         device: `auto`, `cpu` or `cuda`.
         workers: processes that separate songs.
@@ -97,11 +97,11 @@ def _require_voices(segments: SegmentStore) -> None:
 
 
 def train(run: SpeakerRun, *, progress: bool = True) -> bool:
-    """Take the steps that are left and write the card; whether all are taken, or the user stopped before.
+    """Train to the end and write the model card. Returns whether all steps were taken, or the user stopped the run.
 
     Raises:
-        DataProblem: it cannot go on; the message says what to do.
-        KeyboardInterrupt: stopped before the step at hand was through.
+        DataProblem: the run cannot continue; the message says what to do.
+        KeyboardInterrupt: stopped in the middle of a step.
     """
     steps = run.config.steps
     if run.step < steps:
@@ -120,7 +120,7 @@ def train(run: SpeakerRun, *, progress: bool = True) -> bool:
 
 @contextmanager
 def config_errors_reported() -> Iterator[None]:
-    """Turns what can go wrong with the run into what a user can mend."""
+    """Turn errors that the user can fix into the pipeline's own."""
     try:
         yield
     except (RunProblem, OSError) as problem:

@@ -1,4 +1,4 @@
-"""Losses of the autoencoder: how far a reconstruction is from the music, and whether it can be told from it."""
+"""Losses of the autoencoder: reconstruction and adversarial."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from training.autoencoder.discriminator import (
 
 @dataclass(frozen=True)
 class AutoencoderLosses:
-    """Of a batch.
+    """Losses of a batch, all scalars.
 
     Attributes:
-        total: what the autoencoder lowers.
-        parts: by name, for people to watch.
+        total: the loss to backpropagate.
+        parts: name -> part of the loss, for the log.
     """
 
     total: Tensor
@@ -30,16 +30,16 @@ class AutoencoderLosses:
 
 
 def reconstruction_losses(made: Tensor, music: Tensor, config: ReconstructionConfig) -> AutoencoderLosses:
-    """Distance of spectrograms."""
+    """Weighted mean squared and absolute error between two spectrograms of one shape."""
     mse, l1 = F.mse_loss(made, music), F.l1_loss(made, music)
     return AutoencoderLosses(config.mse * mse + config.l1 * l1, {"mse": mse, "l1": l1})
 
 
 class PatchGan:
-    """The two sides of the adversarial game.
+    """Adversarial training: the losses of the autoencoder and of the discriminator.
 
     Args:
-        discriminator: which of the patches are music.
+        discriminator: scores patches of spectrograms.
         config: weight and kind of the loss.
     """
 
@@ -48,7 +48,7 @@ class PatchGan:
         self._config = config
 
     def against(self, made: Tensor, reconstruction: AutoencoderLosses, last_layer: Tensor) -> AutoencoderLosses:
-        """The autoencoder's losses with the adversarial one; the discriminator gets no gradient."""
+        """The autoencoder's losses including the adversarial one; the discriminator gets no gradient."""
         self.discriminator.requires_grad_(False)
         adversarial = adversarial_loss(self.discriminator(made), self._config.loss)
         weight = torch.as_tensor(self._config.weight, device=made.device)

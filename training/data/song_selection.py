@@ -1,4 +1,4 @@
-"""Which songs the datasets have and which of them to train on, read at the start without touching a single latent."""
+"""Selects the songs to train on, reading only small columns of the datasets."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -19,22 +19,23 @@ from training.data.feature_summary import FeatureSummary, read_feature_summary, 
 from training.data.song_index import FeatureMaker, SongIndex, Widths
 from training.data.units import Unit, find_units, read_rows
 
-_READERS = 8  # files opened at once; on a network file system most of the time is waiting
+_READERS = 8  # files opened at once; on a network file system most of the time is spent waiting
 
 
 def open_songs(
     config: DataConfig, models: Mapping[str, str] | None = None, maker: FeatureMaker | None = None
 ) -> SongIndex:
-    """Read which songs the datasets have and which of them to train on.
+    """Index the songs of the datasets that can be trained on.
 
     Args:
         config: datasets, condition, encoders.
-        models: feature -> what has to have made it, e.g. the autoencoder of the checkpoint to go on from.
-        maker: makes the features of every song that is read; without it they lie beside the shards.
+        models: feature -> the model that must have computed it, e.g. the autoencoder of the starting checkpoint.
+        maker: computes the features when songs are read; None reads those stored beside the shards.
 
     Raises:
-        DatasetProblem: something does not fit together (see `find_units`), the condition is no SQL or names an unknown
-            column, another model made a feature, or no song is left.
+        DatasetProblem: the units do not fit together (see `find_units`), the condition is not valid SQL or names an
+            unknown column, a feature was computed by another model, or no song is left.
+        CorruptShard: a file cannot be read, and `config.on_corrupt` is `stop`.
     """
     features = ["latents", "text_embedding", *(["ssl"] if config.ssl else [])]
     found, corrupt = find_units(config.datasets, () if maker else features)
@@ -70,7 +71,7 @@ def _summary_or_problem(unit: Unit, config: DataConfig, maker: FeatureMaker | No
 
 
 def _query(units: Sequence[Unit], where: str | None) -> pa.Table:
-    """FeatureSummary of the shards' rows for which the condition holds: `unit`, `row` and what identifies a song."""
+    """The shards' rows that match the condition: `unit`, `row` and what identifies and describes a song."""
     numbers = {str(unit.shard): number for number, unit in enumerate(units)}
     with duckdb.connect() as connection:
         shards = connection.read_parquet(list(numbers), filename=True, file_row_number=True, union_by_name=True)
@@ -91,7 +92,7 @@ def _query(units: Sequence[Unit], where: str | None) -> pa.Table:
 
 
 def _unmarked(rows: pa.Table, units: Sequence[Unit]) -> tuple[pa.Table, dict[str, int]]:
-    """The rows that nobody has marked `drop` in the dataset they lie in."""
+    """The rows that are not marked `drop` in their dataset, and how many are."""
     roots = [unit.shard.parent.parent for unit in units]
     marked = np.zeros(rows.num_rows, dtype=bool)
     for root in set(roots):
@@ -108,7 +109,7 @@ def _dropped(layout: Layout) -> pa.Array:
 
 
 def _select(chosen: pa.Table, features: pa.Table, unit_rows: Sequence[int]) -> tuple[pa.Table, dict[str, int]]:
-    """Of the chosen rows those with every feature, each track once, by track id."""
+    """The chosen rows that have every feature, each track once, sorted by track id; and how many are left out."""
     first = np.concatenate([[0], np.cumsum(unit_rows)])
     places = first[chosen["unit"].to_numpy()] + chosen["row"].to_numpy()
     for name in features.column_names:

@@ -1,4 +1,4 @@
-"""What the tasks work on: one batch of songs."""
+"""A batch of songs to sample, as the tasks receive it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from training.sampling.window import Extension
 
 @dataclass(frozen=True)
 class Step:
-    """A step that is done.
+    """A completed step.
 
     Attributes:
-        index: from 1.
-        steps: of the whole run.
-        latents: float32 [B, C, bins, T] after it; not to be changed.
+        index: number of the step, from 1.
+        steps: total number of steps.
+        latents: float32 [B, C, bins, T] after the step; read-only.
     """
 
     index: int
@@ -35,13 +35,13 @@ class SamplingJob:
 
     Attributes:
         transformer: the model.
-        conditions: what to generate; of an edit, what the source is.
-        options: how.
-        frames: latent frames of the result, of tasks with a source those of the source.
-        seeds: one an item.
-        retake_seeds: one an item, for the second noise.
-        source: float32 latents [B, C, bins, frames] of tasks with a source.
-        target: of an edit, what the source is to become.
+        conditions: what to generate; for an edit, what the source is.
+        options: task and sampling options.
+        frames: latent frames of the source, if there is one, else of the result.
+        seeds: one per song.
+        retake_seeds: one per song, for the second noise.
+        source: float32 latents [B, C, bins, frames] of tasks that start from a song.
+        target: for an edit, what the source is to become.
         on_step: called after every step.
     """
 
@@ -56,15 +56,15 @@ class SamplingJob:
     on_step: Callable[[Step], None] | None = None
 
     def noise(self) -> SeededNoise:
-        """A fresh start of the songs' own noise."""
+        """The songs' noise, from its beginning."""
         return self._seeded(self.seeds)
 
     def retake_noise(self) -> SeededNoise:
-        """A fresh start of the second noise."""
+        """The second noise, from its beginning."""
         return self._seeded(self.retake_seeds)
 
     def velocity(self, steps: int, frames: int) -> GuidedVelocity:
-        """The guided velocity of latents of `frames` over a run of `steps`."""
+        """The guided velocity of latents with `frames` frames in a run of `steps` steps."""
         return GuidedVelocity(self.transformer, self.conditions, self.options, steps, frames)
 
     def solver(self, noise: SeededNoise) -> Solver:
@@ -84,7 +84,7 @@ class SamplingJob:
         return Extension.of(self.options, self.frames)
 
     def report(self, index: int, steps: int, latents: Tensor) -> None:
-        """Tell the caller that a step is done."""
+        """Report a completed step to `on_step`."""
         if self.on_step:
             self.on_step(Step(index, steps, latents))
 

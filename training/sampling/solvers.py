@@ -15,10 +15,10 @@ _ITEM_DIMS = (1, 2, 3)
 
 
 class Solver(Protocol):
-    """Yields the latents [B, C, bins, T] after every step."""
+    """A solver of the flow."""
 
     def __call__(self, x: Tensor, sigmas: Sequence[float], velocity: Velocity) -> Iterator[Tensor]:
-        """Solve from `x` at `sigmas[0]` to `sigmas[-1]`, 0."""
+        """Solve from `x` [B, C, bins, T] at `sigmas[0]` down to 0; yields the latents after every step."""
 
 
 class Euler:
@@ -64,7 +64,11 @@ class Heun:
 
 
 class Pingpong:
-    """To the latents and back to the next noise level with fresh noise: a stochastic solver."""
+    """A stochastic solver: denoises fully, then adds fresh noise up to the next level.
+
+    Args:
+        fresh_noise: draws noise [B, C, bins, T].
+    """
 
     def __init__(self, fresh_noise: Callable[[], Tensor]) -> None:
         self._fresh_noise = fresh_noise
