@@ -1,4 +1,4 @@
-"""`songmill train speaker`: from songs with vocals to an encoder of singers."""
+"""`songmill train speaker`."""
 
 import os
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,7 @@ from pipeline.errors import UsageProblem, naming
 if TYPE_CHECKING:
     from pipeline.train.speaker import SpeakerRun
 
-# Flags and the settings they stand for; all others are reached by --set.
+# Flag -> the setting it sets; --set reaches all others.
 FLAGS = {
     "--where": "data.where",
     "--label": "data.label",
@@ -35,33 +35,37 @@ def speaker_command(
     ] = None,
     label: Annotated[
         str | None,
-        train_options.data("--label", "Column that names the singer; artist by default. Rows without are their own."),
+        train_options.data(
+            "--label", "Column that names the singer; artist by default. A song without one is its own singer."
+        ),
     ] = None,
     size: Annotated[
-        str | None, train_options.model("--size", "Of the encoder: tiny, small or full, the default.")
+        str | None, train_options.model("--size", "Size of the encoder: tiny, small or full (default).")
     ] = None,
-    steps: Annotated[int | None, train_options.training("--steps", "Optimizer steps in all.")] = None,
+    steps: Annotated[int | None, train_options.training("--steps", "Total optimizer steps.")] = None,
     lr: Annotated[float | None, train_options.training("--lr", "Learning rate after the warm-up.")] = None,
-    singers: Annotated[int | None, train_options.training("--singers", "Of a batch.")] = None,
-    segments: Annotated[int | None, train_options.training("--segments", "Of each singer in a batch.")] = None,
-    seed: Annotated[int | None, train_options.training("--seed", "Of weights, batches and augmentation.")] = None,
+    singers: Annotated[int | None, train_options.training("--singers", "Singers per batch.")] = None,
+    segments: Annotated[int | None, train_options.training("--segments", "Segments per singer in a batch.")] = None,
+    seed: Annotated[int | None, train_options.training("--seed", "Seed of weights, batches and augmentation.")] = None,
     config: train_options.Config = None,
     overrides: Annotated[
         list[str] | None,
-        train_options.training("--set", "key.sub=value, such as objective.margin=0.3; may be repeated."),
+        train_options.training("--set", "Any other setting: key.sub=value, such as objective.margin=0.3; repeatable."),
     ] = None,
     device: train_options.Device = "auto",
     threads: train_options.Threads = None,
     workers: Annotated[
         int | None,
-        train_options.machine("--workers", "Processes that separate vocals before the first step; one a CPU."),
+        train_options.machine(
+            "--workers", "Processes that separate vocals before the first step; by default one per CPU."
+        ),
     ] = None,
     as_json: train_options.AsJson = False,
     quiet: train_options.Quiet = False,
 ) -> None:
-    """Train the speaker encoder on the voices of curated songs. The same command again goes on where it stopped.
+    """Train the speaker encoder on the voices of curated songs. Running the same command again resumes it.
 
-    Before the first step every song with vocals is separated once; the run keeps what is sung in it.
+    Before the first step, the vocals of every song are separated once; the run keeps their sung segments.
 
     [bold]Examples[/]
 

@@ -1,4 +1,4 @@
-"""A run of the autoencoder as a user sees it: songs, steps, pictures, and a card that says what came of it."""
+"""Runs of `songmill train autoencoder`: data, training and the model card."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -29,7 +29,7 @@ class AutoencoderRun:
     Attributes:
         config: settings of the run.
         folder: the run's folder.
-        audio: to train on.
+        audio: recordings to train on.
         device: device to compute on.
     """
 
@@ -45,11 +45,11 @@ class AutoencoderRun:
 
 
 def prepare(config: AutoencoderTrainConfig, out: Path, *, device: str = "auto") -> AutoencoderRun:
-    """Check that a run fits its folder, find its songs and a device.
+    """Check a run's folder, list its songs and choose a device.
 
     Raises:
-        DataProblem: there are no songs, or the folder holds another run.
-        UsageProblem: the device is not there.
+        DataProblem: there are no songs, or the folder holds a run with other settings.
+        UsageProblem: the device is not available.
     """
     found = find_device(device)
     with config_errors_reported():

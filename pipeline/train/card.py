@@ -1,4 +1,4 @@
-"""The card of a run: what it was trained on and how, and what came of it."""
+"""The model card of a transformer run: data, losses, memory and settings."""
 
 from importlib import resources
 
@@ -20,10 +20,10 @@ def write_card(
     """Write README.md of a run that has a checkpoint.
 
     Args:
-        folder: of the run.
-        config: of the run.
-        songs: that it was trained on.
-        workers: that trained together.
+        folder: the run's folder.
+        config: the run's settings.
+        songs: the songs it was trained on.
+        workers: number of workers.
         memory: the estimate; None for a run that was already complete, which keeps the card it has.
     """
     steps, figures = folder.steps(), folder.figures()
@@ -50,7 +50,7 @@ def write_card(
 
 
 def _some(figures: list[dict[str, float]]) -> list[dict[str, float]]:
-    """A few, evenly spread, the first and the last among them."""
+    """A few entries, evenly spaced, including the first and the last."""
     last = len(figures) - 1
     places = {round(last * place / (_LOSSES_SHOWN - 1)) for place in range(_LOSSES_SHOWN)}
     return [figures[place] for place in sorted(places)]

@@ -1,4 +1,4 @@
-"""A training run as a user sees it: its memory estimate, its steps and its model card."""
+"""Runs of `songmill train dit`: memory estimate, training and the model card."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -31,10 +31,10 @@ class Run:
     Attributes:
         config: settings of the run.
         folder: the run's folder.
-        songs: to train on.
-        device: type, `cpu` or `cuda`, or one device.
-        workers: processes that train together.
-        readers: processes of each that read songs ahead.
+        songs: songs to train on.
+        device: `cpu`, `cuda` or one device such as `cuda:1`.
+        workers: number of training processes.
+        readers: processes per worker that read songs ahead.
     """
 
     config: TrainConfig
@@ -60,23 +60,23 @@ def prepare(
     workers: int = 1,
     readers: int | None = None,
 ) -> Run:
-    """Check that a run fits its folder and its songs, and find a device.
+    """Check a run's folder, index its songs and choose a device.
 
     Args:
         config: settings of the run.
-        out: folder of the run.
-        from_audio: make features in every batch; see `pipeline.train.audio_rows`.
-        codec: for latents made from audio; by default that of the datasets.
-        device: `auto`, or what PyTorch calls it.
-        workers: processes that train together.
-        readers: processes of each that read songs ahead; by default 4 on a GPU, else none.
+        out: the run's folder.
+        from_audio: compute features for every batch; see `pipeline.train.audio_rows`.
+        codec: codec for latents from audio; by default that of the datasets.
+        device: `auto`, or a PyTorch device.
+        workers: number of training processes.
+        readers: processes per worker that read songs ahead; by default 4 on a GPU, else none.
 
     Raises:
-        DataProblem: the songs cannot be trained on, or the folder holds another run.
-        UsageProblem: the device is not there, or there is no codec.
+        DataProblem: the songs cannot be trained on, or the folder holds a run with other settings.
+        UsageProblem: the device is not available, or no codec is known.
     """
     if codec and not from_audio:
-        raise UsageProblem("--codec makes latents from audio: give --from-audio too, or leave it out")
+        raise UsageProblem("--codec is for latents from audio: give --from-audio too, or leave it out")
     found = find_device(device)
     with config_errors_reported():
         folder = RunFolder(out)
@@ -94,7 +94,7 @@ def _maker(config: TrainConfig, codec: Path | None) -> FeatureMaker:
 
 
 def estimate_memory(run: Run) -> MemoryEstimate:
-    """The memory that the largest batch will take.
+    """Estimate the memory of the largest batch.
 
     Raises:
         DataProblem: the checkpoint to start from cannot be read.
@@ -129,7 +129,7 @@ def train(run: Run, *, presets: list[str], memory: MemoryEstimate | None, progre
 
 
 def _tracks(run: Run) -> set[str]:
-    """What the run learns from, and what the checkpoint that it starts from has."""
+    """Track ids that the run trains on, and those that its starting checkpoint was trained on."""
     songs = run.songs.part("train", run.config.data.validation_share)
     before = tracks_of(run.config.checkpoint) if run.config.checkpoint else set()
     return {*songs.table["track_id"].to_pylist(), *before}
@@ -176,13 +176,13 @@ def config_errors_reported(presets: list[str] | None = None) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError) as problem:
         raise DataProblem(out_of_memory(presets or [])) from problem
     except RuntimeError as problem:
-        if "can't allocate memory" not in str(problem):  # what PyTorch says of main memory
+        if "can't allocate memory" not in str(problem):  # PyTorch's message for main memory
             raise
         raise DataProblem(out_of_memory(presets or [])) from problem
 
 
 def out_of_memory(presets: list[str]) -> str:
-    """What to do when memory was not enough."""
+    """The error message for lack of memory, with the next smaller preset."""
     smaller = next_smaller(presets)
     if smaller is None:
         return (

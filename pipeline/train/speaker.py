@@ -1,4 +1,4 @@
-"""A run of the speaker encoder as a user sees it: voices prepared once, steps, and a card."""
+"""Runs of `songmill train speaker`: preparation of voices, training and the model card."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -29,7 +29,7 @@ class SpeakerRun:
     Attributes:
         config: settings of the run.
         folder: the run's folder.
-        voices: to learn from.
+        voices: voices to train on.
         device: device to compute on.
     """
 
@@ -45,27 +45,27 @@ class SpeakerRun:
 
     @property
     def failed(self) -> dict[str, str]:
-        """Songs without segments: track id -> why."""
+        """Songs that could not be prepared: track id -> why."""
         return SegmentStore(self.folder.root / SEGMENTS).failed()
 
 
 def prepare(
     config: SpeakerConfig, out: Path, *, device: str = "auto", workers: int = 1, progress: bool = True
 ) -> SpeakerRun:
-    """Check that a run fits its folder, and make the voices that it lacks.
+    """Check a run's folder, and prepare the voices that it lacks.
 
-    A run that has a checkpoint keeps to the voices it has: it needs no dataset any more.
+    A run with a checkpoint keeps the voices it has, and does not need the dataset any more.
 
     Args:
         config: settings of the run.
-        out: folder of the run.
+        out: the run's folder.
         device: `auto`, `cpu` or `cuda`.
         workers: processes that separate songs.
-        progress: show how far it is, on stderr.
+        progress: show progress on stderr.
 
     Raises:
-        DataProblem: there are fewer than two singers, or the folder holds another run.
-        UsageProblem: no such device or column, or no encoder has such sizes.
+        DataProblem: there are fewer than two singers, or the folder holds a run with other settings.
+        UsageProblem: an unavailable device, an unknown column, or invalid sizes of the encoder.
     """
     found = find_device(device)
     encoder = _encoder(config)
@@ -86,13 +86,13 @@ def prepare(
 
 
 def _require_voices(segments: SegmentStore) -> None:
-    """Say why songs failed where too few singers are left for that."""
+    """If failed songs leave too few singers, say why they failed."""
     failed, heard = segments.failed(), {song.label for song in segments.songs() if song.segments}
     if failed and len(heard) < 2:
         track, why = next(iter(failed.items()))
         raise DataProblem(
-            f"{len(heard)} singer to learn from, two at least are needed: {len(failed)} songs could not be heard, such "
-            f"as {track}: {why}"
+            f"{len(heard)} singer to learn from, at least two are needed: {len(failed)} songs could not be separated, "
+            f"such as {track}: {why}"
         )
 
 

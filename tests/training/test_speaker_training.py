@@ -510,7 +510,7 @@ class TestTheCommand:
 
         monkeypatch.setattr(voices_module._Separator, "__call__", counted)
         said = _trained(dataset, settings, run, "--steps", 2, code=130)
-        assert "the same command goes on from the last song" in said
+        assert "the same command resumes from the last song" in said
         _trained(dataset, settings, run, "--steps", 2, "--quiet")
         assert len(separated) == 8  # the fourth was begun twice; nobody sings in the instrumental
         assert separated[3] == separated[4]
@@ -540,7 +540,7 @@ class TestTheCommand:
         assert all(torch.equal(weight, exported[name]) for name, weight in trainer.encoder.state_dict().items())
         assert len(row["embedding"]) == 512
         assert "is not empty" in asked("train", "export", run, "--out", out, code=1)
-        assert "takes --step alone" in asked("train", "export", run, "--out", tmp_path / "x", "--average", code=2)
+        assert "which takes only --step" in asked("train", "export", run, "--out", tmp_path / "x", "--average", code=2)
 
     def test_a_song_that_fails_costs_a_line(self, dataset: Path, settings: Path, tmp_path: Path) -> None:
         rows = pq.read_table(Layout(dataset).shard_file(0)).to_pylist()[:5]
@@ -562,7 +562,7 @@ class TestTheCommand:
         assert str(gone) in (tmp_path / "run" / "README.md").read_text()
         none = _write(tmp_path / "none", [{**row, "uri": str(gone)} for row in rows], {"decode": {}, "vocals": {}})
         told = _trained(none, settings, tmp_path / "other", code=1)
-        assert "5 songs could not be heard" in told
+        assert "5 songs could not be separated" in told
         assert str(gone) in told
 
     def test_what_cannot_be_trained_on(self, dataset: Path, settings: Path, tmp_path: Path) -> None:
@@ -574,7 +574,7 @@ class TestTheCommand:
         assert "--label voice: the shards have row_id" in refused("--label", "voice", code=2)
         assert "--where 'nobody > 1'" in refused("--where", "nobody > 1", code=2)
         assert "is no songmill dataset" in refused(code=1, data=tmp_path)
-        assert "--size: there is no huge; choose of tiny" in refused("--size", "huge", code=2)
+        assert "--size: there is no huge; choose from tiny" in refused("--size", "huge", code=2)
         assert "--set data.crops: there is no such setting; did you mean data.crop_s?" in refused(
             "--set", "data.crops=3", code=2
         )

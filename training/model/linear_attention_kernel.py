@@ -35,7 +35,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, rotary: Rotary, frame_mask
 def _attend(query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Tensor, frame_mask: Tensor | None) -> Tensor:
     batch, frames, heads, size = query.shape
     query, key, value, cos, sin = (x.contiguous() for x in (query, key, value, cos, sin))
-    mask = query if frame_mask is None else frame_mask.contiguous().view(torch.uint8)  # the kernel needs a pointer in any case
+    # The kernel needs a pointer even without a mask.
+    mask = query if frame_mask is None else frame_mask.contiguous().view(torch.uint8)
     options: dict[str, Any] = {
         "masked": frame_mask is not None,
         "size": size,
@@ -142,7 +143,7 @@ def _read_kernel(  # type: ignore[no-untyped-def]
     q = _turned(query, at, cos, sin, frame, mask + item * frames + frame, inside, size, masked)
     weight = tl.sum(q * tl.load(total + row * size + channel)[None], 1) + eps
     held = tl.load(state + (row * size + channel[:, None]) * size + channel[None])
-    if precision == "tf32":  # the hardware truncates the last 13 bits: adding half of the last bit kept makes that rounding
+    if precision == "tf32":  # the hardware truncates the last 13 bits; adding half of the last bit kept rounds instead
         held = (held.to(tl.uint32, bitcast=True) + 0x1000).to(tl.float32, bitcast=True)
     mean = tl.dot(q, held, input_precision=precision) / weight[:, None]
     tl.store(out + at[:, None] + channel[None], mean.to(out.dtype.element_ty), mask=inside[:, None])

@@ -41,8 +41,8 @@ class SamplingOptions(BaseModel):
         retake_variance: how far retake, repaint and extend move from the first noise to the second, 0 to 1; extend
             defaults to 1.
         repaint_start: start of the window in seconds of the source; with `extend`, below 0 adds to the left.
-        repaint_end: end of the window in seconds of the source; with `extend`, beyond its end adds to the right. None is
-            the end of the source.
+        repaint_end: end of the window in seconds of the source; with `extend`, beyond its end adds to the right.
+            None is the end of the source.
         extend_left: seconds to add before the source.
         extend_right: seconds to add after the source.
         ref_audio_strength: how much of the source audio2audio keeps, 0 to 1.

@@ -114,7 +114,7 @@ def _speakers(speaker: Tensor | None, songs: int, dim: int) -> Tensor:
         return torch.zeros(songs, dim)
     if speaker.shape not in {(dim,), (songs, dim)}:
         raise SamplingError(
-            f"a speaker embedding of this model has {dim} dimensions; give one for all songs or one for each of {songs}:"
+            f"a speaker embedding of this model has {dim} dimensions, one for all songs or one for each of {songs}:"
             f" [{dim}] or [{songs}, {dim}], not {list(speaker.shape)}"
         )
     if not speaker.isfinite().all():

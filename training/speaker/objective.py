@@ -80,7 +80,8 @@ def additive_margin_softmax(cosines: Tensor, classes: Tensor, margin: float, sca
 def supervised_contrastive(embeddings: Tensor, singers: Tensor, temperature: float) -> Tensor:
     """Mean over voices of the negative log-likelihood of the same singer's other voices among all other voices.
 
-    Voices whose singer has no other in the batch are left out. Khosla et al., "Supervised Contrastive Learning" (2020), equation 2.
+    Voices whose singer has no other in the batch are left out. Khosla et al., "Supervised Contrastive
+    Learning" (2020), equation 2.
     """
     itself = torch.eye(len(singers), dtype=torch.bool, device=singers.device)
     same = (singers[:, None] == singers) & ~itself

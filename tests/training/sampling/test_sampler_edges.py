@@ -187,7 +187,7 @@ def test_any_name_is_a_file_and_no_protocol(tmp_path: Path, monkeypatch: pytest.
             "replace the --source",
         ),
         ({"prompt": ["a", "b", "c"], "lyrics": [Path("in.wav")] * 2}, "--lyrics: 2 for 3 songs"),
-        ({"task": "edit", "source": Path("in.wav")}, "say it with --target-prompt"),
+        ({"task": "edit", "source": Path("in.wav")}, "give it as --target-prompt"),
     ],
 )
 def test_what_cannot_work_is_refused_before_a_model_is_loaded(
