@@ -1,4 +1,4 @@
-"""`songmill sample`: songs from a checkpoint. What a flag means, `SampleConfig` and `SamplingOptions` say in full."""
+"""`songmill sample`. `SampleConfig` and `SamplingOptions` document the settings in full."""
 
 import json
 import warnings
@@ -18,7 +18,7 @@ _COMMAND_ONLY = ("config", "overwrite", "as_json", "quiet")
 
 
 def _option(panel: str, name: str, text: str, default: str = "") -> Any:
-    """Without a default of its own, so that what is not given can come from a file; `default` is only shown."""
+    """An option without a default, so that a file can set it; `default` is only shown in the help."""
     return typer.Option(name, help=text, rich_help_panel=panel, show_default=default or False)
 
 
@@ -55,44 +55,49 @@ def sample_command(
         Path | None, typer.Argument(show_default=False, help="Checkpoint folder, in the released layout.")
     ] = None,
     prompt: Annotated[
-        list[str] | None, _song("--prompt", "What to make: genre, mood, instruments. Several: a batch.")
+        list[str] | None, _song("--prompt", "What to generate: genre, mood, instruments. Several make a batch.")
     ] = None,
     lyrics: Annotated[list[Path] | None, _song("--lyrics", "Text file; one for all prompts or one each.")] = None,
-    language: Annotated[str | None, _song("--language", "Of lyric lines whose own is unsure, such as en.")] = None,
+    language: Annotated[
+        str | None, _song("--language", "Language of lyric lines where detection is unsure, such as en.")
+    ] = None,
     duration: Annotated[float | None, _song("--duration", "Seconds, 1 to 600.", "30")] = None,
     seed: Annotated[
-        list[int] | None, _song("--seed", "One each, or the first of consecutive ones. Several: a batch.", "random")
+        list[int] | None,
+        _song("--seed", "One per song, or the first of consecutive ones. Several make a batch.", "random"),
     ] = None,
-    speaker: Annotated[Path | None, _song("--speaker", "Embedding of a voice, .npy or .safetensors.")] = None,
+    speaker: Annotated[Path | None, _song("--speaker", "Voice embedding, .npy or .safetensors.")] = None,
     infer_steps: Annotated[int | None, _sampling("--steps", "Steps from noise to song.", "27")] = None,
     scheduler_type: Annotated[str | None, _sampling("--scheduler", "euler, heun or pingpong.", "euler")] = None,
     oss_steps: Annotated[
         str | None, _sampling("--oss-steps", "Optimal-step schedule: indices into the grid, such as 1,3,4,9.")
     ] = None,
     omega_scale: Annotated[
-        float | None, _sampling("--omega-scale", "Above 0: larger steps, below: smaller ones.", "10")
+        float | None, _sampling("--omega-scale", "Above 0: larger steps; below 0: smaller ones.", "10")
     ] = None,
     cfg_type: Annotated[str | None, _guidance("--guidance", "apg, cfg or cfg_star.", "apg")] = None,
     guidance_scale: Annotated[
-        float | None, _guidance("--guidance-scale", "How closely prompt and lyrics are followed; 1 is off.", "15")
+        float | None, _guidance("--guidance-scale", "How closely to follow prompt and lyrics; 1 is off.", "15")
     ] = None,
     guidance_interval: Annotated[
-        float | None, _guidance("--guidance-interval", "Middle share of the steps that is guided.", "0.5")
+        float | None,
+        _guidance("--guidance-interval", "Share of the steps that is guided, in the middle of the run.", "0.5"),
     ] = None,
     guidance_interval_decay: Annotated[
-        float | None, _guidance("--guidance-interval-decay", "Share of the way the scale falls over it.", "0")
+        float | None, _guidance("--guidance-interval-decay", "How far the scale falls over the interval, 0 to 1.", "0")
     ] = None,
     min_guidance_scale: Annotated[
-        float | None, _guidance("--min-guidance-scale", "Where a decay of 1 ends.", "3")
+        float | None, _guidance("--min-guidance-scale", "The scale at the end of a decay of 1.", "3")
     ] = None,
     guidance_scale_text: Annotated[
-        float | None, _guidance("--guidance-scale-text", "Above 1, with the next one: guide by text apart.", "0")
+        float | None,
+        _guidance("--guidance-scale-text", "If this and the next are above 1: separate scale for the text.", "0"),
     ] = None,
     guidance_scale_lyric: Annotated[
-        float | None, _guidance("--guidance-scale-lyric", "Above 1: guide by lyrics apart.", "0")
+        float | None, _guidance("--guidance-scale-lyric", "The separate scale for the lyrics.", "0")
     ] = None,
     use_erg_tag: Annotated[
-        bool | None, _erg("--erg-tag/--no-erg-tag", "Guide against a weakened text encoder, not against no text.", "on")
+        bool | None, _erg("--erg-tag/--no-erg-tag", "Guide against a weakened text encoder instead of no text.", "on")
     ] = None,
     use_erg_lyric: Annotated[
         bool | None, _erg("--erg-lyric/--no-erg-lyric", "The same for the lyric encoder.", "on")
@@ -108,32 +113,35 @@ def sample_command(
         Path | None, _editing("--source", "Audio file that repaint and the tasks after it start from.")
     ] = None,
     retake_variance: Annotated[
-        float | None, _editing("--variance", "How far retake, repaint and extend leave the first noise, 0 to 1.", "0.5")
+        float | None,
+        _editing("--variance", "How far retake, repaint and extend move from the first noise, 0 to 1.", "0.5"),
     ] = None,
     retake_seed: Annotated[
-        list[int] | None, _editing("--retake-seed", "Of the second noise; the same rules as --seed.", "random")
+        list[int] | None, _editing("--retake-seed", "Seed of the second noise; the same rules as --seed.", "random")
     ] = None,
     repaint_start: Annotated[
-        float | None, _editing("--repaint-start", "Second where the new part begins.", "0")
+        float | None, _editing("--repaint-start", "Start of the new part in seconds.", "0")
     ] = None,
-    repaint_end: Annotated[float | None, _editing("--repaint-end", "Second where it ends.", "the source's end")] = None,
-    extend_left: Annotated[float | None, _editing("--extend-left", "Seconds to put before the source.", "0")] = None,
-    extend_right: Annotated[float | None, _editing("--extend-right", "Seconds to put after it.", "0")] = None,
+    repaint_end: Annotated[
+        float | None, _editing("--repaint-end", "End of the new part in seconds.", "the source's end")
+    ] = None,
+    extend_left: Annotated[float | None, _editing("--extend-left", "Seconds to add before the source.", "0")] = None,
+    extend_right: Annotated[float | None, _editing("--extend-right", "Seconds to add after the source.", "0")] = None,
     ref_audio_strength: Annotated[
         float | None, _editing("--strength", "How much of the source audio2audio keeps, 0 to 1.", "0.5")
     ] = None,
     target_prompt: Annotated[
-        list[str] | None, _editing("--target-prompt", "What an edit makes of a source that --prompt describes.")
+        list[str] | None, _editing("--target-prompt", "The result of an edit; --prompt describes the source.")
     ] = None,
     target_lyrics: Annotated[
-        list[Path] | None, _editing("--target-lyrics", "Text file of the edited lyrics.", "those of --lyrics")
+        list[Path] | None, _editing("--target-lyrics", "Text file of an edit's lyrics.", "those of --lyrics")
     ] = None,
-    n_min: Annotated[float | None, _editing("--n-min", "Share of the steps an edit skips.", "0")] = None,
+    n_min: Annotated[float | None, _editing("--n-min", "Share of the steps that an edit skips.", "0")] = None,
     n_max: Annotated[
-        float | None, _editing("--n-max", "Share of the steps up to which an edit follows the source.", "1")
+        float | None, _editing("--n-max", "Share of the steps after which an edit samples freely.", "1")
     ] = None,
-    n_avg: Annotated[int | None, _editing("--n-avg", "Noises an edit averages over.", "1")] = None,
-    lora: Annotated[list[str] | None, _model("--lora", "PATH or PATH:SCALE; may be repeated.")] = None,
+    n_avg: Annotated[int | None, _editing("--n-avg", "Noise samples that an edit averages over.", "1")] = None,
+    lora: Annotated[list[str] | None, _model("--lora", "PATH or PATH:SCALE; repeatable.")] = None,
     text_encoder: Annotated[
         str | None, _model("--text-encoder", "Folder, or entry of the model store.", "the checkpoint's")
     ] = None,
@@ -143,12 +151,12 @@ def sample_command(
     device: Annotated[str | None, _model("--device", "auto, cpu, cuda or cuda:N.", "auto")] = None,
     dtype: Annotated[str | None, _model("--dtype", "float32 or bfloat16.", "bfloat16 on CUDA, else float32")] = None,
     compile: Annotated[bool | None, _model("--compile/--no-compile", "Compile the transformer.", "off")] = None,
-    int8: Annotated[bool | None, _model("--int8/--no-int8", "8-bit weights, for small cards.", "off")] = None,
+    int8: Annotated[bool | None, _model("--int8/--no-int8", "Use 8-bit weights, for small cards.", "off")] = None,
     offload: Annotated[
         bool | None, _model("--offload/--no-offload", "Keep idle models in main memory, for small cards.", "off")
     ] = None,
     threads: Annotated[
-        int | None, _model("--threads", "Of the CPU; another number rounds otherwise.", "all cores")
+        int | None, _model("--threads", "CPU threads; another number rounds differently.", "all cores")
     ] = None,
     out: Annotated[
         Path | None,
@@ -163,16 +171,18 @@ def sample_command(
             "--from",
             rich_help_panel="Output",
             show_default=False,
-            help="YAML of such settings, or the .json beside a song to make it again. The command line wins.",
+            help="YAML file of settings, or a song's .json to reproduce it; the command line takes precedence.",
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", rich_help_panel="Output", help="Replace files.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", rich_help_panel="Output", help="Print what is written beside the songs.")
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", rich_help_panel="Output", help="Replace existing files.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", rich_help_panel="Output", help="No progress.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", rich_help_panel="Output", help="Print the content of the songs' .json files.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", rich_help_panel="Output", help="Show no progress.")] = False,
 ) -> None:
-    """Make songs from a checkpoint, or change a song. Beside each, a .json file says how to make it again.
+    """Generate songs from a checkpoint, or change a song. A .json file beside each one allows to reproduce it.
 
     [bold]Examples[/]
 
@@ -187,7 +197,7 @@ def sample_command(
       songmill sample --from song.json --out again.wav
     """
     given = {name: value for name, value in locals().items() if value is not None and name not in _COMMAND_ONLY}
-    with guarded("interrupted; songs that were complete are written"):
+    with guarded("interrupted; completed songs have been written"):
         takes = _sample(config, given, overwrite=overwrite, quiet=quiet)
     if as_json:
         typer.echo(json.dumps([take.sidecar for take in takes], indent=2, ensure_ascii=False))
@@ -196,7 +206,7 @@ def sample_command(
 
 
 def _sample(file: Path | None, given: Mapping[str, Any], *, overwrite: bool, quiet: bool) -> "list[WrittenTake]":
-    # Here, for torch takes seconds to import and the other commands do without.
+    # Imported here: torch takes seconds to import, and the other commands do not need it.
     from pipeline.sampling.config import build_config, read_settings, resolve
     from pipeline.sampling.progress import shown
     from pipeline.sampling.sample import differences, outputs, provenance, sample
@@ -208,7 +218,7 @@ def _sample(file: Path | None, given: Mapping[str, Any], *, overwrite: bool, qui
         warnings.showwarning = _warn
         made_with = provenance(config)
         for difference in differences(recorded, made_with):
-            tell(f"not as for {file}: {difference}", "yellow")
+            tell(f"not as in {file}: {difference}", "yellow")
         return sample(config, paths, made_with, watch)
 
 

@@ -1,4 +1,4 @@
-"""`songmill train`: from shards to a model, and from a run to a checkpoint."""
+"""`songmill train dit` and `songmill train export`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.train.dit import Run
     from training.dit.memory_estimate import MemoryEstimate
 
-app = typer.Typer(no_args_is_help=True, help="Train models on shards, and turn runs into checkpoints.")
+app = typer.Typer(no_args_is_help=True, help="Train models on curated datasets, and export them.")
 
 
 @app.command("dit")
@@ -24,37 +24,35 @@ def dit_command(
     out: train_options.Out = None,
     where: Annotated[
         str | None,
-        train_options.data(
-            "--where", "Train on the songs for which this SQL holds, e.g. quality.bandwidth_hz > 15000."
-        ),
+        train_options.data("--where", "Only songs that match this SQL condition, e.g. quality.bandwidth_hz > 15000."),
     ] = None,
     ssl: Annotated[
-        str | None, train_options.data("--ssl", "Encoders whose states to align with, such as mert,m-hubert.")
+        str | None, train_options.data("--ssl", "Encoders to align the model with, such as mert,m-hubert.")
     ] = None,
     vocabulary: Annotated[
         Path | None,
-        train_options.data("--vocabulary", "The lyric vocabulary of the shards; songmill's own by default."),
+        train_options.data("--vocabulary", "Lyric vocabulary of the shards; songmill's own by default."),
     ] = None,
     from_audio: Annotated[
         bool,
         typer.Option(
             "--from-audio",
-            help="Make latents, SSL states and text embeddings anew in every batch, not read them beside the shards.",
+            help="Compute latents, SSL states and text embeddings for every batch instead of reading stored ones.",
             rich_help_panel="Data",
         ),
     ] = False,
     codec: Annotated[
         Path | None,
         train_options.data(
-            "--codec", "For --from-audio: the codec's folder; by default that of the dataset's latents."
+            "--codec", "With --from-audio: the codec's folder; by default the codec of the dataset's latents."
         ),
     ] = None,
     checkpoint: Annotated[
         Path | None,
-        train_options.model("--checkpoint", "Start from this one, in the released layout, not from random weights."),
+        train_options.model("--checkpoint", "Start from this folder in the released layout instead of random weights."),
     ] = None,
     size: Annotated[
-        str | None, train_options.model("--size", "Of a new model: tiny, small or released, the default.")
+        str | None, train_options.model("--size", "Size of a new model: tiny, small or released (default).")
     ] = None,
     preset: Annotated[
         str,
@@ -62,35 +60,39 @@ def dit_command(
             "--preset", "Comma-separated: pretrain, finetune or tiny, and a card: 8gb, 12gb, 24gb (LoRA) or 80gb."
         ),
     ] = "",
-    steps: Annotated[int | None, train_options.training("--steps", "Optimizer steps in all.")] = None,
+    steps: Annotated[int | None, train_options.training("--steps", "Total optimizer steps.")] = None,
     lr: Annotated[float | None, train_options.training("--lr", "Learning rate after the warm-up.")] = None,
-    batch_size: Annotated[int | None, train_options.training("--batch-size", "Songs a batch, on each worker.")] = None,
-    accumulation: Annotated[int | None, train_options.training("--accumulation", "Batches a step.")] = None,
-    seed: Annotated[int | None, train_options.training("--seed", "Of weights, noise and dropout.")] = None,
+    batch_size: Annotated[
+        int | None, train_options.training("--batch-size", "Songs per batch, on each worker.")
+    ] = None,
+    accumulation: Annotated[int | None, train_options.training("--accumulation", "Batches per step.")] = None,
+    seed: Annotated[int | None, train_options.training("--seed", "Seed of weights, noise and dropout.")] = None,
     sample_prompts: Annotated[
         list[str] | None,
         train_options.training(
             "--sample-prompt",
-            "Sample this every samples.every steps; may be repeated. Without --checkpoint it takes "
+            "Sample this prompt every samples.every steps; repeatable. Without --checkpoint, also give "
             "--set samples.codec=FOLDER and --set samples.text_encoder=FOLDER.",
         ),
     ] = None,
     config: train_options.Config = None,
     overrides: Annotated[
         list[str] | None,
-        train_options.training("--set", "key.sub=value, such as optimizer.decay=cosine; may be repeated."),
+        train_options.training(
+            "--set", "Any other setting: key.sub=value, such as optimizer.decay=cosine; repeatable."
+        ),
     ] = None,
     device: train_options.Device = "auto",
     threads: train_options.Threads = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that train together.", rich_help_panel="Machine")] = 1,
     readers: Annotated[
         int | None,
-        train_options.machine("--readers", "Processes of each worker that read ahead; 4 on a GPU, else none."),
+        train_options.machine("--readers", "Processes per worker that read ahead; by default 4 on a GPU, else none."),
     ] = None,
     as_json: train_options.AsJson = False,
     quiet: train_options.Quiet = False,
 ) -> None:
-    """Train the diffusion transformer. The same command again goes on from the last checkpoint.
+    """Train the diffusion transformer. Running the same command again resumes from the last checkpoint.
 
     [bold]Examples[/]
 
@@ -118,53 +120,55 @@ def dit_command(
         "DATASET": datasets or None,
     }
     presets = _names(preset)
-    with guarded("interrupted; the same command goes on from the last checkpoint"):
-        # Here, for torch takes seconds to import and the other commands do without.
-        from pipeline.train.dit import prepare, reckon, train
+    with guarded("interrupted; the same command resumes from the last checkpoint"):
+        # Imported here: torch takes seconds to import, and the other commands do not need it.
+        from pipeline.train.dit import estimate_memory, prepare, train
         from pipeline.train.dit_config import build_config
 
         if out is None:
-            raise UsageProblem("--out is missing: say where the run goes")
+            raise UsageProblem("--out is missing: name a folder for the run")
         settings = build_config(
             presets=presets, size=size, file=config, flags=flags, overrides=overrides or [], vocabulary=vocabulary
         )
         run = prepare(
             settings, out, from_audio=from_audio, codec=codec, device=device, workers=workers, readers=readers
         )
-        reckoned = reckon(run) if run.step < settings.steps else None
+        memory = estimate_memory(run) if run.step < settings.steps else None
         if not quiet:
-            _show_start(run, reckoned)
+            _show_start(run, memory)
         with naming(out):
-            complete = train(run, presets=presets, reckoned=reckoned, progress=not quiet)
-    train_options.end(run, complete=complete, as_json=as_json, out=out, figure=", held out {validation/loss:.4f}")
+            complete = train(run, presets=presets, memory=memory, progress=not quiet)
+    train_options.report_end(
+        run, complete=complete, as_json=as_json, out=out, figure=", held out {validation/loss:.4f}"
+    )
 
 
 @app.command("export")
 def export_command(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    out: Annotated[Path, typer.Option("--out", help="New folder, for a checkpoint in the released layout or a LoRA.")],
+    out: Annotated[Path, typer.Option("--out", help="New folder for the exported model.")],
     codec: Annotated[
         Path | None,
         typer.Option(help="Folder with music_dcae_f8c8/ and music_vocoder/; by default the one the run started from."),
     ] = None,
-    step: Annotated[int | None, typer.Option(help="Of the checkpoint; the last one by default.")] = None,
-    average: Annotated[bool, typer.Option("--average", help="Take the moving average of the weights.")] = False,
+    step: Annotated[int | None, typer.Option(help="Step of the checkpoint; the last one by default.")] = None,
+    average: Annotated[bool, typer.Option("--average", help="Export the moving average of the weights.")] = False,
     text_encoder: Annotated[
         str | None,
         typer.Option(help="Text encoder to copy: a folder, or an entry of the model store such as e5-small."),
     ] = None,
-    vocabulary: Annotated[Path | None, typer.Option(help="Lyric vocabulary, to be copied.")] = None,
+    vocabulary: Annotated[Path | None, typer.Option(help="Lyric vocabulary to copy.")] = None,
     vocoder: Annotated[
         Path | None,
         typer.Option(
-            help="Of an autoencoder run: folder with music_vocoder/; by default Griffin-Lim, without weights."
+            help="For an autoencoder run: folder with music_vocoder/; by default Griffin-Lim, which has no weights."
         ),
     ] = None,
 ) -> None:
-    """Turn a checkpoint of a run into one in the released layout, or a LoRA run into the adapter's file.
+    """Export a run: a checkpoint in the released layout, or the adapter file of a LoRA run.
 
-    An autoencoder run becomes a codec; it takes --step and --vocoder. A speaker run becomes a folder for the stage
-    speaker; it takes --step alone.
+    An autoencoder run is exported as a codec, with the options --step and --vocoder; a speaker run as an encoder for
+    the stage speaker, with the option --step.
 
     [bold]Examples[/]
 
@@ -190,9 +194,9 @@ def export_command(
             kind = RunFolder(run).kind
             takes = {"autoencoder": "--step and --vocoder", "speaker": "--step"}.get(kind)
             if takes and (codec or average or text_encoder or vocabulary or (vocoder and kind == "speaker")):
-                raise UsageProblem(f"{run} is a run of kind {kind}: of the options it takes {takes} alone")
+                raise UsageProblem(f"{run} is a run of kind {kind}, which takes only {takes}")
             if not takes and vocoder:
-                raise UsageProblem("--vocoder is for autoencoder runs: a transformer's codec brings its own")
+                raise UsageProblem("--vocoder is for autoencoder runs: a transformer's codec has its own")
             if kind == "autoencoder":
                 written = export_codec(run, out, step=step, vocoder=vocoder)
             elif kind == "speaker":
@@ -212,28 +216,28 @@ def export_command(
     typer.echo(str(written))
 
 
-def _show_start(run: "Run", reckoned: "MemoryEstimate | None") -> None:
+def _show_start(run: "Run", memory: "MemoryEstimate | None") -> None:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     seconds = float(run.songs.column("frames").sum()) * 4096 / 44100
     on = f"{run.workers} workers, each on {run.device}" if run.workers > 1 else run.device
-    made = ", whose features are made in every batch" if run.songs.maker else ""
+    made = ", with features computed for every batch" if run.songs.maker else ""
     console.print(f"{len(run.songs)} songs, {seconds / 3600:.1f} hours{made}, on {on}")
     for why, count in run.songs.left_out.items():
         console.print(f"  {count} left out: {why}", markup=False)
     if run.step:
-        console.print(f"going on from step {run.step} of {run.config.steps}")
-    if reckoned:
+        console.print(f"resuming from step {run.step} of {run.config.steps}")
+    if memory:
         console.print(
-            f"{reckoned.parameters / 1e6:,.1f} M weights, {reckoned.trained / 1e6:,.1f} M trained; the largest batch "
-            f"takes about {gigabytes(reckoned)}"
+            f"{memory.parameters / 1e6:,.1f} M weights, {memory.trained / 1e6:,.1f} M trained; the largest batch "
+            f"takes about {gigabytes(memory)}"
         )
 
 
-def gigabytes(reckoned: "MemoryEstimate") -> str:
-    """An estimate as a user reads it."""
+def gigabytes(memory: "MemoryEstimate") -> str:
+    """A memory estimate as text: the total in GB and its parts."""
     parts = ("weights", "gradients", "optimizer", "activations")
-    told = ", ".join(f"{part} {getattr(reckoned, part) / 1e9:.2f}" for part in parts)
-    return f"{reckoned.total / 1e9:.2f} GB: {told}"
+    by_part = ", ".join(f"{part} {getattr(memory, part) / 1e9:.2f}" for part in parts)
+    return f"{memory.total / 1e9:.2f} GB: {by_part}"
 
 
 def _names(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""`songmill train autoencoder`: from curated songs to a music codec."""
+"""`songmill train autoencoder`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +13,7 @@ from schemas.files import naming
 if TYPE_CHECKING:
     from pipeline.train.autoencoder import AutoencoderRun
 
-# Flags and the settings they stand for; all others are reached by --set.
+# Flag -> the setting it sets; --set reaches all others.
 FLAGS = {
     "--where": "data.where",
     "--checkpoint": "checkpoint",
@@ -29,37 +29,37 @@ def autoencoder_command(
     out: train_options.Out = None,
     where: Annotated[
         str | None,
-        train_options.data(
-            "--where", "Train on the songs for which this SQL holds, e.g. quality.bandwidth_hz > 15000."
-        ),
+        train_options.data("--where", "Only songs that match this SQL condition, e.g. quality.bandwidth_hz > 15000."),
     ] = None,
     checkpoint: Annotated[
-        Path | None, train_options.model("--checkpoint", "Go on from its music_dcae_f8c8/, not from random weights.")
+        Path | None,
+        train_options.model("--checkpoint", "Start from this folder's music_dcae_f8c8/ instead of random weights."),
     ] = None,
     size: Annotated[
-        str | None, train_options.model("--size", "Of a new autoencoder: tiny, or released, the default.")
+        str | None, train_options.model("--size", "Size of a new autoencoder: tiny or released (default).")
     ] = None,
     preset: Annotated[
         str | None,
-        train_options.training("--preset", "tiny (two CPU cores, a minute and a half) or released (the paper's)."),
+        train_options.training("--preset", "tiny (1.5 minutes on two CPU cores) or released (the paper's)."),
     ] = None,
     steps: Annotated[
-        int | None, train_options.training("--steps", "Stop after so many, not after the last phase.")
+        int | None, train_options.training("--steps", "Stop after this many steps instead of after the last phase.")
     ] = None,
-    seed: Annotated[int | None, train_options.training("--seed", "Of weights and excerpts.")] = None,
+    seed: Annotated[int | None, train_options.training("--seed", "Seed of weights and crops.")] = None,
     config: train_options.Config = None,
     overrides: Annotated[
-        list[str] | None, train_options.training("--set", "key.sub=value, such as head.steps=1000; may be repeated.")
+        list[str] | None,
+        train_options.training("--set", "Any other setting: key.sub=value, such as head.steps=1000; repeatable."),
     ] = None,
     device: train_options.Device = "auto",
     threads: train_options.Threads = None,
     as_json: train_options.AsJson = False,
     quiet: train_options.Quiet = False,
 ) -> None:
-    """Train the music autoencoder on curated songs. The same command again goes on from the last checkpoint.
+    """Train the music autoencoder on curated songs. Running the same command again resumes from the last checkpoint.
 
-    Three phases, each with its own settings: full (short excerpts, all weights), middle (long excerpts, the deepest
-    layers) and head (short excerpts, the last layers against a discriminator). A phase without steps is left out.
+    There are three phases, each with its own settings: full (short crops, all weights), middle (long crops, the deepest
+    layers) and head (short crops, the last layers against a discriminator). A phase without steps is skipped.
 
     [bold]Examples[/]
 
@@ -79,15 +79,15 @@ def autoencoder_command(
         "--threads": threads,
         "DATASET": [path.resolve() for path in datasets] if datasets else None,
     }
-    with guarded("interrupted; the same command goes on from the last checkpoint"):
-        # Here, for torch takes seconds to import and the other commands do without.
+    with guarded("interrupted; the same command resumes from the last checkpoint"):
+        # Imported here: torch takes seconds to import, and the other commands do not need it.
         from pipeline.train.autoencoder import prepare, train
         from pipeline.train.settings import named, read_settings
         from training.autoencoder.config import AutoencoderTrainConfig
         from training.autoencoder.presets import PRESETS, SIZES
 
         if out is None:
-            raise UsageProblem("--out is missing: say where the run goes")
+            raise UsageProblem("--out is missing: name a folder for the run")
         presets = [named("--preset", preset, PRESETS)] if preset else []
         presets += [{"model": named("--size", size, SIZES)}] if size else []
         settings = read_settings(
@@ -99,7 +99,7 @@ def autoencoder_command(
         with naming(out):
             complete = train(run, progress=not quiet)
     figure = ", {validation/mel_distance_db:.2f} dB held out"
-    train_options.end(run, complete=complete, as_json=as_json, out=out, figure=figure, digits=5)
+    train_options.report_end(run, complete=complete, as_json=as_json, out=out, figure=figure, digits=5)
 
 
 def _show_start(run: "AutoencoderRun") -> None:
@@ -109,8 +109,8 @@ def _show_start(run: "AutoencoderRun") -> None:
     hours = sum(run.audio.table["samples"].to_pylist()) / RATE_HZ / 3600
     console.print(f"{len(run.audio.recordings)} songs, {hours:.2f} hours, on {run.device}")
     if run.audio.left_out:
-        console.print(f"  {run.audio.left_out} left out: by --where, by a mark, or because they are there twice")
+        console.print(f"  {run.audio.left_out} left out: by --where, by a mark, or as duplicates")
     phases = ", ".join(f"{name} {phase.steps}" for name, phase in run.config.phases() if phase.steps)
     console.print(f"phases: {phases} steps")
     if run.step:
-        console.print(f"going on from step {run.step} of {run.config.steps}")
+        console.print(f"resuming from step {run.step} of {run.config.steps}")

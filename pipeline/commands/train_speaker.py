@@ -1,4 +1,4 @@
-"""`songmill train speaker`: from songs with vocals to an encoder of singers."""
+"""`songmill train speaker`."""
 
 import os
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +13,7 @@ from schemas.files import naming
 if TYPE_CHECKING:
     from pipeline.train.speaker import SpeakerRun
 
-# Flags and the settings they stand for; all others are reached by --set.
+# Flag -> the setting it sets; --set reaches all others.
 FLAGS = {
     "--where": "data.where",
     "--label": "data.label",
@@ -32,37 +32,41 @@ def speaker_command(
     out: train_options.Out = None,
     where: Annotated[
         str | None,
-        train_options.data("--where", "Train on the songs for which this SQL holds, e.g. vocals.active_ratio > 0.3."),
+        train_options.data("--where", "Only songs that match this SQL condition, e.g. vocals.active_ratio > 0.3."),
     ] = None,
     label: Annotated[
         str | None,
-        train_options.data("--label", "Column that names the singer; artist by default. Rows without are their own."),
+        train_options.data(
+            "--label", "Column that names the singer; artist by default. A song without one is its own singer."
+        ),
     ] = None,
     size: Annotated[
-        str | None, train_options.model("--size", "Of the encoder: tiny, small or full, the default.")
+        str | None, train_options.model("--size", "Size of the encoder: tiny, small or full (default).")
     ] = None,
-    steps: Annotated[int | None, train_options.training("--steps", "Optimizer steps in all.")] = None,
+    steps: Annotated[int | None, train_options.training("--steps", "Total optimizer steps.")] = None,
     lr: Annotated[float | None, train_options.training("--lr", "Learning rate after the warm-up.")] = None,
-    singers: Annotated[int | None, train_options.training("--singers", "Of a batch.")] = None,
-    segments: Annotated[int | None, train_options.training("--segments", "Of each singer in a batch.")] = None,
-    seed: Annotated[int | None, train_options.training("--seed", "Of weights, batches and augmentation.")] = None,
+    singers: Annotated[int | None, train_options.training("--singers", "Singers per batch.")] = None,
+    segments: Annotated[int | None, train_options.training("--segments", "Segments per singer in a batch.")] = None,
+    seed: Annotated[int | None, train_options.training("--seed", "Seed of weights, batches and augmentation.")] = None,
     config: train_options.Config = None,
     overrides: Annotated[
         list[str] | None,
-        train_options.training("--set", "key.sub=value, such as objective.margin=0.3; may be repeated."),
+        train_options.training("--set", "Any other setting: key.sub=value, such as objective.margin=0.3; repeatable."),
     ] = None,
     device: train_options.Device = "auto",
     threads: train_options.Threads = None,
     workers: Annotated[
         int | None,
-        train_options.machine("--workers", "Processes that separate vocals before the first step; one a CPU."),
+        train_options.machine(
+            "--workers", "Processes that separate vocals before the first step; by default one per CPU."
+        ),
     ] = None,
     as_json: train_options.AsJson = False,
     quiet: train_options.Quiet = False,
 ) -> None:
-    """Train the speaker encoder on the voices of curated songs. The same command again goes on where it stopped.
+    """Train the speaker encoder on the voices of curated songs. Running the same command again resumes it.
 
-    Before the first step every song with vocals is separated once; the run keeps what is sung in it.
+    Before the first step, the vocals of every song are separated once; the run keeps their sung segments.
 
     [bold]Examples[/]
 
@@ -85,14 +89,14 @@ def speaker_command(
         "--threads": threads,
         "DATASET": [path.resolve() for path in datasets] if datasets else None,
     }
-    with guarded("interrupted; the same command goes on from the last song or checkpoint"):
-        # Here, for torch takes seconds to import and the other commands do without.
+    with guarded("interrupted; the same command resumes from the last song or checkpoint"):
+        # Imported here: torch takes seconds to import, and the other commands do not need it.
         from pipeline.train.settings import named, read_settings
         from pipeline.train.speaker import prepare, train
         from training.speaker.config import SIZES, SpeakerConfig
 
         if out is None:
-            raise UsageProblem("--out is missing: say where the run goes")
+            raise UsageProblem("--out is missing: name a folder for the run")
         presets = [{"model": named("--size", size, SIZES)}] if size else []
         settings = read_settings(
             SpeakerConfig, FLAGS, presets=presets, file=config, flags=flags, overrides=overrides or []
@@ -103,7 +107,7 @@ def speaker_command(
         with naming(out):
             complete = train(run, progress=not quiet)
     figure = ", equal error rate {validation/eer:.3f}"
-    train_options.end(run, complete=complete, as_json=as_json, out=out, figure=figure)
+    train_options.report_end(run, complete=complete, as_json=as_json, out=out, figure=figure)
 
 
 def _show_start(run: "SpeakerRun") -> None:
@@ -117,4 +121,4 @@ def _show_start(run: "SpeakerRun") -> None:
     for track_id, problem in run.failed.items():
         console.print(f"  left out {track_id}: {problem}", markup=False)
     if run.step:
-        console.print(f"going on from step {run.step} of {run.config.steps}")
+        console.print(f"resuming from step {run.step} of {run.config.steps}")

@@ -1,4 +1,4 @@
-"""`songmill ui`: the page of a checkpoint, served to this machine only."""
+"""`songmill ui`: a web page for sampling, served only to this machine."""
 
 import importlib.util
 import socket
@@ -30,20 +30,22 @@ _ASKED_ON_THE_PAGE = {"prompt": "", "out": "song.wav"}
 
 def ui_command(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, in the released layout.")],
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: the first free one from 7860.")] = None,
-    browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
-    lora: Annotated[list[str] | None, typer.Option(help="PATH or PATH:SCALE; may be repeated.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port; by default the first free one from 7860.")
+    ] = None,
+    browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    lora: Annotated[list[str] | None, typer.Option(help="PATH or PATH:SCALE; repeatable.")] = None,
     text_encoder: Annotated[str | None, typer.Option(help="Folder, or entry of the model store.")] = None,
     vocabulary: Annotated[Path | None, typer.Option(help="Lyric vocabulary, tokenizers JSON.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the transformer.")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="8-bit weights, for small cards.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Use 8-bit weights, for small cards.")] = False,
     offload: Annotated[
         bool, typer.Option("--offload", help="Keep idle models in main memory, for small cards.")
     ] = False,
 ) -> None:
-    """Make and change songs in the browser. The page is served on 127.0.0.1 and loads nothing from elsewhere.
+    """Generate and change songs in the browser. The page is served on 127.0.0.1 and loads nothing from elsewhere.
 
     [bold]Examples[/]
 
@@ -56,28 +58,28 @@ def ui_command(
         if importlib.util.find_spec("gradio") is None:
             raise UsageProblem("the page needs Gradio: pip install 'songmill[ui]'")
         if port and not _is_free(port):
-            raise UsageProblem(f"--port {port} is taken; use another one, or none to have a free one chosen")
+            raise UsageProblem(f"--port {port} is taken; choose another one, or leave it out to use a free one")
         _serve(given, port, browser)
 
 
 def _serve(given: Mapping[str, Any], port: int | None, browser: bool) -> None:
-    # Here, for torch and Gradio take seconds to import and the other commands do without.
+    # Imported here: torch and Gradio take seconds to import, and the other commands do not need them.
     from pipeline.sampling.config import build_config, resolve
-    from pipeline.sampling.sample import load, told
+    from pipeline.sampling.sample import load, user_errors
     from pipeline.ui.page import Page, private_folder, serve
 
     config = resolve(build_config({}, {**given, **_ASKED_ON_THE_PAGE}))
-    with told():
+    with user_errors():
         sampler = load(config)
     with private_folder() as folder:
         page = Page(sampler, config.model_dump(mode="json", include=_SETTINGS), folder)
         with serve(page, port, browser=browser) as address:
-            typer.echo(f"{address} serves {config.checkpoint}; Ctrl+C ends it")
+            typer.echo(f"{address} serves {config.checkpoint}; stop it with Ctrl+C")
             _wait_for_interrupt()
 
 
 def _is_free(port: int) -> bool:
-    """Asked before a checkpoint is loaded for nothing."""
+    """Checked up front, so that no checkpoint is loaded in vain."""
     try:
         with socket.create_server(("127.0.0.1", port)):
             return True

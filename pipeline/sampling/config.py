@@ -1,4 +1,4 @@
-"""What `songmill sample` was asked for: a file and the command line, checked, and then with nothing left open."""
+"""Settings of `songmill sample`: read from a file and the command line, checked, and completed with defaults."""
 
 import difflib
 import json
@@ -25,7 +25,7 @@ Several = Annotated[
 ]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
-# Flags that are shorter than the fields they set.
+# Field -> flag, for flags that are shorter than the fields they set.
 SHORT = {
     "infer_steps": "steps",
     "scheduler_type": "scheduler",
@@ -37,40 +37,40 @@ SHORT = {
     "ref_audio_strength": "strength",
 }
 
-# Of these there is one a song, or one for all.
+# Settings with one value per song, or one for all.
 _PER_SONG = ("prompt", "lyrics", "lyrics_text", "target_prompt", "target_lyrics", "target_lyrics_text")
 _SEEDS = ("seed", "retake_seed")
 _FILES = ("checkpoint", "source", "speaker", "vocabulary")
 
 
 class SampleConfig(SamplingOptions):
-    """Everything `songmill sample` needs to know besides `SamplingOptions`.
+    """All settings of `songmill sample`.
 
     Attributes:
         checkpoint: folder in the released layout.
         out: audio file; `{n}` and `{seed}` stand for a song's number, from 1, and its seed.
-        prompt: what to generate. Several are one batch.
-        lyrics: files with the words, one for all songs or one for each.
-        lyrics_text: the words themselves.
-        language: of the lyrics; None detects it line by line.
-        target_prompt: what an edit makes of the source, which `prompt` describes as it is.
-        target_lyrics: files with the words of that.
-        target_lyrics_text: those words themselves.
-        seed: one for each song; a single one counts up over the songs; none are drawn at random.
+        prompt: what to generate; several make a batch.
+        lyrics: lyrics files, one for all songs or one for each.
+        lyrics_text: the lyrics themselves, instead of files.
+        language: language of lyric lines whose own cannot be detected reliably.
+        target_prompt: for an edit, a description of the result; `prompt` describes the source.
+        target_lyrics: for an edit, lyrics files of the result.
+        target_lyrics_text: the same lyrics themselves, instead of files.
+        seed: one for each song, or a single one that counts up over the songs; random if empty.
         retake_seed: the same for the second noise, of retake, repaint, extend and edit.
-        speaker: `.npy` or `.safetensors` with the embedding of a voice.
+        speaker: `.npy` or `.safetensors` file with a voice embedding.
         source: audio file that the task starts from.
         lora: `PATH` or `PATH:SCALE`.
         text_encoder: folder, or entry of the model store; None is the checkpoint's.
         vocabulary: lyric vocabulary (tokenizers JSON); None is the checkpoint's.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        dtype: of the weights; `auto` is bfloat16 on CUDA and float32 on the CPU.
+        dtype: dtype of the weights; `auto` is bfloat16 on CUDA and float32 on the CPU.
         compile: compile the transformer.
         int8: keep its weights in 8 bits.
-        offload: keep on the device only what is computing.
-        threads: of the CPU; another number rounds otherwise. None is what torch takes.
-        item: the only song of the batch to write, from 0. The others are computed too, since a batch rounds otherwise
-            than its songs alone.
+        offload: keep on the device only the model in use.
+        threads: CPU threads; another number rounds differently. None takes PyTorch's default.
+        item: write only this song of the batch, from 0. The others are computed too, since a batch rounds differently
+            than a single song.
     """
 
     checkpoint: Path
@@ -105,7 +105,7 @@ class SampleConfig(SamplingOptions):
     @field_validator("*")
     @classmethod
     def _require_unicode(cls, value: Any) -> Any:
-        """Neither a tokenizer nor a sidecar takes what the shell passes on of bytes that are no UTF-8."""
+        """Reject surrogates, which stand for bytes that are not UTF-8: tokenizers and sidecars cannot encode them."""
         for part in value if isinstance(value, tuple) else (value,):
             if isinstance(part, str | Path) and any("\ud800" <= character <= "\udfff" for character in str(part)):
                 raise ValueError("must be UTF-8")
@@ -115,7 +115,7 @@ class SampleConfig(SamplingOptions):
     def _check_files(self) -> "SampleConfig":
         for field in ("lyrics", "target_lyrics"):
             if getattr(self, field) and getattr(self, f"{field}_text"):
-                raise ValueError(f"{field} and {field}_text say the same: leave one of them out")
+                raise ValueError(f"{field} and {field}_text exclude each other: leave one of them out")
         require_inputs(self, self.source, self.target_prompt or None)
         for field in _FILES:
             path = getattr(self, field)
@@ -125,22 +125,22 @@ class SampleConfig(SamplingOptions):
 
     @property
     def songs(self) -> int:
-        """How many songs the batch has."""
+        """Number of songs in the batch."""
         return max(len(getattr(self, field)) for field in (*_PER_SONG, *_SEEDS))
 
     @property
     def options(self) -> dict[str, Any]:
-        """The part that is `SamplingOptions`."""
+        """The fields of `SamplingOptions`."""
         return {field: getattr(self, field) for field in SamplingOptions.model_fields}
 
 
 def flag(field: str) -> str:
-    """The command line's name of a field."""
+    """The command line's name for a field."""
     return field.upper() if field == "checkpoint" else "--" + SHORT.get(field, field).replace("_", "-")
 
 
 def in_flags(message: str) -> str:
-    """A message of the sampler with its fields called by their flags; names in paths stay."""
+    """A sampler's message with fields replaced by their flags, except within paths."""
     fields = "|".join(sorted((field for field in SampleConfig.model_fields if "_" in field), key=len, reverse=True))
     message = re.sub(r"\buse_(erg_\w+)=False", lambda match: f"--no-{match[1].replace('_', '-')}", message)
     message = re.sub(r"`(\w+)`", lambda match: flag(match[1]), message)
@@ -148,12 +148,13 @@ def in_flags(message: str) -> str:
 
 
 def read_settings(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings of a YAML file, or those that a clip's sidecar records, with what that clip was made with.
+    """Settings from a YAML file or from a clip's sidecar, and the provenance that the sidecar records, if any.
 
-    Keys are flags without their dashes, or the names of fields.
+    Keys are flags without their dashes, or names of fields.
 
     Raises:
-        UsageProblem: unreadable, no mapping, or with an unknown key, which is told with the nearest known one.
+        UsageProblem: the file is unreadable, is not a mapping, or has an unknown key; the message suggests the nearest
+            known key.
     """
     try:
         text = file.read_text("utf-8")
@@ -172,18 +173,19 @@ def read_settings(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
             advice = f"did you mean {near[0]}?" if near else "see songmill sample --help"
-            raise UsageProblem(f"--config {file}: there is no {key}; {advice}")
+            raise UsageProblem(f"--config {file}: there is no setting {key}; {advice}")
         settings[fields[name]] = value
     return settings, made_with
 
 
 def build_config(settings: Mapping[str, Any], given: Mapping[str, Any]) -> SampleConfig:
-    """The settings of a file under those of the command line.
+    """Merge the settings of a file with those of the command line, which take precedence.
 
-    Asked for another prompt, lyrics or seed than the sidecar of one song of a batch records, it is that song alone.
+    If the file is the sidecar of one song of a batch and the command line changes prompt, lyrics or seed, only that
+    song is sampled.
 
     Raises:
-        UsageProblem: every problem found, each by its flag.
+        UsageProblem: the settings are invalid; the message lists every problem with its flag.
     """
     merged = dict(settings)
     if merged.get("item") is not None and any(field in given for field in (*_PER_SONG, *_SEEDS)):
@@ -194,14 +196,14 @@ def build_config(settings: Mapping[str, Any], given: Mapping[str, Any]) -> Sampl
     try:
         return SampleConfig.model_validate({**merged, **given})
     except ValidationError as error:
-        raise UsageProblem("\n       ".join(_told(problem) for problem in error.errors())) from error
+        raise UsageProblem("\n       ".join(_format_problem(problem) for problem in error.errors())) from error
 
 
 def resolve(config: SampleConfig) -> SampleConfig:
-    """The same with nothing left open: texts instead of files, every seed, full paths, the device and its threads.
+    """Complete a config: texts instead of files, all seeds, absolute paths, device, dtype and threads.
 
     Raises:
-        UsageProblem: an unreadable file, counts that do not go together, or a device that is not there.
+        UsageProblem: an unreadable file, counts that do not match, or an unavailable device.
     """
     device = _device(config.device)
     update: dict[str, Any] = {
@@ -226,10 +228,10 @@ def resolve(config: SampleConfig) -> SampleConfig:
 
 
 def path_and_scale(lora: str) -> tuple[Path, float]:
-    """The parts of `PATH` or `PATH:SCALE`.
+    """Path and scale of `PATH` or `PATH:SCALE`; the scale defaults to 1.
 
     Raises:
-        UsageProblem: there is no such path.
+        UsageProblem: the path does not exist, or the scale is not finite.
     """
     path, scale = Path(lora), 1.0
     before, _, after = lora.rpartition(":")
@@ -254,13 +256,13 @@ def _folder_or_entry(text_encoder: str | None) -> str | None:
 
 
 def _alone(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of one song of a batch as those of a run of its own."""
+    """Settings to sample one song of a batch on its own."""
     item = settings["item"]
     single = {field: values[item : item + 1] for field in (*_PER_SONG, *_SEEDS) if (values := settings.get(field))}
     return {**settings, **single, "item": None}
 
 
-def _told(problem: Mapping[str, Any]) -> str:
+def _format_problem(problem: Mapping[str, Any]) -> str:
     message = in_flags(problem["msg"].removeprefix("Value error, "))
     if not problem["loc"]:
         return message
@@ -275,9 +277,9 @@ def _device(asked: str) -> str:
     if asked == "auto":
         return "cuda" if available else "cpu"
     if asked != "cpu" and not available:
-        raise UsageProblem(f"--device {asked}: torch finds no CUDA device here; use --device cpu")
+        raise UsageProblem(f"--device {asked}: PyTorch finds no CUDA device here; use --device cpu")
     if asked.startswith("cuda:") and int(asked.removeprefix("cuda:")) >= (found := torch.cuda.device_count()):
-        raise UsageProblem(f"--device {asked}: there are {found}, counted from 0")
+        raise UsageProblem(f"--device {asked}: there are only {found} devices, counted from 0")
     return asked
 
 

@@ -1,4 +1,4 @@
-"""How far a sampling run is, on stderr: a live bar on a terminal, a line a phase elsewhere."""
+"""Progress of a sampling run on stderr: a live bar on a terminal, otherwise a line per phase."""
 
 import time
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _LINE_INTERVAL_S = 10.0
 
 @contextmanager
 def shown(*, enabled: bool) -> Iterator[Watch]:
-    """What to tell of every phase and step while the body runs."""
+    """Yields a callback that shows phases and steps while the context is open."""
     console = Console(stderr=True)
     if not enabled:
         yield lambda _phase, _done, _total: None
@@ -41,7 +41,7 @@ def _bar(console: Console) -> Iterator[Watch]:
         def watch(phase: str, done: int, total: int) -> None:
             nonlocal task, phase_shown
             if phase != phase_shown:
-                progress.remove_task(task)  # to reset it would keep its total
+                progress.remove_task(task)  # a reset would keep its total
                 task, phase_shown = progress.add_task(phase, total=total or None), phase
             progress.update(task, completed=done)
 

@@ -1,4 +1,4 @@
-"""Songs from a checkpoint: audio files, each with a sidecar that says all it takes to make it again."""
+"""Samples songs from a checkpoint: audio files, each with a sidecar that allows to reproduce it."""
 
 import hashlib
 import json
@@ -28,26 +28,26 @@ from training.sampling import Clip, Sampler, SamplingError, Step
 from training.sampling.audio import audio_format, write_audio
 from training.sampling.sampler import SAMPLE_RATE_HZ
 
-# Told of a phase, how much of it is done, and of how much; 0 of 0 where that is not known.
+# Called with a phase, how much of it is done, and its total; 0 and 0 if that is not known.
 Watch = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class WrittenTake:
-    """A song that was written, and what its sidecar says."""
+    """A song that was written, and the content of its sidecar."""
 
     path: Path
     sidecar: dict[str, Any]
 
 
 def outputs(config: SampleConfig, overwrite: bool = False) -> dict[int, Path]:
-    """Songs of the batch that are to be written, from 0, and where.
+    """Index of each song of the batch to write, from 0 -> its file.
 
-    Several songs without `{n}` or `{seed}` in their name get their numbers at its end.
+    If `--out` has neither `{n}` nor `{seed}`, the files of several songs get a number at the end of their names.
 
     Raises:
-        UsageProblem: an unknown audio format, two songs of one name, a place where none can be written, one that would
-            replace the source, or, unless `overwrite`, a file in the way.
+        UsageProblem: an unknown audio format, two songs with the same name, a folder that cannot be written to, a file
+            that would replace the source or, unless `overwrite`, an existing file.
     """
     items = range(config.songs) if config.item is None else [config.item]
     pattern = str(config.out)
@@ -58,7 +58,7 @@ def outputs(config: SampleConfig, overwrite: bool = False) -> dict[int, Path]:
     }
     if len(set(paths.values())) < len(paths):
         raise UsageProblem(f"--out {config.out}: songs with the same seed would have the same name; use {{n}}")
-    with told():
+    with user_errors():
         for path in paths.values():
             audio_format(path)
     for path in paths.values():
@@ -72,10 +72,11 @@ def outputs(config: SampleConfig, overwrite: bool = False) -> dict[int, Path]:
 
 
 def provenance(config: SampleConfig) -> dict[str, Any]:
-    """What makes a song besides its settings: digests of all files that go in, versions, and the device.
+    """What a song depends on besides its settings: digests of all input files, package versions and the device.
 
     Raises:
-        UsageProblem, DataProblem: a file that is missing.
+        UsageProblem: a path does not exist.
+        DataProblem: a model is not in the store.
     """
     given = {"source": config.source, "speaker": config.speaker, "vocabulary": config.vocabulary}
     return {
@@ -89,12 +90,12 @@ def provenance(config: SampleConfig) -> dict[str, Any]:
 
 
 def sidecar_path(audio: Path) -> Path:
-    """Where the parameters of an audio file are."""
+    """The sidecar of an audio file."""
     return audio.with_suffix(".json")
 
 
 def differences(recorded: Mapping[str, Any], made_with: Mapping[str, Any]) -> list[str]:
-    """What is not as it was when a sidecar was written, each as a sentence."""
+    """What has changed since a sidecar was written, as `NAME was OLD, is NEW`."""
     return [
         f"{name} was {recorded[name]}, is {made_with.get(name, 'gone')}"
         for name in recorded
@@ -105,20 +106,20 @@ def differences(recorded: Mapping[str, Any], made_with: Mapping[str, Any]) -> li
 def sample(
     config: SampleConfig, paths: Mapping[int, Path], made_with: Mapping[str, Any], watch: Watch
 ) -> list[WrittenTake]:
-    """Generate and write songs.
+    """Generate songs and write them with their sidecars.
 
     Args:
-        config: with nothing left open, see `sample_config.resolve`.
+        config: completed settings, see `pipeline.sampling.config.resolve`.
         paths: `outputs(config)`.
         made_with: `provenance(config)`.
-        watch: told how far it is.
+        watch: called with the progress.
 
     Raises:
-        UsageProblem: settings that the sampler refuses.
-        DataProblem: a checkpoint or model that cannot be used.
+        UsageProblem: the sampler rejects the settings, or the GPU's memory is too small.
+        DataProblem: a checkpoint or model cannot be used.
     """
-    with told():
-        _compute_alike(config)
+    with user_errors():
+        _fix_rounding(config)
         watch("loading", 0, 0)
         started = time.perf_counter()
         sampler = load(config)
@@ -130,8 +131,8 @@ def sample(
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Turn what a user can mend into the pipeline's own errors, in the command line's words."""
+def user_errors() -> Iterator[None]:
+    """Turn errors that the user can fix into the pipeline's own, with flags in place of field names."""
     try:
         yield
     except SamplingError as error:
@@ -144,7 +145,7 @@ def told() -> Iterator[None]:
 
 
 def _require_writable(audio: Path) -> None:
-    """Asked before a song is computed for nothing."""
+    """Checked up front, so that no song is computed in vain."""
     for path in (audio, sidecar_path(audio)):
         try:
             if path.is_dir():
@@ -155,14 +156,14 @@ def _require_writable(audio: Path) -> None:
             raise UsageProblem(f"--out {path}: {error.filename}: {error.strerror}") from error
 
 
-def _compute_alike(config: SampleConfig) -> None:
-    """Round as the run did that a sidecar is of."""
+def _fix_rounding(config: SampleConfig) -> None:
+    """Set up reproducible rounding: the recorded number of threads, deterministic kernels."""
     torch.set_num_threads(config.threads or torch.get_num_threads())
-    torch.backends.cudnn.deterministic = True  # its transposed convolutions may add up in any order
+    torch.backends.cudnn.deterministic = True  # transposed convolutions may otherwise sum in any order
 
 
 def load(config: SampleConfig) -> Sampler:
-    """The sampler that the settings name, compiled where they ask for it."""
+    """Load the sampler of the settings, and compile it if they say so."""
     sampler = Sampler.from_pretrained(
         config.checkpoint,
         device=config.device,
@@ -180,16 +181,16 @@ def load(config: SampleConfig) -> Sampler:
 
 
 def text_encoder_folder(name: str) -> Path:
-    """A folder as it is, or that of an entry of the model store.
+    """The folder of a text encoder, given as a folder or as an entry of the model store.
 
     Raises:
-        UsageProblem: a path that is no folder, or no entry of this name.
-        DataProblem: the entry is not in the store yet.
+        UsageProblem: the path is not a folder, or there is no such entry.
+        DataProblem: the entry has not been downloaded yet.
     """
     if Path(name).is_dir():
         return Path(name)
     if os.sep in name:
-        raise UsageProblem(f"--text-encoder: {name} is no folder")
+        raise UsageProblem(f"--text-encoder: {name} is not a folder")
     return ModelStore().resolve(name).path
 
 
@@ -199,7 +200,7 @@ def _loras(config: SampleConfig) -> list[Lora]:
 
 
 def _speaker(path: Path) -> torch.Tensor:
-    """The only array of a file."""
+    """The speaker embedding in a file, which must hold a single array."""
     try:
         if path.suffix == ".safetensors":
             (array,) = load_file(path).values()
@@ -232,7 +233,7 @@ def _generate(sampler: Sampler, config: SampleConfig, watch: Watch) -> list[Clip
 
 
 def _timing(load_s: float, clips: Sequence[Clip]) -> dict[str, float]:
-    """Seconds that the batch took, and seconds of all its audio over those from prompt to waveform."""
+    """Seconds of each phase, and the real-time factor: seconds of audio over seconds from prompt to waveform."""
     seconds = clips[0].seconds
     audio_s = sum(_duration_s(clip) for clip in clips)
     phases = {"load_s": load_s, **{f"{phase}_s": taken_s for phase, taken_s in seconds.items()}}
@@ -273,7 +274,7 @@ def _duration_s(clip: Clip) -> float:
 
 
 def _digest(path: Path) -> str:
-    """Of a file's bytes, or of a folder's files and their names."""
+    """Digest of a file's bytes, or of the names and bytes of a folder's files."""
     if not path.is_dir():
         return file_digest(path)[:16]
     names = sorted(file for file in path.rglob("*") if file.is_file())

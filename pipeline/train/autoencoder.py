@@ -1,4 +1,4 @@
-"""A run of the autoencoder as a user sees it: songs, steps, pictures, and a card that says what came of it."""
+"""Runs of `songmill train autoencoder`: data, training and the model card."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -27,10 +27,10 @@ class AutoencoderRun:
     """A run that can start.
 
     Attributes:
-        config: what to do.
-        folder: where.
-        audio: to train on.
-        device: to compute on.
+        config: settings of the run.
+        folder: the run's folder.
+        audio: recordings to train on.
+        device: device to compute on.
     """
 
     config: AutoencoderTrainConfig
@@ -40,16 +40,16 @@ class AutoencoderRun:
 
     @property
     def step(self) -> int:
-        """Of the last checkpoint; 0 before the first."""
+        """The step of the last checkpoint; 0 before the first."""
         return max(self.folder.steps(), default=0)
 
 
 def prepare(config: AutoencoderTrainConfig, out: Path, *, device: str = "auto") -> AutoencoderRun:
-    """Check that a run fits its folder, find its songs and a device.
+    """Check a run's folder, list its songs and choose a device.
 
     Raises:
-        DataProblem: there are no songs, or the folder holds another run.
-        UsageProblem: the device is not there.
+        DataProblem: there are no songs, or the folder holds a run with other settings.
+        UsageProblem: the device is not available.
     """
     found = find_device(device)
     with config_errors_reported():
@@ -59,11 +59,11 @@ def prepare(config: AutoencoderTrainConfig, out: Path, *, device: str = "auto") 
 
 
 def train(run: AutoencoderRun, *, progress: bool = True) -> bool:
-    """Take the steps that are left and write the card; whether all are taken, or the user stopped before.
+    """Train to the end and write the model card. Returns whether all steps were taken, or the user stopped the run.
 
     Raises:
-        DataProblem: it cannot go on; the message says what to do.
-        KeyboardInterrupt: stopped before the step at hand was through.
+        DataProblem: the run cannot continue; the message says what to do.
+        KeyboardInterrupt: stopped in the middle of a step.
     """
     steps = run.config.steps
     if run.step < steps:
@@ -84,7 +84,7 @@ def train(run: AutoencoderRun, *, progress: bool = True) -> bool:
 
 @contextmanager
 def config_errors_reported() -> Iterator[None]:
-    """Turns what can go wrong with the run into what a user can mend."""
+    """Turn errors that the user can fix into the pipeline's own."""
     try:
         yield
     except (RunProblem, UnreadableAudio, CheckpointProblem) as problem:

@@ -1,4 +1,4 @@
-"""The card of an autoencoder run: what it heard, and how well it gives back what it has not heard."""
+"""The model card of an autoencoder run: training data and reconstruction of held-out songs."""
 
 from importlib import resources
 
@@ -17,9 +17,9 @@ def write_card(folder: RunFolder, config: AutoencoderTrainConfig, audio: Dataset
     """Write README.md of a run that has a checkpoint.
 
     Args:
-        folder: of the run.
-        config: of the run.
-        audio: that it heard.
+        folder: the run's folder.
+        config: the run's settings.
+        audio: the run's recordings.
     """
     steps, figures = folder.steps(), folder.figures()
     if not steps or not figures:

@@ -1,4 +1,4 @@
-"""A training run as a user sees it: what it will need, its steps, and a card that says what came of it."""
+"""Runs of `songmill train dit`: memory estimate, training and the model card."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -29,12 +29,12 @@ class Run:
     """A run that can start.
 
     Attributes:
-        config: what to do.
-        folder: where.
-        songs: to train on.
-        device: type, `cpu` or `cuda`, or one device.
-        workers: processes that train together.
-        readers: processes of each that read songs ahead.
+        config: settings of the run.
+        folder: the run's folder.
+        songs: songs to train on.
+        device: `cpu`, `cuda` or one device such as `cuda:1`.
+        workers: number of training processes.
+        readers: processes per worker that read songs ahead.
     """
 
     config: TrainConfig
@@ -46,7 +46,7 @@ class Run:
 
     @property
     def step(self) -> int:
-        """Of the last checkpoint; 0 before the first."""
+        """The step of the last checkpoint; 0 before the first."""
         return max(self.folder.steps(), default=0)
 
 
@@ -60,23 +60,23 @@ def prepare(
     workers: int = 1,
     readers: int | None = None,
 ) -> Run:
-    """Check that a run fits its folder and its songs, and find a device.
+    """Check a run's folder, index its songs and choose a device.
 
     Args:
-        config: what to do.
-        out: folder of the run.
-        from_audio: make features in every batch; see `pipeline.train.audio_rows`.
-        codec: for latents made from audio; by default that of the datasets.
-        device: `auto`, or what PyTorch calls it.
-        workers: processes that train together.
-        readers: processes of each that read songs ahead; by default 4 on a GPU, else none.
+        config: settings of the run.
+        out: the run's folder.
+        from_audio: compute features for every batch; see `pipeline.train.audio_rows`.
+        codec: codec for latents from audio; by default that of the datasets.
+        device: `auto`, or a PyTorch device.
+        workers: number of training processes.
+        readers: processes per worker that read songs ahead; by default 4 on a GPU, else none.
 
     Raises:
-        DataProblem: the songs cannot be trained on, or the folder holds another run.
-        UsageProblem: the device is not there, or there is no codec.
+        DataProblem: the songs cannot be trained on, or the folder holds a run with other settings.
+        UsageProblem: the device is not available, or no codec is known.
     """
     if codec and not from_audio:
-        raise UsageProblem("--codec makes latents from audio: give --from-audio too, or leave it out")
+        raise UsageProblem("--codec is for latents from audio: give --from-audio too, or leave it out")
     found = find_device(device)
     with config_errors_reported():
         folder = RunFolder(out)
@@ -86,15 +86,15 @@ def prepare(
 
 
 def _maker(config: TrainConfig, codec: Path | None) -> FeatureMaker:
-    # Here, for the stages take a second to import and runs on stored features do without.
+    # Imported here: the stages take a second to import, and runs on stored features do not need them.
     from pipeline.models.store import ModelStore
     from pipeline.train.audio_rows import features_from_audio
 
     return features_from_audio(config.data, codec, ModelStore())
 
 
-def reckon(run: Run) -> MemoryEstimate:
-    """The memory that the largest batch will take.
+def estimate_memory(run: Run) -> MemoryEstimate:
+    """Estimate the memory of the largest batch.
 
     Raises:
         DataProblem: the checkpoint to start from cannot be read.
@@ -109,12 +109,12 @@ def reckon(run: Run) -> MemoryEstimate:
     return estimate(run.config, transformer, run.songs.widths, frames, lyric_ids)
 
 
-def train(run: Run, *, presets: list[str], reckoned: MemoryEstimate | None, progress: bool = True) -> bool:
-    """Take the steps that are left and write the card; whether all are taken, or the user stopped before.
+def train(run: Run, *, presets: list[str], memory: MemoryEstimate | None, progress: bool = True) -> bool:
+    """Train to the end and write the model card. Returns whether all steps were taken, or the user stopped the run.
 
     Raises:
-        DataProblem: it cannot go on; the message says what to do.
-        KeyboardInterrupt: stopped before the step at hand was through, or on several workers.
+        DataProblem: the run cannot continue; the message says what to do.
+        KeyboardInterrupt: stopped in the middle of a step, or on several workers.
     """
     folder, steps = run.folder, run.config.steps
     with config_errors_reported(presets), shown(folder.metrics, run.step, steps, enabled=progress):
@@ -124,19 +124,20 @@ def train(run: Run, *, presets: list[str], reckoned: MemoryEstimate | None, prog
                 _train_together(run)
             else:
                 _train_here(run)
-    write_card(folder, run.config, run.songs, run.workers, reckoned)
+    write_card(folder, run.config, run.songs, run.workers, memory)
     return run.step >= steps
 
 
 def _tracks(run: Run) -> set[str]:
-    """What the run learns from, and what the checkpoint that it starts from has."""
+    """Track ids that the run trains on, and those that its starting checkpoint was trained on."""
     songs = run.songs.part("train", run.config.data.validation_share)
     before = tracks_of(run.config.checkpoint) if run.config.checkpoint else set()
     return {*songs.table["track_id"].to_pylist(), *before}
 
 
 def _train_together(run: Run) -> None:
-    from pipeline.execution.cluster import cluster  # here, for Ray takes seconds to import and one process does without
+    # Imported here: Ray takes seconds to import, and a single process does not need it.
+    from pipeline.execution.cluster import cluster
     from schemas.config import ResourceConfig
     from training.dit.distributed import train_on_ray
 
@@ -167,7 +168,7 @@ def _train_here(run: Run) -> None:
 
 @contextmanager
 def config_errors_reported(presets: list[str] | None = None) -> Iterator[None]:
-    """Turns what can go wrong with the run into what a user can mend."""
+    """Turn errors that the user can fix into the pipeline's own."""
     try:
         yield
     except (DatasetProblem, RunProblem, CheckpointProblem) as problem:
@@ -175,13 +176,13 @@ def config_errors_reported(presets: list[str] | None = None) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError) as problem:
         raise DataProblem(out_of_memory(presets or [])) from problem
     except RuntimeError as problem:
-        if "can't allocate memory" not in str(problem):  # what PyTorch says of main memory
+        if "can't allocate memory" not in str(problem):  # PyTorch's message for main memory
             raise
         raise DataProblem(out_of_memory(presets or [])) from problem
 
 
 def out_of_memory(presets: list[str]) -> str:
-    """What to do when memory was not enough."""
+    """The error message for lack of memory, with the next smaller preset."""
     smaller = next_smaller(presets)
     if smaller is None:
         return (

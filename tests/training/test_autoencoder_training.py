@@ -30,13 +30,13 @@ from tests.support.command import asked, environment
 from tests.support.places import ROOT
 from tests.support.tracks import load, measure
 from training.autoencoder.config import AutoencoderTrainConfig
+from training.autoencoder.crops import CropOrder, spread, whole_frames
 from training.autoencoder.discriminator import (
     PatchDiscriminator,
     adaptive_weight,
     adversarial_loss,
     discriminator_loss,
 )
-from training.autoencoder.excerpts import CropOrder, spread, whole_frames
 from training.autoencoder.latent_norm import LatentNorm, fold
 from training.autoencoder.model import NoSuchModel, SpectrogramAutoencoder, StereoMel, as_latents, build_model
 from training.autoencoder.phases import set_phase, trained_parts
@@ -532,13 +532,13 @@ class TestTheCommand:
         assert "no song is left to train on: none of 4 fits" in refused("--where", "artist = 'nobody'", code=1)
         assert "--where 'nobody > 1'" in refused("--where", "nobody > 1", code=1)
         assert "is no songmill dataset" in refused(code=1, data=tmp_path)
-        assert "--size: there is no huge; choose of tiny, released" in refused("--size", "huge", code=2)
-        assert "--preset: there is no 8gb; choose of tiny, released" in refused("--preset", "8gb", code=2)
+        assert "--size: there is no huge; choose from tiny, released" in refused("--size", "huge", code=2)
+        assert "--preset: there is no 8gb; choose from tiny, released" in refused("--preset", "8gb", code=2)
         assert "--set tail: there is no such setting" in refused("--set", "tail.steps=3", code=2)
         assert "did you mean head.steps?" in refused("--set", "head.step=3", code=2)
-        assert "no phase has steps" in asked("train", "autoencoder", dataset, "--out", tmp_path / "run", code=2)
-        assert "the phases have 11 steps in all" in refused("--steps", 12, code=2)
-        assert "model.latent_channels has to be 8" in refused("--set", "model.latent_channels=4", code=2)
+        assert "no phase has any steps" in asked("train", "autoencoder", dataset, "--out", tmp_path / "run", code=2)
+        assert "the phases have 11 steps in total" in refused("--steps", 12, code=2)
+        assert "model.latent_channels must be 8" in refused("--set", "model.latent_channels=4", code=2)
         assert "--set model:" in refused("--set", "model.no_such=4", code=2)
         assert "leave model, linear_start" in refused("--checkpoint", tmp_path, code=2)
         assert "DATASET is missing" in asked("train", "autoencoder", "--out", tmp_path / "run", code=2)

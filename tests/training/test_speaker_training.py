@@ -42,7 +42,7 @@ from training.run.optimizer import OptimizerConfig
 from training.run.run_folder import RunFolder, RunProblem
 from training.speaker.config import SpeakerConfig, SpeakerObjectiveConfig
 from training.speaker.objective import additive_margin_softmax, speaker_losses, supervised_contrastive
-from training.speaker.segments import Segments
+from training.speaker.segment_store import SegmentStore
 from training.speaker.trainer import SEGMENTS, SpeakerTrainer, pair_figures
 from training.speaker.verification import area_under_curve, equal_error_rate
 from training.speaker.voices import Voices
@@ -193,7 +193,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with random voices: 8 singers, each with a spectrum of his own, two songs each, segments of 2 to 4 s."""
     folder = tmp_path_factory.mktemp("voices")
     rng = np.random.default_rng(0)
-    segments = Segments(folder / SEGMENTS)
+    segments = SegmentStore(folder / SEGMENTS)
     songs = []
     for singer in range(8):
         spectrum = rng.standard_normal((80, 1))
@@ -234,7 +234,7 @@ def _losses(folder: Path) -> list[tuple[float, ...]]:
 
 class TestBatches:
     def _voices(self, run: Path, **changes: Any) -> Voices:
-        return Voices(Segments(run / SEGMENTS), _config(data=changes).data, FRAME_HZ)
+        return Voices(SegmentStore(run / SEGMENTS), _config(data=changes).data, FRAME_HZ)
 
     def test_follow_from_seed_and_step_alone(self, run: Path) -> None:
         voices = self._voices(run)
@@ -283,7 +283,7 @@ class TestBatches:
 
     @pytest.mark.parametrize(("singers", "able", "held_out"), [(100, 9, 9), (6, 6, 4), (4, 2, 2), (3, 3, 0), (9, 1, 0)])
     def test_as_many_are_held_out_as_can_be(self, singers: int, able: int, held_out: int, tmp_path: Path) -> None:
-        segments, songs = Segments(tmp_path), []
+        segments, songs = SegmentStore(tmp_path), []
         for number in range(singers):
             segments.add(f"{number}", "", [np.zeros((80, 300))] * (1 + (number < able)))
             songs.append(segments.find(f"{number}", "", label=f"singer {number}"))
@@ -294,7 +294,7 @@ class TestBatches:
         assert len(voices.singers) == singers - held_out
 
     def test_one_singer_is_not_enough(self, tmp_path: Path) -> None:
-        segments = Segments(tmp_path)
+        segments = SegmentStore(tmp_path)
         segments.add("a", "", [np.zeros((80, 300))])
         segments.choose([song for song in [segments.find("a", "", label="x")] if song], {})
         with pytest.raises(RunProblem, match="1 singer to learn from: at least two"):
@@ -339,7 +339,7 @@ class TestARun:
 
     def test_goes_on_with_the_same_voices_only(self, run: Path, tmp_path: Path) -> None:
         folder = tmp_path / "run"
-        segments = Segments(folder / SEGMENTS)
+        segments = SegmentStore(folder / SEGMENTS)
         songs = []
         for name in "abc":
             segments.add(name, "", [np.random.default_rng(ord(name)).standard_normal((80, 300))] * 2)
@@ -351,7 +351,7 @@ class TestARun:
             SpeakerTrainer(_config(steps=4, validate_every=0), folder)
 
     def test_a_damaged_voice_is_named(self, run: Path, tmp_path: Path) -> None:
-        segments = Segments(tmp_path)
+        segments = SegmentStore(tmp_path)
         segments.add("a", "", [np.zeros((80, 300))])
         song = segments.find("a", "", label="x")
         assert song
@@ -365,7 +365,7 @@ def test_learning_tells_real_voices_apart_in_recordings_not_heard(audio: Callabl
     """Nine voices, one a language: two recordings of each to learn from, and a third, which says other things."""
     folder = audio("speech-clips", "")
     encoder = SpeakerEncoder(**TINY)
-    segments, songs, unheard = Segments(tmp_path / SEGMENTS), [], []
+    segments, songs, unheard = SegmentStore(tmp_path / SEGMENTS), [], []
     for number, language in enumerate(sorted(path.name for path in folder.iterdir())):
         for wav in sorted((folder / language).glob("*.wav")):
             voice = _trimmed(soxr.resample(*soundfile.read(wav, dtype="float32"), 24_000))
@@ -510,7 +510,7 @@ class TestTheCommand:
 
         monkeypatch.setattr(voices_module._Separator, "__call__", counted)
         said = _trained(dataset, settings, run, "--steps", 2, code=130)
-        assert "the same command goes on from the last song" in said
+        assert "the same command resumes from the last song" in said
         _trained(dataset, settings, run, "--steps", 2, "--quiet")
         assert len(separated) == 8  # the fourth was begun twice; nobody sings in the instrumental
         assert separated[3] == separated[4]
@@ -520,7 +520,7 @@ class TestTheCommand:
         assert last["step"] == 4
         assert 0 <= last["validation/eer"] <= 1
 
-        songs = Segments(run / SEGMENTS).songs()
+        songs = SegmentStore(run / SEGMENTS).songs()
         assert sorted(song.label for song in songs)[-6:] == ["en", "en", "es", "es", "ja", "ja"]
         unnamed = [song for song in songs if song.label not in CLIPS]
         assert [song.label for song in unnamed] == [song.track_id for song in unnamed]
@@ -540,29 +540,29 @@ class TestTheCommand:
         assert all(torch.equal(weight, exported[name]) for name, weight in trainer.encoder.state_dict().items())
         assert len(row["embedding"]) == 512
         assert "is not empty" in asked("train", "export", run, "--out", out, code=1)
-        assert "takes --step alone" in asked("train", "export", run, "--out", tmp_path / "x", "--average", code=2)
+        assert "which takes only --step" in asked("train", "export", run, "--out", tmp_path / "x", "--average", code=2)
 
     def test_a_song_that_fails_costs_a_line(self, dataset: Path, settings: Path, tmp_path: Path) -> None:
         rows = pq.read_table(Layout(dataset).shard_file(0)).to_pylist()[:5]
         gone = tmp_path / "gone.wav"
         rows[0]["uri"] = str(gone)
         copy = _write(tmp_path / "songs", rows, {"decode": {}, "vocals": {}})
-        Segments(tmp_path / "run" / SEGMENTS)  # its folder
+        SegmentStore(tmp_path / "run" / SEGMENTS)  # its folder
         voice = np.random.default_rng(0).standard_normal((80, 200))
         stored = tmp_path / "run" / SEGMENTS
         encoder = SpeakerEncoder(**TINY)
         recipe = voices_module._Separation.planned(copy, encoder, ModelStore()).recipe
         for row in rows[1:]:  # as if they had been separated
-            Segments(stored).add(row["track_id"], recipe, [voice])
+            SegmentStore(stored).add(row["track_id"], recipe, [voice])
         said = _trained(copy, settings, tmp_path / "run", "--steps", 2)
         assert "loss" in said
-        failed = Segments(stored).failed()
+        failed = SegmentStore(stored).failed()
         assert list(failed) == [rows[0]["track_id"]]
         assert str(gone) in failed[rows[0]["track_id"]]
         assert str(gone) in (tmp_path / "run" / "README.md").read_text()
         none = _write(tmp_path / "none", [{**row, "uri": str(gone)} for row in rows], {"decode": {}, "vocals": {}})
         told = _trained(none, settings, tmp_path / "other", code=1)
-        assert "5 songs could not be heard" in told
+        assert "5 songs could not be separated" in told
         assert str(gone) in told
 
     def test_what_cannot_be_trained_on(self, dataset: Path, settings: Path, tmp_path: Path) -> None:
@@ -574,7 +574,7 @@ class TestTheCommand:
         assert "--label voice: the shards have row_id" in refused("--label", "voice", code=2)
         assert "--where 'nobody > 1'" in refused("--where", "nobody > 1", code=2)
         assert "is no songmill dataset" in refused(code=1, data=tmp_path)
-        assert "--size: there is no huge; choose of tiny" in refused("--size", "huge", code=2)
+        assert "--size: there is no huge; choose from tiny" in refused("--size", "huge", code=2)
         assert "--set data.crops: there is no such setting; did you mean data.crop_s?" in refused(
             "--set", "data.crops=3", code=2
         )

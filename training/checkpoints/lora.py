@@ -1,7 +1,7 @@
-"""Low-rank adapters (Hu et al., "LoRA", arXiv 2106.09685) of the transformer, several at once, in peft's layers.
+"""Low-rank adapters (Hu et al., "LoRA", arXiv 2106.09685) for the transformer, several at once, in peft's layers.
 
-Files are those of peft (`adapter_config.json` beside `adapter_model.safetensors`) and of diffusers
-(`pytorch_lora_weights.safetensors`, where a module without a stored alpha has that of its rank).
+Reads the files of peft (`adapter_config.json` beside `adapter_model.safetensors`) and of diffusers
+(`pytorch_lora_weights.safetensors`, where alpha defaults to the rank).
 """
 
 import json
@@ -43,8 +43,8 @@ class Lora:
 
     Attributes:
         path: a safetensors file, or the folder that holds it.
-        name: what it is called from then on, without dots.
-        scale: what it adds to the weights is multiplied by this; 0 is off.
+        name: unique name of the loaded adapter, without dots.
+        scale: multiplies what it adds to the weights; 0 switches it off.
     """
 
     path: Path
@@ -53,7 +53,7 @@ class Lora:
 
 
 def load_loras(transformer: ACEStepTransformer2DModel, loras: Sequence[Lora]) -> None:
-    """Adds adapters to the transformer; all are checked before the first one changes it.
+    """Add adapters to the transformer; all are checked before the first is added.
 
     Raises:
         CheckpointProblem: a file is missing, damaged, holds NaN or does not fit the transformer, or a name is taken.
@@ -69,7 +69,7 @@ def load_loras(transformer: ACEStepTransformer2DModel, loras: Sequence[Lora]) ->
 
 
 def set_scales(transformer: ACEStepTransformer2DModel, scales: Mapping[str, float]) -> None:
-    """Changes how strong adapters are; those not named stay as they are, and one of scale 0 costs nothing.
+    """Change the scales of adapters; those not named keep theirs, and one of scale 0 costs nothing.
 
     Raises:
         ValueError: no adapter of that name is loaded.
@@ -82,7 +82,7 @@ def set_scales(transformer: ACEStepTransformer2DModel, scales: Mapping[str, floa
 
 
 def unload(transformer: ACEStepTransformer2DModel, name: str) -> None:
-    """Removes an adapter; after the last one the transformer is made of its own layers again.
+    """Remove an adapter; after the last one, the transformer's original layers are back.
 
     Raises:
         ValueError: no adapter of that name is loaded.
@@ -111,7 +111,7 @@ def _lora_layers(transformer: ACEStepTransformer2DModel) -> Iterator["LoraLayer"
 
 
 def _read(transformer: ACEStepTransformer2DModel, path: Path) -> tuple[_Factors, dict[str, Any]]:
-    """The factors of a file, on the transformer's device and in its dtype, and peft's arguments for them."""
+    """A file's factors, on the transformer's device and in its dtype, and peft's arguments for them."""
     file = _weight_file(path)
     with open_weights(file) as weights:
         factors = {
@@ -128,7 +128,7 @@ def _read(transformer: ACEStepTransformer2DModel, path: Path) -> tuple[_Factors,
 
 def _inject(transformer: ACEStepTransformer2DModel, name: str, factors: _Factors, config: Mapping[str, Any]) -> None:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several at once are meant
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several at once are intended
         transformer.load_lora_adapter(
             {f"{layer}.lora_{factor}.weight": pair[factor] for layer, pair in factors.items() for factor in pair},
             prefix=None,
@@ -150,13 +150,13 @@ def _weight_file(path: Path) -> Path:
 
 
 def _keys_by_layer(keys: Collection[str], file: Path) -> dict[str, dict[str, str]]:
-    """A file's keys of A and B by layer; the formats differ in their prefixes only."""
+    """Layer -> `A` and `B` -> key in the file; the formats differ only in their prefixes."""
     layers: dict[str, dict[str, str]] = {}
     for key in keys:
         match = _KEY.fullmatch(key)
         if not match:
             raise CheckpointProblem(
-                f"{file} has {key}, which is no lora_A or lora_B weight: convert it to a plain LoRA of peft"
+                f"{file} has {key}, which is not a lora_A or lora_B weight: convert it to a plain LoRA of peft"
             )
         layers.setdefault(match["layer"], {})[match["factor"]] = key
     if single := [layer for layer, pair in layers.items() if len(pair) < 2]:
@@ -167,7 +167,7 @@ def _keys_by_layer(keys: Collection[str], file: Path) -> dict[str, dict[str, str
 
 
 def _stored_config(file: Path, metadata: Mapping[str, str]) -> Mapping[str, Any] | None:
-    """The configuration that came with the weights; None where diffusers stored none."""
+    """The configuration stored with the weights; None if diffusers stored none."""
     if file.name == _PEFT_WEIGHTS:
         return read_json(file.with_name(_PEFT_CONFIG))
     if LORA_ADAPTER_METADATA_KEY not in metadata:
@@ -176,11 +176,12 @@ def _stored_config(file: Path, metadata: Mapping[str, str]) -> Mapping[str, Any]
         content = json.loads(metadata[LORA_ADAPTER_METADATA_KEY])
         return {name.removeprefix("transformer."): value for name, value in content.items()}
     except (ValueError, AttributeError) as problem:
-        raise CheckpointProblem(f"{file}: {LORA_ADAPTER_METADATA_KEY} is no JSON object: export it again") from problem
+        key = LORA_ADAPTER_METADATA_KEY
+        raise CheckpointProblem(f"{file}: {key} is not a JSON object: export it again") from problem
 
 
 def _check_fit(transformer: ACEStepTransformer2DModel, factors: _Factors, file: Path) -> None:
-    """Every adapted layer is one of the transformer's, with factors of its size."""
+    """Require every adapted layer to be one of the transformer's, with factors of its size."""
     modules = {name: getattr(module, "base_layer", module) for name, module in transformer.named_modules()}
     layers = {name: module for name, module in modules.items() if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)}
     if unknown := [name for name in factors if name not in layers]:
@@ -207,7 +208,7 @@ def _check_fit(transformer: ACEStepTransformer2DModel, factors: _Factors, file: 
 
 
 def _shapes(layer: nn.Linear | nn.Conv1d | nn.Conv2d, rank: int) -> tuple[list[int], list[int]]:
-    """Those of A and B for a layer."""
+    """Shapes of A and B for a layer."""
     if isinstance(layer, nn.Linear):
         return [rank, layer.in_features], [layer.out_features, rank]
     ones = [1] * len(layer.kernel_size)
@@ -215,7 +216,7 @@ def _shapes(layer: nn.Linear | nn.Conv1d | nn.Conv2d, rank: int) -> tuple[list[i
 
 
 def _peft_config(factors: _Factors, stored: Mapping[str, Any] | None, file: Path) -> dict[str, Any]:
-    """Arguments of peft's `LoraConfig`: layers and ranks are those of the factors, the rest is stored."""
+    """Arguments of peft's `LoraConfig`: layers and ranks from the factors, the rest as stored."""
     ranks: dict[str, float] = {layer: len(pair["A"]) for layer, pair in factors.items()}
     alphas = ranks
     if stored is not None:
@@ -241,7 +242,7 @@ def _peft_config(factors: _Factors, stored: Mapping[str, Any] | None, file: Path
 def _of_layers(
     stored: Mapping[str, Any], default: str, pattern: str, layers: Iterable[str], file: Path
 ) -> dict[str, float]:
-    """A number of every layer: that of the pattern which matches its name, else the default."""
+    """Layer -> number: from the pattern that matches its name, else the default."""
     from peft.utils.other import get_pattern_key
 
     patterns = stored.get(pattern) or {}
@@ -257,6 +258,6 @@ def _of_layers(
 
 
 def _common_and_rest(values: Mapping[str, float]) -> tuple[float, dict[str, float]]:
-    """The commonest value, and by layer (as a regular expression) those that differ from it."""
+    """The most common value, and layer (as a regular expression) -> value for those that differ."""
     common = Counter(values.values()).most_common(1)[0][0]
     return common, {f"^{re.escape(layer)}": value for layer, value in values.items() if value != common}

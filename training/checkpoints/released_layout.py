@@ -1,9 +1,9 @@
 """Checkpoints in the released folder layout of ACE-Step v1.
 
 `ace_step_transformer/`, `music_dcae_f8c8/` and `music_vocoder/` hold a diffusers config and safetensors weights, in one
-file or sharded; `umt5-base/` (or `text_encoder/`, for another one) is a transformers folder. songmill adds
-`lyric_vocabulary.json`, and a vocoder without weights, of which there is the config alone. Whatever does not fit is an
-error, where diffusers would warn, and nothing is unpickled.
+file or sharded; `umt5-base/` (or `text_encoder/`, for another encoder) is a transformers folder. songmill adds
+`lyric_vocabulary.json`, and allows a vocoder without weights, which has only a config. Mismatches that diffusers would
+warn about are errors here, and nothing is unpickled.
 """
 
 import hashlib
@@ -66,11 +66,11 @@ class Checkpoint:
     """A loaded checkpoint, its models in evaluation mode.
 
     Attributes:
-        transformer: in the asked dtype.
-        codec: its autoencoder in the asked dtype, its vocoder in float32.
-        text_encoder: the folder of the text encoder and its tokenizer, None where the checkpoint has none.
-        vocabulary: the lyric vocabulary, None where the checkpoint has none.
-        folder: where all of it came from.
+        transformer: in the requested dtype.
+        codec: its autoencoder in the requested dtype, its vocoder in float32.
+        text_encoder: folder of the text encoder and its tokenizer; None if the checkpoint has none.
+        vocabulary: the lyric vocabulary's file; None if the checkpoint has none.
+        folder: the checkpoint's folder.
     """
 
     transformer: ACEStepTransformer2DModel
@@ -81,10 +81,10 @@ class Checkpoint:
 
 
 def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Checkpoint:
-    """Reads a checkpoint tensor by tensor, so that no weight is in memory twice.
+    """Read a checkpoint tensor by tensor, so that no weight is in memory twice.
 
-    The vocoder stays in float32: its weight norms and its tanh are fragile in half precision. Everything that fits in
-    a header is checked before the first weight is read.
+    The vocoder stays in float32: its weight norms and its tanh are fragile in half precision. All that
+    file headers show is checked before the first weight is read.
 
     Raises:
         CheckpointProblem: something is missing, damaged or does not fit together.
@@ -104,7 +104,7 @@ def load_checkpoint(folder: Path, dtype: torch.dtype = torch.float32, device: to
 
 
 def load_transformer(folder: Path) -> ACEStepTransformer2DModel:
-    """Reads the transformer of a checkpoint alone, in float32 on the CPU.
+    """Read only the transformer of a checkpoint, in float32 on the CPU.
 
     Raises:
         CheckpointProblem: it is missing, damaged or does not fit its config.
@@ -120,13 +120,13 @@ def empty_transformer(folder: Path) -> ACEStepTransformer2DModel:
     """The transformer of a checkpoint without its weights, on the meta device.
 
     Raises:
-        CheckpointProblem: as `load_transformer`, as far as headers tell.
+        CheckpointProblem: see `load_transformer`; only configs and file headers are checked.
     """
     return _empty_model(folder / _TRANSFORMER, ACEStepTransformer2DModel)
 
 
 def load_codec(folder: Path) -> MusicDCAE:
-    """Reads the codec of a checkpoint alone, in float32 on the CPU.
+    """Read only the codec of a checkpoint, in float32 on the CPU.
 
     Raises:
         CheckpointProblem: a part is missing or damaged, or the two do not fit together.
@@ -138,7 +138,7 @@ def load_codec(folder: Path) -> MusicDCAE:
 
 
 def load_autoencoder(folder: Path) -> AutoencoderDC:
-    """Reads the autoencoder of a checkpoint alone, in float32 on the CPU.
+    """Read only the autoencoder of a checkpoint, in float32 on the CPU.
 
     Raises:
         CheckpointProblem: it is missing, damaged or does not fit its config.
@@ -149,7 +149,7 @@ def load_autoencoder(folder: Path) -> AutoencoderDC:
 
 
 def load_vocoder(folder: Path) -> Vocoder:
-    """Reads the vocoder of a checkpoint alone, in float32 on the CPU.
+    """Read only the vocoder of a checkpoint, in float32 on the CPU.
 
     Raises:
         CheckpointProblem: it is missing, damaged or does not fit its config.
@@ -160,10 +160,10 @@ def load_vocoder(folder: Path) -> Vocoder:
 
 
 def companions(folder: Path, transformer: ACEStepTransformer2DModel) -> tuple[Path | None, Path | None]:
-    """The text encoder's folder and the lyric vocabulary that lie beside a transformer; None where they do not.
+    """The text encoder's folder and the lyric vocabulary's file of a checkpoint; None for one that it lacks.
 
     Raises:
-        CheckpointProblem: one of them does not fit it.
+        CheckpointProblem: one of them does not fit the transformer.
     """
     return _text_encoder(folder, transformer), _vocabulary(folder, transformer)
 
@@ -177,15 +177,15 @@ def save_checkpoint(
     vocabulary: Path | None = None,
     max_shard_size: str = "5GB",
 ) -> None:
-    """Writes a checkpoint that appears under its name only once it is complete.
+    """Write a checkpoint; the folder appears only once it is complete.
 
     Args:
-        folder: new, or empty.
-        transformer: without LoRAs, which have files of their own.
-        codec: its two parts get a folder each.
+        folder: a new or empty folder.
+        transformer: without LoRAs, which are stored in files of their own.
+        codec: autoencoder and vocoder, written to a folder each.
         text_encoder: a transformers folder with its tokenizer, copied without pickled weights.
-        vocabulary: the lyric vocabulary, copied.
-        max_shard_size: weights above it are split, e.g. "500MB".
+        vocabulary: lyric vocabulary file, copied.
+        max_shard_size: larger weights are split over several files, e.g. "500MB".
 
     Raises:
         CheckpointProblem: the folder exists and is not empty.
@@ -205,7 +205,7 @@ def save_checkpoint(
 
 
 def save_codec(folder: Path, codec: MusicDCAE) -> None:
-    """Writes a codec alone, to a folder that appears under its name only once it is complete.
+    """Write only a codec; the folder appears only once it is complete.
 
     Raises:
         CheckpointProblem: the folder exists and is not empty.
@@ -215,9 +215,9 @@ def save_codec(folder: Path, codec: MusicDCAE) -> None:
 
 
 def fingerprint(folder: Path) -> str:
-    """What identifies a checkpoint: 16 hexadecimal digits over the names and bytes of its weights and configs.
+    """A checkpoint's identity: 16 hexadecimal digits over the names and bytes of its weights and configs.
 
-    Reads every byte, at the speed of SHA-256: seconds for the released 8 GB.
+    Reads every byte at the speed of SHA-256: seconds for the released 8 GB.
     """
     digest = hashlib.sha256()
     parts = (_TRANSFORMER, _AUTOENCODER, _VOCODER, *_TEXT_ENCODERS)
@@ -229,7 +229,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def _empty_model(folder: Path, *classes: type[_Model]) -> _Model:
-    """The model of one of these classes that a folder describes, in evaluation mode, its parameters on no device."""
+    """The model that a folder's config describes, one of `classes`, in eval mode on the meta device."""
     if not folder.is_dir():
         raise CheckpointProblem(f"{folder} is missing: copy it from the release")
     path = folder / _CONFIG
@@ -244,7 +244,7 @@ def _empty_model(folder: Path, *classes: type[_Model]) -> _Model:
     try:
         with init_empty_weights():
             model = cls(**arguments)
-    except Exception as problem:  # the arguments are all that went in, and wrong ones break in any way
+    except Exception as problem:  # wrong arguments can fail in any way
         raise CheckpointProblem(f"{path} describes no {cls.__name__}: {problem}; copy it from the release") from problem
     _check_parameters(model, folder)
     return model.eval()
@@ -271,7 +271,7 @@ def _empty_codec(folder: Path) -> MusicDCAE:
 
 
 def _check_parameters(model: ModelMixin, folder: Path) -> None:
-    """The names and shapes in the files' headers are the model's."""
+    """Require the names and shapes in the files' headers to be the model's."""
     expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     stored: dict[str, list[int]] = {}
     for file in _weight_files(model, folder):
@@ -290,7 +290,7 @@ def _check_parameters(model: ModelMixin, folder: Path) -> None:
 
 
 def _weight_files(model: ModelMixin, folder: Path) -> list[Path]:
-    """The safetensors files of a model: those of the index, or the only one; `GriffinLim` needs none."""
+    """A model's safetensors files: those of the index, or the only one; `GriffinLim` has none."""
     if not model.state_dict():
         return []
     index = folder / SAFE_WEIGHTS_INDEX_NAME
@@ -309,7 +309,7 @@ def _weight_files(model: ModelMixin, folder: Path) -> list[Path]:
 
 
 def _check_latents(transformer: ACEStepTransformer2DModel, codec: MusicDCAE, folder: Path) -> None:
-    """The transformer's latents are the codec's."""
+    """Require the transformer's latents to have the codec's shape."""
     channels, bins = codec.autoencoder.config["latent_channels"], codec.vocoder.config["n_mels"] // COMPRESSION
     for name, value in (("in_channels", channels), ("out_channels", channels), ("max_height", bins)):
         if transformer.config[name] != value:
@@ -330,8 +330,8 @@ def _text_encoder(folder: Path, transformer: ACEStepTransformer2DModel) -> Path 
     dim, expected = config.get("d_model", config.get("hidden_size")), transformer.config["text_embedding_dim"]
     if dim != expected:
         raise CheckpointProblem(
-            f"{encoder} has states of {dim} channels, but the transformer takes {expected}: put the text encoder there "
-            "that it was trained with"
+            f"{encoder} has states of {dim} channels, but the transformer takes {expected}: copy the text "
+            "encoder that it was trained with there"
         )
     return encoder
 
@@ -348,14 +348,14 @@ def _vocabulary(folder: Path, transformer: ACEStepTransformer2DModel) -> Path | 
         ) from problem
     if size != (expected := transformer.config["lyric_encoder_vocab_size"]):
         raise CheckpointProblem(
-            f"{path} has {size} tokens, but the transformer knows {expected}: put the vocabulary there that it was "
-            "trained with"
+            f"{path} has {size} tokens, but the transformer knows {expected}: copy the vocabulary that it was "
+            "trained with there"
         )
     return path
 
 
 def _fill(model: ModelMixin, folder: Path, dtype: torch.dtype, device: torch.device | str) -> None:
-    """Gives an empty model its weights: diffusers' `from_pretrained`, with a search for NaN in the same pass."""
+    """Load weights into an empty model, as diffusers' `from_pretrained` does, and check for NaN in the same pass."""
     state = {}
     for file in _weight_files(model, folder):
         with open_weights(file) as weights:
@@ -371,7 +371,7 @@ def _fill(model: ModelMixin, folder: Path, dtype: torch.dtype, device: torch.dev
 
 @contextmanager
 def _written_whole(folder: Path) -> Iterator[Path]:
-    """A folder to write to that takes the name of `folder` at the end; there may be none of this name with files."""
+    """A temporary folder beside `folder` that is renamed to it at the end, or removed after an error."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointProblem(f"{folder} exists: choose a new folder, or empty this one")
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Songs for training: from the shards that `songmill curate` wrote to batches, in an order that can be resumed.
+"""Training data: batches from the shards that `songmill curate` wrote, in an order that can be resumed.
 
-`open_songs` reads which songs there are, `Epoch` cuts them into batches, `RowReader` reads their features, `collate`
-pads them, and `ShardStream` does all of it.
+`open_songs` indexes the songs, `Epoch` plans the batches, `RowReader` reads features, `collate` pads them, and
+`ShardStream` ties these together.
 """
 
 from training.data.config import DataConfig

@@ -1,4 +1,4 @@
-"""What the trainer sees of the dataset: a padded batch of songs, everything encoded beforehand."""
+"""A padded batch of songs with precomputed features."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -20,11 +20,11 @@ class Batch:
         speaker: float32 [B, speaker dim], zeros where a song has none.
         lyrics: int64 [B, Ll].
         lyric_mask: bool [B, Ll].
-        ssl: by encoder, each song's targets float32 [frames, dim]: mean unit states under the latent frames, or the
-            encoder's own unit states.
-        ssl_rate_hz: by encoder, the rate of its targets.
-        track_ids: of the songs.
-        seconds: of audio, padding aside.
+        ssl: encoder -> each song's targets, float32 [frames, dim]: unit-norm states, averaged over each latent frame or
+            at the encoder's own rate.
+        ssl_rate_hz: encoder -> frame rate of its targets.
+        track_ids: ids of the B songs.
+        seconds: seconds of audio, without padding.
     """
 
     latents: Tensor

@@ -22,15 +22,21 @@ _FRAME_BYTES = 2 * math.prod(LATENT_FRAME)  # of float16
 
 @dataclass(frozen=True)
 class Crop:
-    """What of a song one epoch takes: drawn from the seed, the epoch and the song, whatever batch it is in."""
+    """The part of a song that one epoch uses; it depends on the seed, the epoch and the song, not on its batch.
+
+    Attributes:
+        start: first latent frame.
+        frames: length in latent frames.
+        text: position in 0..1 among the caption variants.
+    """
 
     start: int
     frames: int
-    text: float  # place in 0..1 among the caption variants
+    text: float
 
     @classmethod
     def draw(cls, key: int, frames: int, epoch: int, config: DataConfig) -> "Crop":
-        """Of a song with `frames` latent frames."""
+        """Draw the crop of a song with `frames` latent frames; `key` is the song's number in the index."""
         where, text = np.random.default_rng([config.seed, epoch, key]).random(2)
         taken = min(frames, config.max_frames_per_song)
         return cls(int(where * (frames - taken + 1)), taken, float(text))
@@ -41,11 +47,11 @@ class Sample:
     """One song, ready for a batch.
 
     Attributes:
-        track_id: of the song.
+        track_id: the song's id.
         latents: float16 [frames, 8, 16].
-        text: float16 [tokens, dim].
-        lyrics: [ids].
-        speaker: [dim], or None.
+        text: float16 [tokens, dim], states of the drawn caption variant.
+        lyrics: int64 [ids].
+        speaker: float32 [dim], or None.
         ssl: encoder -> float32 [frames, dim].
     """
 
@@ -58,10 +64,10 @@ class Sample:
 
 
 def decode(row: Row, track_id: str, crop: Crop, widths: Widths, config: DataConfig) -> Sample:
-    """The crop of a stored song.
+    """The crop of a stored song as arrays.
 
     Raises:
-        ValueError: its latents are damaged.
+        ValueError: its latents are not finite.
     """
     data = row["latents"]["data"].as_buffer()
     latents = np.frombuffer(data.slice(crop.start * _FRAME_BYTES, crop.frames * _FRAME_BYTES), "<f2")
@@ -81,7 +87,7 @@ def decode(row: Row, track_id: str, crop: Crop, widths: Widths, config: DataConf
 
 
 def collate(samples: Sequence[Sample], widths: Widths) -> Batch:
-    """Samples padded at the end to the longest of each kind."""
+    """Pad samples at the end to the longest of each kind and stack them."""
     latents, frame_mask = _padded([sample.latents for sample in samples], LATENT_FRAME, torch.float32)
     text, text_mask = _padded([sample.text for sample in samples], (widths.text,), torch.float32)
     lyrics, lyric_mask = _padded([sample.lyrics for sample in samples], (), torch.int64)

@@ -1,4 +1,4 @@
-"""Which songs meet in which batch: a function of the songs, the seed, the epoch's number and the number of ranks."""
+"""The batches of an epoch: a function of the songs, the seed, the epoch's number and the number of ranks."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,31 +9,31 @@ from training.data.errors import DatasetProblem
 
 
 class Epoch:
-    """Batches of songs of similar length, in steps of one batch a rank.
+    """Batches of songs of similar length, in steps of one batch per rank.
 
-    Songs are shuffled within buckets of similar length and cut into batches; steps are shuffled, and the batches of
-    one step come from neighbouring buckets, so that no rank waits long for another. Every song comes exactly once,
-    unless batches are down to single songs and their number is no multiple of the ranks'.
+    Songs are shuffled within buckets of similar length and cut into batches. The batches of one step come from
+    neighbouring buckets, so that no rank waits long for another, and the steps are shuffled. Every song is used exactly
+    once, unless all batches are single songs and their number is not a multiple of the ranks.
 
     Attributes:
-        steps: indices of songs, [steps][ranks].
-        left_out: indices of songs that sit out this epoch, fewer than there are ranks.
+        steps: song indices of each batch, [steps][ranks].
+        left_out: indices of songs not used in this epoch, fewer than there are ranks.
     """
 
     def __init__(self, frames: np.ndarray, config: DataConfig, number: int, ranks: int = 1) -> None:
         """Plan an epoch.
 
         Args:
-            frames: of each song.
-            config: sizes of batches and buckets, seed.
-            number: of the epoch.
-            ranks: how many take a batch each in every step.
+            frames: latent frames of each song.
+            config: batch and bucket sizes, seed.
+            number: the epoch's number, from 0.
+            ranks: number of ranks, each of which takes one batch per step.
 
         Raises:
             DatasetProblem: there are fewer songs than ranks.
         """
         if len(frames) < ranks:
-            raise DatasetProblem(f"{len(frames)} songs are too few for {ranks} ranks: each needs one at least")
+            raise DatasetProblem(f"{len(frames)} songs are too few for {ranks} ranks: each needs at least one")
         self._lengths = np.minimum(frames, config.max_frames_per_song)
         rng = np.random.default_rng([config.seed, number])
         order = _shuffle_in_buckets(self._lengths, config.bucket_width, rng)
@@ -49,21 +49,21 @@ class Epoch:
 
     @property
     def padding(self) -> float:
-        """Share of the batches' frames that hold no song."""
+        """Share of the batches' frames that are padding."""
         lengths = [self._lengths[batch] for step in self.steps for batch in step]
         padded = sum(len(batch) * int(batch.max()) for batch in lengths)
         return 1 - sum(int(batch.sum()) for batch in lengths) / padded
 
 
 def _shuffle_in_buckets(lengths: np.ndarray, width: float, rng: np.random.Generator) -> np.ndarray:
-    """Indices by bucket, at random within each; where buckets begin is random too, so that neighbours vary."""
+    """Indices by bucket, in random order within each; the bucket edges are random too, so that neighbours vary."""
     buckets = np.floor(np.log(lengths) / np.log1p(width) + rng.random())
     shuffled = rng.permutation(len(lengths))
     return shuffled[np.argsort(buckets[shuffled], kind="stable")]
 
 
 def _cut(order: np.ndarray, lengths: np.ndarray, config: DataConfig) -> list[np.ndarray]:
-    """Runs of the order, each as long as the batch's bounds allow."""
+    """Cut the order into batches as large as the config allows."""
     return [order[start:end] for start, end in _runs(lengths[order].tolist(), config)]
 
 
@@ -79,7 +79,7 @@ def _runs(lengths: Sequence[int], config: DataConfig) -> Iterator[tuple[int, int
 
 
 def _split_until_even(batches: list[np.ndarray], ranks: int) -> list[np.ndarray]:
-    """Halve the batches with the most songs until every rank gets as many."""
+    """Halve the largest batches until their number is a multiple of the ranks."""
     missing = -len(batches) % ranks
     while missing:
         parts: list[np.ndarray] = []

@@ -1,4 +1,4 @@
-"""What the features of a unit say about themselves, in their small columns: lengths, widths, models, gaps."""
+"""A summary of a unit's features, from their small columns: lengths, widths, models, missing rows."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from training.data.units import Unit, read_rows, read_schema
 
 @dataclass(frozen=True)
 class FeatureSummary:
-    """Of one unit.
+    """Summary of one unit.
 
     Attributes:
-        rows: `frames` of the latents, and `lacks`: the first feature that a row has not.
+        rows: table with `frames` (int32, latent frames) and `lacks` (the first feature missing from a row, or null).
         sizes: (column, field) -> the values found.
-        models: feature -> what made it.
+        models: feature -> the model that computed it.
     """
 
     rows: pa.Table
@@ -34,7 +34,7 @@ def read_feature_summary(unit: Unit, config: DataConfig) -> FeatureSummary:
 
     Raises:
         CorruptShard: a file cannot be read.
-        DatasetProblem: a feature has other rows than the shard, or not the wanted encoders.
+        DatasetProblem: a feature has other rows than the shard, lacks an encoder, or was computed by several models.
     """
     latents = _read(unit, "latents", ["frames", "model"])
     texts = _read(unit, "text_embedding", [f"list.element.{field}" for field in ("variant", "dim", "model")])
@@ -59,10 +59,10 @@ def read_feature_summary(unit: Unit, config: DataConfig) -> FeatureSummary:
 
 
 def single_value(values: Iterable[Any], what: str) -> Any:
-    """The value that all have; None where nobody has any.
+    """The only value, Nones aside; None if there is no other.
 
     Raises:
-        DatasetProblem: there are several.
+        DatasetProblem: there are several values; the message calls them `what`.
     """
     known = sorted({value for value in values if value is not None})
     if len(known) > 1:
@@ -71,7 +71,7 @@ def single_value(values: Iterable[Any], what: str) -> Any:
 
 
 def _read(unit: Unit, feature: str, fields: Sequence[str]) -> pa.Array:
-    """Fields of a feature, checked to be of the shard's rows."""
+    """Fields of a feature, after a check that its rows are the shard's."""
     path = unit.features[feature]
     table = read_rows(path, ["row_id", *(f"{feature}.{field}" for field in fields)])
     if not table["row_id"].equals(read_rows(unit.shard, ["row_id"])["row_id"]):

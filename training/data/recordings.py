@@ -1,4 +1,4 @@
-"""What training sees of recordings. `training` decodes nothing itself: the pipeline gives it an `AudioSource`."""
+"""The interface to recordings. `training` decodes no audio itself: the pipeline passes an `AudioSource`."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -16,8 +16,8 @@ class Recording:
     """A song that can be decoded.
 
     Attributes:
-        track_id: digest of its file's bytes.
-        samples: its length at 44.1 kHz.
+        track_id: digest of the file's bytes.
+        samples: length in samples at 44.1 kHz.
     """
 
     track_id: str
@@ -28,7 +28,7 @@ class UnreadableAudio(Exception):  # noqa: N818 - it says what kind of problem
     """A recording that cannot be decoded, or is not the one that was curated; the message names the file.
 
     Attributes:
-        track_id: whose.
+        track_id: the recording.
     """
 
     def __init__(self, track_id: str, message: str) -> None:
@@ -37,20 +37,20 @@ class UnreadableAudio(Exception):  # noqa: N818 - it says what kind of problem
 
 
 class AudioSource(Protocol):
-    """Recordings in the order of their track ids, so that how they are stored changes nothing."""
+    """Recordings in the order of their track ids, independent of how they are stored."""
 
     @property
     def recordings(self) -> Sequence[Recording]:
-        """Every one once."""
+        """Each recording once."""
 
     @property
     def fingerprint(self) -> str:
-        """Tells these recordings from others: see `fingerprint`."""
+        """Identifies this set of recordings: see `fingerprint`."""
 
     def read(self, index: int) -> np.ndarray:
-        """A recording, int16 [2, samples] at 44.1 kHz, with exactly the samples it promises; not to be written to.
+        """Decode a recording: int16 [2, samples] at 44.1 kHz, exactly `Recording.samples` long and read-only.
 
-        Several threads may call it.
+        Thread-safe.
 
         Raises:
             UnreadableAudio: it cannot be decoded, or its file has changed.
@@ -68,7 +68,7 @@ def fingerprint(recordings: Iterable[Recording]) -> str:
 def held_out(recordings: Iterable[Recording], share: float) -> np.ndarray:
     """Which recordings to validate on, bool [recordings].
 
-    A song's side follows from its bytes alone: it keeps it whatever the others are, and in every kind of training.
+    Depends only on a song's bytes: not on the other songs, nor on the kind of training.
     """
     keys = [
         int.from_bytes(hashlib.blake2b(recording.track_id.encode(), digest_size=8).digest(), "little")

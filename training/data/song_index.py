@@ -1,6 +1,6 @@
-"""The songs to train on, as one small table, and where their features come from: files beside a shard, or a maker.
+"""The index of songs to train on, and the interface for features that are computed rather than stored.
 
-`training` decodes no audio: the pipeline gives it the maker, which computes features whenever they are read.
+`training` decodes no audio: the pipeline passes a `FeatureMaker`, which computes features whenever they are read.
 """
 
 import hashlib
@@ -19,40 +19,40 @@ from training.data.units import Unit
 
 Split = Literal["train", "validation"]
 
-# One song: column -> Arrow scalar, whose binaries are views of what was read.
+# One song: column -> Arrow scalar; binary values are views of the buffers that were read.
 Row = Mapping[str, Any]
 
 
 class RowSource(Protocol):
-    """Gives songs their rows: what the shard has of them, and their features."""
+    """Reads songs' rows: the needed columns of the shard, and the features."""
 
     def read(self, songs: Sequence[int]) -> Iterator[tuple[int, Row | CorruptShard]]:
-        """Songs, each once and in any order, with its row or with what is wrong with its file."""
+        """Yields each song's index once, in any order, with its row or with the problem of its file."""
 
 
 class FeatureMaker(Protocol):
-    """Makes the features of songs that have none beside their shards. Pickles, for it goes to worker processes."""
+    """Computes features that are not stored beside the shards. Must be picklable: it is sent to worker processes."""
 
-    def facts(self, unit: Unit, config: DataConfig) -> FeatureSummary:
-        """What the features of a shard's rows will be, known without making them.
+    def summarize(self, unit: Unit, config: DataConfig) -> FeatureSummary:
+        """Summarise the features of a shard's rows without computing them.
 
         Raises:
             CorruptShard: the shard cannot be read.
         """
 
     def rows(self, songs: "SongIndex") -> RowSource:
-        """Makes the rows of these songs."""
+        """A source of these songs' rows, with computed features."""
 
 
 @dataclass(frozen=True)
 class Widths:
-    """Sizes that a model for these songs must have.
+    """Feature widths, which a model for these songs must match.
 
     Attributes:
-        text: of the text encoder's states.
-        speaker: of the speaker embeddings.
+        text: width of the text encoder's states.
+        speaker: width of the speaker embeddings.
         ssl: encoder -> width of its states.
-        ssl_rate_hz: encoder -> rate of its states.
+        ssl_rate_hz: encoder -> frame rate of its states.
     """
 
     text: int
@@ -63,17 +63,17 @@ class Widths:
 
 @dataclass(frozen=True)
 class SongIndex:
-    """The songs to train on, in the order of their track ids: how they are spread over shards changes nothing.
+    """The songs to train on, in the order of their track ids, independent of how they are spread over shards.
 
     Attributes:
-        table: `track_id`, `unit`, `row` (of the unit), `frames`, `source`, `language`, `license` and `key`, a number
-            of the track id's.
-        units: where the rows lie.
-        widths: see there.
-        models: feature -> what made it.
-        left_out: why -> how many rows: a condition, a mark, a feature that they lack, or a track that is there already.
+        table: `track_id`, `unit` (index into `units`), `row` (in the unit), `frames`, `source`, `language`, `license`
+            and `key` (uint64 hash of the track id).
+        units: the shards that hold the rows.
+        widths: widths of the features.
+        models: feature -> the model that computed it.
+        left_out: reason -> number of rows: `where`, a mark, a missing feature, or a duplicate track.
         corrupt: units that cannot be read.
-        maker: makes the features; None where they are read.
+        maker: computes the features; None if they are stored.
     """
 
     table: pa.Table
@@ -88,16 +88,16 @@ class SongIndex:
         return int(self.table.num_rows)
 
     def column(self, name: str) -> np.ndarray:
-        """A column of the table."""
+        """A column of the table, as an array."""
         return np.asarray(self.table[name].to_numpy())
 
     def part(self, split: Split, validation_share: float) -> "SongIndex":
-        """One side of a split that depends on each track's id alone."""
+        """The songs of one split; which split a song is in depends only on its track id."""
         held_out = self.column("key") < np.uint64(validation_share * 2**64)
         return replace(self, table=self.table.filter(held_out if split == "validation" else ~held_out))
 
     def longest_lyrics(self) -> int:
-        """Ids of the longest lyrics in the shards that hold the songs."""
+        """Number of token ids of the longest lyrics in the songs' shards."""
         with duckdb.connect() as connection:
             shards = connection.read_parquet([str(unit.shard) for unit in self.units], union_by_name=True)
             return int(shards.max("len(lyric_tokens.ids)").fetchall()[0][0] or 0)

@@ -1,4 +1,4 @@
-"""Which songs the datasets have and which of them to train on, read at the start without touching a single latent."""
+"""Selects the songs to train on, reading only small columns of the datasets."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -19,56 +19,59 @@ from training.data.feature_summary import FeatureSummary, read_feature_summary, 
 from training.data.song_index import FeatureMaker, SongIndex, Widths
 from training.data.units import Unit, find_units, read_rows
 
-_READERS = 8  # files opened at once; on a network file system most of the time is waiting
+_READERS = 8  # files opened at once; on a network file system most of the time is spent waiting
 
 
 def open_songs(
     config: DataConfig, models: Mapping[str, str] | None = None, maker: FeatureMaker | None = None
 ) -> SongIndex:
-    """Read which songs the datasets have and which of them to train on.
+    """Index the songs of the datasets that can be trained on.
 
     Args:
         config: datasets, condition, encoders.
-        models: feature -> what has to have made it, e.g. the autoencoder of the checkpoint to go on from.
-        maker: makes the features of every song that is read; without it they lie beside the shards.
+        models: feature -> the model that must have computed it, e.g. the autoencoder of the starting checkpoint.
+        maker: computes the features when songs are read; None reads those stored beside the shards.
 
     Raises:
-        DatasetProblem: something does not fit together (see `find_units`), the condition is no SQL or names an unknown
-            column, another model made a feature, or no song is left.
+        DatasetProblem: the units do not fit together (see `find_units`), the condition is not valid SQL or names an
+            unknown column, a feature was computed by another model, or no song is left.
+        CorruptShard: a file cannot be read, and `config.on_corrupt` is `stop`.
     """
     features = ["latents", "text_embedding", *(["ssl"] if config.ssl else [])]
     found, corrupt = find_units(config.datasets, () if maker else features)
     with ThreadPoolExecutor(_READERS) as pool:
-        facts = list(pool.map(lambda unit: _facts_or_problem(unit, config, maker), found))
-    corrupt += [problem for problem in facts if isinstance(problem, CorruptShard)]
+        summaries = list(pool.map(lambda unit: _summary_or_problem(unit, config, maker), found))
+    corrupt += [problem for problem in summaries if isinstance(problem, CorruptShard)]
     if corrupt and config.on_corrupt == "stop":
         raise corrupt[0]
-    units = [unit for unit, fact in zip(found, facts, strict=True) if isinstance(fact, FeatureSummary)]
-    readable = [fact for fact in facts if isinstance(fact, FeatureSummary)]
+    units = [unit for unit, summary in zip(found, summaries, strict=True) if isinstance(summary, FeatureSummary)]
+    readable = [summary for summary in summaries if isinstance(summary, FeatureSummary)]
     if not units:
         raise DatasetProblem("no shard can be read: " + "; ".join(map(str, corrupt)))
-    rows = pa.concat_tables(fact.rows for fact in readable)
+    rows = pa.concat_tables(summary.rows for summary in readable)
     chosen, left_out = _unmarked(_query(units, config.where), units)
     left_out["where"] = rows.num_rows - chosen.num_rows - left_out["marked drop"]
-    table, incomplete = _select(chosen, rows, [fact.rows.num_rows for fact in readable])
+    table, incomplete = _select(chosen, rows, [summary.rows.num_rows for summary in readable])
     left_out = {why: count for why, count in {**left_out, **incomplete}.items() if count}
     if not table.num_rows:
         reasons = ", ".join(f"{count} for {reason}" for reason, count in left_out.items())
         raise DatasetProblem(f"no song is left to train on; left out: {reasons}")
-    made_by = {name: single_value({fact.models[name] for fact in readable}, f"model of {name}") for name in features}
+    made_by = {
+        name: single_value({summary.models[name] for summary in readable}, f"model of {name}") for name in features
+    }
     _check_models(made_by, models or {})
     return SongIndex(table, units, _widths(readable, units), made_by, left_out, corrupt, maker)
 
 
-def _facts_or_problem(unit: Unit, config: DataConfig, maker: FeatureMaker | None) -> FeatureSummary | CorruptShard:
+def _summary_or_problem(unit: Unit, config: DataConfig, maker: FeatureMaker | None) -> FeatureSummary | CorruptShard:
     try:
-        return maker.facts(unit, config) if maker else read_feature_summary(unit, config)
+        return maker.summarize(unit, config) if maker else read_feature_summary(unit, config)
     except CorruptShard as problem:
         return problem
 
 
 def _query(units: Sequence[Unit], where: str | None) -> pa.Table:
-    """FeatureSummary of the shards' rows for which the condition holds: `unit`, `row` and what identifies a song."""
+    """The shards' rows that match the condition: `unit`, `row` and what identifies and describes a song."""
     numbers = {str(unit.shard): number for number, unit in enumerate(units)}
     with duckdb.connect() as connection:
         shards = connection.read_parquet(list(numbers), filename=True, file_row_number=True, union_by_name=True)
@@ -89,7 +92,7 @@ def _query(units: Sequence[Unit], where: str | None) -> pa.Table:
 
 
 def _unmarked(rows: pa.Table, units: Sequence[Unit]) -> tuple[pa.Table, dict[str, int]]:
-    """The rows that nobody has marked `drop` in the dataset they lie in."""
+    """The rows that are not marked `drop` in their dataset, and how many are."""
     roots = [unit.shard.parent.parent for unit in units]
     marked = np.zeros(rows.num_rows, dtype=bool)
     for root in set(roots):
@@ -105,12 +108,12 @@ def _dropped(layout: Layout) -> pa.Array:
     return marks["row_id"].combine_chunks()
 
 
-def _select(chosen: pa.Table, facts: pa.Table, unit_rows: Sequence[int]) -> tuple[pa.Table, dict[str, int]]:
-    """Of the chosen rows those with every feature, each track once, by track id."""
+def _select(chosen: pa.Table, features: pa.Table, unit_rows: Sequence[int]) -> tuple[pa.Table, dict[str, int]]:
+    """The chosen rows that have every feature, each track once, sorted by track id; and how many are left out."""
     first = np.concatenate([[0], np.cumsum(unit_rows)])
     places = first[chosen["unit"].to_numpy()] + chosen["row"].to_numpy()
-    for name in facts.column_names:
-        chosen = chosen.append_column(name, facts[name].take(pa.array(places)))
+    for name in features.column_names:
+        chosen = chosen.append_column(name, features[name].take(pa.array(places)))
     lacks = chosen["lacks"]
     left_out = {count["values"]: count["counts"] for count in pc.value_counts(lacks.drop_null()).to_pylist()}
     complete = chosen.filter(pc.is_null(lacks)).drop_columns("lacks")
@@ -128,12 +131,12 @@ def _key(track_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(track_id.encode(), digest_size=8).digest(), "little")
 
 
-def _widths(facts: Sequence[FeatureSummary], units: Sequence[Unit]) -> Widths:
+def _widths(summaries: Sequence[FeatureSummary], units: Sequence[Unit]) -> Widths:
     found: dict[tuple[str, str], Any] = {
         (column, field): single_value(
-            frozenset().union(*(fact.sizes[column, field] for fact in facts)), f"{column}.{field}"
+            frozenset().union(*(summary.sizes[column, field] for summary in summaries)), f"{column}.{field}"
         )
-        for column, field in facts[0].sizes
+        for column, field in summaries[0].sizes
     }
     encoders = [column.removeprefix("ssl.") for column, field in found if field == "rate_hz"]
     return Widths(

@@ -1,4 +1,4 @@
-"""What a training run is asked for; the presets of the paper and of common cards."""
+"""Settings of a run of `songmill train dit`."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -7,20 +7,20 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from training.data import DataConfig
 from training.dit.objective import ObjectiveConfig
-from training.dit.previews import SamplesConfig
-from training.run.base_trainer import LoopConfig
+from training.dit.previews import PreviewsConfig
+from training.run.base_trainer import BaseTrainConfig
 from training.run.optimizer import OptimizerConfig
 from training.run.parallel import Sharing
 
 
 class LoraConfig(BaseModel):
-    """Adapters to train in place of the weights.
+    """LoRA adapters, trained instead of the model's own weights.
 
     Attributes:
-        rank: of the two factors.
-        alpha: the adapter weighs alpha / rank.
-        targets: names of the layers that get one.
-        frozen_precision: of the weights that are not trained; `bfloat16` halves them.
+        rank: rank of the two factors.
+        alpha: the adapter's output is scaled by alpha / rank.
+        targets: names of the layers that get an adapter.
+        frozen_precision: dtype of the frozen weights; `bfloat16` halves their memory.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,23 +31,23 @@ class LoraConfig(BaseModel):
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "linear_q", "linear_k", "linear_v")
 
 
-class TrainConfig(LoopConfig):
-    """A run of `songmill train dit`; `seed` is that of weights, noise and dropout, the order of songs has its own.
+class TrainConfig(BaseTrainConfig):
+    """A run of `songmill train dit`. `seed` sets weights, noise and dropout; the order of songs has `data.seed`.
 
     Attributes:
         data: shards and how they are batched.
-        checkpoint: released-layout folder to go on from; None trains from random weights.
-        model: config of the transformer where there is no checkpoint; what is left out is the released size.
-        objective: loss and dropouts.
-        optimizer: AdamW.
+        checkpoint: folder in the released layout to start from; None starts from random weights.
+        model: config of a new transformer, without a checkpoint; missing keys take the released values.
+        objective: loss and condition dropout.
+        optimizer: AdamW and its learning rate.
         lora: train adapters instead of the weights.
-        accumulation: batches a step.
-        precision: of the forward pass; the trained weights stay in float32.
-        gradient_checkpointing: compute activations twice to keep fewer.
+        accumulation: batches per step.
+        precision: dtype of the forward pass; the trained weights stay in float32.
+        gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         compile: compile the transformer's blocks.
-        sharing: among several workers: `copies` of the model (DDP), or `shards` of it (FSDP2) for one too large.
-        ema: decay of the averaged weights; None keeps none.
-        samples: songs to hear on the way; None is none.
+        sharing: how several workers share the model: `copies` (DDP), or `shards` (FSDP2) where it is too large for one.
+        ema: decay of the exponential moving average of the weights; None keeps no average.
+        samples: songs sampled during training; None samples none.
     """
 
     data: DataConfig
@@ -63,4 +63,4 @@ class TrainConfig(LoopConfig):
     compile: bool = False
     sharing: Sharing = "copies"
     ema: float | None = Field(None, gt=0, lt=1)
-    samples: SamplesConfig | None = None
+    samples: PreviewsConfig | None = None

@@ -1,4 +1,4 @@
-"""Many processes train together. Ray Train starts them, and again from the last checkpoint when one dies."""
+"""Training in several processes: Ray Train starts them, and restarts them from the last checkpoint if one dies."""
 
 import logging
 import shutil
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from training.dit.config import TrainConfig
 
 _RESTARTS = 3
-_STATE = ".ray"  # what Ray Train notes while it runs
+_STATE = ".ray"  # folder for Ray Train's own state
 
 
 def train_on_ray(
@@ -30,24 +30,24 @@ def train_on_ray(
     readers: int = 0,
     maker: "FeatureMaker | None" = None,
 ) -> None:
-    """Take the steps that are left on the connected Ray cluster, the gradients averaged over the workers.
+    """Take the remaining steps on the connected Ray cluster, averaging gradients over the workers.
 
     Args:
-        config: of each worker; batches are so many times larger.
-        folder: of the run, which all workers see.
-        workers: processes, each with a GPU or with its share of the CPUs.
-        gpu: train on GPUs, over NCCL, else on CPUs, over Gloo.
-        readers: processes of each worker that read songs ahead.
-        maker: makes the songs' features; without it they lie beside the shards.
+        config: settings of each worker; the effective batch is `workers` times larger.
+        folder: the run's folder, on storage that all workers share.
+        workers: number of processes, each with one GPU or an equal share of the CPUs.
+        gpu: train on GPUs with NCCL, else on CPUs with Gloo.
+        readers: processes per worker that read songs ahead.
+        maker: computes the songs' features; None reads those stored beside the shards.
 
     Raises:
-        RunProblem: the cluster is too small, or workers died more often than they are started again.
+        RunProblem: the cluster has too few GPUs, or workers failed more often than they are restarted.
     """
     resources = ray.cluster_resources()
     if gpu and resources.get("GPU", 0) < workers:
         raise RunProblem(f"{workers} workers need a GPU each; the cluster has {resources.get('GPU', 0):g}")
     share = min(1.0, resources.get("CPU", 1.0) / workers)
-    logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # its failures come back as an error
+    logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # failures are raised as an error instead
     of_workers = {
         "config": config.model_dump_json(),
         "folder": str(folder.resolve()),
@@ -74,8 +74,8 @@ def train_on_ray(
 
 
 def _train(settings: dict[str, Any]) -> None:
-    """One worker."""
-    # Here, for Ray's controller imports this file and does without.
+    """Runs in each worker."""
+    # Imported here: Ray's controller imports this file and does not need them.
     from training.dit.config import TrainConfig
     from training.dit.trainer import Trainer
 
@@ -89,7 +89,7 @@ def _train(settings: dict[str, Any]) -> None:
 
 
 def _cause(error: Exception) -> str:
-    """What a worker said."""
+    """The last line of each worker's error."""
     failures = getattr(error, "worker_failures", None) or {}
     return "; ".join(dict.fromkeys(str(failure).strip().splitlines()[-1] for failure in failures.values())) or str(
         error

@@ -1,4 +1,4 @@
-"""From a run to files that others load: the released layout, or a LoRA as diffusers stores it."""
+"""Export a run: a checkpoint in the released layout, or a LoRA file as diffusers stores it."""
 
 import json
 from pathlib import Path
@@ -30,24 +30,24 @@ def export_run(
     vocabulary: Path | None = None,
     own_vocabulary: Path | None = None,
 ) -> Path:
-    """Write a checkpoint in the released layout, or the adapter of a LoRA run. The dataset need not be there.
+    """Write a checkpoint in the released layout, or the adapter of a LoRA run. The dataset is not needed.
 
     Args:
-        run: its folder.
-        out: new folder, or empty.
+        run: the run's folder.
+        out: a new or empty folder.
         codec: folder with `music_dcae_f8c8/` and `music_vocoder/`; None takes those of the checkpoint that the run
-            started from. So it is with the next two, which a checkpoint may lack.
-        step: of the run's checkpoint; None is the last.
-        average: take the moving average of the weights.
-        text_encoder: folder to copy.
-        vocabulary: file to copy.
-        own_vocabulary: taken for a model that began from random weights, where nothing else is given.
+            started from.
+        step: step of the run's checkpoint; None is the last one.
+        average: export the moving average of the weights.
+        text_encoder: folder to copy; None takes that of the checkpoint that the run started from, if any.
+        vocabulary: lyric vocabulary to copy; None likewise.
+        own_vocabulary: vocabulary for a model trained from random weights, where none is given and its size fits.
 
     Returns:
-        What was written: the folder, or the adapter's file.
+        The folder or, for a LoRA, the adapter's file.
 
     Raises:
-        RunProblem: no run, no such step, no average, or no codec.
+        RunProblem: not a run, no such step, no moving average, or no codec.
         CheckpointProblem: a file to copy does not fit, or the folder is not empty.
     """
     folder = RunFolder(run)
@@ -57,15 +57,15 @@ def export_run(
     if config.lora:
         return _save_lora(trained, config, out)
     transformer = _begun(config, folder.progress(step)["model"])
-    transformer.load_state_dict(trained, strict=False)  # what was frozen is not in the run
+    transformer.load_state_dict(trained, strict=False)  # the run does not store frozen weights
     source = config.checkpoint
     if codec is None and source is None:
-        raise RunProblem("the run began without a checkpoint: say with --codec where its latents' codec lies")
+        raise RunProblem("the run started from random weights: name the codec of its latents with --codec")
     beside = companions(source, transformer) if source else (None, _if_it_fits(own_vocabulary, transformer))
     save_checkpoint(
         out,
         transformer=transformer,
-        codec=load_codec(codec or source),  # type: ignore[arg-type]  # one of them is there
+        codec=load_codec(codec or source),  # type: ignore[arg-type]  # one of them is set
         text_encoder=text_encoder or beside[0],
         vocabulary=vocabulary or beside[1],
     )
@@ -76,12 +76,16 @@ def export_run(
 def _config(folder: RunFolder) -> TrainConfig:
     stored = folder.root / "config.json"
     if not stored.is_file():
-        raise RunProblem(f"{folder.root} is no run: it has no config.json")
+        raise RunProblem(f"{folder.root} is not a run: it has no config.json")
     return TrainConfig.model_validate_json(stored.read_text())
 
 
 def trained_weights(folder: RunFolder, step: int, part: str) -> dict[str, Tensor]:
-    """The tensors of one part of a run's checkpoint, by their names in the model."""
+    """The tensors of one part (`model` or `average`) of a run's checkpoint, by their names in the model.
+
+    Raises:
+        RunProblem: the checkpoint has no such part.
+    """
     stored = FileSystemReader(folder.path(step)).read_metadata().state_dict_metadata
     tensors: dict[str, Any] = {
         key.removeprefix(f"{part}."): torch.empty(entry.size, dtype=entry.properties.dtype)
@@ -95,7 +99,7 @@ def trained_weights(folder: RunFolder, step: int, part: str) -> dict[str, Tensor
 
 
 def _begun(config: TrainConfig, sizes: dict[str, Any]) -> ACEStepTransformer2DModel:
-    """What the run began with: what it froze is still so."""
+    """The model that the run started from; frozen weights still have these values."""
     if config.checkpoint:
         return load_transformer(config.checkpoint)
     torch.manual_seed(config.seed)
@@ -112,8 +116,8 @@ def _save_lora(trained: dict[str, Tensor], config: TrainConfig, out: Path) -> Pa
     out.mkdir(parents=True, exist_ok=True)
     file = out / LORA_WEIGHT_NAME_SAFE
     settings = {"r": config.lora.rank, "lora_alpha": config.lora.alpha, "target_modules": list(config.lora.targets)}
-    told = {f"transformer.{name}": value for name, value in settings.items()}
-    metadata = {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(told)}
+    peft_config = {f"transformer.{name}": value for name, value in settings.items()}
+    metadata = {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(peft_config)}
     weights = {f"transformer.{name.replace('.default.', '.')}": weight for name, weight in trained.items()}
     with written_whole(file) as draft:
         save_file(weights, draft, metadata)

@@ -1,4 +1,4 @@
-"""Arithmetic of the transformer and of the machine it runs on: what share of its peak a run gets out of it."""
+"""FLOPs of the transformer and peak FLOP/s of the machine, for model FLOPs utilisation (MFU)."""
 
 import time
 from collections.abc import Mapping
@@ -9,10 +9,10 @@ import torch
 from training.data.batch import Batch
 
 _TIME_CHANNELS = 256
-_PATCH_CHANNELS = 256  # a latent channel
+_PATCH_CHANNELS = 256  # per latent channel
 _KERNEL = 3  # frames that the Mix-FFN's convolution sees
 
-# Dense bf16 TFLOP/s with float32 accumulation of NVIDIA's data sheets, by the name that CUDA gives.
+# Dense bf16 TFLOP/s with float32 accumulation from NVIDIA's data sheets, by CUDA's device name.
 CARD_PEAKS = {
     "NVIDIA H200": 989,
     "NVIDIA H200 NVL": 835,
@@ -28,10 +28,15 @@ CARD_PEAKS = {
 
 
 def velocity_flops(config: Mapping[str, Any], frames: int, condition_tokens: int) -> int:
-    """FLOPs of the transformer's `velocity` for one item: two a multiply-add of every product of matrices.
+    """FLOPs of the transformer's `velocity` for one item: two per multiply-add of every matrix product.
 
-    Norms, activations, rotations and gates are left out, as in every such count: they are bound by memory. What
-    `prepare` does once a song is left out too.
+    Norms, activations, rotary embeddings and gates are not counted, as is usual: they are memory-bound. Neither is
+    what `prepare` computes once per song.
+
+    Args:
+        config: the transformer's config.
+        frames: latent frames of the item.
+        condition_tokens: speaker, text and lyric tokens together.
     """
     dim, head_dim = config["inner_dim"], config["attention_head_dim"]
     bins, hidden = config["max_height"], int(dim * config["mlp_ratio"])
@@ -46,15 +51,14 @@ def velocity_flops(config: Mapping[str, Any], frames: int, condition_tokens: int
 
 
 def training_flops(config: Mapping[str, Any], batch: Batch) -> int:
-    """FLOPs that a training step on a batch needs: forth, and twice that back.
+    """FLOPs of a training step on a batch: the forward pass, and twice that for the backward pass.
 
-    Of each song's own frames and tokens: padding is work that nobody needs, and so is what gradient checkpointing
-    computes again. What happens once to a token before the blocks, and the REPA heads, are left out: a few per cent
-    of the released model.
+    Counts each song's own frames and tokens: neither padding nor what gradient checkpointing recomputes is useful
+    work. Condition embeddings and encoders and the REPA heads are not counted: a few per cent of the released model.
     """
     frames = batch.frame_mask.sum(1).tolist()
     tokens = (1 + batch.text_mask.sum(1) + batch.lyric_mask.sum(1)).tolist()
-    keys_and_values = 2 * config["num_layers"] * 2 * config["inner_dim"] ** 2  # of a token, in all blocks
+    keys_and_values = 2 * config["num_layers"] * 2 * config["inner_dim"] ** 2  # per token, in all blocks
     return 3 * sum(
         velocity_flops(config, song, around) + around * keys_and_values
         for song, around in zip(frames, tokens, strict=True)
@@ -62,18 +66,18 @@ def training_flops(config: Mapping[str, Any], batch: Batch) -> int:
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s that MFU is a share of: the card's of its data sheet, in bf16; else the machine's own, measured."""
+    """The FLOP/s that MFU is relative to: bf16 from the card's data sheet, else a measured matrix product."""
     stated = card_peak(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     return stated or matmul_peak(device, dtype)
 
 
 def card_peak(name: str) -> float | None:
-    """Dense bf16 FLOP/s of a card, None for one that is not in the table."""
+    """Dense bf16 FLOP/s of a card by its CUDA name; None if it is not in the table."""
     return CARD_PEAKS[name] * 1e12 if name in CARD_PEAKS else None
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of the machine's own product of square matrices, the best of several."""
+    """Measured FLOP/s of a product of square matrices, the best of several."""
     size, repetitions = (8192, 50) if device.type == "cuda" else (1024, 20)
     random = torch.Generator(device).manual_seed(0)
     a, b = (torch.randn(size, size, device=device, dtype=dtype, generator=random) for _ in range(2))
@@ -81,7 +85,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was asked to do."""
+    """Wait for the device to finish; returns at once on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

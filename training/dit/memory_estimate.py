@@ -1,7 +1,7 @@
-"""How much memory a training step takes: reckoned before a run, measured during it.
+"""Memory of a training step: estimated before a run, measured during it.
 
-The step is taken with tensors that have a shape and no content, so a run of billions of weights is reckoned in seconds
-on a machine that could not hold it.
+The estimate takes a step with PyTorch's fake tensors, which have shapes but no data. So it takes seconds for billions
+of weights, on a machine that could not hold them.
 """
 
 import resource
@@ -26,15 +26,15 @@ from training.model import ACEStepTransformer2DModel
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes at the step's fullest moment, on each device. What the process and its libraries take comes besides.
+    """Peak bytes of a step on each device, without the process and its libraries.
 
     Attributes:
-        parameters: how many the model has, its adapters included.
-        trained: how many of them are trained.
-        weights: of the model, and their moving average.
-        gradients: of the trained weights.
-        optimizer: AdamW's two moments.
-        activations: what the way back needs of the way there, and what comes and goes.
+        parameters: number of parameters of the model, adapters included.
+        trained: number of trained parameters.
+        weights: bytes of the weights and their moving average.
+        gradients: bytes of the gradients.
+        optimizer: bytes of AdamW's two moments.
+        activations: bytes of activations kept for the backward pass, and of temporaries.
     """
 
     parameters: int
@@ -46,15 +46,15 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of all parts, in bytes."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
 class PeakMemory:
-    """The most that training has taken so far: of a GPU's memory, or of main memory over what the process had before.
+    """Peak memory of training so far: GPU memory, or main memory beyond what the process had when this was created.
 
     Args:
-        device: that is trained on.
+        device: device that is trained on.
     """
 
     def __init__(self, device: torch.device | str) -> None:
@@ -67,7 +67,7 @@ class PeakMemory:
 
     @property
     def peak(self) -> int:
-        """In bytes."""
+        """Peak memory in bytes."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
         unit = 1 if sys.platform == "darwin" else 1024
@@ -77,14 +77,14 @@ class PeakMemory:
 def estimate(
     config: TrainConfig, transformer: ACEStepTransformer2DModel, widths: Widths, frames: int, lyric_ids: int
 ) -> MemoryEstimate:
-    """Reckon a step on the largest batch.
+    """Estimate the memory of a step on the largest batch.
 
     Args:
-        config: of the run.
-        transformer: what it trains, on the meta device; its weights are replaced.
-        widths: of the songs' features.
-        frames: of the longest song.
-        lyric_ids: of the longest lyrics.
+        config: settings of the run.
+        transformer: the model to train, on the meta device; its weights are replaced.
+        widths: widths of the songs' features.
+        frames: latent frames of the longest song.
+        lyric_ids: token ids of the longest lyrics.
     """
     with FakeTensorMode():
         _leave_meta(transformer)
@@ -109,7 +109,7 @@ def estimate(
 
 
 class _Allocations(TorchDispatchMode):
-    """Counts the bytes of all tensors that operations make while it is active, and the most there were at a time."""
+    """Tracks the bytes of all tensors allocated while it is active, and their peak."""
 
     def __init__(self, excluding: Iterable[Tensor]) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class _Allocations(TorchDispatchMode):
 
 
 def _leave_meta(model: nn.Module) -> None:
-    """Weights without content that autocast takes for those of a real device."""
+    """Replace meta tensors by fake CPU tensors, which autocast accepts."""
     for module in model.modules():
         for name, weight in module._parameters.items():
             if weight is not None:
@@ -149,7 +149,7 @@ def _leave_meta(model: nn.Module) -> None:
 
 
 def _largest_batch(config: TrainConfig, widths: Widths, frames: int, lyric_ids: int) -> tuple[Tensor, ...]:
-    """What the transformer is called with, as `ShardStream` would bound it."""
+    """Inputs of the transformer, as large as `ShardStream` allows."""
     data = config.data
     length = min(frames, data.max_frames_per_song)
     lyrics = max(1, min(lyric_ids, data.max_lyric_ids))

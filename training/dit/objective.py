@@ -1,4 +1,4 @@
-"""What training minimises: flow matching on latents and representation alignment (ACE-Step, arXiv 2506.00045).
+"""The training loss: flow matching on latents and representation alignment (ACE-Step, arXiv 2506.00045).
 
 Flow matching after Lipman et al. (arXiv 2210.02747), timesteps after Esser et al. (arXiv 2403.03206), representation
 alignment after Yu et al. (arXiv 2410.06940).
@@ -24,19 +24,19 @@ SHIFT = 3.0
 
 
 class ObjectiveConfig(BaseModel):
-    """How songs are noised, which conditions are dropped, what the terms weigh. Defaults are the paper's.
+    """Noise levels, condition dropout and loss weights. Defaults are the paper's.
 
     Attributes:
-        timesteps: `logit_normal` prefers the middle of the way, `uniform` does not.
-        weighting: of the denoising loss over noise levels; `min_snr` (arXiv 2303.09556) holds back the easy ones.
-        min_snr_gamma: see `weighting`.
-        text_dropout: share of songs without text.
-        lyric_dropout: share of songs without lyrics.
-        speaker_dropout: share of songs without the singer's embedding; 1 for fine-tuning.
-        condition_dropout: share of songs without any condition.
-        ssl_weights: of the alignment with each encoder; those not named weigh 1.
-        late_ssl_weights: the same for the last `late_steps` steps of a run, over `ssl_weights`.
-        late_steps: see there.
+        timesteps: distribution of noise levels; `logit_normal` favours the middle ones.
+        weighting: weight of the denoising loss by noise level; `min_snr` (arXiv 2303.09556) limits that of easy ones.
+        min_snr_gamma: largest weight with `min_snr`.
+        text_dropout: share of songs whose text is dropped.
+        lyric_dropout: share of songs whose lyrics are dropped.
+        speaker_dropout: share of songs whose speaker embedding is dropped; 1 for fine-tuning.
+        condition_dropout: share of songs that lose all conditions.
+        ssl_weights: encoder -> weight of its alignment loss; 1 for encoders not listed.
+        late_ssl_weights: overrides `ssl_weights` in the last `late_steps` steps of a run.
+        late_steps: see `late_ssl_weights`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,7 +53,7 @@ class ObjectiveConfig(BaseModel):
     late_steps: int = Field(0, ge=0)
 
     def ssl_weights_with(self, steps_left: int | None) -> dict[str, float]:
-        """The weights of a step with so many to go, itself included; None is early."""
+        """Alignment weights with `steps_left` steps to go, this one included; None is before `late_steps`."""
         if steps_left is None or steps_left > self.late_steps:
             return self.ssl_weights
         return self.ssl_weights | self.late_ssl_weights
@@ -61,14 +61,14 @@ class ObjectiveConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Losses:
-    """Scalars of a batch.
+    """Losses of a batch; scalars unless a shape is given.
 
     Attributes:
-        total: what the gradient is of.
-        denoising: mean squared error of the latents.
-        alignment: by encoder, 1 - cosine.
-        per_song: denoising loss of each song [B], without gradient.
-        sigmas: noise level of each song [B].
+        total: the loss to backpropagate.
+        denoising: mean squared error of the latents, weighted by noise level.
+        alignment: encoder -> 1 - cosine.
+        per_song: [B], unweighted denoising loss of each song, without gradient.
+        sigmas: [B], noise level of each song.
     """
 
     total: Tensor
@@ -78,7 +78,7 @@ class Losses:
     sigmas: Tensor
 
     def detached(self) -> "Losses":
-        """The same numbers without what their gradients need."""
+        """The same losses, detached from the graph."""
         alignment = {name: loss.detach() for name, loss in self.alignment.items()}
         return replace(self, total=self.total.detach(), denoising=self.denoising.detach(), alignment=alignment)
 
@@ -102,10 +102,16 @@ class Objective:
         generator: torch.Generator,
         steps_left: int | None = None,
     ) -> Losses:
-        """Noise the songs, drop some of their conditions, and compare what the transformer makes of them.
+        """Draw noise levels, noise and dropped conditions, and compute the loss.
 
-        All randomness is the generator's, a CPU one, so that a step can be repeated anywhere. `steps_left` decides
-        which weights the alignments have.
+        Args:
+            transformer: the model, or its DDP wrapper.
+            batch: songs, on the model's device.
+            generator: CPU generator that everything is drawn from, so that a step can be repeated on any device.
+            steps_left: see `ObjectiveConfig.ssl_weights_with`.
+
+        Raises:
+            ValueError: the transformer has no REPA head for an encoder of the batch.
         """
         songs = len(batch.latents)
         sigmas = draw_sigmas(songs, self.config.timesteps, generator)
@@ -121,7 +127,7 @@ class Objective:
         noise: Tensor,
         steps_left: int | None = None,
     ) -> Losses:
-        """The loss at given noise levels [B] and noise [B, C, bins, T]."""
+        """The loss at given noise levels [B] and noise [B, C, bins, T]; see `__call__` for the rest."""
         clean, device = batch.latents, batch.latents.device
         sigmas, noise = sigmas.to(device), noise.to(device)
         level = sigmas[:, None, None, None]
@@ -156,9 +162,9 @@ class Objective:
         return signal_to_noise.clamp(max=self.config.min_snr_gamma)
 
     def _per_song(self, estimate: Tensor, batch: Batch) -> Tensor:
-        """Squared error [B], the mean over each song's own frames.
+        """Mean squared error [B] over each song's own frames.
 
-        The public trainer's counts padded frames as exact, and weighs a song by its share of frames besides.
+        The public trainer counts padded frames as exact, and also weights a song by its share of frames.
         """
         mask = batch.frame_mask
         squared = (estimate - batch.latents).square().mean((1, 2)) * mask
@@ -180,7 +186,7 @@ class Objective:
 
 
 def draw_sigmas(songs: int, distribution: Literal["logit_normal", "uniform"], generator: torch.Generator) -> Tensor:
-    """Noise levels float32 [songs] of the training grid: a place in the schedule, shifted towards the noise."""
+    """Noise levels of the training grid, float32 [songs], drawn by their place in the shifted schedule."""
     if distribution == "uniform":
         place = torch.rand(songs, generator=generator)
     else:
@@ -189,15 +195,15 @@ def draw_sigmas(songs: int, distribution: Literal["logit_normal", "uniform"], ge
 
 
 def training_sigmas() -> Tensor:
-    """The noise levels of the training grid, float32 [1000], from noise to latents."""
+    """The noise levels of the training grid, float32 [1000], from noise (1) to latents."""
     sigmas = torch.linspace(1, 1 / TRAIN_STEPS, TRAIN_STEPS, dtype=torch.float64)
     return (SHIFT * sigmas / (1 + (SHIFT - 1) * sigmas)).float()
 
 
 def drop_conditions(batch: Batch, config: ObjectiveConfig, generator: torch.Generator) -> Batch:
-    """The batch with some songs' conditions gone, each kind drawn by itself and all of them together.
+    """Drop conditions of some songs: each kind independently, and all of them together for `condition_dropout`.
 
-    Text becomes zeros, its mask kept; lyrics lose ids and mask; speakers become zeros.
+    Text is zeroed and keeps its mask; lyrics lose their ids and mask; speaker embeddings are zeroed.
     """
     songs = len(batch.latents)
     everything = torch.rand(songs, generator=generator) < config.condition_dropout
@@ -215,14 +221,15 @@ def drop_conditions(batch: Batch, config: ObjectiveConfig, generator: torch.Gene
 
 
 def pooled_alignment_loss(projected: Tensor, targets: Sequence[Tensor], frame_mask: Tensor) -> Tensor:
-    """Mean over songs and latent frames of 1 - <projection, target>, the projection normalised, the target not.
+    """Alignment loss for targets pooled to the latent rate, a float32 scalar.
 
-    Targets are mean unit states under the latent frames: the loss is the mean cosine loss over the native states,
-    the projection held over each frame.
+    The mean over songs and frames of 1 - <projection, target>; the projection is normalised, the target is not. Since
+    a target is the mean of the unit-norm states within its frame, this equals the mean cosine loss over the encoder's
+    own states with the projection repeated within each frame.
 
     Args:
         projected: [B, T, dim].
-        targets: each song's, [frames, dim].
+        targets: one [frames, dim] per song.
         frame_mask: bool [B, T].
     """
     losses = []

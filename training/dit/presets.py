@@ -1,6 +1,6 @@
-"""Settings that go together: the paper's two stages, a run that shows something at once, and what fits common cards.
+"""Presets: the paper's two training stages, a tiny run for a quick look, and settings that fit common cards.
 
-A preset is a part of a `TrainConfig`; several are laid over each other in the order given, as in `finetune,24gb`.
+A preset is a partial `TrainConfig`. Several are merged in order, as in `finetune,24gb`; later ones win.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
     "released": {},
 }
 
-# ACE-Step, arXiv 2506.00045, table 4. The batch of 120 songs is made of whatever a card holds: see the cards.
+# ACE-Step, arXiv 2506.00045, table 4. A step takes 120 songs there; the card presets split that into batches.
 _STAGES: Mapping[str, Mapping[str, Any]] = {
     "pretrain": {
         "steps": 460_000,
@@ -51,7 +51,7 @@ _STAGES: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
-# From the largest to the smallest, for the released size; `songmill train` prints what it reckons a run will need.
+# From the largest to the smallest, for the released size; `songmill train` prints the estimated memory of a run.
 CARDS: Mapping[str, Mapping[str, Any]] = {
     "80gb": {
         "precision": "bfloat16",
@@ -86,7 +86,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {**_STAGES, **CARDS}
 
 
 def deep_merge(*settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings, later ones over earlier ones; an empty mapping undoes what is below it."""
+    """Merge nested settings; later values replace earlier ones, and an empty mapping clears a nested one."""
     merged: dict[str, Any] = {}
     for layer in settings:
         for name, value in layer.items():
@@ -99,7 +99,7 @@ def deep_merge(*settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def next_smaller(presets: Sequence[str]) -> Sequence[str] | None:
-    """The presets with the card's next smaller one; None where there is none. Without a card, the largest."""
+    """The presets with the next smaller card; with the largest if they name none. None below the smallest."""
     cards = list(CARDS)
     card = next((name for name in reversed(presets) if name in CARDS), None)
     place = cards.index(card) + 1 if card else 0

@@ -1,4 +1,4 @@
-"""What a model sounds like on the way: songs from the same prompts and seeds, every so many steps."""
+"""Preview songs sampled during training, always from the same prompts and seeds."""
 
 from pathlib import Path
 
@@ -14,18 +14,18 @@ from training.sampling import Sampler, SamplingError, SamplingOptions
 from training.sampling.prompts import load_text_encoder, make_conditions
 
 
-class SamplesConfig(BaseModel):
-    """Songs to sample while training.
+class PreviewsConfig(BaseModel):
+    """Songs to sample during training.
 
     Attributes:
-        prompts: a description of each song.
-        lyrics: one for all songs, or one each; empty leaves them open.
-        every: steps.
-        seed: of the first song's noise; the others' follow.
-        options: of sampling.
-        codec: folder with `music_dcae_f8c8/` and `music_vocoder/`; by default that of the checkpoint to start from.
-        text_encoder: folder; by default the same.
-        vocabulary: file of the lyric vocabulary; by default the same.
+        prompts: one prompt per song.
+        lyrics: one text for all songs, or one each; empty leaves the lyrics to the model.
+        every: steps between previews.
+        seed: noise seed of the first song; the others count up from it.
+        options: sampling options.
+        codec: folder with `music_dcae_f8c8/` and `music_vocoder/`; by default the starting checkpoint.
+        text_encoder: text encoder's folder; by default that in the starting checkpoint.
+        vocabulary: lyric vocabulary file; by default that in the starting checkpoint.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,23 +40,23 @@ class SamplesConfig(BaseModel):
     vocabulary: Path | None = None
 
 
-class Samples:
-    """Songs of a transformer that is being trained. The prompts are encoded once, here.
+class Previews:
+    """Samples songs from a transformer that is being trained. Prompts and lyrics are encoded once, here.
 
     Args:
-        config: which songs.
-        transformer: the one that is trained.
-        checkpoint: that training starts from.
-        device: to sample on.
+        config: which songs to sample.
+        transformer: the model in training.
+        checkpoint: the checkpoint that training started from, if any.
+        device: device to sample on.
 
     Raises:
-        RunProblem: there is no codec or text encoder, or prompts and lyrics do not fit.
-        CheckpointProblem: one of them is damaged.
+        RunProblem: no codec or text encoder is known, or prompts and lyrics do not fit the model.
+        CheckpointProblem: the codec or a companion file is damaged.
     """
 
     def __init__(
         self,
-        config: SamplesConfig,
+        config: PreviewsConfig,
         transformer: ACEStepTransformer2DModel,
         checkpoint: Path | None,
         device: torch.device,
@@ -66,7 +66,7 @@ class Samples:
         codec = config.codec or checkpoint
         if codec is None or text_encoder is None:
             missing = "samples.codec" if codec is None else "samples.text_encoder"
-            raise RunProblem(f"to sample while training takes a folder as --set {missing}=")
+            raise RunProblem(f"sampling during training needs a folder: give it as --set {missing}=")
         self._config, self._device = config, device
         self._codec = load_codec(codec)
         try:
@@ -84,7 +84,7 @@ class Samples:
 
     @torch.no_grad()
     def __call__(self) -> list[Tensor]:
-        """Waveforms float32 [2, samples] at 48 kHz, one a prompt. The model is in the mode that it was in again."""
+        """Sample one waveform per prompt, float32 [2, samples] at 48 kHz. The model's train/eval mode is restored."""
         given, transformer = self._conditions, self._sampler.transformer
         training = transformer.training
         transformer.eval()

@@ -1,10 +1,11 @@
-"""Training the diffusion transformer on shards: one process of a run, readable from top to bottom."""
+"""Training the diffusion transformer on shards."""
 
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
@@ -16,33 +17,33 @@ from training.dit.config import TrainConfig
 from training.dit.flops import peak_flops, training_flops
 from training.dit.memory_estimate import PeakMemory
 from training.dit.objective import Losses, Objective
-from training.dit.previews import Samples
+from training.dit.previews import Previews
 from training.dit.validation import validation_loss
 from training.model import ACEStepTransformer2DModel
-from training.run.base_trainer import Figures, Loop
+from training.run.base_trainer import BaseTrainer, Figures
 from training.run.optimizer import build_optimizer, set_learning_rate
 from training.run.parallel import gradient_sync, parallelize, to_full_tensor
 from training.run.run_folder import RunProblem
 from training.sampling.audio import write_audio
 
-# Frozen weights are the checkpoint's that the run started from: a LoRA run saves its adapter alone.
+# Frozen weights are not saved, they are those of the starting checkpoint: a LoRA run saves only its adapter.
 _TRAINED_ONLY = StateDictOptions(ignore_frozen_params=True)
 
 
-class Trainer(Loop):
-    """One process of a run: `Loop` with the flow-matching objective on songs from shards.
+class Trainer(BaseTrainer):
+    """One process of a run: `BaseTrainer` with the flow-matching objective on songs from shards.
 
     Args:
-        config: what to do.
-        folder: of the run; one that holds a checkpoint goes on from it.
-        device: to compute on.
+        config: settings of the run.
+        folder: the run's folder; if it holds a checkpoint, training resumes from it.
+        device: device to compute on.
         workers: processes that read songs ahead.
-        maker: makes the songs' features; without it they lie beside the shards.
-        report: called with the figures of each logged step, on rank 0.
+        maker: computes the songs' features; None reads those stored beside the shards.
+        report: called with the metrics of each logged step, on rank 0.
 
     Raises:
-        RunProblem: the folder belongs to another run.
-        DatasetProblem: shards that do not fit together or to the config.
+        RunProblem: the folder holds a run with other settings.
+        DatasetProblem: the shards do not fit each other or the config.
         CheckpointProblem: the checkpoint to start from is damaged.
     """
 
@@ -64,11 +65,11 @@ class Trainer(Loop):
         self.songs = open_songs(config.data, maker=maker)
         self.stream = ShardStream(self.songs, config.data, rank=self.rank, world_size=self.ranks, workers=workers)
         if config.data.validation_share:
-            self._held_out()  # so that a split without songs is told now, and not after the first thousand steps
+            self._held_out()  # fail now on an empty validation split, not after the first thousand steps
         torch.manual_seed(config.seed)
         self.transformer = build_transformer(config, self.songs)
-        self._samples = (
-            Samples(config.samples, self.transformer, config.checkpoint, self._device) if config.samples else None
+        self._previews = (
+            Previews(config.samples, self.transformer, config.checkpoint, self._device) if config.samples else None
         )
         self.transformer.to(self._device).train()  # type: ignore[arg-type]  # diffusers' wrapper of `to` loses `self`
         self.model = parallelize(
@@ -99,7 +100,7 @@ class Trainer(Loop):
         self.optimizer.step()
         if self.average:
             self.average.update(self.transformer)
-        # Numbers before the clock: a GPU has taken the step when they are there.
+        # Read the values before the clock: that waits for the GPU.
         losses_and_norm = {**_mean_losses(parts), "gradient_norm": float(to_full_tensor(norm))}
         taken = time.perf_counter() - started
         return {
@@ -114,7 +115,7 @@ class Trainer(Loop):
         }
 
     def validated(self) -> dict[str, float]:
-        """Losses on the held-out songs."""
+        """Losses on held-out songs, see `validation_loss`; empty without a validation split."""
         if not self.config.data.validation_share:
             return {}
         self.transformer.eval()
@@ -126,19 +127,19 @@ class Trainer(Loop):
         return ShardStream(self.songs, self.config.data, split="validation", rank=self.rank, world_size=self.ranks)
 
     def after_step(self) -> None:
-        """Sample the songs that are to be heard on the way."""
-        # The parts of a shared model work together only; of copies one is enough.
+        """Sample preview songs when they are due."""
+        # A sharded model needs all ranks to compute; of copies, one is enough.
         if self.config.samples and self.due(self.config.samples.every) and (self.rank == 0 or self._in_parts):
             self._sample()
 
     def state(self) -> dict[str, Any]:
-        """Trained weights, the optimizer's moments and the moving average."""
+        """Trained weights, optimizer state and moving average."""
         weights, optimizer = get_state_dict(self.model, self.optimizer, options=_TRAINED_ONLY)
         average = {"average": self.average.weights} if self.average else {}
         return {"model": weights, "optimizer": optimizer, **average}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take them over; the average is read in place."""
+        """Restore weights and optimizer; the moving average has been read in place."""
         set_state_dict(
             self.model,
             self.optimizer,
@@ -148,30 +149,30 @@ class Trainer(Loop):
         )
 
     def progress(self) -> dict[str, Any]:
-        """The place in the stream, and the config of the model."""
+        """Position in the data stream, and the model's config."""
         model = {name: value for name, value in self.transformer.config.items() if not name.startswith("_")}
         return {"stream": self.stream.state_dict(), "model": model}
 
     def load_progress(self, progress: dict[str, Any]) -> None:
-        """Go on in the stream."""
+        """Restore the position in the data stream."""
         self.stream.load_state_dict(progress["stream"])
 
     def _backward(self, batch: Batch, part: int) -> Losses:
-        # Dropout draws from the global generators, noise from one of its own; both follow from the step.
-        seed = hash((self.config.seed, self.step, part, self.rank)) % 2**63
+        # Dropout draws from the global generators, noise from its own; the step determines both seeds.
+        seed = step_seed(self.config.seed, self.step, part, self.rank)
         torch.manual_seed(seed)
         with gradient_sync(self.model, last=part == self.config.accumulation - 1):
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
                 steps_left = self.config.steps - self.step
                 noise = torch.Generator().manual_seed(seed)
-                losses = self.objective(self.model, batch, noise, steps_left)  # type: ignore[arg-type]  # DDP's is it too
+                losses = self.objective(self.model, batch, noise, steps_left)  # type: ignore[arg-type]  # or its DDP wrapper
             (losses.total / self.config.accumulation).backward()
         return losses
 
     def _sample(self) -> None:
-        assert self._samples is not None
+        assert self._previews is not None
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            songs = self._samples()
+            songs = self._previews()
         if self.rank == 0:
             for number, song in enumerate(songs, 1):
                 path = self.folder.samples / f"step-{self.step:08d}-{number}.flac"
@@ -190,8 +191,12 @@ class Trainer(Loop):
 class WeightAverage:
     """Exponential moving average of the trained weights, on their device.
 
+    Args:
+        model: the model in training.
+        decay: share of the average that an update keeps.
+
     Attributes:
-        weights: by name.
+        weights: parameter name -> averaged weight.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -200,16 +205,16 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take in the weights after a step."""
+        """Update the average with the weights after a step."""
         for name, weight in _trained(model):
             self.weights[name].lerp_(weight, 1 - self._decay)
 
 
 def build_transformer(config: TrainConfig, songs: SongIndex) -> ACEStepTransformer2DModel:
-    """The transformer to train: the checkpoint's, or a new one as wide as the songs' features.
+    """The transformer to train: loaded from the checkpoint, or new with the widths of the songs' features.
 
     Raises:
-        RunProblem: the checkpoint's sizes are not those of the features.
+        RunProblem: the checkpoint does not fit the features' widths.
     """
     if config.checkpoint:
         transformer = load_transformer(config.checkpoint)
@@ -223,7 +228,7 @@ def build_transformer(config: TrainConfig, songs: SongIndex) -> ACEStepTransform
 
 
 def make_trainable(transformer: ACEStepTransformer2DModel, config: TrainConfig) -> None:
-    """Freeze what is not trained, and add what is trained in its place."""
+    """Freeze weights that are not trained and add LoRA adapters, as the config says."""
     for name, head in zip(transformer.ssl_names, transformer.projectors, strict=True):
         head.requires_grad_(name in config.data.ssl)
     if config.lora:
@@ -233,7 +238,7 @@ def make_trainable(transformer: ACEStepTransformer2DModel, config: TrainConfig) 
 
 
 def model_sizes(config: TrainConfig, widths: Widths) -> dict[str, Any]:
-    """The config of a new transformer: what is asked for, else as the features are, else as released."""
+    """Config of a new transformer: `config.model`, else the features' widths, else the released values."""
     sizes = {
         "text_embedding_dim": widths.text,
         "speaker_embedding_dim": widths.speaker,
@@ -241,7 +246,7 @@ def model_sizes(config: TrainConfig, widths: Widths) -> dict[str, Any]:
         "ssl_latent_dims": list(widths.ssl.values()),
         **config.model,
     }
-    # The released heads read after a third of the blocks.
+    # As in the released model, REPA heads read after a third of the blocks.
     depth = sizes.get("num_layers", 24) // 3
     return {"ssl_encoder_depths": [depth] * len(sizes["ssl_names"]), **sizes}
 
@@ -258,19 +263,25 @@ def _require_fit(transformer: ACEStepTransformer2DModel, songs: SongIndex) -> No
     ]
     for what, have, wanted in pairs:
         if have != wanted:
-            raise RunProblem(f"the shards' {what} have {have} numbers, the checkpoint reads {wanted or 'none of them'}")
+            raise RunProblem(f"the shards' {what} have {have} dimensions, the checkpoint expects {wanted or 'none'}")
 
 
 def _adapt(transformer: ACEStepTransformer2DModel, config: TrainConfig) -> None:
-    from peft import LoraConfig  # here, for it takes seconds to import
+    from peft import LoraConfig  # imported here: it takes seconds
 
     assert config.lora is not None
     for weight in transformer.parameters():
         weight.requires_grad_(False)
         weight.data = weight.data.to(getattr(torch, config.lora.frozen_precision))
     targets = list(config.lora.targets)
-    alpha: Any = config.lora.alpha  # peft says int and takes both
+    alpha: Any = config.lora.alpha  # peft declares int and accepts both
     transformer.add_adapter(LoraConfig(r=config.lora.rank, lora_alpha=alpha, target_modules=targets))
+
+
+def step_seed(seed: int, step: int, batch: int, rank: int) -> int:
+    """A seed for one batch of one step on one rank: the same in every process and with every version of Python."""
+    [state] = np.random.SeedSequence([seed % 2**64, step, batch, rank]).generate_state(1, np.uint64)
+    return int(state)
 
 
 def _trained(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

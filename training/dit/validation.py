@@ -1,4 +1,4 @@
-"""How well held-out songs are denoised, by noise level: unlike the training loss, comparable from step to step."""
+"""Denoising loss on held-out songs at fixed noise levels, so that it is comparable from step to step."""
 
 from collections.abc import Iterable
 
@@ -20,9 +20,17 @@ def validation_loss(
     device: torch.device,
     seed: int,
 ) -> dict[str, float]:
-    """Mean denoising loss of songs at each of `LEVELS`, with all conditions and the same noise every time.
+    """Mean denoising loss at each of `LEVELS`, with all conditions and the same noise every time.
 
-    Over all ranks; `validation/loss` is the mean of the levels.
+    Args:
+        transformer: the model, in eval mode.
+        batches: held-out songs of this rank.
+        objective: computes the loss.
+        device: the model's device.
+        seed: seed of the noise.
+
+    Returns:
+        `validation/sigma_<level>` for each level, and their mean as `validation/loss`; over all ranks.
     """
     totals = torch.zeros(len(LEVELS) + 1, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Linear attention over the frames in PyTorch's own operations, the reference of the Triton kernel."""
+"""Linear attention over the frames in plain PyTorch, the reference for the Triton kernel."""
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ def linear_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
     All [B, heads, T, d]; returns [B, heads, T, d] in the dtype of `query`. Every sum is accumulated in float32, under
     autocast too. The keys meet the values in a state [d, d + 1] whose last column is the normaliser, so time is
-    O(T d^2) and memory beyond the inputs O(T d). A frame whose key is 0 is not seen; one whose query is 0 gets 0.
+    O(T d^2) and memory beyond the inputs O(T d). A key of 0 hides a frame; a query of 0 gives 0.
     """
     with torch.autocast(query.device.type, enabled=False):
         q, k, v = F.relu(query).float(), F.relu(key).float(), value.float()
@@ -24,14 +24,14 @@ def linear_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def attend_in_torch(query: Tensor, key: Tensor, value: Tensor, rotary: Rotary, frame_mask: Tensor | None) -> Tensor:
-    """Linear attention of queries and keys that are still to be turned by their positions.
+    """Linear attention with rotary embedding of queries and keys.
 
     Args:
-        query: [B, T, heads, d], as a projection leaves it.
+        query: [B, T, heads, d], before rotary embedding.
         key: as `query`.
         value: as `query`.
         rotary: of the T frames, the same for all items.
-        frame_mask: boolean [B, T]; padded frames are neither seen nor see anything. None for no padding.
+        frame_mask: boolean [B, T]; padded frames neither attend nor are attended to. None for no padding.
 
     Returns:
         [B, T, heads, d], 0 on padded frames.

@@ -1,4 +1,4 @@
-"""What all training has in common: steps that are counted, logged, saved, and gone on with where they stopped."""
+"""The loop that all trainers share: steps, logging, checkpoints and exact resume."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -16,21 +16,21 @@ from training.run.run_folder import RunFolder, RunProblem
 
 Figures = Mapping[str, float]
 
-_CONDITIONS = "computed_with"  # in a checkpoint; those of before it was noted have none
+_ENVIRONMENT = "computed_with"  # key in a checkpoint; the first versions did not write it
 
 
-class LoopConfig(BaseModel):
-    """Of any run.
+class BaseTrainConfig(BaseModel):
+    """Settings that every training run has.
 
     Attributes:
-        steps: optimizer steps.
-        seed: of weights and whatever a step draws.
-        log_every: steps.
-        validate_every: steps; 0 is never.
-        save_every: steps.
-        keep: checkpoints; older ones are deleted.
-        threads: of the CPU, in each process; another number rounds otherwise. None is as many as the run has had, and
-            at its start those that PyTorch chooses.
+        steps: optimizer steps in total.
+        seed: seed of the initial weights and of all that a step draws.
+        log_every: steps between log entries.
+        validate_every: steps between validations; 0 never validates.
+        save_every: steps between checkpoints.
+        keep: number of checkpoints to keep; older ones are deleted.
+        threads: CPU threads per process; another number rounds differently. None keeps the number that the run started
+            with, which PyTorch chose.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,35 +44,37 @@ class LoopConfig(BaseModel):
     threads: int | None = Field(None, ge=1)
 
 
-class Loop(ABC):
-    """One process of a run; several share it through `torch.distributed`, which the caller sets up.
+class BaseTrainer(ABC):
+    """One process of a run. Several processes share a run through `torch.distributed`, which the caller sets up.
 
-    A step must depend on the config, the data and its number alone; then a run that is killed and started again takes
-    the same steps as one that is not, bit for bit under the same `rounding.conditions`.
+    A step must depend only on the config, the data and its number. Then a run that is killed and restarted takes the
+    same steps as an uninterrupted one, bit for bit in the same `rounding.environment`.
 
     Attributes:
-        step: the next one, counted from 0.
-        folder: of the run.
+        step: the next step, from 0.
+        folder: the run's folder.
+        rank: rank of this process.
+        ranks: number of processes.
     """
 
     def __init__(
         self,
-        settings: LoopConfig,
+        settings: BaseTrainConfig,
         folder: Path,
         *,
         device: torch.device | str,
         report: Callable[[Figures], None] | None = None,
     ) -> None:
-        """Prepare the folder. A subclass makes what it trains after this and then calls `resume`.
+        """Prepare the folder. A subclass then builds what it trains, and calls `resume`.
 
         Args:
-            settings: what to do, all of it: another run's folder is told by them.
-            folder: of the run; one that holds a checkpoint goes on from it.
-            device: to compute on.
-            report: called with the figures of each logged step, on rank 0.
+            settings: all settings of the run; the folder of a run with other settings is refused.
+            folder: the run's folder; if it holds a checkpoint, training resumes from it.
+            device: device to compute on.
+            report: called with the metrics of each logged step, on rank 0.
 
         Raises:
-            RunProblem: the folder belongs to another run.
+            RunProblem: the folder holds a run with other settings.
         """
         self.step = 0
         self.folder = RunFolder(folder)
@@ -83,40 +85,40 @@ class Loop(ABC):
         self._stopping = False
         if self.rank == 0:
             self.folder.prepare(settings.model_dump(mode="json"))
-        rounding.hold(settings.threads, self._conditions_before())
-        self._conditions = rounding.conditions(device)
+        rounding.fix_threads(settings.threads, self._environment_before())
+        self._environment = rounding.environment(device)
 
     @abstractmethod
     def take_step(self) -> dict[str, float]:
-        """Take the step `self.step`; returns its figures, `loss` among them."""
+        """Take the step `self.step` and return its metrics, `loss` among them."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """The tensors that a checkpoint holds."""
+        """The tensors to store in a checkpoint."""
 
     @abstractmethod
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on with tensors of `state`'s that were read from a checkpoint."""
+        """Restore tensors, keyed as in `state`, that were read from a checkpoint."""
 
     def progress(self) -> dict[str, Any]:
-        """What else a checkpoint holds, such as the place in the data; plain values."""
+        """JSON values to store in a checkpoint besides tensors, such as the position in the data."""
         return {}
 
-    def load_progress(self, progress: dict[str, Any]) -> None:  # noqa: B027 - those without such have none to load
-        """Go on from there."""
+    def load_progress(self, progress: dict[str, Any]) -> None:  # noqa: B027 - optional
+        """Restore what `progress` returned."""
 
     def validated(self) -> dict[str, float]:
-        """Figures on what is held out."""
+        """Validation metrics; empty without held-out data."""
         return {}
 
-    def after_step(self) -> None:  # noqa: B027 - most do nothing
-        """Do what else is due once a step is taken and logged."""
+    def after_step(self) -> None:  # noqa: B027 - optional
+        """Called after each step, once it is logged."""
 
     def train(self) -> None:
-        """Take the steps that are left, or those before `stop` is called.
+        """Take the remaining steps, until `stop` is called.
 
         Raises:
-            RunProblem: the loss is not finite any more, or a checkpoint cannot be written.
+            RunProblem: the loss is not finite, or a checkpoint cannot be written.
         """
         while self.step < self._settings.steps and not self._stopping:
             figures = self.take_step()
@@ -132,11 +134,11 @@ class Loop(ABC):
             self.save()
 
     def due(self, every: int) -> bool:
-        """Whether something is that is done every so many steps, 0 being never, and at the end."""
+        """Whether something done every `every` steps (0: never) and after the last step is due now."""
         return bool(every) and (self.step % every == 0 or self.step == self._settings.steps)
 
     def stop(self) -> None:
-        """End training after the step at hand, with a checkpoint; a signal handler may call it."""
+        """End training after the current step, with a checkpoint; safe to call from a signal handler."""
         self._stopping = True
 
     def save(self) -> None:
@@ -144,18 +146,18 @@ class Loop(ABC):
         self.folder.save(
             self.step,
             self.state(),
-            {"step": self.step, _CONDITIONS: dict(self._conditions), **self.progress()},
+            {"step": self.step, _ENVIRONMENT: dict(self._environment), **self.progress()},
             self._settings.keep,
         )
 
     def resume(self) -> None:
-        """Go on from the last checkpoint, if there is one."""
+        """Restore the last checkpoint, if there is one."""
         steps = self.folder.steps()
         if self.rank == 0:
             self.folder.forget_figures_after(steps[-1] if steps else 0)
         if not steps:
             return
-        self._tell_changes()
+        self._warn_of_changes()
         state = self.state()
         progress = self.folder.load(steps[-1], state)
         self.load_state(state)
@@ -163,10 +165,10 @@ class Loop(ABC):
         self.step = progress["step"]
 
     def require_finite(self, loss: Tensor, track_ids: Iterable[str]) -> None:
-        """Stop the run where a loss is not finite, and write down whose it is.
+        """Stop the run if a loss is not finite, and list the tracks of its batch in a file.
 
         Raises:
-            RunProblem: it is not; the message names the list of tracks.
+            RunProblem: the loss is not finite; the message names the file.
         """
         if loss.isfinite().all():
             return
@@ -177,16 +179,16 @@ class Loop(ABC):
             "--where, or lower the learning rate, in another --out"
         )
 
-    def _conditions_before(self) -> rounding.Conditions | None:
+    def _environment_before(self) -> rounding.Environment | None:
         steps = self.folder.steps()
-        return self.folder.progress(steps[-1]).get(_CONDITIONS) if steps else None
+        return self.folder.progress(steps[-1]).get(_ENVIRONMENT) if steps else None
 
-    def _tell_changes(self) -> None:
-        changed = rounding.changes(self._conditions_before() or {}, self._conditions)
+    def _warn_of_changes(self) -> None:
+        changed = rounding.changes(self._environment_before() or {}, self._environment)
         if changed and self.rank == 0:
             logging.getLogger(__name__).warning(
-                "%s goes on under other conditions than before (%s): its steps may differ in their last bits from "
-                "those that it would have taken",
+                "%s resumes in another environment than before (%s): its steps may differ in their last bits from "
+                "those of an uninterrupted run",
                 self.folder.root,
                 "; ".join(changed),
             )

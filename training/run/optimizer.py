@@ -1,4 +1,4 @@
-"""AdamW and the way its learning rate goes."""
+"""AdamW and its learning rate schedule."""
 
 import math
 from collections.abc import Iterable
@@ -14,11 +14,11 @@ class OptimizerConfig(BaseModel):
 
     Attributes:
         lr: learning rate after the warm-up.
-        betas: of AdamW.
-        weight_decay: of AdamW.
-        warmup_steps: over which the learning rate rises from 0.
-        decay: how it goes on: `constant`, or `cosine` down to 0 at the last step.
-        clip: largest norm of the gradient.
+        betas: AdamW's betas.
+        weight_decay: AdamW's weight decay.
+        warmup_steps: steps over which the learning rate rises linearly from 0.
+        decay: schedule after the warm-up: `constant`, or `cosine` down to 0 at the last step.
+        clip: largest gradient norm; larger gradients are scaled down to it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,19 +32,19 @@ class OptimizerConfig(BaseModel):
 
 
 def build_optimizer(weights: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over the weights that are trained."""
+    """AdamW over the weights that require gradients."""
     trained = [weight for weight in weights if weight.requires_grad]
     return torch.optim.AdamW(trained, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, config: OptimizerConfig) -> None:
-    """To that of a step."""
+    """Set the learning rate of a step, from 0; see `learning_rate`."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, steps, config)
 
 
 def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
-    """Of a step, counted from 0: a straight rise over the warm-up, then constant or a cosine down to 0."""
+    """Learning rate of a step, from 0: a linear warm-up, then constant or a cosine down to 0 at `steps`."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     if config.decay == "constant":

@@ -1,4 +1,4 @@
-"""How the processes of a run share a model: copies whose gradients are averaged, or each a part of every weight."""
+"""Data parallelism: copies of the model with averaged gradients (DDP), or sharded weights (FSDP2)."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,25 +22,25 @@ def parallelize(
     device: torch.device,
     methods: Sequence[str] = (),
 ) -> nn.Module:
-    """The model to call, on its device; `torch.distributed` tells among how many.
+    """Share a model among the processes of `torch.distributed`; returns the module to call.
 
-    `copies` is PyTorch's `DistributedDataParallel`. `shards` is its FSDP2 (`fully_shard`): weights, gradients and the
-    optimizer's moments are spread over the processes, and a block's weights are whole only while it is computed. It
-    changes the model in place.
+    `copies` is PyTorch's `DistributedDataParallel`. `shards` is its FSDP2 (`fully_shard`): weights, gradients and
+    optimizer state are sharded over the processes, and a block's weights are gathered only while it is computed. It
+    changes the model in place. A single process keeps the model as it is.
 
     Args:
-        model: to share.
-        blocks: of it, that `shards` gathers one by one.
-        sharing: see above; alone, a process has all of the model either way.
-        device: of this process.
-        methods: of the model that are called besides `forward`.
+        model: the model, on its device.
+        blocks: submodules that `shards` gathers one by one.
+        sharing: `copies` or `shards`.
+        device: device of this process.
+        methods: methods of the model that are called besides `forward`.
     """
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return model
     if sharing == "copies":
         return DistributedDataParallel(model, device_ids=None if device.type == "cpu" else [device])
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
-    # The objective changes no output in place, which is what FSDP2 warns of.
+    # FSDP2 warns of outputs that are changed in place; the objective changes none.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
     for block in blocks:
         fully_shard(block, mesh=mesh)
@@ -52,7 +52,7 @@ def parallelize(
 
 @contextmanager
 def gradient_sync(model: nn.Module, last: bool) -> Iterator[None]:
-    """The way back within: the processes share gradients at the last batch of a step alone."""
+    """Context for the backward pass: gradients are synchronised only for the last batch of a step."""
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(last)
         yield
@@ -64,5 +64,5 @@ def gradient_sync(model: nn.Module, last: bool) -> Iterator[None]:
 
 
 def to_full_tensor(value: Tensor) -> Tensor:
-    """A tensor that may be spread over processes, in one piece on each."""
+    """The whole tensor on every process, whether it is sharded or not."""
     return value.full_tensor() if isinstance(value, DTensor) else value

@@ -1,8 +1,8 @@
-"""What the last bits of a step rest on: held where they can be, noted in every checkpoint, told where they changed.
+"""The environment that the last bits of a step depend on: kept constant where possible, recorded in every checkpoint.
 
-The sum of a row of products is rounded after every addition, so its last bits follow from the order: from how many
-threads share it, from the instructions that the processor has and from the code that a library has for them. Two
-processes take the same steps, bit for bit, if all of that is the same for them.
+A sum of products is rounded after every addition, so its last bits depend on the order of additions: on the number of
+threads, the processor's instructions and the library's code for them. Two processes take the same steps, bit for bit,
+if all of these are the same.
 """
 
 import os
@@ -12,28 +12,28 @@ from pathlib import Path
 
 import torch
 
-Conditions = Mapping[str, str | int]
+Environment = Mapping[str, str | int]
 
 THREADS = "threads"
 
 
-def hold(threads: int | None, before: Conditions | None) -> None:
-    """Compute in as many threads as asked for, else in as many as before; a new run keeps those that PyTorch chose.
+def fix_threads(threads: int | None, before: Environment | None) -> None:
+    """Set the number of CPU threads: as asked for, else as before; a new run keeps the number that PyTorch chose.
 
-    Called before anything is computed. PyTorch takes its number from OMP_NUM_THREADS, which Ray sets as it places a
-    worker, or from the cores that a process may use: neither has to be what it was when the run began. Setting it, even
-    to what it is, also forbids MKL to take fewer where it sees fit.
+    To be called before anything is computed. PyTorch takes the number from OMP_NUM_THREADS, which Ray sets when it
+    places a worker, or from the cores that the process may use: both may have changed since the run started. Setting
+    it, even to its current value, also keeps MKL from using fewer threads when it sees fit.
 
     Args:
-        threads: of the CPU; None leaves it open.
-        before: `conditions` of the checkpoint to go on from; None at the start.
+        threads: CPU threads; None keeps those of the checkpoint.
+        before: `environment` of the checkpoint to resume from; None for a new run.
     """
     noted = before.get(THREADS) if before else None
     torch.set_num_threads(threads or int(noted or torch.get_num_threads()))
 
 
-def conditions(device: torch.device | str) -> Conditions:
-    """What this process's steps rest on: threads, PyTorch's version, processor, MKL's mode and, on one, the GPU."""
+def environment(device: torch.device | str) -> Environment:
+    """Threads, PyTorch version, processor, MKL's mode and, if the device is one, the GPU of this process."""
     device = torch.device(device)
     processor = f"{_processor_name()}, {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     return {
@@ -45,13 +45,13 @@ def conditions(device: torch.device | str) -> Conditions:
     }
 
 
-def changes(before: Conditions, now: Conditions) -> list[str]:
-    """What is not as it was, such as `threads: 2, was 4`; nothing where nothing was noted."""
+def changes(before: Environment, now: Environment) -> list[str]:
+    """What has changed, such as `threads: 2, was 4`; only recorded entries are compared."""
     return [f"{name}: {now.get(name, 'none')}, was {value}" for name, value in before.items() if now.get(name) != value]
 
 
 def _processor_name() -> str:
-    """As Linux tells it, `AMD EPYC 7763 64-Core Processor`; elsewhere what Python knows."""
+    """From /proc/cpuinfo, such as `AMD EPYC 7763 64-Core Processor`; elsewhere Python's `platform.processor`."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The folder of a run: checkpoints that are whole or not there, figures, what the run was asked for."""
+"""The folder of a run: its settings, metrics and atomically written checkpoints."""
 
 import json
 import shutil
@@ -18,14 +18,14 @@ _PROGRESS = "progress.json"  # written last inside a checkpoint
 
 
 class RunProblem(Exception):  # noqa: N818 - it says what kind of problem
-    """A run that cannot start or go on; the message says what to do."""
+    """A run that cannot start or continue; the message says what to do."""
 
 
 class RunFolder:
-    """Checkpoints `checkpoints/step-N` and figures `metrics.jsonl` of one run, and what was sampled on the way.
+    """One run's `config.json`, checkpoints (`checkpoints/step-N`), `metrics.jsonl` and preview songs (`samples/`).
 
-    A checkpoint is written under another name, flushed to the disk and renamed: whatever happens meanwhile, the one
-    before it stays valid.
+    A checkpoint is written under a temporary name, flushed to disk and renamed, so that a failure at any time leaves
+    the previous one valid.
     """
 
     def __init__(self, root: Path) -> None:
@@ -35,10 +35,10 @@ class RunFolder:
         self.samples = root / "samples"
 
     def prepare(self, config: dict[str, Any]) -> None:
-        """Make the folder, or check that it belongs to the same run. Before its first checkpoint all may change.
+        """Create the folder, or check that its run has these settings. Without a checkpoint, any setting may change.
 
         Raises:
-            RunProblem: it holds a run with another config.
+            RunProblem: it holds a run with other settings; the message lists them.
         """
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         stored = self.root / "config.json"
@@ -48,32 +48,32 @@ class RunFolder:
             if changed:
                 lines = "\n".join(f"  {name}: {before.get(name)} -> {now[name]}" for name in changed)
                 raise RunProblem(
-                    f"{self.root} holds a run with other settings:\n{lines}\nGive the same, or another --out."
+                    f"{self.root} holds a run with other settings:\n{lines}\nUse the same settings, or another --out."
                 )
         write_durably(stored, json.dumps(config, indent=2).encode())
 
     @property
     def kind(self) -> str:
-        """What is trained: `dit`, or what the run's config says.
+        """What the run trains: `dit`, `autoencoder` or `speaker`.
 
         Raises:
-            RunProblem: the folder is no run.
+            RunProblem: the folder is not a run.
         """
         stored = self.root / "config.json"
         if not stored.is_file():
-            raise RunProblem(f"{self.root} is no run: it has no config.json")
+            raise RunProblem(f"{self.root} is not a run: it has no config.json")
         return str(json.loads(stored.read_text()).get("kind", "dit"))
 
     def steps(self) -> list[int]:
-        """Steps whose checkpoints are complete, rising."""
+        """Steps with a complete checkpoint, in ascending order."""
         found = (path.parent.name for path in self.checkpoints.glob(f"step-*/{_PROGRESS}"))
         return sorted(int(name.removeprefix("step-")) for name in found)
 
     def chosen(self, step: int | None) -> int:
-        """The step whose checkpoint is asked for; None is the last.
+        """The step of the checkpoint to use: the one given, or the last.
 
         Raises:
-            RunProblem: there is none of it.
+            RunProblem: there is no such checkpoint; the message lists those there are.
         """
         steps = self.steps()
         if not steps or (step is not None and step not in steps):
@@ -82,14 +82,14 @@ class RunFolder:
         return steps[-1] if step is None else step
 
     def path(self, step: int) -> Path:
-        """The checkpoint of a step."""
+        """Folder of a step's checkpoint."""
         return self.checkpoints / f"step-{step:08d}"
 
     def save(self, step: int, tensors: dict[str, Any], progress: dict[str, Any], keep: int) -> None:
-        """Write a checkpoint, on every rank of a distributed run together; then delete all but the `keep` newest.
+        """Write a checkpoint, then delete all but the `keep` newest. Collective: every rank must call it.
 
         Raises:
-            RunProblem: the disk is full; the checkpoints before are untouched.
+            RunProblem: it cannot be written, for instance on a full disk; earlier checkpoints stay valid.
         """
         draft = self.checkpoints / f".step-{step:08d}"
         try:
@@ -109,34 +109,34 @@ class RunFolder:
         _wait()
 
     def progress(self, step: int) -> dict[str, Any]:
-        """What was saved with the tensors of a step."""
+        """The progress that was saved with a step's tensors."""
         progress: dict[str, Any] = json.loads((self.path(step) / _PROGRESS).read_text())
         return progress
 
     def load(self, step: int, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Fill `tensors` in place; returns the progress that was saved with them."""
+        """Load a step's tensors into `tensors`, in place; returns its progress."""
         with _quiet():
             dcp.load(tensors, storage_reader=FileSystemReader(self.path(step)))
         return self.progress(step)
 
     def figures(self) -> list[dict[str, Any]]:
-        """Figures of the steps so far."""
+        """Metrics of all logged steps."""
         return [json.loads(line) for line in self._recorded()]
 
     def record(self, figures: dict[str, Any]) -> None:
-        """Append figures of a step."""
+        """Append the metrics of a step."""
         with self.metrics.open("a") as file:
             file.write(json.dumps(figures) + "\n")
 
     def forget_figures_after(self, step: int) -> None:
-        """Drop what a killed process recorded beyond the checkpoint that is gone on from."""
+        """Drop metrics of steps after the checkpoint that the run resumes from."""
         if not self.metrics.exists():
             return
         kept = [line for line in self._recorded() if json.loads(line)["step"] <= step]
         write_durably(self.metrics, "".join(f"{line}\n" for line in kept).encode())
 
     def _recorded(self) -> list[str]:
-        """Whole lines: a full disk breaks off the last one."""
+        """Complete lines; a full disk may have cut off the last one."""
         lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
         return [line for line in lines if line.endswith("}")]
 
@@ -146,12 +146,12 @@ class RunFolder:
         move_durably(draft, self.path(step))
 
 
-# What a run may change its mind about.
+# Settings that may change when a run is resumed.
 _FREE = {"steps", "log_every", "validate_every", "save_every", "keep", "threads", "samples"}
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
+    """Nested settings -> dotted name -> value."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
@@ -169,7 +169,7 @@ def _wait() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the remark that a single process is not distributed."""
+    """Suppress PyTorch's warning that a single process is not distributed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         yield

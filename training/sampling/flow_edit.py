@@ -13,9 +13,10 @@ from training.sampling.velocity import BranchedVelocity, Branches
 
 
 def edit(job: SamplingJob) -> Tensor:
-    """Latents float32 [B, C, bins, frames]: the source, moved from its own conditions to the target's.
+    """Edit the source: latents float32 [B, C, bins, frames], moved from its own conditions to the target's.
 
-    Up to `n_max` the source moves by what the two velocities differ; from there on the result is sampled freely.
+    Up to the share `n_max` of the steps, the source moves by the difference of the two velocities; the remaining steps
+    sample freely.
     """
     assert job.source is not None
     assert job.target is not None
@@ -44,13 +45,13 @@ def edit(job: SamplingJob) -> Tensor:
 
 
 class _Guided:
-    """The velocity under conditions, guided against none at all in every step."""
+    """The velocity under conditions, guided in every step against a branch without any."""
 
     def __init__(self, job: SamplingJob, conditions: Conditions) -> None:
         self._scale = job.options.guidance_scale
         encoded = Branches(job.transformer, conditions, job.options)
         branches = [encoded.conditional(), encoded.empty()] if self._scale > 1 else [encoded.conditional()]
-        self._velocities = BranchedVelocity(job.transformer, branches, job.frames, job.compat)
+        self._velocities = BranchedVelocity(job.transformer, branches, job.frames)
 
     def __call__(self, x: Tensor, sigma: float, guidance: ProjectedGuidance) -> Tensor:
         if self._scale <= 1:

@@ -1,28 +1,33 @@
-"""Tasks that solve the flow from beginning to end: text2music, retake, audio2audio."""
+"""Tasks that generate a whole song: text2music, retake, audio2audio."""
 
 from torch import Tensor
 
 from training.sampling.job import SamplingJob
 from training.sampling.noise import SeededNoise, mixture
 from training.sampling.schedules import chosen_grid, shifted, sigma_grid
-from training.sampling.solvers import Euler, Heun, Pingpong, Solver
 
 
 def text2music(job: SamplingJob) -> Tensor:
-    """Latents float32 [B, C, bins, frames] from noise."""
+    """Generate from noise: latents float32 [B, C, bins, frames]."""
     noise = job.noise()
     return _solve(job, noise.draw(job.frames), _sigmas(job), noise)
 
 
 def retake(job: SamplingJob) -> Tensor:
-    """The song of the first seed again, its noise turned towards the second seed's by `retake_variance`."""
+    """Vary the song of `seeds`: rotate its noise towards that of `retake_seeds` by `retake_variance`.
+
+    Latents float32 [B, C, bins, frames].
+    """
     noise = job.noise()
     turned = mixture(noise.draw(job.frames), job.retake_noise().draw(job.frames), job.options.retake_variance)
     return _solve(job, turned, _sigmas(job), noise)
 
 
 def audio2audio(job: SamplingJob) -> Tensor:
-    """A song after the source: `ref_audio_strength` of the way to the source's latents is not taken."""
+    """Generate from the noised source, skipping the share `ref_audio_strength` of the way from noise.
+
+    Latents float32 [B, C, bins, frames].
+    """
     assert job.source is not None
     start = 1 - job.options.ref_audio_strength
     noise, level = job.noise(), float(shifted(start))
@@ -39,16 +44,6 @@ def _solve(job: SamplingJob, x: Tensor, sigmas: list[float], noise: SeededNoise)
     steps = len(sigmas) - 1
     velocity = job.velocity(steps, job.frames)
     latents = x
-    for index, latents in enumerate(_solver(job, noise)(x, sigmas, velocity), 1):
+    for index, latents in enumerate(job.solver(noise)(x, sigmas, velocity), 1):
         job.report(index, steps, latents)
     return latents
-
-
-def _solver(job: SamplingJob, noise: SeededNoise) -> Solver:
-    omega = job.options.omega_scale
-    if job.options.scheduler_type == "euler":
-        return Euler(omega, coupled=job.compat)
-    if job.options.scheduler_type == "heun":
-        return Heun(omega, coupled=job.compat)
-    draw = noise.draw_from_first if job.compat else noise.draw
-    return Pingpong(lambda: draw(job.frames))

@@ -1,4 +1,4 @@
-"""Tasks that generate a part and keep the rest: repaint a window, extend to both sides."""
+"""Tasks that generate a part of a song and keep the rest: repaint and extend."""
 
 from itertools import pairwise
 
@@ -15,13 +15,13 @@ _LONGEST = int(240 * 44_100 / 512 / 8)  # frames; the longest song the model was
 
 
 def repaint(job: SamplingJob) -> Tensor:
-    """The source with the window between `repaint_start` and `repaint_end` generated anew.
+    """Regenerate the window between `repaint_start` and `repaint_end`: latents float32 [B, C, bins, frames].
 
-    Latents float32 [B, C, bins, frames]. There the noise is turned towards the second seed's by `retake_variance`,
-    which is also the share of the steps that are taken.
+    In the window the noise is rotated towards the second noise by `retake_variance`, which is also the share of the
+    steps that are taken.
 
     Raises:
-        SamplingError: for a window outside the source.
+        SamplingError: the window lies outside the source or holds no frame.
     """
     assert job.source is not None
     window = repaint_window(job.options, job.frames)
@@ -32,24 +32,23 @@ def repaint(job: SamplingJob) -> Tensor:
 
 
 def extend(job: SamplingJob) -> Tensor:
-    """The source with new frames before it, after it or both: float32 [B, C, bins, left + frames + right].
+    """Add new frames before or after the source, or both: latents float32 [B, C, bins, left + frames + right].
 
-    At most 240 s are generated at once. Of a longer source only the part next to the new frames is looked at; a side
-    that still does not fit beside the other is generated first.
+    The model sees at most 240 s at once: of a longer source, only the part next to the new frames. If both sides
+    together do not fit, the left one is generated first.
 
     Raises:
-        SamplingError: for no new frames, or too many.
+        SamplingError: no new frames, or too many.
     """
     assert job.source is not None
-    extension = Extension.of(job.options, job.frames, job.compat)
+    extension = job.extension()
     sides = [extension]
     if extension.left and extension.right and job.frames + extension.left + extension.right > _LONGEST:
         sides = [Extension(extension.left, 0), Extension(0, extension.right)]
     noise, new = job.noise(), job.retake_noise()
     extended = job.source
     for part, side in enumerate(sides):
-        # The reference takes the new frames' noise from as many as the source has.
-        fresh = new.draw(job.frames if job.compat else side.left + side.right)
+        fresh = new.draw(side.left + side.right)
         extended = _extend(job, extended, noise.draw(extended.shape[-1]), fresh, side, (part, len(sides)))
     return extended
 
@@ -71,9 +70,9 @@ def _extend(
 def _regenerate(
     job: SamplingJob, source: Tensor, noise: Tensor, inside: Tensor, part: tuple[int, int] = (0, 1)
 ) -> Tensor:
-    """Solve from the noised source; after every step the frames outside go back to the source at that noise level.
+    """Solve from the noised source; after every step, frames outside are reset to the source at that noise level.
 
-    Of a task in several parts, `part` is this one's number, from 0, and how many there are.
+    `part` is the number of this part, from 0, and how many parts the task has.
     """
     options = job.options
     sigmas = (chosen_grid(options.oss_steps) if options.oss_steps else sigma_grid(options.infer_steps)).tolist()

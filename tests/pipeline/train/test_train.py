@@ -130,9 +130,9 @@ def test_ctrl_c_lets_the_step_end_and_saves(dataset, settings, tmp_path, monkeyp
     with monkeypatch.context() as patched:
         patched.setattr(train_module, "TensorBoard", Impatient)
         said = _trained(dataset, settings, tmp_path / "stopped", code=130)
-    assert "checkpoint of step 3 is saved and the same command goes on" in said
+    assert "checkpoint of step 3 is saved, and the same command resumes from it" in said
     assert RunFolder(tmp_path / "stopped").steps() == [3]
-    assert "going on from step 3 of 6" in _trained(dataset, settings, tmp_path / "stopped")
+    assert "resuming from step 3 of 6" in _trained(dataset, settings, tmp_path / "stopped")
     assert _losses(tmp_path / "stopped") == _losses(tmp_path / "whole")
 
 
@@ -142,9 +142,9 @@ def test_ctrl_c_lets_the_step_end_and_saves(dataset, settings, tmp_path, monkeyp
         (("--lr", -1, "--steps", 0), 2, ["--lr: input should be greater than 0", "--steps: input should be greater"]),
         (("--set", "optimizer.lrr=1"), 2, ["no such setting; did you mean optimizer.lr?"]),
         (("--set", "seed"), 2, ["--set seed: expected key.sub=value"]),
-        (("--preset", "huge"), 2, ["--preset: there is no huge; choose of pretrain"]),
+        (("--preset", "huge"), 2, ["--preset: there is no huge; choose from pretrain"]),
         (("--preset", "12gb"), 2, ["lora adapts a trained model"]),
-        (("--checkpoint", "nowhere"), 2, ["--checkpoint", "is no folder"]),
+        (("--checkpoint", "nowhere"), 2, ["--checkpoint", "is not a folder"]),
         (("--set", "model={}"), 0, None),
         (("--where", "loudness > 3"), 1, ["loudness"]),
         (("--ssl", "wav2vec"), 1, ["wav2vec", "mert"]),
@@ -207,7 +207,7 @@ def test_songs_of_a_random_checkpoint_are_heard_on_the_way_and_change_no_step(da
     assert sorted(songs) == [f"step-{step:08d}-{number}.flac" for step in (4, 6) for number in (1, 2)]
     assert all(0.9 < song.shape[1] / rate_hz < 1.1 for song, rate_hz in songs.values())
     told = _trained(dataset, settings, tmp_path / "mute", "--sample-prompt", "folk", "--quiet", code=1)
-    assert "takes a folder as --set samples.codec=" in " ".join(told.split())
+    assert "needs a folder: give it as --set samples.codec=" in " ".join(told.split())
 
 
 def test_an_exported_lora_changes_a_random_checkpoint_as_training_did(dataset, checkpoint, tmp_path):
@@ -241,13 +241,13 @@ def test_frozen_weights_in_bfloat16_are_adapted(dataset, checkpoint, tmp_path):
 def test_an_export_says_what_it_lacks(dataset, settings, tmp_path):
     _trained(dataset, settings, tmp_path / "run", "--quiet")
     for flags, said in (
-        ((), "say with --codec"),
+        ((), "name the codec of its latents with --codec"),
         (("--step", 5), "none of step 5, only of 4, 6"),
         (("--average",), "keeps no average"),
     ):
         told = asked("train", "export", tmp_path / "run", "--out", tmp_path / "out", *flags, code=1)
         assert said in " ".join(told.split())
-    assert "is no run" in asked("train", "export", tmp_path, "--out", tmp_path / "out", code=1)
+    assert "is not a run" in asked("train", "export", tmp_path, "--out", tmp_path / "out", code=1)
 
 
 def test_presets_are_the_papers_and_lie_over_each_other():

@@ -274,7 +274,7 @@ def test_damaged_metadata_of_diffusers_is_refused(transformer: ACEStepTransforme
     factors = {"speaker_embedder.lora_A.weight": torch.ones(1, 16), "speaker_embedder.lora_B.weight": torch.ones(32, 1)}
     for content in ("{", "[]"):
         save_file(factors, tmp_path / DIFFUSERS, metadata={"lora_adapter_metadata": content})
-        with pytest.raises(CheckpointProblem, match="lora_adapter_metadata is no JSON object"):
+        with pytest.raises(CheckpointProblem, match="lora_adapter_metadata is not a JSON object"):
             load_loras(transformer, [Lora(tmp_path, "rap")])
 
 

@@ -168,7 +168,7 @@ DAMAGES = {
     "no vocoder": (remove(VOCODER), [VOCODER, "missing"]),
     "no config": (remove(f"{CODEC}/config.json"), [f"{CODEC}/config.json", "cannot be read"]),
     "config is no JSON": (write(f"{VOCODER}/config.json", "{"), [f"{VOCODER}/config.json", "cannot be read"]),
-    "config is no object": (write(f"{VOCODER}/config.json", "[]"), [f"{VOCODER}/config.json", "no JSON object"]),
+    "config is no object": (write(f"{VOCODER}/config.json", "[]"), [f"{VOCODER}/config.json", "not a JSON object"]),
     "another class": (config(TRANSFORMER, _class_name="UNet"), ["config.json", "UNet", "ACEStepTransformer2DModel"]),
     "unknown key": (config(TRANSFORMER, layers=3), ["config.json", "has no layers"]),
     "sizes that contradict": (config(TRANSFORMER, inner_dim=33), ["config.json", "inner_dim is 33"]),

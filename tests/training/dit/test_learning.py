@@ -129,7 +129,7 @@ def sampled(transformer: ACEStepTransformer2DModel, batch: Batch) -> Tensor:
         duration=FRAMES / LATENT_HZ,
         infer_steps=30,
         guidance_scale=1.0,
-        seed=3,
+        seeds=3,
     )
 
 

@@ -21,7 +21,7 @@ from training.data.errors import DatasetProblem
 from training.dit.config import LoraConfig, TrainConfig
 from training.dit.export import trained_weights
 from training.dit.flops import training_flops
-from training.dit.trainer import Trainer
+from training.dit.trainer import Trainer, step_seed
 from training.run.optimizer import OptimizerConfig, learning_rate
 from training.run.run_folder import RunFolder, RunProblem
 
@@ -188,6 +188,15 @@ def test_gradient_checkpointing_changes_no_loss(dataset, tmp_path):
         Trainer(_config(dataset, steps=3, gradient_checkpointing=checkpointing), tmp_path / name).train()
     plain, checkpointed = (_losses(tmp_path / name) for name in ("plain", "checkpointed"))
     assert [loss for _, loss, _ in plain] == pytest.approx([loss for _, loss, _ in checkpointed], rel=1e-5)
+
+
+def test_a_steps_seed_is_the_same_everywhere_and_its_own():
+    assert step_seed(1, 2, 3, 4) == 15323499849503866763
+    assert step_seed(-1, 0, 0, 0) == 14031750673298188677
+    places = [
+        (seed, step, batch, rank) for seed in range(2) for step in range(9) for batch in range(3) for rank in (0, 1)
+    ]
+    assert len({step_seed(*place) for place in places}) == len(places)
 
 
 def test_the_learning_rate_rises_and_falls():

@@ -372,8 +372,8 @@ def test_context_of_some_items_is_a_view(model):
         chosen = context.select(items)
         alone = model.velocity(noisy["hidden_states"][items], noisy["timestep"][items], chosen)
         assert relative_error(alone, both[items]) < 1e-5
-        storages = {memory.key.untyped_storage().data_ptr() for memory in context.memories}
-        assert {memory.key.untyped_storage().data_ptr() for memory in chosen.memories} == storages
+        storages = {memory.key.untyped_storage().data_ptr() for memory in context.key_values}
+        assert {memory.key.untyped_storage().data_ptr() for memory in chosen.key_values} == storages
 
 
 @torch.inference_mode()

@@ -81,7 +81,7 @@ def test_a_run_that_goes_on_under_other_conditions_says_so(config, tmp_path, cap
     Trainer(config, tmp_path)
     assert not _said(caplog)
     Trainer(config.model_copy(update={"threads": 2}), tmp_path)
-    assert f"{tmp_path} goes on under other conditions than before (threads: 2, was 1)" in _said(caplog)
+    assert f"{tmp_path} resumes in another environment than before (threads: 2, was 1)" in _said(caplog)
     caplog.clear()
 
     [noted] = tmp_path.glob("checkpoints/step-*/progress.json")
@@ -101,7 +101,7 @@ def test_a_checkpoint_of_before_conditions_were_noted_goes_on(config, tmp_path, 
     noted.write_text(json.dumps(progress))
     Trainer(config, tmp_path).train()
     assert not _said(caplog)
-    assert RunFolder(tmp_path).progress(4)["computed_with"] == rounding.conditions("cpu")
+    assert RunFolder(tmp_path).progress(4)["computed_with"] == rounding.environment("cpu")
 
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="PyTorch without MKL")

@@ -81,8 +81,8 @@ def test_the_same_clip_gives_the_same_bytes_and_carries_its_tags(tmp_path: Path,
         ("clip", torch.zeros(2, 9), "without extension"),
         ("clip.wav", torch.zeros(1, 9), "stereo"),
         ("clip.wav", torch.zeros(2, 0), "stereo"),
-        ("clip.wav", torch.full((2, 9), float("nan")), "no numbers"),
-        ("clip.wav", torch.full((2, 9), float("inf")), "no numbers"),
+        ("clip.wav", torch.full((2, 9), float("nan")), "NaN or infinity"),
+        ("clip.wav", torch.full((2, 9), float("inf")), "NaN or infinity"),
     ],
 )
 def test_what_cannot_be_written_is_refused(tmp_path: Path, name: str, waveform: torch.Tensor, said: str):

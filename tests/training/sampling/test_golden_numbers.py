@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tests.support.golden_inputs import fill, integers, relative_error, tensor
 from tests.support.places import GOLDEN
+from tests.support.reference_sampler import ReferenceSampler, plain_arguments
 from training.model import ACEStepTransformer2DModel
 from training.sampling import Sampler, SamplingError, SamplingOptions
 from training.sampling.guidance import Interval, ProjectedGuidance, classifier_free, doubly_guided, zero_star
@@ -37,13 +38,13 @@ def golden():
 
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_public_sampler(sampler, golden, case):
-    latents = sampler.generate_latents(**_asked(case), compat=True)
+    latents = ReferenceSampler(sampler.transformer).generate_latents(**_asked(case))
     assert latents.shape == golden[case].shape
     assert relative_error(latents, golden[case]) < 1e-4
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if "extend" not in case and "batch" not in case])
-def test_compat_changes_nothing_for_one_song_that_is_not_extended(sampler, golden, case):
+def test_one_song_that_is_not_extended_is_the_references_without_its_quirks(sampler, golden, case):
     assert relative_error(sampler.generate_latents(**_asked(case)), golden[case]) < 1e-4
 
 
@@ -53,7 +54,7 @@ def test_a_batch_gives_each_song_what_it_gets_alone(sampler, scheduler):
     together = sampler.generate_latents(**asked)
     for item in range(2):
         alone = {name: _item(value, item) for name, value in asked.items()}
-        assert relative_error(together[item : item + 1], sampler.generate_latents(**{**alone, "B": 1})) < 1e-5
+        assert relative_error(together[item : item + 1], sampler.generate_latents(**alone)) < 1e-5
 
 
 def test_padding_of_a_neighbour_changes_nothing(sampler):
@@ -74,7 +75,7 @@ def test_padding_of_a_neighbour_changes_nothing(sampler):
 
 def test_repaint_keeps_the_source_outside_the_window(sampler):
     asked = _asked("repaint")
-    repainted, source = sampler.generate_latents(**asked), asked["src_latents"]
+    repainted, source = sampler.generate_latents(**asked), asked["source"]
     inside = slice(int(1.0 * 44100 / 4096), int(2.0 * 44100 / 4096))
     changed = (repainted - source).abs().amax((0, 1, 2)) > 1e-6
     assert changed[inside].all()
@@ -85,7 +86,7 @@ def test_repaint_keeps_the_source_outside_the_window(sampler):
 def test_extend_keeps_the_source_between_the_new_frames(sampler, left, right):
     source = tensor("src", 1, 8, 16, SOURCE_FRAMES)
     extended = sampler.generate_latents(
-        **_song("euler_apg"), task="extend", infer_steps=4, extend_left=left, extend_right=right, src_latents=source
+        **_song("euler_apg"), task="extend", infer_steps=4, extend_left=left, extend_right=right, source=source
     )
     before, after = int(left * 44100 / 4096), int(right * 44100 / 4096)
     assert extended.shape[-1] == before + SOURCE_FRAMES + after
@@ -104,7 +105,7 @@ def test_a_long_source_is_extended_within_the_longest_song_the_model_knows(sampl
         guidance_scale=1.0,
         extend_left=left,
         extend_right=right,
-        src_latents=source,
+        source=source,
         on_step=lambda step: widths.append(step.latents.shape[-1]),
     )
     before = int(left * 44100 / 4096)
@@ -123,13 +124,13 @@ def test_retake_without_variance_is_the_song_itself(sampler):
 
 def test_repaint_without_variance_is_the_source(sampler):
     source = tensor("src", 1, 8, 16, SOURCE_FRAMES)
-    same = sampler.generate_latents(**_song("euler_apg"), task="repaint", retake_variance=0.0, src_latents=source)
+    same = sampler.generate_latents(**_song("euler_apg"), task="repaint", retake_variance=0.0, source=source)
     torch.testing.assert_close(same, source)
 
 
 def test_an_edit_to_the_same_conditions_with_all_steps_skipped_is_the_source(sampler):
     asked = _asked("flow_edit") | {"n_min": 1.0}
-    torch.testing.assert_close(sampler.generate_latents(**asked), asked["src_latents"])
+    torch.testing.assert_close(sampler.generate_latents(**asked), asked["source"])
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_the_unguided_run_evaluates_the_conditional_branch_alone(sampler, monkey
 def test_bfloat16_stays_near_float32(sampler, task):
     song = _song("euler_apg") | {"task": task, "duration": 3.0, "infer_steps": 6, "guidance_scale": 5.0}
     if task != "text2music":
-        song["src_latents"] = tensor("src", 1, 8, 16, SOURCE_FRAMES)
+        song["source"] = tensor("src", 1, 8, 16, SOURCE_FRAMES)
     half = Sampler(fill(ACEStepTransformer2DModel.from_config(PUBLIC["config"])).to(torch.bfloat16))
     full, rounded = sampler.generate_latents(**song), half.generate_latents(**song)
     assert rounded.dtype == torch.float32
@@ -263,23 +264,23 @@ def test_options_out_of_range_are_named(asked, said):
     ("asked", "said"),
     [
         ({"task": "repaint"}, "takes|starts from a song"),
-        ({"task": "text2music", "src_latents": True}, "takes no source"),
-        ({"task": "edit", "src_latents": True}, "target_prompt"),
+        ({"task": "text2music", "source": True}, "takes no source"),
+        ({"task": "edit", "source": True}, "target_prompt"),
         (
-            {"task": "repaint", "src_latents": True, "repaint_start": 3.0, "repaint_end": 9.0},
+            {"task": "repaint", "source": True, "repaint_start": 3.0, "repaint_end": 9.0},
             "3..9 s lies outside.*3.7",
         ),
-        ({"task": "repaint", "src_latents": True, "repaint_start": -1.0, "repaint_end": 2.0}, "task extend"),
-        ({"task": "repaint", "src_latents": True, "repaint_start": 1.0, "repaint_end": 1.01}, "no latent frame"),
-        ({"task": "extend", "src_latents": True}, "nothing to extend"),
-        ({"task": "extend", "src_latents": True, "extend_right": 300.0}, "at most 120 s"),
+        ({"task": "repaint", "source": True, "repaint_start": -1.0, "repaint_end": 2.0}, "task extend"),
+        ({"task": "repaint", "source": True, "repaint_start": 1.0, "repaint_end": 1.01}, "no latent frame"),
+        ({"task": "extend", "source": True}, "nothing to extend"),
+        ({"task": "extend", "source": True, "extend_right": 300.0}, "at most 120 s"),
         ({"seeds": [1, 2]}, "2 seeds"),
         ({"speaker": torch.zeros(1, 7)}, "speaker|7"),
     ],
 )
 def test_what_does_not_fit_together_is_named(sampler, asked, said):
-    if "src_latents" in asked:
-        asked = asked | {"src_latents": tensor("src", 1, 8, 16, SOURCE_FRAMES)}
+    if "source" in asked:
+        asked = asked | {"source": tensor("src", 1, 8, 16, SOURCE_FRAMES)}
     with pytest.raises(SamplingError, match=said):
         sampler.generate_latents(**_song("euler_apg") | {"infer_steps": 2, "duration": 1.0} | asked)
 
@@ -303,13 +304,14 @@ def _asked(case: str) -> dict:
         source, target = _song("edit.source"), _song("edit.target")
         del source["text_null"], target["text_null"]
         targets = {f"target_{name}": value for name, value in target.items()}
-        return case_options | source | targets | {"src_latents": tensor("pub.edit.src", 1, 8, 16, SOURCE_FRAMES)}
+        latents = {"src_latents": tensor("pub.edit.src", 1, 8, 16, SOURCE_FRAMES)}
+        return plain_arguments(case_options | source | targets | latents)
     sources = {
         name: tensor(f"pub.{case}.src", 1, 8, 16, SOURCE_FRAMES)
         for name in ("src_latents", "ref_latents")
         if name in case_options
     }
-    return case_options | _song(case, case_options.get("B", 1)) | sources
+    return plain_arguments(case_options | _song(case, case_options.get("B", 1)) | sources)
 
 
 def _item(value, item: int):

@@ -341,7 +341,7 @@ def test_margins_of_a_prompt_say_nothing(e5: TextEncoder) -> None:
         ("no prompt", {"prompts": []}),
         ("prompt 2 is empty", {"prompts": ["piano", " \n"]}),
         ("2 lyrics for 3 prompts", {"lyrics": ["a", "b"]}),
-        (r"12 numbers.*\[12\] or \[3, 12\], not \[512\]", {"speaker": torch.zeros(512)}),
+        (r"12 dimensions.*\[12\] or \[3, 12\], not \[512\]", {"speaker": torch.zeros(512)}),
         (r"not \[2, 12\]", {"speaker": torch.zeros(2, 12)}),
         ("unknown lyrics language 'klingon'", {"lyrics": ["hello"], "language": "klingon"}),
     ],

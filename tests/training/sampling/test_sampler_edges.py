@@ -61,7 +61,7 @@ def test_guidance_covers_the_middle_of_an_optimal_schedule(
     asked: list[int] = []
     interval_of = Interval.of
     monkeypatch.setattr(Interval, "of", lambda options, steps: asked.append(steps) or interval_of(options, steps))
-    source = {"src_latents": tensor("edges.src", 1, 8, 16, 12)} if task == "repaint" else {}
+    source = {"source": tensor("edges.src", 1, 8, 16, 12)} if task == "repaint" else {}
     sampler.generate_latents(**conditions(sampler), **source, task=task, duration=1.0, oss_steps=(1, 3, 7, 16))
     assert asked == [4]
 
@@ -99,7 +99,7 @@ def test_an_extension_in_two_parts_reports_one_run(sampler: Sampler):
     sampler.generate_latents(
         **conditions(sampler),
         task="extend",
-        src_latents=source,
+        source=source,
         extend_left=2.0,
         extend_right=2.0,
         infer_steps=2,
@@ -187,7 +187,7 @@ def test_any_name_is_a_file_and_no_protocol(tmp_path: Path, monkeypatch: pytest.
             "replace the --source",
         ),
         ({"prompt": ["a", "b", "c"], "lyrics": [Path("in.wav")] * 2}, "--lyrics: 2 for 3 songs"),
-        ({"task": "edit", "source": Path("in.wav")}, "say it with --target-prompt"),
+        ({"task": "edit", "source": Path("in.wav")}, "give it as --target-prompt"),
     ],
 )
 def test_what_cannot_work_is_refused_before_a_model_is_loaded(

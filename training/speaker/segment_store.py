@@ -1,4 +1,4 @@
-"""Voices on disk: for each song the log-mel bands of its sung segments, made once and read piece by piece."""
+"""Voices on disk: the log-mel bands of each song's sung segments, computed once and read one at a time."""
 
 import hashlib
 import json
@@ -26,14 +26,14 @@ _FAILED = "failed.json"
 
 @dataclass(frozen=True)
 class Voice:
-    """A song whose voice is known.
+    """The stored voice of a song.
 
     Attributes:
-        track_id: its id.
-        label: who sings.
-        license: that it came with.
-        file: its segments.
-        segments: how many there are; none where nobody sings.
+        track_id: the song's id.
+        label: name of the singer.
+        license: the song's licence.
+        file: name of the file that holds the segments.
+        segments: number of segments; 0 if nobody sings.
     """
 
     track_id: str
@@ -43,10 +43,10 @@ class Voice:
     segments: int
 
 
-class Segments:
-    """A folder of voices: a file a song, one segment a row group, and the list of songs to train on.
+class SegmentStore:
+    """A folder of voices: one file per song with one row group per segment, and the list of songs to train on.
 
-    Every file is written whole, so that a song is there or is not.
+    A file is written under a temporary name and renamed, so that it is complete or absent.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -54,19 +54,26 @@ class Segments:
         folder.mkdir(parents=True, exist_ok=True)
 
     def find(self, track_id: str, recipe: str, *, label: str, license: str = "unknown") -> Voice | None:
-        """A song whose segments were made by this recipe, if it has been added, with what is known of it."""
+        """The stored voice of a song, if its segments were made with this recipe; else None.
+
+        Args:
+            track_id: the song's id.
+            recipe: see `add`.
+            label: name of the singer, for the result.
+            license: the song's licence, for the result.
+        """
         name = _file_name(track_id, recipe)
         with suppress(OSError, pa.ArrowException):
             return Voice(track_id, label, license, name, pq.read_metadata(self.folder / name).num_row_groups)
         return None
 
     def add(self, track_id: str, recipe: str, segments: Iterable[np.ndarray]) -> None:
-        """Store the segments of a song, each [bands, frames]; none for one that nobody sings in.
+        """Store the segments of a song.
 
         Args:
-            track_id: of the song.
-            recipe: what the segments depend on besides the song.
-            segments: log-mel bands; kept as float16.
+            track_id: the song's id.
+            recipe: everything besides the song that the segments depend on.
+            segments: log-mel bands [bands, frames] of each, stored as float16; none if nobody sings.
         """
         path = self.folder / _file_name(track_id, recipe)
         with written_whole(path) as draft, pq.ParquetWriter(draft, _SEGMENT, compression="zstd") as file:
@@ -77,10 +84,10 @@ class Segments:
                 file.write_table(pa.Table.from_pylist([row], _SEGMENT))
 
     def choose(self, songs: Sequence[Voice], failed: Mapping[str, str]) -> None:
-        """Write down which songs to train on; segments of others are deleted.
+        """Write the list of songs to train on, and delete the segments of all others.
 
         Args:
-            songs: to train on.
+            songs: songs to train on.
             failed: track id -> why a song has no segments.
         """
         ordered = sorted(songs, key=lambda song: song.track_id)
@@ -93,10 +100,10 @@ class Segments:
                 path.unlink()
 
     def songs(self) -> list[Voice]:
-        """The songs to train on, by their ids.
+        """The songs to train on, sorted by track id.
 
         Raises:
-            RunProblem: they have not been written down.
+            RunProblem: the list is missing or unreadable.
         """
         try:
             return [Voice(**row) for row in pq.read_table(self.folder / _SONGS).to_pylist()]

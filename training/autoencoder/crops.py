@@ -1,8 +1,7 @@
-"""Crops of recordings, in an order that follows from the seed and the step's number alone.
+"""Crops of recordings, in an order that depends only on the seed and the step's number.
 
-A batch draws from as many songs as it has excerpts. Each song is stayed with for some steps before the next one is
-decoded, and the songs of a batch change one after the other. An epoch visits every song the more often the longer it
-is.
+Each crop of a batch comes from another song. A song is used for several steps before the next one is decoded, and the
+songs of a batch are replaced one at a time. Within an epoch, a song is visited in proportion to its length.
 """
 
 from collections.abc import Sequence
@@ -20,11 +19,11 @@ from training.data.recordings import FULL_SCALE, RATE_HZ, AudioSource
 
 @dataclass(frozen=True)
 class Crops:
-    """A batch.
+    """A batch of crops.
 
     Attributes:
-        waveforms: float32 [B, 2, samples] at 44.1 kHz, whole latent frames long.
-        track_ids: of the songs they are from.
+        waveforms: float32 [B, 2, samples] at 44.1 kHz, a whole number of latent frames long.
+        track_ids: track id of each crop.
     """
 
     waveforms: Tensor
@@ -32,23 +31,23 @@ class Crops:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where an excerpt lies: the song's index and its first sample."""
+class CropStart:
+    """Where a crop starts: the song's index and the first sample."""
 
     song: int
     start: int
 
 
 class CropOrder:
-    """Which excerpts make up the batch of a step; decodes nothing.
+    """Determines which crops make up the batch of a step; decodes nothing.
 
     Args:
-        songs: indexes of those to draw from.
-        samples: of each of these songs.
-        length: of an excerpt, in samples.
-        batch_size: excerpts.
-        per_visit: excerpts taken of a song before the next one.
-        seed: of all of it.
+        songs: indices of the songs to draw from.
+        samples: length of each of these songs, in samples.
+        length: length of a crop, in samples.
+        batch_size: crops per batch.
+        per_visit: crops drawn from a song before the next one.
+        seed: determines the whole order.
     """
 
     def __init__(
@@ -63,35 +62,35 @@ class CropOrder:
         self._visits = np.repeat(np.array(songs), visits)
         self._shuffled = lru_cache(2)(self._shuffle)
 
-    def __call__(self, step: int) -> list[Place]:
-        """The places of a step's excerpts."""
+    def __call__(self, step: int) -> list[CropStart]:
+        """Where the crops of a step start."""
         return [self._place(step, slot) for slot in range(self._batch_size)]
 
-    def _place(self, step: int, slot: int) -> Place:
+    def _place(self, step: int, slot: int) -> CropStart:
         ahead = slot * self._per_visit // self._batch_size
         visit = (step + ahead) // self._per_visit * self._batch_size + slot
         epoch, number = divmod(visit, len(self._visits))
         song = int(self._shuffled(epoch)[number])
         last = max(0, self._samples[song] - self._length)
         start = np.random.default_rng([self._seed, 1, step, slot]).integers(last + 1)
-        return Place(song, int(start))
+        return CropStart(song, int(start))
 
     def _shuffle(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self._seed, 0, epoch]).permutation(self._visits)
 
 
 class CropReader:
-    """Reads the batches of an order, the next one while the last one is worked on.
+    """Reads the batches of a `CropOrder`, and prefetches the next one in a thread.
 
     Args:
-        audio: to read from.
-        order: of the excerpts.
-        length: of an excerpt, in samples.
+        audio: recordings to read from.
+        order: which crops to read.
+        length: length of a crop, in samples.
     """
 
     def __init__(self, audio: AudioSource, order: CropOrder, length: int) -> None:
         self._audio, self._order, self._length = audio, order, length
-        self._thread = ThreadPoolExecutor(1, "excerpts")
+        self._thread = ThreadPoolExecutor(1, "crops")
         self._next: tuple[int, Future[Crops]] | None = None
 
     def __call__(self, step: int) -> Crops:
@@ -106,15 +105,15 @@ class CropReader:
         return batch
 
     def close(self) -> None:
-        """Forget what is read ahead."""
+        """Cancel the prefetch."""
         self._thread.shutdown(cancel_futures=True)
 
     def _read(self, step: int) -> Crops:
-        return read_excerpts(self._audio, self._order(step), self._length)
+        return read_crops(self._audio, self._order(step), self._length)
 
 
-def read_excerpts(audio: AudioSource, places: Sequence[Place], length: int) -> Crops:
-    """Crops from these places; where a song ends before, silence follows it, as in the codec.
+def read_crops(audio: AudioSource, places: Sequence[CropStart], length: int) -> Crops:
+    """Read crops that start at `places`; one that reaches beyond its song's end is filled with silence.
 
     Raises:
         UnreadableAudio: a song cannot be decoded.
@@ -126,17 +125,17 @@ def read_excerpts(audio: AudioSource, places: Sequence[Place], length: int) -> C
     return Crops(torch.from_numpy(waveforms), [audio.recordings[place.song].track_id for place in places])
 
 
-def spread(songs: Sequence[int], samples: Sequence[int], length: int, count: int) -> list[Place]:
-    """Fixed places: `count` in all, as many of each song as of every other, evenly over its length."""
+def spread(songs: Sequence[int], samples: Sequence[int], length: int, count: int) -> list[CropStart]:
+    """Fixed crop starts: at most `count`, equally many per song, evenly spaced over its length."""
     places = []
     for number, (song, total) in enumerate(zip(songs, samples, strict=True)):
         own = count // len(songs) + (number < count % len(songs))
         last = max(0, total - length)
         starts = [round(last * (place + 0.5) / own) for place in range(own)]
-        places += [Place(song, start) for start in dict.fromkeys(starts)]
+        places += [CropStart(song, start) for start in dict.fromkeys(starts)]
     return places
 
 
 def whole_frames(seconds: float) -> int:
-    """Samples of the nearest number of latent frames, at least one."""
+    """Samples in the nearest whole number of latent frames, at least one."""
     return max(1, round(seconds * RATE_HZ / SAMPLES_PER_FRAME)) * SAMPLES_PER_FRAME
