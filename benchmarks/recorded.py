@@ -1,7 +1,6 @@
 """Stages whose results are derived from the row's id, for measuring songmill's own overhead at scale.
 
-Given by dotted path (`decode.engine=benchmarks.recorded:Decode`), they replace the real ones in the DAG; no file is
-opened.
+Given by dotted path (`decode.engine=benchmarks.recorded:Decode`) they replace the real stages; no file is opened.
 """
 
 from abc import abstractmethod

@@ -157,7 +157,7 @@ def measure(case: Case) -> Measurement:
 
 
 class _Song:
-    """The same song again and again."""
+    """A job that samples the same song every time."""
 
     def __init__(self, sampler: Sampler, conditions: Conditions, duration: float) -> None:
         self.conditions = conditions

@@ -152,7 +152,7 @@ def test_bad_libraries_are_refused_and_leave_nothing(tmp_path, index):
     out = tmp_path / "out"
     for file, said in (
         (written(tmp_path / "few.parquet", few), "missing: ['title', 'artist', 'language', 'license']"),
-        (tmp_path / "none.parquet", "no Parquet file"),
+        (tmp_path / "none.parquet", "not a Parquet file"),
         (written(tmp_path / "empty.parquet", [{**rows()[0], "text": ""}]), "no song to index"),
     ):
         assert said in " ".join(asked("lyrics", "index", file, "--out", out, code=1).split())
