@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from textwrap import dedent
 
 from tests.support.places import ROOT
 
@@ -76,7 +77,7 @@ class Page:
                 self.file,
                 before.count("\n") + 1,
                 fence[2],
-                fence[3],
+                dedent(fence[3]),
                 *(mark.groups() if mark else ("", "")),
             )
 
