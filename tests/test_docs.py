@@ -245,6 +245,13 @@ def is_known(owner: str, key: str, value: str | None) -> bool:
     return key in keys
 
 
+def test_a_mark_belongs_to_the_block_behind_it_alone(tmp_path: Path):
+    text = "<!-- not run: a -->\n```sh\nx\n```\n<!-- parsed, not run: b -->\n```sh\ny\n```\n\n```sh\nz\n```\n"
+    (tmp_path / "page.md").write_text(text)
+    marks = [(block.text.strip(), block.mark, block.reason) for block in Page(tmp_path / "page.md").blocks]
+    assert marks == [("x", "not run", "a"), ("y", "parsed, not run", "b"), ("z", "", "")]
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text("utf-8").split()) <= 900
 

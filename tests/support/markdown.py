@@ -11,7 +11,7 @@ from textwrap import dedent
 from tests.support.places import ROOT
 
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-_MARK = re.compile(r"<!-- (not run|parsed, not run): *(.*?) *-->\s*\Z", re.DOTALL)
+_MARK = re.compile(r"<!-- (not run|parsed, not run): *((?:(?!-->).)*?) *-->\s*\Z", re.DOTALL)
 _SPAN = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
