@@ -17,10 +17,11 @@ from ray.exceptions import ActorDiedError
 
 from pipeline.execution import actor_pool
 from pipeline.execution.actor_pool import ActorPool, stream
+from pipeline.execution.fate import Fate
 from pipeline.execution.flight_recorder import Recording, Station
 from pipeline.execution.operator import Report
 from pipeline.execution.run_counts import RunCounts
-from pipeline.execution.worker_deaths import Fate, StageKillsWorkers
+from pipeline.execution.worker_deaths import StageKillsWorkers
 from schemas import columns
 
 SCHEMA = pa.schema([("row_id", pa.string()), ("uri", pa.string()), ("verdict", columns.VERDICT)])
