@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.curation.reuse import StoredColumns
@@ -91,6 +91,8 @@ def rows_of(asked: Sequence[tuple[int | None, int, Mapping[str, str]]]) -> pa.Ta
     ),
     in_pieces=st.booleans(),
 )
+@example(asked=[(0, number, {}) for number in range(9)], in_pieces=False)
+@example(asked=[(0, number, {}) for number in range(8, -1, -1)], in_pieces=False)
 def test_every_row_gets_what_its_old_unit_has_of_it_in_any_order(root, asked, in_pieces):
     reuse, rows = StoredColumns(root, UNITS, DAG), rows_of(asked)
     filled = pa.concat_tables(map(reuse, _singles(rows))) if in_pieces else reuse(rows)
