@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
+from pipeline.dataset.durable import file_digest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.dataset.durable import file_digest
 from pipeline.models.store import ModelStore
 from pipeline.planning.config import build_addition, build_config
 from pipeline.planning.plan import draft_dag

@@ -134,8 +134,8 @@ class Waiting:
         waiting = frozenset(
             row_id
             for commit in affected
-            for row_id in commit.rows.keys() & self.missing
-            if row_id not in rows or self._is_incomplete(rows[row_id], commit, stored)
+            for row_id in commit.rows  # in the order of its files
+            if row_id in self.missing and (row_id not in rows or self._is_incomplete(rows[row_id], commit, stored))
         )
         for commit in stale_units(judged, self.plan, self.ledger, self.marks, self.retry, waiting):
             if apart := commit.rows.keys() & waiting:
@@ -147,10 +147,11 @@ class Waiting:
         if row["verdict"]["status"] != "kept":
             return False
         identity = {name: row[name] for name in columns.IDENTITY.names}
-        holding = {**row, **stored.still_holding(commit.unit, row["row_id"], identity)}
+        holding = stored.still_holding(commit.unit, row["row_id"], identity)
         spared = row["row_id"] in keepers(self.marks)
         for node in self.dag.curation:
-            value = holding.get(node.column)
+            name = node.column
+            value = holding[name].value(row["row_id"], name) if name in holding else row.get(name)
             if value is None:
                 return True
             if not spared and any(gate.rejects(value) for gate in self.dag.gates if gate.column == node.column):

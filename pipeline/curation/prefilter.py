@@ -64,7 +64,8 @@ def _judge_persons(scan: pa.Table, marks: Mapping[str, Mark], forgotten: Set[str
             return _filtered(row, "forget", "forgotten", "the same bytes as a track that was forgotten")
         return _filtered(row, "mark", "dropped", dropped[row["row_id"]].note or "marked by a person")
 
-    return _judged(scan, pc.or_(_among(scan["row_id"], dropped), _among(scan["track_id"], forgotten)), (), judged)
+    turned_away = pc.or_(_among(scan["row_id"], dropped), _among(scan["track_id"], forgotten))
+    return _judged(scan, turned_away.to_numpy(), (), judged)
 
 
 def _judge_licenses(scan: pa.Table, allowed: Sequence[str]) -> pa.Table:
@@ -75,7 +76,8 @@ def _judge_licenses(scan: pa.Table, allowed: Sequence[str]) -> pa.Table:
         message = f"license {license or UNKNOWN} is none of {', '.join(allowed)}"
         return _filtered(row, "license", "not_allowed" if license else UNKNOWN, message)
 
-    return _judged(scan, pc.and_(_is(scan, "kept"), _among(scan["license"], refused)), ["license"], judged)
+    turned_away = pc.and_(_is(scan, "kept"), _among(scan["license"], refused))
+    return _judged(scan, turned_away.to_numpy(), ["license"], judged)
 
 
 def _judge_column(scan: pa.Table, column: str, dag: Dag, wanted: Set[str]) -> pa.Table:
@@ -91,13 +93,13 @@ def _judge_column(scan: pa.Table, column: str, dag: Dag, wanted: Set[str]) -> pa
             may_be_filtered = pc.and_(
                 pc.or_(_is(scan, "kept"), failed_later), pc.invert(_among(scan["row_id"], wanted))
             )
-            scan = _filter_by(gate, scan, pc.and_(may_be_filtered, gate.rejected(scan[column])))
+            scan = _filter_by(gate, scan, may_be_filtered.to_numpy() & gate.rejected(scan[column]))
     return scan
 
 
-def _filter_by(gate: Gate, scan: pa.Table, mask: pa.ChunkedArray) -> pa.Table:
+def _filter_by(gate: Gate, scan: pa.Table, mask: np.ndarray) -> pa.Table:
     def judged(row: dict[str, Any]) -> dict[str, Any]:
-        return _filtered(row, gate.column, gate.reason, gate.message(row[gate.column]))
+        return {**row["verdict"], **gate.verdict(row[gate.column])}
 
     return _judged(scan, mask, [gate.column], judged)
 
@@ -125,7 +127,7 @@ def _judge_duplicates(
         return _filtered(row, "dedup", "exact_duplicate" if similarity == 1 else "near_duplicate", message)
 
     dedup = _dedup(scan, duplicates, f"songmill.dedup@{plan.dedup.threshold:g}")
-    scan = _judged(scan, _among(scan["row_id"], duplicates), (), judged)
+    scan = _judged(scan, _among(scan["row_id"], duplicates).to_numpy(), (), judged)
     return scan.append_column(pa.field("dedup", columns.DEDUP), dedup)
 
 
@@ -152,12 +154,12 @@ def _dedup(scan: pa.Table, duplicates: Mapping[str, Mapping[str, Any]], model: s
 
 def _judged(
     scan: pa.Table,
-    mask: pa.ChunkedArray,
+    mask: np.ndarray,
     reads: Sequence[str],
     judged: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> pa.Table:
     """The scan with other verdicts where the mask is true: what `judged` says of row_id, track_id, verdict, `reads`."""
-    places = np.nonzero(mask.to_numpy())[0]
+    places = np.flatnonzero(mask)
     if not places.size:
         return scan
     rows = scan.select(["row_id", "track_id", "verdict", *reads]).take(places).to_pylist()

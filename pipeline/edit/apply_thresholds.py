@@ -20,7 +20,7 @@ from pipeline.dataset.saved_config import change_gates, remember_plan
 from pipeline.dataset.writing import describe_dataset, exclusive_lock
 from pipeline.edit.rejudge import STANDING, Rejudged, rejudge
 from pipeline.errors import DataProblem
-from pipeline.planning.gates import Gate
+from pipeline.planning.gates import Gate, first_rejecting
 from schemas import columns
 from schemas.commits import Commit, RowState
 from schemas.dataset import Layout
@@ -79,13 +79,13 @@ def _apply(ledger: Ledger, commit: Commit, after: Mapping[str, str], gates: Sequ
 
 def _verdict(row: Mapping[str, Any], after: str | None, gates: Iterable[Gate]) -> dict[str, Any]:
     verdict: dict[str, Any] = row["verdict"]
-    why = next((gate for gate in gates if gate.rejects(row[gate.column])), None)
+    why = first_rejecting(gates, row)
     if after is None or (after == "filtered" and (why is None or verdict["stage"] in STANDING)):
         return verdict
-    told = dict.fromkeys(("stage", "reason", "message"))
     if after == "filtered" and why:
-        told = {"stage": why.column, "reason": why.reason, "message": why.message(row[why.column])}
-    elif after == "pending":
+        return {**verdict, **why.verdict(row[why.column])}
+    told = dict.fromkeys(("stage", "reason", "message"))
+    if after == "pending":
         told = {"stage": "whatif", "reason": "waits_for_models", "message": "accepted by other thresholds"}
     return {**verdict, "status": after, **told}
 

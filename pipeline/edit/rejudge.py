@@ -18,7 +18,7 @@ from pipeline.dataset.marks import read_marks
 from pipeline.dataset.saved_config import require_dataset
 from pipeline.dataset.stats import connect
 from pipeline.errors import DataProblem, UsageProblem
-from pipeline.planning.gates import Gate, GateError, build_gates
+from pipeline.planning.gates import Gate, GateError, build_gates, first_rejecting_sql, in_judging_order
 from pipeline.planning.plan import Plan
 from schemas.config import Thresholds
 from schemas.dataset import FEATURES, Layout
@@ -69,12 +69,6 @@ def rejudge(layout: Layout, overrides: Iterable[str]) -> Rejudged:
     return Rejudged(plan, changed, wanted, gates, connection)
 
 
-def rejects(gate: Gate) -> str:
-    """SQL: whether a gate turns a row away."""
-    relation = "<" if gate.side == "min" else ">"
-    return f'coalesce("{gate.column}"."{gate.field}" {relation} {gate.bound!r}, false)'
-
-
 def _parsed(overrides: Iterable[str]) -> dict[tuple[str, str], float | None]:
     changed: dict[tuple[str, str], float | None] = {}
     for override in overrides:
@@ -101,7 +95,7 @@ def _merged(gates: Mapping[str, Thresholds], changed: Mapping[tuple[str, str], f
     return merged
 
 
-def _ordered_gates(layout: Layout, plan: Plan, wanted: Mapping[str, Thresholds]) -> list[Gate]:
+def _ordered_gates(layout: Layout, plan: Plan, wanted: Mapping[str, Thresholds]) -> tuple[Gate, ...]:
     file = next((name for name in Ledger(layout).read().files if not name.startswith("features/")), None)
     if file is None:
         raise DataProblem(f"{layout.root} holds no rows yet")
@@ -112,8 +106,7 @@ def _ordered_gates(layout: Layout, plan: Plan, wanted: Mapping[str, Thresholds])
         gates = build_gates(wanted, types)
     except GateError as error:
         raise UsageProblem(str(error)) from error
-    order = list(plan.columns)
-    return sorted(gates, key=lambda gate: order.index(gate.column))
+    return in_judging_order(gates, plan.columns)
 
 
 def _kept_by_hand(layout: Layout) -> pa.Table:
@@ -124,15 +117,14 @@ def _kept_by_hand(layout: Layout) -> pa.Table:
 def _judge(connection: duckdb.DuckDBPyConnection, plan: Plan, gates: Sequence[Gate]) -> None:
     connection.execute("create view every as select * from tracks union all by name select * from quarantine")
     there = {name for name, *_ in connection.execute("describe every").fetchall()}
-    rejections = "".join(f" when {rejects(gate)} then '{gate.column}.{gate.reason}'" for gate in gates)
-    rejection = f"case{rejections} end" if rejections else "null"
     duration = "coalesce(audio.duration_s, 0) / 3600" if "audio" in there else "0"
     connection.execute(f"""
         create table verdicts as
         with reasons as (
           select row_id, {duration} as hours, verdict.status as now, {_complete(plan, there)} as complete,
             verdict.status = 'failed' or coalesce(verdict.stage in {STANDING}, false) as stands,
-            case when row_id not in (select row_id from kept_by_hand) then {rejection} end as rejection
+            case when row_id not in (select row_id from kept_by_hand) then {first_rejecting_sql(gates)} end
+              as rejection
           from every
         )
         select row_id, hours, now,

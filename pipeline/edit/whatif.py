@@ -6,7 +6,7 @@ from typing import Any
 import duckdb
 from pydantic import BaseModel
 
-from pipeline.edit.rejudge import rejects, rejudge
+from pipeline.edit.rejudge import rejudge
 from pipeline.planning.gates import Gate
 from schemas.dataset import Layout
 
@@ -133,7 +133,7 @@ def _nearest(connection: duckdb.DuckDBPyConnection, gate: Gate, count: int) -> l
     field = f'"{gate.column}"."{gate.field}"'
     found = connection.execute(f"""
         with sided as (
-          select row_id, title, uri, {field} as value, {rejects(gate)} as rejected from judged
+          select row_id, title, uri, {field} as value, {gate.sql} as rejected from judged
           where {field} is not null and now != 'failed'
         )
         select * from sided

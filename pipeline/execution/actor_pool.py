@@ -17,12 +17,12 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, OutOfMemoryError, RayError
 
+from pipeline.execution.fate import Fate
 from pipeline.execution.flight_recorder import FlightRecorder, Station, recordings
 from pipeline.execution.jit_cache import use_own_jit_cache
 from pipeline.execution.operator import Operator, Report
 from pipeline.execution.postmortem import Death, explain
 from pipeline.execution.run_counts import AtWork, RunCounts
-from pipeline.execution.worker_deaths import Fate
 
 _DIED = (ActorDiedError, ActorUnavailableError, OutOfMemoryError)  # out of reach is as good as dead
 _STILLBORN = 10  # workers in a row that end before they begin a block: no song's fault, and more will not help

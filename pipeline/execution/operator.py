@@ -2,27 +2,29 @@
 
 One exception costs one row: it becomes the row's verdict, and later stages skip the row. Columns that a row brings
 along (stored by an earlier run) are not measured again, and audio is only decoded when some stage is due.
+
+Nothing here knows of Ray: blocks come and go as tables, and what the operator is at goes to a `Recorder`.
 """
 
 import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from threadpoolctl import threadpool_limits
 
 from pipeline.errors import DataProblem
-from pipeline.execution.flight_recorder import FlightRecorder
-from pipeline.execution.worker_deaths import Fate
+from pipeline.execution.fate import Fate
+from pipeline.execution.row_states import RowStates, with_column
 from pipeline.planning.dag import Node
 from pipeline.planning.gates import Gate
-from schemas import columns
 from stages.base import Stage, TrackError
 
 _MESSAGE_LIMIT = 2000
@@ -71,6 +73,19 @@ class Report:
     audio_s: float
 
 
+class Recorder(Protocol):
+    """Is told what an operator is at, for whoever has to explain the death of its process.
+
+    Attributes:
+        passed: stage -> rows that have come through it.
+    """
+
+    passed: Counter[str]
+
+    def note(self, stage: str, row_ids: Sequence[str] = ()) -> None:
+        """What comes next, and on which rows."""
+
+
 class Operator:
     """A replica: its stages, each with its models loaded from the first row on that needs them.
 
@@ -78,7 +93,7 @@ class Operator:
         StageCannotStart: one of them is not to be had here.
     """
 
-    def __init__(self, spec: OperatorSpec, recorder: FlightRecorder) -> None:
+    def __init__(self, spec: OperatorSpec, recorder: Recorder) -> None:
         self.spec = spec
         self.recorder = recorder
         self.stages = [_started(node, node.build) for node in spec.nodes]
@@ -99,69 +114,76 @@ class Operator:
         rows = pa.concat_tables(self._batch(part, fates) for part in parts)
         return _report(rows if self.spec.is_last else rows.slice(0, 0), dict(self.recorder.passed)), rows
 
+    def _batch(self, rows: pa.Table, fates: Mapping[str, Fate]) -> pa.Table:
+        rows, states = self._prepared(rows, fates)
+        due = self._due(rows, states)
+        for stage in self.stages:
+            states.set_aside(stage.name, fates)
+            if stage.name in due:
+                rows = self._measure(stage, rows, states)
+            self._judge(stage.column, rows, states)
+        return _conform(states.encode(rows), self.spec.carried)
+
+    def _prepared(self, rows: pa.Table, fates: Mapping[str, Fate]) -> tuple[pa.Table, RowStates]:
+        states = RowStates.decode(rows)
+        states.count_attempt(fates)
+        states.set_aside(IDENTITY, fates)
+        if not self.spec.prepare:
+            return rows, states
+        self.recorder.note(IDENTITY, states.ids)
+        rows = self.spec.prepare(states.encode(rows))  # it passes over rejected rows, and may reject some itself
+        self.recorder.passed[IDENTITY] += rows.num_rows
+        return rows, RowStates.decode(rows)
+
+    def _due(self, rows: pa.Table, states: RowStates) -> set[str]:
+        """Stages to run: those whose column some kept row lacks, and the makers of working columns they read."""
+        live = self._live(states)
+        due: set[str] = set()
+        needed: set[str] = set(self.spec.carried.names)
+        for stage in reversed(self.stages):
+            if _is_lacking(rows, stage.column, live) or needed & set(stage.working):
+                due.add(stage.name)
+                needed |= {*stage.reads, *stage.reads_if_present}
+        return due
+
+    def _live(self, states: RowStates) -> list[int]:
+        """Rows that stages run on."""
+        return [row for row in states.kept if states.ids[row] not in self.spec.untouched]
+
+    def _measure(self, stage: Stage, rows: pa.Table, states: RowStates) -> pa.Table:
+        live = self._live(states)
+        if not live:
+            return rows
+        at_work = rows if len(live) == rows.num_rows else rows.take(live)
+        self.recorder.note(stage.name, [states.ids[row] for row in live])
+        self._wake(stage)
+        started = time.perf_counter()
+        measured, errors = _run(stage, at_work)
+        seconds = (time.perf_counter() - started) / len(live)
+        self.recorder.passed[stage.name] += len(live)
+        measured_at = {row: k for k, row in enumerate(live) if k not in errors}
+        for name, values in measured.items():
+            rows = with_column(rows, name, _placed(rows, name, values, measured_at))
+        for k, error in errors.items():
+            states.fail(live[k], stage.name, type(error).__name__, _describe(error))
+        states.add_timing(live, stage.name, seconds)
+        return rows
+
     def _wake(self, stage: Stage) -> None:
         """Load the stage's models: rows that are rejected, or have its column already, never need them."""
         if node := self._asleep.pop(stage.name, None):
             _started(node, lambda: stage.setup(node.weights))
             _limit_threads()
 
-    def _batch(self, rows: pa.Table, fates: Mapping[str, Fate]) -> pa.Table:
-        rows = _set_aside(_begun(rows, fates), IDENTITY, fates)
-        if self.spec.prepare:
-            self.recorder.note(IDENTITY, [*_ids(rows)])
-            rows = self.spec.prepare(rows)
-            self.recorder.passed[IDENTITY] += rows.num_rows
-        due = self._due(rows)
-        for stage in self.stages:
-            rows = _set_aside(rows, stage.name, fates)
-            if stage.name in due:
-                rows = self._measure(stage, rows)
-            rows = self._judge(stage.column, rows)
-        return _conform(rows, self.spec.carried)
-
-    def _due(self, rows: pa.Table) -> set[str]:
-        """Stages to run: those whose column some kept row lacks, and the makers of working columns they read."""
-        kept = self._live(rows)
-        due: set[str] = set()
-        needed: set[str] = set(self.spec.carried.names)
-        for stage in reversed(self.stages):
-            absent = stage.column not in rows.column_names or any(not rows[stage.column][i].is_valid for i in kept)
-            if absent or needed & set(stage.working):
-                due.add(stage.name)
-                needed |= {*stage.reads, *stage.reads_if_present}
-        return due
-
-    def _live(self, rows: pa.Table) -> list[int]:
-        """Rows that stages run on."""
-        facts = enumerate(zip(_ids(rows), _statuses(rows), strict=True))
-        return [i for i, (row_id, status) in facts if status == "kept" and row_id not in self.spec.untouched]
-
-    def _measure(self, stage: Stage, rows: pa.Table) -> pa.Table:
-        live = self._live(rows)
-        if not live:
-            return rows
-        at_work = rows if len(live) == rows.num_rows else rows.take(live)
-        self.recorder.note(stage.name, [*_ids(at_work)])
-        self._wake(stage)
-        started = time.perf_counter()
-        measured, errors = _run(stage, at_work)
-        seconds = (time.perf_counter() - started) / len(live)
-        self.recorder.passed[stage.name] += len(live)
-        measured_at = {i: k for k, i in enumerate(live) if k not in errors}
-        for name, values in measured.items():
-            rows = _with_column(rows, name, _placed(rows, name, values, measured_at))
-        rows = _fail(rows, stage, {live[i]: error for i, error in errors.items()})
-        return _add_timing(rows, stage.name, live, seconds)
-
-    def _judge(self, column: str, rows: pa.Table) -> pa.Table:
-        gates = [gate for gate in self.spec.gates if gate.column == column]
-        if not gates or column not in rows.column_names:
-            return rows
-        verdicts = rows["verdict"].to_pylist()
-        for row_id, verdict, value in zip(_ids(rows), verdicts, rows[column].to_pylist(), strict=True):
-            if row_id not in self.spec.spared:
-                judge(verdict, value, gates)
-        return _with_column(rows, "verdict", pa.array(verdicts, columns.VERDICT))
+    def _judge(self, column: str, rows: pa.Table, states: RowStates) -> None:
+        """Filter every kept row by the first threshold on this column that rejects it."""
+        if column not in rows.column_names:
+            return
+        for gate in self.spec.gates:
+            if gate.column == column:
+                for row in np.flatnonzero(gate.rejected(rows[column])).tolist():
+                    if states.is_kept(row) and states.ids[row] not in self.spec.spared:
+                        states.verdicts[row] |= gate.verdict(rows[column][row].as_py())
 
 
 def _started(node: Node, start: Callable[[], Any]) -> Any:
@@ -171,37 +193,11 @@ def _started(node: Node, start: Callable[[], Any]) -> Any:
         raise StageCannotStart(f"stage {node.name!r} cannot start: {_describe(error)}") from error
 
 
-def _begun(rows: pa.Table, fates: Mapping[str, Fate]) -> pa.Table:
-    """Count the attempt."""
-    verdicts = rows["verdict"].to_pylist()
-    for verdict, row_id in zip(verdicts, _ids(rows), strict=True):
-        if verdict["status"] == "kept":
-            verdict["attempts"] = fates[row_id].attempts if row_id in fates else 1
-    return _with_column(rows, "verdict", pa.array(verdicts, columns.VERDICT))
-
-
-def _set_aside(rows: pa.Table, stage: str, fates: Mapping[str, Fate]) -> pa.Table:
-    """Fail those rows that have killed too many workers in this stage, with every column they have so far."""
-    if not any(fate.stage == stage for fate in fates.values()):
-        return rows
-    verdicts = rows["verdict"].to_pylist()
-    for verdict, row_id in zip(verdicts, _ids(rows), strict=True):
-        fate = fates.get(row_id)
-        if fate and fate.stage == stage and verdict["status"] == "kept":
-            verdict |= {"status": "failed", "stage": stage, "reason": "WorkerDied", "message": fate.message}
-    return _with_column(rows, "verdict", pa.array(verdicts, columns.VERDICT))
-
-
-def judge(verdict: dict[str, Any], value: dict[str, Any] | None, gates: Sequence[Gate]) -> None:
-    """Filter a kept verdict, in place, by the first gate that rejects the column's value."""
-    for gate in gates:
-        if verdict["status"] == "kept" and value is not None and gate.rejects(value):
-            verdict |= {
-                "status": "filtered",
-                "stage": gate.column,
-                "reason": gate.reason,
-                "message": gate.message(value),
-            }
+def _is_lacking(rows: pa.Table, column: str, live: Sequence[int]) -> bool:
+    """Whether one of these rows has no value of a column."""
+    if column not in rows.column_names:
+        return True
+    return bool(rows[column].null_count) and not all(rows[column].is_valid().to_numpy()[live])
 
 
 def _limit_threads() -> None:
@@ -229,20 +225,6 @@ def _cast(stage: Stage, values: dict[str, Any]) -> dict[str, pa.Array]:
     return {name: pa.array(values[name], type) for name, type in types.items()}
 
 
-def _fail(rows: pa.Table, stage: Stage, errors: dict[int, BaseException]) -> pa.Table:
-    if not errors:
-        return rows
-    verdicts = rows["verdict"].to_pylist()
-    for i, error in errors.items():
-        verdicts[i] |= {
-            "status": "failed",
-            "stage": stage.name,
-            "reason": type(error).__name__,
-            "message": _describe(error),
-        }
-    return _with_column(rows, "verdict", pa.array(verdicts, columns.VERDICT))
-
-
 def _describe(error: BaseException) -> str:
     """The message; for an error nobody foresaw also where it was raised."""
     message = str(error) or repr(error)
@@ -260,19 +242,6 @@ def _placed(rows: pa.Table, name: str, values: pa.Array, measured_at: Mapping[in
     return pa.concat_arrays([values, brought.cast(values.type)]).take(pa.array(places, pa.int64()))
 
 
-def _add_timing(rows: pa.Table, stage: str, live: list[int], seconds: float) -> pa.Table:
-    timings = rows["timing"].to_pylist() if "timing" in rows.column_names else [[] for _ in range(rows.num_rows)]
-    for i in live:
-        timings[i] = [*(timings[i] or []), {"stage": stage, "seconds": seconds}]
-    return _with_column(rows, "timing", pa.array(timings, columns.TIMING))
-
-
-def _with_column(rows: pa.Table, name: str, values: pa.Array) -> pa.Table:
-    if name in rows.column_names:
-        return rows.set_column(rows.column_names.index(name), name, values)
-    return rows.append_column(name, values)
-
-
 def _conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     """Exactly the declared columns, in order; those that no row has become null."""
     arrays = [
@@ -282,17 +251,9 @@ def _conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(arrays, schema=schema)
 
 
-def _ids(rows: pa.Table) -> Iterator[str]:
-    return iter(rows["row_id"].to_pylist())
-
-
-def _statuses(rows: pa.Table) -> list[str]:
-    return [verdict["status"] for verdict in rows["verdict"].to_pylist()]
-
-
 def _report(finished: pa.Table, passed: Mapping[str, int]) -> Report:
     """Counted here and not by the driver, whose time is dear."""
-    status = Counter(_statuses(finished))
+    status = Counter(pc.struct_field(finished["verdict"], "status").to_pylist())
     durations = pc.struct_field(finished["audio"], "duration_s") if "audio" in finished.column_names else None
     audio_s = pc.sum(durations).as_py() if durations is not None else None
     return Report(passed, dict(status), audio_s or 0.0)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.errors import DataProblem
+from pipeline.execution.fate import Fate
 from pipeline.execution.postmortem import Death
 
 # A song in a thousand may hold bytes that crash a decoder. That three different ones in a row do, and none gets by, is
@@ -18,21 +19,6 @@ _log = logging.getLogger(__name__)
 
 class StageKillsWorkers(DataProblem):
     """A stage kills its worker whatever song it is given; the run stops and leaves these rows undone."""
-
-
-@dataclass(frozen=True)
-class Fate:
-    """What a row that has killed workers brings along when it sets out again.
-
-    Attributes:
-        attempts: how often it was begun, this time included, or if it is set aside, has been begun.
-        stage: where it is set aside; empty while it may try again.
-        message: why; empty while it may try again.
-    """
-
-    attempts: int
-    stage: str = ""
-    message: str = ""
 
 
 @dataclass

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pyarrow.parquet as pq
 
-from pipeline.planning.gates import Gate, build_gates
+from pipeline.planning.gates import Gate, build_gates, in_judging_order
 from pipeline.planning.plan import Plan
 from schemas.commits import committed_files
 from schemas.dataset import Layout
@@ -22,5 +22,4 @@ def dataset_gates(layout: Layout, files: Iterable[str] | None = None) -> tuple[G
         files = committed_files(layout)
     file = next((name for name in files if not name.startswith("features/")), None)
     types = {field.name: field.type for field in pq.read_schema(layout.root / file)} if file else {}
-    order = list(plan.columns)
-    return tuple(sorted(build_gates(plan.gates, types), key=lambda gate: order.index(gate.column)))
+    return in_judging_order(build_gates(plan.gates, types), plan.columns)

@@ -265,3 +265,43 @@ class Flaky(Stage):
         if Path(self.params.while_there).exists() and self.params.fails_on in track["title"]:
             raise Unlucky("the server is down")
         return self.own(seconds=pcm.duration_s(track["pcm"]))
+
+
+class LettersParams(Params):
+    """Parameters of `Letters`: the letter that it fails on."""
+
+    fails_on: str = "!"
+
+
+class Letters(Stage):
+    """Counts the letters of titles, eight titles at a time, and hands them on backwards; fails on one letter."""
+
+    name = "letters"
+    type = stage_struct(pa.field("count", pa.int32()), pa.field("vowels", pa.float32()))
+    reads = {"title": pa.string()}
+    working = {"backwards": pa.string()}
+    resources = Resources(batch_rows=8)
+    Params = LettersParams
+
+    def process(self, track: Track) -> dict[str, Any]:
+        title = track["title"]
+        if self.params.fails_on in title:
+            raise Unlucky(f"{title}: as configured")
+        vowels = sum(letter in "aeiou" for letter in title) / len(title) if title else None
+        return self.own(count=len(title), vowels=vowels) | {"backwards": title[::-1]}
+
+
+class Echo(Stage):
+    """What `Letters` handed on; fails in a way that nobody foresaw where it begins with a question mark."""
+
+    name = "echo"
+    type = stage_struct(pa.field("text", pa.string()), pa.field("count", pa.int32()))
+    reads = {"backwards": pa.string(), "letters": pa.struct([pa.field("count", pa.int32())])}
+    resources = Resources(batch_rows=8)
+
+    def process(self, track: Track) -> dict[str, Any]:
+        if track["backwards"].startswith("?"):
+            raise ValueError("no echo")
+        if track["backwards"].startswith("^"):
+            raise SystemExit(track["backwards"])
+        return self.own(text=track["backwards"], count=track["letters"]["count"])

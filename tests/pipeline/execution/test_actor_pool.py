@@ -3,7 +3,7 @@ answers come, every row comes out once and those that killed their workers are t
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from random import Random
 from types import SimpleNamespace
@@ -13,14 +13,15 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, ObjectLostError
 
 from pipeline.execution import actor_pool
 from pipeline.execution.actor_pool import ActorPool, stream
+from pipeline.execution.fate import Fate
 from pipeline.execution.flight_recorder import Recording, Station
 from pipeline.execution.operator import Report
 from pipeline.execution.run_counts import RunCounts
-from pipeline.execution.worker_deaths import Fate, StageKillsWorkers
+from pipeline.execution.worker_deaths import StageKillsWorkers
 from schemas import columns
 
 SCHEMA = pa.schema([("row_id", pa.string()), ("uri", pa.string()), ("verdict", columns.VERDICT)])
@@ -69,7 +70,7 @@ def _told(row: dict[str, Any], stage: str, fates: Mapping[str, Fate]) -> bool:
 
 
 @contextmanager
-def played(random: Random, killers: Mapping[str, int], batch: int) -> Iterator[None]:
+def played(random: Random, killers: Mapping[str, int], batch: int) -> Iterator[pytest.MonkeyPatch]:
     """In place of Ray, one whose answers come in any order."""
 
     def get(ref: Ref) -> Any:
@@ -83,14 +84,13 @@ def played(random: Random, killers: Mapping[str, int], batch: int) -> Iterator[N
     def found(stations: Sequence[Station]) -> list[Recording]:
         return [station.path.left for station in stations]  # type: ignore[attr-defined]
 
-    hire = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda: PlayedWorker(killers, batch)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(actor_pool, "Worker", hire)
+        patch.setattr(actor_pool, "Worker", _hiring(lambda: PlayedWorker(killers, batch)))
         patch.setattr(actor_pool, "recordings", found)
         patch.setattr(actor_pool, "_idle", {})
         for name, function in {"get": get, "wait": wait, "kill": id, "is_initialized": lambda: True}.items():
             patch.setattr(actor_pool.ray, name, function)
-        yield
+        yield patch
 
 
 def _blocks(ids: str, per_block: int) -> Iterator[pa.Table]:
@@ -138,3 +138,86 @@ def test_where_nobody_passes_nothing_comes_out(rows, size, random):
     with played(random, dict.fromkeys(ids, 0), 1), pytest.raises(StageKillsWorkers):
         list(stream(_blocks(ids, 1), [ActorPool(0, "s0", (1.0, 0.0), 1, size)], counts, 2))
     assert not counts.done
+
+
+def _pool(number: int = 0, depth: int = 1, size: int = 2) -> ActorPool:
+    return ActorPool(number, f"s{number}", (1.0, 0.0), depth, size)  # type: ignore[arg-type]
+
+
+@given(lost=st.sets(st.sampled_from("abcdef")), random=st.randoms(use_true_random=False))
+def test_what_was_lost_with_its_machine_is_made_again_and_no_row_is_blamed(lost, random):
+    counts, still_lost = RunCounts(), set(lost)
+
+    class Forgetful(PlayedWorker):
+        def _work(self, job, given, fates):
+            report, made = super()._work(job, given, fates)
+            (row_id,) = made.value["row_id"].to_pylist()
+            if job[0] == 1 and row_id in still_lost:
+                still_lost.remove(row_id)
+                return Ref(ObjectLostError("", None, "")), made
+            return report, made
+
+    with played(random, {}, 1) as patch:
+        patch.setattr(actor_pool, "Worker", _hiring(lambda: Forgetful({}, 1)))
+        came = [*stream(_blocks("abcdef", 1), [_pool(0), _pool(1)], counts, 1)]
+    rows = pa.concat_tables(came).to_pylist()
+    assert sorted(row["row_id"] for row in rows) == list("abcdef")
+    assert {(row["verdict"]["status"], row["verdict"]["attempts"]) for row in rows} == {("kept", 1)}
+    assert not still_lost
+
+
+def test_workers_of_which_none_comes_to_life_end_the_pass():
+    started = []
+
+    def stillborn() -> SimpleNamespace:
+        started.append(SimpleNamespace(ready=SimpleNamespace(remote=lambda: Ref(ActorDiedError()))))
+        return started[-1]
+
+    with played(Random(0), {}, 1) as patch:
+        patch.setattr(actor_pool, "Worker", _hiring(stillborn))
+        with pytest.raises(ActorDiedError):
+            list(stream(_blocks("ab", 1), [_pool()], RunCounts(), 3))
+    assert len(started) == 11  # two at once, and one for each of the first nine that ended
+
+
+def test_workers_stay_for_the_next_pass_unless_it_fails_or_wants_others():
+    started, killed = [], []
+
+    def worker() -> PlayedWorker:
+        started.append(PlayedWorker({}, 1))
+        return started[-1]
+
+    with played(Random(0), {}, 1) as patch:
+        patch.setattr(actor_pool, "Worker", _hiring(worker))
+        patch.setattr(actor_pool.ray, "kill", killed.append)
+        for _ in range(2):
+            assert len([*stream(_blocks("abcd", 1), [_pool()], RunCounts(), 3)]) == 4
+        assert (len(started), killed) == (2, [])
+        on_a_gpu = ActorPool(0, "s0", (0.0, 1.0), 1, 1)  # type: ignore[arg-type]
+        assert len([*stream(_blocks("ab", 1), [on_a_gpu], RunCounts(), 3)]) == 2
+        assert killed == started[:2]  # in whose place the other one comes
+        halfway = stream(_blocks("ab", 1), [ActorPool(0, "s0", (0.0, 1.0), 1, 1)], RunCounts(), 3)  # type: ignore[arg-type]
+        next(halfway)
+        halfway.close()
+        assert killed == started
+        assert not any(actor_pool._idle.values())
+
+
+@given(random=st.randoms(use_true_random=False))
+def test_a_pool_pauses_when_enough_blocks_wait_behind_it(random):
+    """What is made and not yet taken up lies in memory: twice as many blocks as the next pool has workers, at most."""
+    slow, waiting = _pool(1, size=1), []
+
+    class Watched(PlayedWorker):
+        def _work(self, job, given, fates):
+            waiting.append(len(slow.waiting))
+            return super()._work(job, given, fates)
+
+    with played(random, {}, 1) as patch:
+        patch.setattr(actor_pool, "Worker", _hiring(lambda: Watched({}, 1)))
+        assert len([*stream(_blocks("abcdefghijkl", 1), [_pool(0, size=2), slow], RunCounts(), 3)]) == 12
+    assert max(waiting) <= 2 * slow.size + 1  # those that were at work when it became full come on top
+
+
+def _hiring(make: Callable[[], Any]) -> SimpleNamespace:
+    return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=make))
