@@ -1,6 +1,6 @@
 """Fixtures shared by all tests: models and real audio, both from the hash-pinned model store."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ from hypothesis import settings
 import training  # noqa: F401 - before anything computes with MKL, which then rounds here as in runs that are compared
 from pipeline.models.store import ModelStore
 from stages.base import Weights
+from tests.support.command import ray_cluster
 from tests.support.long import LONG_TESTS
 
 # The first example pays for imports; how fast code is, benchmarks say.
@@ -35,6 +36,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             item.add_marker(pytest.mark.timeout(3600))
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+@pytest.fixture(scope="session")
+def shared_cluster() -> Iterator[dict[str, str]]:
+    """What to set in the environment so that a command joins this session's Ray cluster: 2 CPUs, and the claim of a GPU.
+
+    For commands that need workers; starting a cluster takes longer than most of them.
+    """
+    with ray_cluster("--num-gpus=1") as settings:
+        yield settings
 
 
 @pytest.fixture(scope="session")

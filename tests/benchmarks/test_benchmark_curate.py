@@ -16,8 +16,8 @@ from pipeline.ingest.manifest import read_manifest
 from pipeline.models.store import ModelStore
 from pipeline.planning.config import build_config
 from pipeline.planning.plan import make_dag
+from tests.support import without_workers
 from tests.support.audio import write
-from tests.support.command import songmill
 from tests.support.tracks import load
 
 STAGES = ["decode", "quality", "fingerprint", "rhythm", "key", "tags", "sections", "caption"]
@@ -34,7 +34,7 @@ def songs(audio: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="module")
 def dataset(songs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("made") / "dataset"
-    songmill("curate", songs, "--out", out, "--stages", ",".join(STAGES))
+    without_workers.curated("curate", songs, "--out", out, "--stages", ",".join(STAGES))
     return out
 
 

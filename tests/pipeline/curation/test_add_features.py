@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,14 @@ import pytest
 from pipeline.dataset.durable import file_digest
 from pipeline.dataset.ledger import Commit, Ledger
 from schemas.dataset import FOOTER_FINGERPRINTS, FOOTER_SCHEMA_VERSION, FOOTER_SHARD_DIGEST, Layout
-from tests.support import tiny_checkpoint
+from tests.support import tiny_checkpoint, without_workers
 from tests.support.audio import noise, write
-from tests.support.command import asked, inspected, kill_when, ray_cluster, songmill
+from tests.support.command import asked, inspected, kill_when
 from tests.support.tracks import load
 
 Audio = Callable[[str, str], Path]
 PREVIEW = ("--add", "preview", "--set=preview.engine=tests.support.toy_stages:Preview")
 SECONDS = {"a": 2.0, "b": 14.0, "c": 5.0, "d": 1.5, "e": 3.0}  # by title
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[dict[str, str]]:
-    with ray_cluster() as settings:
-        yield settings
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +49,8 @@ def made_by(songs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[obje
 
 
 @pytest.fixture(scope="module")
-def dataset(made_by: tuple[object, ...], cluster: dict[str, str]) -> Path:
-    songmill(*made_by, **cluster)
+def dataset(made_by: tuple[object, ...]) -> Path:
+    without_workers.curated(*made_by)
     return Path(str(made_by[3]))
 
 
@@ -89,14 +83,14 @@ def heard(dataset: Path) -> list[str | None]:
 class TestTheLifeOfFeatures:
     """Added, added under a kill, found done, made anew with songs that are gone. The tests run in order."""
 
-    def test_latents_of_a_random_codec_and_ssl_come_with_as_many_frames(self, dataset, songs, codec, cluster):
+    def test_latents_of_a_random_codec_and_ssl_come_with_as_many_frames(self, dataset, songs, codec):
         shards = state(dataset, "shards/*.parquet")
         add = ("curate", "--add", "latents,ssl", dataset, "--set=resources.replicas=1")
         assert "give --set latents.codec=" in asked(*add, code=2)
         assert f"no such file {songs}/music_dcae_f8c8/config.json" in asked(
             *add, f"--set=latents.codec={songs}", code=2
         )
-        songmill(*add, f"--set=latents.codec={codec}", **cluster)
+        without_workers.curated(*add, f"--set=latents.codec={codec}")
         latents = [np.frombuffer(value["data"], "<f2").reshape(-1, 8, 16) for value in column(dataset, "latents")]
         assert [len(frames) for frames in latents] == [21, 150, 53, 16, 32]
         assert [value["frames"] for value in column(dataset, "latents")] == [21, 150, 53, 16, 32]
@@ -105,15 +99,15 @@ class TestTheLifeOfFeatures:
         assert state(dataset, "shards/*.parquet") == shards
         assert "as committed" in asked("verify", dataset)
 
-    def test_killed_and_run_again_it_is_beside_every_shard_and_no_shard_was_touched(self, dataset, cluster):
+    def test_killed_and_run_again_it_is_beside_every_shard_and_no_shard_was_touched(self, dataset):
         before = state(dataset, "shards/*.parquet"), state(dataset, "quarantine/*.parquet")
         plan = (dataset / "_songmill" / "plan.json").read_bytes()
         add = ("curate", dataset, *PREVIEW, "--set=preview.seconds=1", "--set=resources.replicas=1")
-        kill_when(lambda: bool(committed_features(dataset, "preview")), *add, **cluster)
+        kill_when(lambda: bool(committed_features(dataset, "preview")), *add, module=without_workers.__name__)
         early = committed_features(dataset, "preview")
         assert 0 < len(early) < 3
         assert (dataset / "_songmill" / "plan.json").read_bytes() == plan
-        out, _ = songmill(*add, **cluster)
+        out, _ = without_workers.curated(*add)
         assert f"preview of 5 rows ({5 - 2 * len(early)} worked on now, 0 failed)" in out
         assert early.items() <= committed_features(dataset, "preview").items()
         assert heard(dataset) == [f"heard {seconds} s of {title}" for title, seconds in SECONDS.items()]
@@ -147,12 +141,12 @@ class TestTheLifeOfFeatures:
         assert state(dataset, "*/**/*.parquet") == before
         assert "~ column preview: seconds: 1.0 -> 2.0" in asked(*made_by, *added, "--set=preview.seconds=2", code=1)
 
-    def test_made_anew_rows_that_fail_are_null_and_counted(self, dataset, songs, cluster):
+    def test_made_anew_rows_that_fail_are_null_and_counted(self, dataset, songs):
         shards = state(dataset, "shards/*.parquet")
         write(songs / "b.flac", noise(3))
         (songs / "c.flac").unlink()
         failing = ("--set=preview.text=anew", "--set=preview.fails_on=d")
-        out, _ = songmill("curate", dataset, *PREVIEW, *failing, "--json", **cluster)
+        out, _ = without_workers.curated("curate", dataset, *PREVIEW, *failing, "--json")
         told = json.loads(out)
         assert (told["features"], told["rows"], told["worked_on"]) == (["preview"], 5, 5)
         failures = {(f["stage"], f["reason"], f["rows"]) for f in told["failures"]}
@@ -177,7 +171,7 @@ class TestTheLifeOfFeatures:
         path.write_bytes(content)
         record.write_bytes(committed)
 
-    def test_a_feature_that_the_plan_has_and_a_unit_lacks_must_be_added_too(self, dataset, cluster):
+    def test_a_feature_that_the_plan_has_and_a_unit_lacks_must_be_added_too(self, dataset):
         lost = next(dataset.glob("features/preview/*.parquet"))
         content = lost.read_bytes()
         lost.unlink()

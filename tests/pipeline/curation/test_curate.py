@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
@@ -14,18 +14,12 @@ from filelock import FileLock
 from pipeline.dataset.durable import file_digest
 from pipeline.execution.cluster import stderr_on_failure
 from tests.support.audio import noise, silence, tone, write
-from tests.support.command import asked, inspected, kill_when, queried, ray_cluster, songmill
+from tests.support import without_workers
+from tests.support.command import asked, inspected, kill_when, queried, songmill
 from tests.support.tracks import load
 
 Audio = Callable[[str, str], Path]
 SIGNAL_STAGES = "decode,quality,fingerprint,key"
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """What to set to use one cluster for runs with few songs; starting one takes longer than they do."""
-    with ray_cluster() as settings:
-        yield settings
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +69,10 @@ class TestAccounting:
         return folder
 
     @pytest.fixture(scope="class")
-    def dataset(self, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def dataset(self, corpus: Path, tmp_path_factory: pytest.TempPathFactory, shared_cluster: dict[str, str]) -> Path:
         out = tmp_path_factory.mktemp("dataset") / "accounted"
-        said, _ = songmill("curate", corpus, "--out", out, "--stages", SIGNAL_STAGES, "--license", "CC-BY-4.0")
+        command = ("curate", corpus, "--out", out, "--stages", SIGNAL_STAGES, "--license", "CC-BY-4.0")
+        said, _ = songmill(*command, **shared_cluster)
         assert "10 rows = 3 kept + 4 filtered + 3 failed (10 worked on, 0 unchanged)" in said
         return out
 
@@ -160,15 +155,17 @@ class TestTheLifeOfADataset:
     def dataset(self, folder: Path) -> Path:
         return folder / "dataset"
 
-    def test_killed_in_the_scan_and_twice_in_the_curation_it_finishes(self, command, dataset, cluster):
+    def test_killed_in_the_scan_and_twice_in_the_curation_it_finishes(self, command, dataset, shared_cluster):
+        """Once while workers are at work, which then end with the driver."""
         committed: dict[str, tuple[str, int]] = {}
-        moments = ("scan/part-*.parquet", "commits/*.json", "commits/00000[3-9].json")
-        for moment in moments:
-            kill_when(lambda moment=moment: any(dataset.glob(f"_songmill/{moment}")), *command, **cluster)
+        alone = {"module": without_workers.__name__}
+        moments = {"scan/part-*.parquet": alone, "commits/*.json": shared_cluster, "commits/00000[3-9].json": alone}
+        for moment, how in moments.items():
+            kill_when(lambda moment=moment: any(dataset.glob(f"_songmill/{moment}")), *command, **how)
             before, committed = committed, _committed_digests(dataset)
             assert before.items() <= committed.items()
         assert 0 < len(committed) < 8
-        said, _ = songmill(*command, **cluster)
+        said, _ = without_workers.curated(*command)
         rows_done = sum(path.startswith(str(dataset / "shards")) for path in committed)  # a song a shard
         assert f"({8 - rows_done} worked on, {rows_done} unchanged)" in said
         assert committed.items() <= digests(dataset).items()
@@ -177,11 +174,11 @@ class TestTheLifeOfADataset:
         assert queried(dataset, counts) == [{"n": 8, "ids": 8, "uris": 8}]
         assert "as committed" in asked("verify", dataset)
 
-    def test_later_songs_are_added_and_a_later_copy_never_wins(self, clips, songs, command, dataset, cluster):
+    def test_later_songs_are_added_and_a_later_copy_never_wins(self, clips, songs, command, dataset):
         before = digests(dataset)
         shutil.copy(clips / "calm_acoustic_1 2.flac", songs / "a better copy.flac")
         write(songs / "noise.flac", noise(8), metadata={"title": "noise"})
-        said, _ = songmill(*command, **cluster)
+        said, _ = without_workers.curated(*command)
         assert "(2 worked on, 8 unchanged)" in said
         assert before.items() <= digests(dataset).items()
         assert inspected(dataset)["rows"] == {"kept": 9, "filtered": 1, "failed": 0, "total": 10}
@@ -200,9 +197,9 @@ class TestTheLifeOfADataset:
         assert "gate quality.min_loudness_lufs: -45.0 -> -10.0" in err
         assert digests(dataset) == before
 
-    def test_update_judges_anew_without_running_a_stage(self, command, dataset, cluster):
+    def test_update_judges_anew_without_running_a_stage(self, command, dataset):
         before = inspected(dataset)["stages"]
-        said, _ = songmill(*command, "--set=length.max_seconds=7", "--update", "--json", **cluster)
+        said, _ = without_workers.curated(*command, "--set=length.max_seconds=7", "--update", "--json")
         assert {key: json.loads(said)[key] for key in ("worked_on", "updated", "unchanged")} == {
             "worked_on": 0,
             "updated": 1,
@@ -213,8 +210,8 @@ class TestTheLifeOfADataset:
         assert row == {"title": "noise", "s": pytest.approx(8, abs=0.01)}
         assert inspected(dataset)["stages"] == before
 
-    def test_update_makes_a_changed_column_anew_and_an_error_costs_one_row(self, command, dataset, cluster):
-        said, _ = songmill(*command, "--set=length.fails_on=happy_electronic_1 2", "--update", **cluster)
+    def test_update_makes_a_changed_column_anew_and_an_error_costs_one_row(self, command, dataset):
+        said, _ = without_workers.curated(*command, "--set=length.fails_on=happy_electronic_1 2", "--update")
         assert "8 kept + 1 filtered + 1 failed (9 worked on, 1 unchanged)" in said  # a copy reaches no stage
         assert inspected(dataset)["rows"] == {"kept": 8, "filtered": 1, "failed": 1, "total": 10}
         (failed,) = queried(dataset, "select title, verdict.* from quarantine where verdict.status = 'failed'")
@@ -222,13 +219,13 @@ class TestTheLifeOfADataset:
         assert "as configured" in failed["message"]
         assert "as committed" in asked("verify", dataset)
 
-    def test_a_stage_that_cannot_start_ends_the_run_with_its_message(self, command, dataset, folder, cluster):
+    def test_a_stage_that_cannot_start_ends_the_run_with_its_message(self, command, dataset, folder):
         config = folder / "broken.yaml"
         config.write_text(
             "stages: {decode: {}, quality: {}, fingerprint: {}, broken: {engine: 'tests.support.toy_stages:Broken'}}"
         )
         before = digests(dataset)
-        _, err = songmill(*command, "--config", config, "--update", code=1, **cluster)
+        _, err = without_workers.curated(*command, "--config", config, "--update", code=1)
         assert "error: stage 'broken' cannot start: no such library" in err
         assert "Traceback" not in err
         assert digests(dataset) == before

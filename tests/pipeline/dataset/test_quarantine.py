@@ -10,8 +10,9 @@ import pytest
 from pipeline.dataset.ledger import Ledger
 from schemas.dataset import Layout
 from tests.pipeline.curation.test_work_units import Dataset, scanned
+from tests.support import without_workers
 from tests.support.audio import write
-from tests.support.command import asked, ray_cluster, songmill
+from tests.support.command import asked
 from tests.support.tracks import load
 
 
@@ -78,16 +79,11 @@ class TestRetry:
     """Through the real command. The tests run in order."""
 
     @pytest.fixture(scope="class")
-    def cluster(self):
-        with ray_cluster() as env:
-            yield env
-
-    @pytest.fixture(scope="class")
     def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return tmp_path_factory.mktemp("retry")
 
     @pytest.fixture(scope="class")
-    def dataset(self, folder: Path, audio, cluster) -> Path:
+    def dataset(self, folder: Path, audio) -> Path:
         songs = folder / "songs"
         songs.mkdir()
         for i, name in enumerate(("happy_electronic_1", "calm_acoustic_1", "energetic_electronic_2")):
@@ -104,8 +100,8 @@ class TestRetry:
         (folder / "run.yaml").write_text(f"stages: {{decode: {{}}, quality: {{}}, length: {length}, flaky: {flaky}}}\n")
         settings = ("--set=resources.rows_per_shard=1", "--set=audio.min_duration_s=2")
         config = folder / "run.yaml"
-        songmill(
-            "curate", songs, "--out", folder / "dataset", "--config", config, "--license", "MIT", *settings, **cluster
+        without_workers.curated(
+            "curate", songs, "--out", folder / "dataset", "--config", config, "--license", "MIT", *settings
         )
         return folder / "dataset"
 
@@ -116,10 +112,10 @@ class TestRetry:
             ("flaky", "Unlucky", 1),
         }
 
-    def test_a_row_is_tried_again_from_the_stage_that_failed_and_no_other_is_touched(self, dataset, folder, cluster):
+    def test_a_row_is_tried_again_from_the_stage_that_failed_and_no_other_is_touched(self, dataset, folder):
         (folder / "down").unlink()
         kept, length = _files(dataset), _seconds(dataset)["length"]
-        out, _ = songmill("quarantine", dataset, "retry", "--stage", "flaky", "--json", **cluster)
+        out, _ = without_workers.curated("quarantine", dataset, "retry", "--stage", "flaky", "--json")
         assert json.loads(out) == {"tried": 1, "failed_now": 1}
         assert kept.items() <= _files(dataset).items()
         rows = json.loads(asked("inspect", dataset, "--json", "--sql", "select title, flaky.seconds s from tracks"))
@@ -127,14 +123,14 @@ class TestRetry:
         assert _seconds(dataset)["length"] == length  # its column was there, so it did not run
         assert "as committed" in asked("verify", dataset)
 
-    def test_a_file_that_could_not_be_read_is_read_again(self, dataset, folder, cluster):
+    def test_a_file_that_could_not_be_read_is_read_again(self, dataset, folder):
         song = folder / "songs" / "happy_electronic_1.flac"
         before = song.stat()
         shutil.copy(folder / "whole.flac", song)
         os.utime(song, ns=(before.st_atime_ns, before.st_mtime_ns))  # as from storage that had failed: nothing changed
-        out, _ = songmill("curate", dataset, "--json", **cluster)
+        out, _ = without_workers.curated("curate", dataset, "--json")
         assert json.loads(out)["rows"]["failed"] == 1
-        songmill("quarantine", dataset, "retry", **cluster)
+        without_workers.curated("quarantine", dataset, "retry")
         assert json.loads(asked("inspect", dataset, "--json"))["rows"]["kept"] == 3
         licences = json.loads(asked("inspect", dataset, "--json", "--sql", "select distinct license from tracks"))
         assert licences == [{"license": "MIT"}]  # the first command's, which the retry was not told

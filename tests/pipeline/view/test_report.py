@@ -30,10 +30,10 @@ from pipeline.pages.thresholds import dataset_gates
 from pipeline.planning.plan import Plan
 from pipeline.view.report import write_report
 from schemas.dataset import Layout
-from tests.support import toy_dataset
+from tests.support import toy_dataset, without_workers
 from tests.support.audio import silence, tone, write
 from tests.support.browser import launched, opened
-from tests.support.command import asked, queried, ray_cluster, songmill
+from tests.support.command import asked, queried
 from tests.support.tracks import load
 
 Audio = Callable[[str, str], Path]
@@ -67,11 +67,10 @@ def songs(audio: Audio, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dataset(songs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Curated, then given previews."""
     out = tmp_path_factory.mktemp("dataset") / "seen"
-    quick = ("--quiet", "--set=resources.replicas=1")
-    with ray_cluster() as cluster:
-        stages = "decode,quality,fingerprint,rhythm,sections"
-        songmill("curate", songs, "--out", out, "--stages", stages, "--license", "CC-BY-4.0", *quick, **cluster)
-        songmill("curate", "--add", "preview", out, f"--set=preview.seconds={PREVIEW_S}", *quick, **cluster)
+    quick = ("--quiet",)
+    stages = "decode,quality,fingerprint,rhythm,sections"
+    without_workers.curated("curate", songs, "--out", out, "--stages", stages, "--license", "CC-BY-4.0", *quick)
+    without_workers.curated("curate", "--add", "preview", out, f"--set=preview.seconds={PREVIEW_S}", *quick)
     return out
 
 
