@@ -2,10 +2,8 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,10 +22,9 @@ from stages import pcm
 from stages.latents import Latents
 from stages.nets.codec import autoencoder as spectrograms
 from stages.nets.codec.codec import AUTOENCODER
-from tests.support import tiny_checkpoint
+from tests.support import plain_workers, tiny_checkpoint
 from tests.support.audio_dataset import write_audio_dataset
-from tests.support.command import asked, environment
-from tests.support.places import ROOT
+from tests.support.command import asked
 from tests.support.tracks import load, measure
 from training.autoencoder.config import AutoencoderTrainConfig
 from training.autoencoder.discriminator import (
@@ -406,20 +403,8 @@ class TestRuns:
         config = _config(dataset, linear_start=True, save_every=3, validate_every=4, threads=1)
         whole = AutoencoderTrainer(config, recordings, tmp_path / "whole")
         whole.train()
-        killed, script = tmp_path / "killed", tmp_path / "run.py"
-        script.write_text(
-            "import os, signal, sys\nfrom pathlib import Path\nfrom pipeline.train.audio import DatasetAudio\n"
-            "from training.autoencoder.config import AutoencoderTrainConfig\n"
-            "from training.autoencoder.trainer import AutoencoderTrainer\n"
-            "config = AutoencoderTrainConfig.model_validate_json(Path(sys.argv[1]).read_text())\n"
-            "def report(figures):\n    if figures['step'] == 7:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
-            "audio = DatasetAudio(config.data.datasets)\n"
-            "AutoencoderTrainer(config, audio, Path(sys.argv[2]), report=report).train()\n"
-        )
-        (tmp_path / "config.json").write_text(config.model_dump_json())
-        command = [sys.executable, script, tmp_path / "config.json", killed]
-        process = subprocess.run(command, env=environment(OMP_NUM_THREADS="2"), cwd=ROOT, timeout=230)
-        assert process.returncode == -signal.SIGKILL
+        killed = tmp_path / "killed"
+        plain_workers.train_until_killed(partial(AutoencoderTrainer, config, DatasetAudio([dataset]), killed), 7)
         assert len(_losses(killed)) == 7
         resumed = AutoencoderTrainer(config, recordings, killed)
         assert resumed.step == 6
@@ -428,13 +413,19 @@ class TestRuns:
         assert not _changed(resumed.model, _copy(whole.model))
         assert not _changed(resumed.gan.discriminator, _copy(whole.gan.discriminator))
 
+    @pytest.fixture(scope="class")
+    def whole(self, dataset: Path, recordings: DatasetAudio, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A run that nobody has stopped, through."""
+        folder = tmp_path_factory.mktemp("runs") / "whole"
+        AutoencoderTrainer(_config(dataset, save_every=100), recordings, folder).train()
+        return folder
+
     @pytest.mark.parametrize("stop", [4, 7])
-    def test_a_run_may_stop_between_phases(self, dataset, recordings, tmp_path, stop) -> None:
+    def test_a_run_may_stop_between_phases(self, dataset, recordings, whole, tmp_path, stop) -> None:
         config = _config(dataset, save_every=100)
-        AutoencoderTrainer(config, recordings, tmp_path / "whole").train()
         AutoencoderTrainer(config.model_copy(update={"steps": stop}), recordings, tmp_path / "halved").train()
         AutoencoderTrainer(config, recordings, tmp_path / "halved").train()
-        assert _losses(tmp_path / "halved") == _losses(tmp_path / "whole")
+        assert _losses(tmp_path / "halved") == _losses(whole)
 
     def test_songs_cannot_all_be_held_out(self, dataset: Path, recordings: DatasetAudio, tmp_path: Path) -> None:
         config = _config(dataset, data={"datasets": [dataset], "validation_share": 0.999})

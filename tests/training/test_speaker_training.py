@@ -3,10 +3,8 @@
 import json
 import math
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +33,8 @@ from stages.nets.omni_scale import LiteConvolution, OmniScaleBlock, SpeakerEncod
 from stages.signal.voice_activity import RATE_HZ, voiced_segments
 from stages.speaker_songmill import SpeakerSongmill
 from tests.support import audio as signals
-from tests.support.command import asked, environment
-from tests.support.places import ROOT
+from tests.support import plain_workers
+from tests.support.command import asked
 from tests.support.tracks import load, measure
 from training.run.optimizer import OptimizerConfig
 from training.run.run_folder import RunFolder, RunProblem
@@ -319,18 +317,7 @@ class TestARun:
         config = _config(steps=12, save_every=4, threads=1)
         SpeakerTrainer(config, _begun(run, tmp_path / "whole")).train()
         killed = _begun(run, tmp_path / "killed")
-        script = tmp_path / "run.py"
-        script.write_text(
-            "import os, signal, sys\nfrom pathlib import Path\nfrom training.speaker.config import SpeakerConfig\n"
-            "from training.speaker.trainer import SpeakerTrainer\n"
-            "config = SpeakerConfig.model_validate_json(Path(sys.argv[1]).read_text())\n"
-            "def report(figures):\n    if figures['step'] == 9:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
-            "SpeakerTrainer(config, Path(sys.argv[2]), report=report).train()\n"
-        )
-        (tmp_path / "config.json").write_text(config.model_dump_json())
-        command = [sys.executable, script, tmp_path / "config.json", killed]
-        process = subprocess.run(command, env=environment(OMP_NUM_THREADS="2"), cwd=ROOT, timeout=230)
-        assert process.returncode == -signal.SIGKILL
+        plain_workers.train_until_killed(partial(SpeakerTrainer, config, killed), 9)
         assert len(_losses(killed)) == 9
         resumed = SpeakerTrainer(config, killed)
         assert resumed.step == 8

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -61,8 +62,9 @@ def training_flops(config: Mapping[str, Any], batch: Batch) -> int:
     )
 
 
+@cache
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s that MFU is a share of: the card's of its data sheet, in bf16; else the machine's own, measured."""
+    """FLOP/s that MFU is a share of: the card's of its data sheet, in bf16; else the machine's own, measured once."""
     stated = card_peak(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     return stated or matmul_peak(device, dtype)
 

@@ -36,9 +36,11 @@ MARKER = "=-=-="
 RUN = """
 import json, sys
 from pipeline.cli import app
+from tests.support.without_workers import in_this_process
 for arguments in json.loads(sys.stdin.readline()):
     try:
-        app(arguments)
+        with in_this_process():
+            app(arguments)
     except SystemExit as ended:
         sys.stdout.flush()
         sys.stderr.flush()

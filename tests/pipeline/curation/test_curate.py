@@ -13,8 +13,8 @@ from filelock import FileLock
 
 from pipeline.dataset.durable import file_digest
 from pipeline.execution.cluster import stderr_on_failure
-from tests.support.audio import noise, silence, tone, write
 from tests.support import without_workers
+from tests.support.audio import noise, silence, tone, write
 from tests.support.command import asked, inspected, kill_when, queried, songmill
 from tests.support.tracks import load
 

@@ -22,7 +22,6 @@ from schemas.config import ResourceConfig
 from stages.lyric_tokens import load_vocabulary
 from tests.support import plain_workers, tiny_checkpoint
 from tests.support.command import asked
-from tests.support.long import long
 from tests.support.toy_dataset import write_dataset
 from training.checkpoints.lora import Lora, load_loras
 from training.checkpoints.released_layout import load_transformer
@@ -335,7 +334,8 @@ def test_what_is_reckoned_is_what_a_step_takes_on_a_cpu(dataset):
     assert reckoned.activations + gradients == pytest.approx(peak, rel=0.1)
 
 
-@pytest.mark.parametrize("one_dies", [False, pytest.param(True, marks=long)])
+@pytest.mark.parametrize("one_dies", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.ray
 def test_two_workers_end_alike_whether_or_not_one_dies(dataset, settings, tmp_path, one_dies):
     """Killed after a checkpoint, they are started again from it, and do what two processes do that nobody kills."""
     steps = 14 if one_dies else 4

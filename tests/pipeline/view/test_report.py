@@ -32,7 +32,7 @@ from pipeline.view.report import write_report
 from schemas.dataset import Layout
 from tests.support import toy_dataset, without_workers
 from tests.support.audio import silence, tone, write
-from tests.support.browser import launched, opened
+from tests.support.browser import opened
 from tests.support.command import asked, queried
 from tests.support.tracks import load
 
@@ -79,12 +79,6 @@ def report(dataset: Path) -> Path:
     out = dataset.parent / "report.html"
     assert "3 filtered, 2 kept; 6 with sound" in asked("inspect", dataset, "--html", out)
     return out
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as browser:
-        yield browser
 
 
 @pytest.fixture

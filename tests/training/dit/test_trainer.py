@@ -1,10 +1,8 @@
 """Training runs: what a step is, exact resume, failures that leave the run as it was."""
 
 import json
-import signal
-import subprocess
-import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,8 +11,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.support import plain_workers
-from tests.support.command import environment
-from tests.support.places import ROOT
 from tests.support.toy_dataset import VOCABULARY_SIZE, write_dataset
 from training.data import DataConfig
 from training.data.errors import DatasetProblem
@@ -48,7 +44,7 @@ def _config(dataset: Path, **changes) -> TrainConfig:
         "steps": 8,
         "log_every": 1,
         "validate_every": 0,
-        "save_every": 2,
+        "save_every": 8,  # saving takes as long as four steps
     }
     return TrainConfig(**(settings | changes))
 
@@ -72,16 +68,22 @@ def test_training_lowers_the_loss_of_songs_held_out(dataset, tmp_path):
     assert losses[0] > losses[1] > losses[2]
 
 
+@pytest.fixture(scope="module")
+def whole(dataset, tmp_path_factory) -> Trainer:
+    """A run that nobody has stopped, through."""
+    trainer = Trainer(_config(dataset, ema=0.9, accumulation=2), tmp_path_factory.mktemp("runs") / "whole")
+    trainer.train()
+    return trainer
+
+
 @pytest.mark.parametrize("stop", [2, 6])
-def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(dataset, tmp_path, stop):
-    config = _config(dataset, ema=0.9, accumulation=2)
-    whole = Trainer(config, tmp_path / "whole")
-    whole.train()
+def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(dataset, whole, tmp_path, stop):
+    config = whole.config
     Trainer(config.model_copy(update={"steps": stop}), tmp_path / "stopped").train()
     resumed = Trainer(config, tmp_path / "stopped")
     assert resumed.step == stop
     resumed.train()
-    assert _losses(tmp_path / "stopped") == _losses(tmp_path / "whole")
+    assert _losses(tmp_path / "stopped") == _losses(whole.folder.root)
     assert all(torch.equal(weight, _weights(whole)[name]) for name, weight in _weights(resumed).items())
     assert all(torch.equal(weight, whole.average.weights[name]) for name, weight in resumed.average.weights.items())
     assert resumed.stream.state_dict() == whole.stream.state_dict()
@@ -89,22 +91,11 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(dataset, tmp_path, stop
 
 def test_a_run_that_was_killed_takes_the_same_steps(dataset, tmp_path):
     """SIGKILL after a checkpoint; the figures beyond it are taken back and computed again."""
-    config = _config(dataset, steps=16, save_every=3, threads=1)
+    config = _config(dataset, steps=10, save_every=3, threads=1)
     Trainer(config, tmp_path / "whole").train()
 
     killed = tmp_path / "killed"
-    script = tmp_path / "run.py"
-    script.write_text(
-        "import os, signal, sys\nfrom pathlib import Path\nfrom training.dit.config import TrainConfig\n"
-        "from training.dit.trainer import Trainer\n"
-        "def report(figures):\n    if figures['step'] == 8:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "config = TrainConfig.model_validate_json(Path(sys.argv[1]).read_text())\n"
-        "Trainer(config, Path(sys.argv[2]), report=report).train()\n"
-    )
-    (tmp_path / "config.json").write_text(config.model_dump_json())
-    command = [sys.executable, script, tmp_path / "config.json", killed]
-    process = subprocess.run(command, env=environment(OMP_NUM_THREADS="2"), cwd=ROOT, timeout=230)
-    assert process.returncode == -signal.SIGKILL
+    plain_workers.train_until_killed(partial(Trainer, config, killed), 8)
     assert len(_losses(killed)) == 8
 
     resumed = Trainer(config, killed)

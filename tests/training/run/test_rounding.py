@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.long import long
 from tests.support.toy_dataset import VOCABULARY_SIZE, write_dataset
 from training.data import DataConfig
 from training.dit.config import TrainConfig
@@ -116,7 +115,7 @@ def test_where_operands_lie_changes_no_bit_of_a_product():
             assert torch.equal(shifted @ shifted[0], matrix @ matrix[0]), (rows, columns, start)
 
 
-@long
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_fifty_processes_on_a_busy_machine_take_the_same_steps(config, tmp_path, threads):
     """Each with other things in its memory, and more at work beside them than there are cores."""
