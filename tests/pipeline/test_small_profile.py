@@ -35,7 +35,7 @@ PROMISE = Promise(
 )
 
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]  # the first test pays for all of it
+pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def start(*arguments: object, module: str = "pipeline.cli", **env: str) -> subpr
 def songmill(*arguments: object, code: int = 0, **env: str) -> tuple[str, str]:
     """Run `songmill ARGUMENTS` to its end; its stdout and stderr. Fails unless it exits with `code`."""
     process = start(*arguments, **env)
-    out, err = process.communicate(timeout=230)
+    out, err = process.communicate(timeout=840)
     assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
     return out, err
 
@@ -97,7 +97,7 @@ def _address(process: subprocess.Popen[str]) -> str:
 def kill_when(ready: Callable[[], bool], *arguments: object, module: str = "pipeline.cli", **env: str) -> None:
     """Run `songmill ARGUMENTS` and kill it and its children as soon as `ready` says so."""
     process = start(*arguments, module=module, **env)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not ready():
         assert process.poll() is None, f"it ended before it could be killed: {process.communicate()}"
         assert time.monotonic() < deadline

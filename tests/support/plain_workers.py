@@ -43,7 +43,7 @@ def train_until_killed(begin: Callable[..., Run], step: int) -> None:
         step: the last one that is reported.
     """
     process = _started(_die_at, begin, step)
-    process.join(timeout=230)
+    process.join(timeout=840)
     assert process.exitcode == -signal.SIGKILL
 
 

@@ -93,7 +93,7 @@ def on_a_terminal(*commands: Sequence[object]) -> list[tuple[int, str]]:
     reading = Thread(target=_read, args=(terminal, seen), daemon=True)
     reading.start()
     try:
-        process.communicate(json.dumps([[str(part) for part in command] for command in commands]).encode() + b"\n", 230)
+        process.communicate(json.dumps([[str(part) for part in command] for command in commands]).encode() + b"\n", 840)
     finally:
         process.kill()
         os.close(terminal)

@@ -52,15 +52,15 @@ def stopped(songs: Path, dataset: Path, number: int, ready: Callable[[psutil.Pro
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored, if the tests run in the background
     )
     there = psutil.Process(process.pid)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while not ready(there):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
     children = there.children(recursive=True)
     os.killpg(process.pid, number)
-    _, err = process.communicate(timeout=60)
-    _, left = psutil.wait_procs(children, timeout=10)
+    _, err = process.communicate(timeout=240)
+    _, left = psutil.wait_procs(children, timeout=120)
     assert not left
     return process.returncode, err
 

@@ -53,7 +53,7 @@ def address(curated: Layout, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         assert private.stat().st_mode & 0o077 == 0
         yield served
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=240)
         assert (process.returncode, out) == (0, ""), err
         assert err == f"reading 2 files into the index in {private}, which later starts open ...\n"
         assert len([*private.glob("*.duckdb")]) == 1

@@ -48,7 +48,7 @@ def address(checkpoint: Path) -> Iterator[str]:
         folder = Path(os.environ["GRADIO_TEMP_DIR"])
         assert folder.stat().st_mode & 0o077 == 0  # songs are their user's own
         ended.set()
-        running.join(timeout=30)
+        running.join(timeout=240)
         assert not folder.exists()
 
 
