@@ -16,8 +16,8 @@ from pipeline.ingest.manifest import read_manifest
 from pipeline.models.store import ModelStore
 from pipeline.planning.config import build_config
 from pipeline.planning.plan import make_dag
+from tests.support import without_workers
 from tests.support.audio import write
-from tests.support.command import songmill
 from tests.support.tracks import load
 
 STAGES = ["decode", "quality", "fingerprint", "rhythm", "key", "tags", "sections", "caption"]
@@ -32,16 +32,16 @@ def songs(audio: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="module")
-def dataset(songs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def curated(songs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("made") / "dataset"
-    songmill("curate", songs, "--out", out, "--stages", ",".join(STAGES))
+    without_workers.curated("curate", songs, "--out", out, "--stages", ",".join(STAGES))
     return out
 
 
-def test_the_loop_makes_the_columns_that_the_command_makes(songs: Path, dataset: Path):
-    config = build_config(input=str(songs), output=dataset, only=STAGES)
+def test_the_loop_makes_the_columns_that_the_command_makes(songs: Path, curated: Path):
+    config = build_config(input=str(songs), output=curated, only=STAGES)
     loop, rows = run(make_dag(config, ModelStore()), read_manifest(config.input.path))
-    made = {row["uri"]: row for row in pq.read_table(dataset / "shards").to_pylist()}
+    made = {row["uri"]: row for row in pq.read_table(curated / "shards").to_pylist()}
     assert len(rows) == len(made) == 2
     for row in rows:
         stored = made[row["uri"]]
@@ -51,8 +51,8 @@ def test_the_loop_makes_the_columns_that_the_command_makes(songs: Path, dataset:
     assert set(loop.stage_s) == set(loop.setup_s) == set(STAGES)
 
 
-def test_columns_share_out_the_bytes_of_a_shard(dataset: Path):
-    (shard,) = (dataset / "shards").glob("*.parquet")
+def test_columns_share_out_the_bytes_of_a_shard(curated: Path):
+    (shard,) = (curated / "shards").glob("*.parquet")
     sizes = column_bytes([shard])
     assert set(sizes) == set(pq.read_schema(shard).names)
     assert 0 < sum(sizes.values()) < shard.stat().st_size

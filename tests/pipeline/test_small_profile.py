@@ -20,7 +20,7 @@ from pipeline.models.store import ModelStore
 from schemas import columns
 from schemas.dataset import FOOTER_SHARD_DIGEST, Layout
 from tests.support.audio import write
-from tests.support.command import asked, cold_caches, queried, songmill
+from tests.support.command import asked, queried, songmill
 from tests.support.tracks import load
 
 PROMISE = Promise(
@@ -35,7 +35,7 @@ PROMISE = Promise(
 )
 
 
-pytestmark = pytest.mark.timeout(600)  # the first test pays for all of it, on cold caches
+pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +56,11 @@ def story(audio: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFa
 
 
 def told(demo: Demo) -> str:
-    """What the demo tells; workers start as on a machine where nothing has run before."""
+    """What the demo tells; one worker has all the models in memory, which two would load twice."""
 
     def run(command: Sequence[str]) -> int:
         if command[0] == "curate":  # it starts a cluster
-            songmill(*command, **cold_caches(demo.dataset.parent / "caches"))
+            songmill(*command, "--set", "resources.replicas=1")
         else:
             asked(*command)
         return 0
@@ -71,13 +71,13 @@ def told(demo: Demo) -> str:
 
 
 @pytest.fixture(scope="module")
-def dataset(story: tuple[Demo, str]) -> Layout:
+def demo_dataset(story: tuple[Demo, str]) -> Layout:
     return Layout(story[0].dataset)
 
 
 @pytest.fixture(scope="module")
-def songs(dataset: Layout) -> dict[str, dict]:
-    rows = [row for path in dataset.shards.iterdir() for row in pq.read_table(path).to_pylist()]
+def songs(demo_dataset: Layout) -> dict[str, dict]:
+    rows = [row for path in demo_dataset.shards.iterdir() for row in pq.read_table(path).to_pylist()]
     return {Path(row["uri"]).stem: row for row in rows}
 
 
@@ -103,8 +103,8 @@ def test_both_songs_have_every_column_and_every_figure_says_what_made_it(songs):
         assert row["flags"] == ["license_unknown"]
 
 
-def test_the_fixed_names_have_their_types(dataset: Layout):
-    schema = pq.read_schema(next(dataset.shards.iterdir()))
+def test_the_fixed_names_have_their_types(demo_dataset: Layout):
+    schema = pq.read_schema(next(demo_dataset.shards.iterdir()))
     for name in ("audio", "quality", "events", "vocals", "transcript", "phonemes", "lyrics", "rhythm", "key", "tags"):
         assert schema.field(name).type == getattr(columns, name.upper())
     assert schema.field("rhythm").type.field("bpm").metadata == {b"unit": b"beats/min"}
@@ -132,35 +132,35 @@ def test_the_instrumental_has_no_words_and_no_singer(songs):
     assert played["rhythm"]["bpm"] == pytest.approx(123, rel=0.01)
 
 
-def test_features_lie_beside_the_shard_row_by_row(dataset: Layout):
-    record = next(json.loads(path.read_text()) for path in dataset.commits.iterdir())
+def test_features_lie_beside_the_shard_row_by_row(demo_dataset: Layout):
+    record = next(json.loads(path.read_text()) for path in demo_dataset.commits.iterdir())
     for name in ("latents", "ssl", "text_embedding"):
-        for path in dataset.features(name).iterdir():
-            shard = dataset.shards / path.name
+        for path in demo_dataset.features(name).iterdir():
+            shard = demo_dataset.shards / path.name
             footer = pq.read_metadata(path).metadata
             assert footer[FOOTER_SHARD_DIGEST].decode() == record["files"][f"shards/{path.name}"]
             assert pq.read_table(path)["row_id"] == pq.read_table(shard)["row_id"]
-    states = pq.read_table(dataset.features("ssl"))["ssl"].to_pylist()
+    states = pq.read_table(demo_dataset.features("ssl"))["ssl"].to_pylist()
     for row in states:
         encoder = row["whisper_base"]
         assert len(encoder["data"]) == encoder["frames"] * encoder["dim"]
         assert len(encoder["scales"]) == 2 * encoder["frames"]
-    variants = pq.read_table(dataset.features("text_embedding"))["text_embedding"].to_pylist()
+    variants = pq.read_table(demo_dataset.features("text_embedding"))["text_embedding"].to_pylist()
     assert all(len(item["data"]) == 2 * item["tokens"] * item["dim"] for row in variants for item in row)
 
 
-def test_the_folder_is_a_dataset_as_it_is(dataset: Layout, tmp_path: Path):
-    tracks = load_dataset(str(dataset.root), split="train", cache_dir=str(tmp_path))
+def test_the_folder_is_a_dataset_as_it_is(demo_dataset: Layout, tmp_path: Path):
+    tracks = load_dataset(str(demo_dataset.root), split="train", cache_dir=str(tmp_path))
     assert sorted(Path(uri).stem for uri in tracks["uri"]) == ["played", "sung"]
-    features = load_dataset(str(dataset.root), "ssl", split="train", cache_dir=str(tmp_path))
+    features = load_dataset(str(demo_dataset.root), "ssl", split="train", cache_dir=str(tmp_path))
     assert features["row_id"] == tracks["row_id"]
-    assert queried(dataset.root, "select max(rhythm.bpm) > 100 as fast from tracks") == [{"fast": True}]
-    assert "as committed" in asked("verify", dataset.root)
+    assert queried(demo_dataset.root, "select max(rhythm.bpm) > 100 as fast from tracks") == [{"fast": True}]
+    assert "as committed" in asked("verify", demo_dataset.root)
 
 
-def test_verify_finds_a_flipped_byte_and_a_lost_file(dataset: Layout, tmp_path: Path):
+def test_verify_finds_a_flipped_byte_and_a_lost_file(demo_dataset: Layout, tmp_path: Path):
     copy = Layout(tmp_path / "copy")
-    shutil.copytree(dataset.root, copy.root)
+    shutil.copytree(demo_dataset.root, copy.root)
     shard = next(copy.shards.iterdir())
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1

@@ -30,9 +30,9 @@ def cold_caches(folder: Path) -> dict[str, str]:
     return {"NUMBA_CACHE_DIR": str(folder / "numba"), "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
 
 
-def start(*arguments: object, **env: str) -> subprocess.Popen[str]:
-    """`songmill ARGUMENTS`, running."""
-    command = [sys.executable, "-m", "pipeline.cli", *map(str, arguments)]
+def start(*arguments: object, module: str = "pipeline.cli", **env: str) -> subprocess.Popen[str]:
+    """`songmill ARGUMENTS`, running; the module is the command line, or one that changes it for a test."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
     return subprocess.Popen(
         command, env=environment(**env), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
     )
@@ -41,7 +41,7 @@ def start(*arguments: object, **env: str) -> subprocess.Popen[str]:
 def songmill(*arguments: object, code: int = 0, **env: str) -> tuple[str, str]:
     """Run `songmill ARGUMENTS` to its end; its stdout and stderr. Fails unless it exits with `code`."""
     process = start(*arguments, **env)
-    out, err = process.communicate(timeout=230)
+    out, err = process.communicate(timeout=840)
     assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
     return out, err
 
@@ -94,10 +94,10 @@ def _address(process: subprocess.Popen[str]) -> str:
     raise AssertionError(said)
 
 
-def kill_when(ready: Callable[[], bool], *arguments: object, **env: str) -> None:
+def kill_when(ready: Callable[[], bool], *arguments: object, module: str = "pipeline.cli", **env: str) -> None:
     """Run `songmill ARGUMENTS` and kill it and its children as soon as `ready` says so."""
-    process = start(*arguments, **env)
-    deadline = time.monotonic() + 120
+    process = start(*arguments, module=module, **env)
+    deadline = time.monotonic() + 600
     while not ready():
         assert process.poll() is None, f"it ended before it could be killed: {process.communicate()}"
         assert time.monotonic() < deadline
@@ -112,9 +112,15 @@ def kill_when(ready: Callable[[], bool], *arguments: object, **env: str) -> None
 
 def asked(*arguments: object, code: int = 0) -> str:
     """`songmill ARGUMENTS` in this process, for commands that start nothing; its stdout, or what it says on stderr."""
+    out, err = invoked(*arguments, code=code)
+    return err or out
+
+
+def invoked(*arguments: object, code: int = 0) -> tuple[str, str]:
+    """`songmill ARGUMENTS` in this process; its stdout and stderr. Fails unless it exits with `code`."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == code, f"exit {result.exit_code}\n{result.output}\n{result.exception!r}"
-    return result.stderr or result.stdout
+    return result.stdout, result.stderr
 
 
 def inspected(dataset: Path) -> dict[str, Any]:

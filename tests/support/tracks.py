@@ -1,6 +1,7 @@
 """Real recordings as rows, and stages run on one row as the operator runs them."""
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,9 +17,13 @@ StageT = TypeVar("StageT", bound=Stage)
 
 def load(path: Path, seconds: float | None = None, start_s: float = 0.0) -> np.ndarray:
     """A recording, or a part of it, as float32 [2, frames] at 44.1 kHz."""
-    audio = pcm.stereo(decode_file(str(path), {"pcm"}).pcm)
     start = round(start_s * pcm.RATE_HZ)
-    return audio[:, start : None if seconds is None else start + round(seconds * pcm.RATE_HZ)].copy()
+    return _decoded(path)[:, start : None if seconds is None else start + round(seconds * pcm.RATE_HZ)].copy()
+
+
+@lru_cache(maxsize=4)  # three minutes take a second to decode, and tests take several parts of the same few songs
+def _decoded(path: Path) -> np.ndarray:
+    return pcm.stereo(decode_file(str(path), {"pcm"}).pcm)
 
 
 def ready(stage: type[StageT], weights: Callable[..., Mapping[str, Weights]], **params: Any) -> StageT:

@@ -2,10 +2,8 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,10 +22,9 @@ from stages import pcm
 from stages.latents import Latents
 from stages.nets.codec import autoencoder as spectrograms
 from stages.nets.codec.codec import AUTOENCODER
-from tests.support import tiny_checkpoint
+from tests.support import plain_workers, tiny_checkpoint
 from tests.support.audio_dataset import write_audio_dataset
-from tests.support.command import asked, environment
-from tests.support.places import ROOT
+from tests.support.command import asked
 from tests.support.tracks import load, measure
 from training.autoencoder.config import AutoencoderTrainConfig
 from training.autoencoder.crops import CropOrder, spread, whole_frames
@@ -62,13 +59,13 @@ def files(audio: Callable[[str, str], Path]) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def dataset(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def four_songs(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_audio_dataset(tmp_path_factory.mktemp("data") / "songs", files)
 
 
 @pytest.fixture(scope="module")
-def recordings(dataset: Path) -> DatasetAudio:
-    return DatasetAudio([dataset])
+def recordings(four_songs: Path) -> DatasetAudio:
+    return DatasetAudio([four_songs])
 
 
 @pytest.fixture(scope="module")
@@ -122,12 +119,14 @@ class TestAudio:
             length = min(samples.shape[1], expected.shape[1])
             assert np.corrcoef(samples[0, :length], expected[0, :length])[0, 1] > 0.99
 
-    def test_a_track_counts_once_and_conditions_choose(self, dataset: Path, tmp_path: Path, files: list[Path]) -> None:
+    def test_a_track_counts_once_and_conditions_choose(
+        self, four_songs: Path, tmp_path: Path, files: list[Path]
+    ) -> None:
         copied = shutil.copy(files[0], tmp_path / "copy.opus")
-        twice = DatasetAudio([dataset, write_audio_dataset(tmp_path / "more", [Path(copied)])])
+        twice = DatasetAudio([four_songs, write_audio_dataset(tmp_path / "more", [Path(copied)])])
         assert (len(twice.recordings), twice.left_out) == (4, 1)
-        assert twice.fingerprint == DatasetAudio([dataset]).fingerprint
-        calm = DatasetAudio([dataset], "artist = 'calm_acoustic_1'")
+        assert twice.fingerprint == DatasetAudio([four_songs]).fingerprint
+        calm = DatasetAudio([four_songs], "artist = 'calm_acoustic_1'")
         assert (calm.table["artist"].to_pylist(), calm.left_out) == (["calm_acoustic_1"], 3)
         assert calm.fingerprint == fingerprint(calm.recordings) != twice.fingerprint
 
@@ -154,8 +153,8 @@ class TestAudio:
         assert str(file) in str(raised.value)
         assert raised.value.track_id == source.recordings[0].track_id
 
-    def test_songs_beyond_the_memory_are_decoded_again(self, dataset: Path) -> None:
-        source = DatasetAudio([dataset], cache_bytes=1)
+    def test_songs_beyond_the_memory_are_decoded_again(self, four_songs: Path) -> None:
+        source = DatasetAudio([four_songs], cache_bytes=1)
         first = source.read(0)
         assert source.read(0) is first
         source.read(1)
@@ -322,8 +321,10 @@ class TestTheGame:
 
 
 class TestPhases:
-    def test_each_phase_changes_its_parts_alone(self, dataset: Path, recordings: DatasetAudio, tmp_path: Path) -> None:
-        trainer = AutoencoderTrainer(_config(dataset), recordings, tmp_path)
+    def test_each_phase_changes_its_parts_alone(
+        self, four_songs: Path, recordings: DatasetAudio, tmp_path: Path
+    ) -> None:
+        trainer = AutoencoderTrainer(_config(four_songs), recordings, tmp_path)
         expected = {
             "full": lambda name: True,
             "middle": lambda name: name.startswith(
@@ -350,9 +351,9 @@ class TestPhases:
             assert bool(_changed(trainer.gan.discriminator, judge)) == (phase == "head")
         assert figures["adversarial_weight"] > 0
 
-    def test_without_weight_there_is_no_game(self, dataset: Path, recordings: DatasetAudio, tmp_path: Path) -> None:
+    def test_without_weight_there_is_no_game(self, four_songs: Path, recordings: DatasetAudio, tmp_path: Path) -> None:
         none = {"full": {}, "middle": {}, "adversarial": {"weight": 0, "channels": 4}}
-        trainer = AutoencoderTrainer(_config(dataset, **none), recordings, tmp_path)
+        trainer = AutoencoderTrainer(_config(four_songs, **none), recordings, tmp_path)
         before = _copy(trainer.gan.discriminator)
         assert "adversarial" not in trainer.take_step()
         assert not _changed(trainer.gan.discriminator, before)
@@ -368,8 +369,8 @@ class TestPhases:
             assert sum(weight.numel() for weight in model.parameters() if weight.requires_grad) == shares[-1]
         assert shares[0] > shares[1] > shares[2] > 0
 
-    def test_steps_fall_into_their_phases(self, dataset: Path) -> None:
-        config = _config(dataset, middle={})
+    def test_steps_fall_into_their_phases(self, four_songs: Path) -> None:
+        config = _config(four_songs, middle={})
         assert config.steps == 8
         moments = [(moment.name, moment.step) for moment in map(config.moment, (0, 3, 4, 7, 8))]
         assert moments == [("full", 0), ("full", 3), ("head", 0), ("head", 3), ("head", 3)]
@@ -377,18 +378,18 @@ class TestPhases:
 
 class TestRuns:
     def test_music_not_heard_before_is_given_back(
-        self, dataset: Path, recordings: DatasetAudio, tmp_path: Path
+        self, four_songs: Path, recordings: DatasetAudio, tmp_path: Path
     ) -> None:
         phase = {"excerpt_s": 0.8, "batch_size": 4, "optimizer": PRESETS["tiny"]["full"]["optimizer"]}
         pictures: dict[int, Any] = {}
         config = _config(
-            dataset,
+            four_songs,
             linear_start=True,
             full={"steps": 40, **phase},
             middle={},
             head={},
             validate_every=20,
-            data={"datasets": [dataset], "validation_share": 0.3, "validation_s": 2.0},
+            data={"datasets": [four_songs], "validation_share": 0.3, "validation_s": 2.0},
         )
         AutoencoderTrainer(config, recordings, tmp_path, show=pictures.__setitem__).train()
         held = [step for step in RunFolder(tmp_path).figures() if "validation/loss" in step]
@@ -400,26 +401,14 @@ class TestRuns:
         assert {picture.shape for picture in pictures[40].values()} == {(257, 8 * 22)}
 
     def test_a_run_that_was_killed_takes_the_same_steps(
-        self, dataset: Path, recordings: DatasetAudio, tmp_path: Path
+        self, four_songs: Path, recordings: DatasetAudio, tmp_path: Path
     ) -> None:
         """SIGKILL somewhere after a checkpoint, with another phase before it or behind."""
-        config = _config(dataset, linear_start=True, save_every=3, validate_every=4, threads=1)
+        config = _config(four_songs, linear_start=True, save_every=3, validate_every=4, threads=1)
         whole = AutoencoderTrainer(config, recordings, tmp_path / "whole")
         whole.train()
-        killed, script = tmp_path / "killed", tmp_path / "run.py"
-        script.write_text(
-            "import os, signal, sys\nfrom pathlib import Path\nfrom pipeline.train.audio import DatasetAudio\n"
-            "from training.autoencoder.config import AutoencoderTrainConfig\n"
-            "from training.autoencoder.trainer import AutoencoderTrainer\n"
-            "config = AutoencoderTrainConfig.model_validate_json(Path(sys.argv[1]).read_text())\n"
-            "def report(figures):\n    if figures['step'] == 7:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
-            "audio = DatasetAudio(config.data.datasets)\n"
-            "AutoencoderTrainer(config, audio, Path(sys.argv[2]), report=report).train()\n"
-        )
-        (tmp_path / "config.json").write_text(config.model_dump_json())
-        command = [sys.executable, script, tmp_path / "config.json", killed]
-        process = subprocess.run(command, env=environment(OMP_NUM_THREADS="2"), cwd=ROOT, timeout=230)
-        assert process.returncode == -signal.SIGKILL
+        killed = tmp_path / "killed"
+        plain_workers.train_until_killed(partial(AutoencoderTrainer, config, DatasetAudio([four_songs]), killed), 7)
         assert len(_losses(killed)) == 7
         resumed = AutoencoderTrainer(config, recordings, killed)
         assert resumed.step == 6
@@ -428,21 +417,27 @@ class TestRuns:
         assert not _changed(resumed.model, _copy(whole.model))
         assert not _changed(resumed.gan.discriminator, _copy(whole.gan.discriminator))
 
+    @pytest.fixture(scope="class")
+    def whole(self, four_songs: Path, recordings: DatasetAudio, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A run that nobody has stopped, through."""
+        folder = tmp_path_factory.mktemp("runs") / "whole"
+        AutoencoderTrainer(_config(four_songs, save_every=100), recordings, folder).train()
+        return folder
+
     @pytest.mark.parametrize("stop", [4, 7])
-    def test_a_run_may_stop_between_phases(self, dataset, recordings, tmp_path, stop) -> None:
-        config = _config(dataset, save_every=100)
-        AutoencoderTrainer(config, recordings, tmp_path / "whole").train()
+    def test_a_run_may_stop_between_phases(self, four_songs, recordings, whole, tmp_path, stop) -> None:
+        config = _config(four_songs, save_every=100)
         AutoencoderTrainer(config.model_copy(update={"steps": stop}), recordings, tmp_path / "halved").train()
         AutoencoderTrainer(config, recordings, tmp_path / "halved").train()
-        assert _losses(tmp_path / "halved") == _losses(tmp_path / "whole")
+        assert _losses(tmp_path / "halved") == _losses(whole)
 
-    def test_songs_cannot_all_be_held_out(self, dataset: Path, recordings: DatasetAudio, tmp_path: Path) -> None:
-        config = _config(dataset, data={"datasets": [dataset], "validation_share": 0.999})
+    def test_songs_cannot_all_be_held_out(self, four_songs: Path, recordings: DatasetAudio, tmp_path: Path) -> None:
+        config = _config(four_songs, data={"datasets": [four_songs], "validation_share": 0.999})
         with pytest.raises(RunProblem, match="all songs are held out"):
             AutoencoderTrainer(config, recordings, tmp_path)
 
-    def test_a_loss_that_is_not_finite_stops_and_lists_the_tracks(self, dataset, recordings, tmp_path) -> None:
-        trainer = AutoencoderTrainer(_config(dataset), recordings, tmp_path)
+    def test_a_loss_that_is_not_finite_stops_and_lists_the_tracks(self, four_songs, recordings, tmp_path) -> None:
+        trainer = AutoencoderTrainer(_config(four_songs), recordings, tmp_path)
         with torch.no_grad():
             trainer.model.last_layer.fill_(float("nan"))
         with pytest.raises(RunProblem, match="not finite"):
@@ -462,14 +457,14 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _trained(dataset: Path, settings: Path, out: Path, *more: object, code: int = 0) -> str:
     fixed = ("--config", settings, "--device", "cpu", "--quiet")
-    return asked("train", "autoencoder", dataset, "--out", out, *fixed, *more, code=code)
+    return asked("train", "autoencoder", four_songs, "--out", out, *fixed, *more, code=code)
 
 
 class TestTheCommand:
-    def test_a_codec_comes_of_it(self, dataset: Path, settings: Path, files: list[Path], tmp_path: Path) -> None:
+    def test_a_codec_comes_of_it(self, four_songs: Path, settings: Path, files: list[Path], tmp_path: Path) -> None:
         run, codec = tmp_path / "run", tmp_path / "codec"
-        _trained(dataset, settings, run, "--steps", 5)
-        last = json.loads(_trained(dataset, settings, run, "--json"))
+        _trained(four_songs, settings, run, "--steps", 5)
+        last = json.loads(_trained(four_songs, settings, run, "--json"))
         assert last["step"] == 11
         card = (run / "README.md").read_text()
         assert "11 of 11 steps" in card
@@ -499,7 +494,7 @@ class TestTheCommand:
         np.testing.assert_allclose(stored, expected, atol=1e-2, rtol=1e-2)
 
         config = AutoencoderTrainConfig.model_validate_json((run / "config.json").read_text())
-        trained = AutoencoderTrainer(config, DatasetAudio([dataset]), run).model.eval()
+        trained = AutoencoderTrainer(config, DatasetAudio([four_songs]), run).model.eval()
         with torch.no_grad():
             waveform = torch.from_numpy(pcm.stereo(heard)[:, : 32 * 4096].copy())[None]
             spectrogram = StereoMel()(waveform)
@@ -510,11 +505,11 @@ class TestTheCommand:
             torch.testing.assert_close(given_back, trained(spectrogram), atol=1e-3, rtol=1e-3)
         assert "choose a new folder" in asked("train", "export", run, "--out", codec, code=1)
 
-    def test_a_checkpoint_s_codec_keeps_its_latents(self, dataset: Path, settings: Path, tmp_path: Path) -> None:
+    def test_a_checkpoint_s_codec_keeps_its_latents(self, four_songs: Path, settings: Path, tmp_path: Path) -> None:
         """Of a random checkpoint: only the decoder's head is trained, so that the encoder stays what it was."""
         checkpoint = tiny_checkpoint.build(tmp_path / "random")
         alone = ("--set", "model={}", "--set", "linear_start=false", "--set", "full.steps=0", "--set", "middle.steps=0")
-        _trained(dataset, settings, tmp_path / "run", "--checkpoint", checkpoint, *alone)
+        _trained(four_songs, settings, tmp_path / "run", "--checkpoint", checkpoint, *alone)
         voice = ("--vocoder", checkpoint)
         asked("train", "export", tmp_path / "run", "--out", tmp_path / "codec", *voice)
         before, after = load_codec(checkpoint), load_codec(tmp_path / "codec")
@@ -525,8 +520,10 @@ class TestTheCommand:
             "train", "export", tmp_path / "run", "--out", tmp_path / "x", "--average", code=2
         )
 
-    def test_what_cannot_be_trained_on(self, dataset: Path, settings: Path, files: list[Path], tmp_path: Path) -> None:
-        def refused(*more: object, code: int, data: Path = dataset) -> str:
+    def test_what_cannot_be_trained_on(
+        self, four_songs: Path, settings: Path, files: list[Path], tmp_path: Path
+    ) -> None:
+        def refused(*more: object, code: int, data: Path = four_songs) -> str:
             return _trained(data, settings, tmp_path / "run", *more, code=code)
 
         assert "no song is left to train on: none of 4 fits" in refused("--where", "artist = 'nobody'", code=1)
@@ -536,29 +533,29 @@ class TestTheCommand:
         assert "--preset: there is no 8gb; choose from tiny, released" in refused("--preset", "8gb", code=2)
         assert "--set tail: there is no such setting" in refused("--set", "tail.steps=3", code=2)
         assert "did you mean head.steps?" in refused("--set", "head.step=3", code=2)
-        assert "no phase has any steps" in asked("train", "autoencoder", dataset, "--out", tmp_path / "run", code=2)
+        assert "no phase has any steps" in asked("train", "autoencoder", four_songs, "--out", tmp_path / "run", code=2)
         assert "the phases have 11 steps in total" in refused("--steps", 12, code=2)
         assert "model.latent_channels must be 8" in refused("--set", "model.latent_channels=4", code=2)
         assert "--set model:" in refused("--set", "model.no_such=4", code=2)
         assert "leave model, linear_start" in refused("--checkpoint", tmp_path, code=2)
         assert "DATASET is missing" in asked("train", "autoencoder", "--out", tmp_path / "run", code=2)
-        assert "--out is missing" in asked("train", "autoencoder", dataset, code=2)
+        assert "--out is missing" in asked("train", "autoencoder", four_songs, code=2)
 
         file = Path(shutil.copy(files[0], tmp_path / "song.opus"))
         changed = write_audio_dataset(tmp_path / "changed", [file, *files[1:]])
         file.write_bytes(b"something else")
         assert f"{file}: its bytes are not those that were curated" in refused(code=1, data=changed)
 
-    def test_another_run_is_refused_and_what_differs_named(self, dataset, settings, tmp_path) -> None:
-        _trained(dataset, settings, tmp_path, "--steps", 2)
+    def test_another_run_is_refused_and_what_differs_named(self, four_songs, settings, tmp_path) -> None:
+        _trained(four_songs, settings, tmp_path, "--steps", 2)
         assert "head.excerpt_s: 0.4 -> 0.5" in _trained(
-            dataset, settings, tmp_path, "--set", "head.excerpt_s=0.5", code=1
+            four_songs, settings, tmp_path, "--set", "head.excerpt_s=0.5", code=1
         )
 
 
-def test_every_preset_is_one(dataset: Path) -> None:
+def test_every_preset_is_one(four_songs: Path) -> None:
     for name, preset in PRESETS.items():
-        data = {**preset.get("data", {}), "datasets": [dataset]}
+        data = {**preset.get("data", {}), "datasets": [four_songs]}
         config = AutoencoderTrainConfig.model_validate({**preset, "data": data})
         assert config.steps == sum(phase.steps for _, phase in config.phases())
         if name == "released":

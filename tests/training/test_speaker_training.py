@@ -3,10 +3,8 @@
 import json
 import math
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +33,8 @@ from stages.nets.omni_scale import LiteConvolution, OmniScaleBlock, SpeakerEncod
 from stages.signal.voice_activity import RATE_HZ, voiced_segments
 from stages.speaker_songmill import SpeakerSongmill
 from tests.support import audio as signals
-from tests.support.command import asked, environment
-from tests.support.places import ROOT
+from tests.support import plain_workers
+from tests.support.command import asked
 from tests.support.tracks import load, measure
 from training.run.optimizer import OptimizerConfig
 from training.run.run_folder import RunFolder, RunProblem
@@ -319,18 +317,7 @@ class TestARun:
         config = _config(steps=12, save_every=4, threads=1)
         SpeakerTrainer(config, _begun(run, tmp_path / "whole")).train()
         killed = _begun(run, tmp_path / "killed")
-        script = tmp_path / "run.py"
-        script.write_text(
-            "import os, signal, sys\nfrom pathlib import Path\nfrom training.speaker.config import SpeakerConfig\n"
-            "from training.speaker.trainer import SpeakerTrainer\n"
-            "config = SpeakerConfig.model_validate_json(Path(sys.argv[1]).read_text())\n"
-            "def report(figures):\n    if figures['step'] == 9:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
-            "SpeakerTrainer(config, Path(sys.argv[2]), report=report).train()\n"
-        )
-        (tmp_path / "config.json").write_text(config.model_dump_json())
-        command = [sys.executable, script, tmp_path / "config.json", killed]
-        process = subprocess.run(command, env=environment(OMP_NUM_THREADS="2"), cwd=ROOT, timeout=230)
-        assert process.returncode == -signal.SIGKILL
+        plain_workers.train_until_killed(partial(SpeakerTrainer, config, killed), 9)
         assert len(_losses(killed)) == 9
         resumed = SpeakerTrainer(config, killed)
         assert resumed.step == 8
@@ -420,7 +407,7 @@ class TestSegmentsOfASong:
 
 
 @pytest.fixture(scope="module")
-def dataset(weights: Callable, audio: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def seven_voices(weights: Callable, audio: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `songmill curate` makes of six recordings of three voices, one that nobody names, and an instrumental."""
     weights("spleeter-2stems")
     root = tmp_path_factory.mktemp("data") / "songs"
@@ -496,7 +483,7 @@ def _trained(dataset: Path, settings: Path, out: Path, *more: object, code: int 
 
 class TestTheCommand:
     def test_separates_once_trains_resumes_and_exports_an_encoder_for_the_stage(
-        self, dataset: Path, settings: Path, audio: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, seven_voices: Path, settings: Path, audio: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         run, out = tmp_path / "run", tmp_path / "encoder"
         separated: list[str] = []
@@ -509,14 +496,14 @@ class TestTheCommand:
             return separate(self, song)
 
         monkeypatch.setattr(voices_module._Separator, "__call__", counted)
-        said = _trained(dataset, settings, run, "--steps", 2, code=130)
+        said = _trained(seven_voices, settings, run, "--steps", 2, code=130)
         assert "the same command resumes from the last song" in said
-        _trained(dataset, settings, run, "--steps", 2, "--quiet")
+        _trained(seven_voices, settings, run, "--steps", 2, "--quiet")
         assert len(separated) == 8  # the fourth was begun twice; nobody sings in the instrumental
         assert separated[3] == separated[4]
 
         monkeypatch.setattr(voices_module, "DatasetAudio", None)  # a run with a checkpoint needs no song any more
-        last = json.loads(_trained(dataset, settings, run, "--steps", 4, "--quiet", "--json"))
+        last = json.loads(_trained(seven_voices, settings, run, "--steps", 4, "--quiet", "--json"))
         assert last["step"] == 4
         assert 0 <= last["validation/eer"] <= 1
 
@@ -542,8 +529,8 @@ class TestTheCommand:
         assert "is not empty" in asked("train", "export", run, "--out", out, code=1)
         assert "which takes only --step" in asked("train", "export", run, "--out", tmp_path / "x", "--average", code=2)
 
-    def test_a_song_that_fails_costs_a_line(self, dataset: Path, settings: Path, tmp_path: Path) -> None:
-        rows = pq.read_table(Layout(dataset).shard_file(0)).to_pylist()[:5]
+    def test_a_song_that_fails_costs_a_line(self, seven_voices: Path, settings: Path, tmp_path: Path) -> None:
+        rows = pq.read_table(Layout(seven_voices).shard_file(0)).to_pylist()[:5]
         gone = tmp_path / "gone.wav"
         rows[0]["uri"] = str(gone)
         copy = _write(tmp_path / "songs", rows, {"decode": {}, "vocals": {}})
@@ -565,8 +552,8 @@ class TestTheCommand:
         assert "5 songs could not be separated" in told
         assert str(gone) in told
 
-    def test_what_cannot_be_trained_on(self, dataset: Path, settings: Path, tmp_path: Path) -> None:
-        def refused(*more: object, code: int, data: Path = dataset) -> str:
+    def test_what_cannot_be_trained_on(self, seven_voices: Path, settings: Path, tmp_path: Path) -> None:
+        def refused(*more: object, code: int, data: Path = seven_voices) -> str:
             return _trained(data, settings, tmp_path / "run", *more, code=code)
 
         assert "at least two singers are needed" in refused("--where", "artist = 'en'", code=1)
@@ -580,7 +567,9 @@ class TestTheCommand:
         )
         assert "leave 2 rows after 3 stages" in refused("--set", "model.n_mels=20", code=2)
         assert "DATASET is missing" in asked("train", "speaker", "--out", tmp_path / "run", code=2)
-        silent = _write(tmp_path / "silent", pq.read_table(Layout(dataset).shard_file(0)).to_pylist(), {"decode": {}})
+        silent = _write(
+            tmp_path / "silent", pq.read_table(Layout(seven_voices).shard_file(0)).to_pylist(), {"decode": {}}
+        )
         assert "curate it with the stage vocals" in refused(code=1, data=silent)
         assert not (tmp_path / "run" / SEGMENTS / "songs.parquet").exists()
 

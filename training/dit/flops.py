@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -65,6 +66,7 @@ def training_flops(config: Mapping[str, Any], batch: Batch) -> int:
     )
 
 
+@cache
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     """The FLOP/s that MFU is relative to: bf16 from the card's data sheet, else a measured matrix product."""
     stated = card_peak(torch.cuda.get_device_name(device)) if device.type == "cuda" else None

@@ -36,9 +36,11 @@ MARKER = "=-=-="
 RUN = """
 import json, sys
 from pipeline.cli import app
+from tests.support.without_workers import in_this_process
 for arguments in json.loads(sys.stdin.readline()):
     try:
-        app(arguments)
+        with in_this_process():
+            app(arguments)
     except SystemExit as ended:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -91,7 +93,7 @@ def on_a_terminal(*commands: Sequence[object]) -> list[tuple[int, str]]:
     reading = Thread(target=_read, args=(terminal, seen), daemon=True)
     reading.start()
     try:
-        process.communicate(json.dumps([[str(part) for part in command] for command in commands]).encode() + b"\n", 230)
+        process.communicate(json.dumps([[str(part) for part in command] for command in commands]).encode() + b"\n", 840)
     finally:
         process.kill()
         os.close(terminal)

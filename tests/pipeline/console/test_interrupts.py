@@ -11,11 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support import without_workers
 from tests.support.audio import write
 from tests.support.command import environment, inspected, songmill
-from tests.support.long import long
 from tests.support.places import ROOT
 from tests.support.tracks import load
+
+pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +52,15 @@ def stopped(songs: Path, dataset: Path, number: int, ready: Callable[[psutil.Pro
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored, if the tests run in the background
     )
     there = psutil.Process(process.pid)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while not ready(there):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
     children = there.children(recursive=True)
     os.killpg(process.pid, number)
-    _, err = process.communicate(timeout=60)
-    _, left = psutil.wait_procs(children, timeout=10)
+    _, err = process.communicate(timeout=240)
+    _, left = psutil.wait_procs(children, timeout=120)
     assert not left
     return process.returncode, err
 
@@ -73,11 +75,11 @@ def test_ctrl_c_in_the_first_scan(songs: Path, tmp_path: Path):
     assert code == 130
     assert "error: interrupted; run the same command again to continue from what is committed" in err
     assert "Traceback" not in err
-    songmill("curate", dataset, "--quiet")
+    without_workers.curated("curate", dataset, "--quiet")
     assert inspected(dataset)["rows"] == {"kept": 2, "filtered": 0, "failed": 0, "total": 2}
 
 
-@long
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("process", ["gcs_server", "raylet", "python"])
 def test_a_signal_while_ray_starts(songs: Path, tmp_path: Path, process: str, number: int, code: int):
@@ -96,7 +98,7 @@ def test_a_signal_while_ray_starts(songs: Path, tmp_path: Path, process: str, nu
     songmill("curate", tmp_path / "dataset", "--quiet")
 
 
-@long
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_in_the_second_pass(songs: Path, tmp_path: Path, number: int, code: int):
     dataset = tmp_path / "dataset"

@@ -18,6 +18,7 @@ def test_the_version():
     assert asked("--version").strip() == f"songmill {version('songmill')}"
 
 
+@pytest.mark.ray
 def test_a_run_with_v_says_what_is_done_and_the_file_has_every_detail(tmp_path: Path):
     songs, log = tmp_path / "songs", tmp_path / "run.log"
     songs.mkdir()

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
@@ -13,19 +13,13 @@ from filelock import FileLock
 
 from pipeline.execution.cluster import stderr_on_failure
 from schemas.files import file_digest
+from tests.support import without_workers
 from tests.support.audio import noise, silence, tone, write
-from tests.support.command import asked, inspected, kill_when, queried, ray_cluster, songmill
+from tests.support.command import asked, inspected, kill_when, queried, songmill
 from tests.support.tracks import load
 
 Audio = Callable[[str, str], Path]
 SIGNAL_STAGES = "decode,quality,fingerprint,key"
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """What to set to use one cluster for runs with few songs; starting one takes longer than they do."""
-    with ray_cluster() as settings:
-        yield settings
 
 
 @pytest.fixture(scope="module")
@@ -75,21 +69,22 @@ class TestAccounting:
         return folder
 
     @pytest.fixture(scope="class")
-    def dataset(self, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def accounted(self, corpus: Path, tmp_path_factory: pytest.TempPathFactory, shared_cluster: dict[str, str]) -> Path:
         out = tmp_path_factory.mktemp("dataset") / "accounted"
-        said, _ = songmill("curate", corpus, "--out", out, "--stages", SIGNAL_STAGES, "--license", "CC-BY-4.0")
+        command = ("curate", corpus, "--out", out, "--stages", SIGNAL_STAGES, "--license", "CC-BY-4.0")
+        said, _ = songmill(*command, **shared_cluster)
         assert "10 rows = 3 kept + 4 filtered + 3 failed (10 worked on, 0 unchanged)" in said
         return out
 
-    def test_every_row_is_kept_filtered_or_failed(self, corpus: Path, dataset: Path):
-        rows = inspected(dataset)["rows"]
+    def test_every_row_is_kept_filtered_or_failed(self, corpus: Path, accounted: Path):
+        rows = inspected(accounted)["rows"]
         songs = [path for path in corpus.iterdir() if path.suffix != ".txt"]
         assert rows == {"kept": 3, "filtered": 4, "failed": 3, "total": len(songs)}
-        assert "as committed" in asked("verify", dataset)
+        assert "as committed" in asked("verify", accounted)
 
-    def test_each_is_turned_away_by_the_right_stage_for_the_right_reason(self, dataset: Path):
+    def test_each_is_turned_away_by_the_right_stage_for_the_right_reason(self, accounted: Path):
         rows = queried(
-            dataset, "select uri, verdict.status, verdict.stage, verdict.reason, verdict.message from quarantine"
+            accounted, "select uri, verdict.status, verdict.stage, verdict.reason, verdict.message from quarantine"
         )
         verdicts = {Path(row["uri"]).name: (row["status"], row["stage"], row["reason"]) for row in rows}
         copy = next(name for name in verdicts if name in ("song.flac", "song again.flac"))  # the smaller row_id stays
@@ -104,9 +99,9 @@ class TestAccounting:
         }
         assert all(row["message"] for row in rows)
 
-    def test_duplicates_name_the_lossless_copy_and_the_rejected_keep_their_scores(self, dataset: Path):
+    def test_duplicates_name_the_lossless_copy_and_the_rejected_keep_their_scores(self, accounted: Path):
         named = queried(
-            dataset,
+            accounted,
             "select t.uri, q.dedup.similarity, q.quality.loudness_lufs from quarantine q "
             "join tracks t on t.row_id = q.dedup.duplicate_of order by 2",
         )
@@ -114,15 +109,15 @@ class TestAccounting:
         assert named[0]["similarity"] < named[1]["similarity"] == 1
         assert all(row["loudness_lufs"] is not None for row in named)
 
-    def test_the_same_command_again_does_nothing(self, corpus: Path, dataset: Path):
-        before = digests(dataset)
-        said = asked("curate", corpus, "--out", dataset, "--stages", SIGNAL_STAGES, "--license", "CC-BY-4.0")
+    def test_the_same_command_again_does_nothing(self, corpus: Path, accounted: Path):
+        before = digests(accounted)
+        said = asked("curate", corpus, "--out", accounted, "--stages", SIGNAL_STAGES, "--license", "CC-BY-4.0")
         assert "3 kept + 4 filtered + 3 failed (0 worked on, 10 unchanged)" in said
-        assert digests(dataset) == before
+        assert digests(accounted) == before
 
-    def test_others_read_the_shards_as_they_are(self, dataset: Path):
-        shards = str(dataset / "shards" / "*.parquet")
-        loaded = load_dataset("parquet", data_files=shards, split="train", cache_dir=str(dataset.parent / "cache"))
+    def test_others_read_the_shards_as_they_are(self, accounted: Path):
+        shards = str(accounted / "shards" / "*.parquet")
+        loaded = load_dataset("parquet", data_files=shards, split="train", cache_dir=str(accounted.parent / "cache"))
         names = sorted(Path(uri).name for uri in loaded["uri"])
         assert names[1:] == ["whole.mp3", "夜の歌.m4a"]
         assert set(loaded["license"]) == {"CC-BY-4.0"}
@@ -157,81 +152,83 @@ class TestTheLifeOfADataset:
         return curate_clips(songs, folder / "dataset", "--set=resources.rows_per_scan_part=1", "--config", config)
 
     @pytest.fixture(scope="class")
-    def dataset(self, folder: Path) -> Path:
+    def growing(self, folder: Path) -> Path:
         return folder / "dataset"
 
-    def test_killed_in_the_scan_and_twice_in_the_curation_it_finishes(self, command, dataset, cluster):
+    def test_killed_in_the_scan_and_twice_in_the_curation_it_finishes(self, command, growing, shared_cluster):
+        """Once while workers are at work, which then end with the driver."""
         committed: dict[str, tuple[str, int]] = {}
-        moments = ("scan/part-*.parquet", "commits/*.json", "commits/00000[3-9].json")
-        for moment in moments:
-            kill_when(lambda moment=moment: any(dataset.glob(f"_songmill/{moment}")), *command, **cluster)
-            before, committed = committed, _committed_digests(dataset)
+        alone = {"module": without_workers.__name__}
+        moments = {"scan/part-*.parquet": alone, "commits/*.json": shared_cluster, "commits/00000[3-9].json": alone}
+        for moment, how in moments.items():
+            kill_when(lambda moment=moment: any(growing.glob(f"_songmill/{moment}")), *command, **how)
+            before, committed = committed, _committed_digests(growing)
             assert before.items() <= committed.items()
         assert 0 < len(committed) < 8
-        said, _ = songmill(*command, **cluster)
-        rows_done = sum(path.startswith(str(dataset / "shards")) for path in committed)  # a song a shard
+        said, _ = without_workers.curated(*command)
+        rows_done = sum(path.startswith(str(growing / "shards")) for path in committed)  # a song a shard
         assert f"({8 - rows_done} worked on, {rows_done} unchanged)" in said
-        assert committed.items() <= digests(dataset).items()
-        assert inspected(dataset)["rows"] == {"kept": 8, "filtered": 0, "failed": 0, "total": 8}
+        assert committed.items() <= digests(growing).items()
+        assert inspected(growing)["rows"] == {"kept": 8, "filtered": 0, "failed": 0, "total": 8}
         counts = "select count(*) as n, count(distinct row_id) as ids, count(distinct uri) as uris from tracks"
-        assert queried(dataset, counts) == [{"n": 8, "ids": 8, "uris": 8}]
-        assert "as committed" in asked("verify", dataset)
+        assert queried(growing, counts) == [{"n": 8, "ids": 8, "uris": 8}]
+        assert "as committed" in asked("verify", growing)
 
-    def test_later_songs_are_added_and_a_later_copy_never_wins(self, clips, songs, command, dataset, cluster):
-        before = digests(dataset)
+    def test_later_songs_are_added_and_a_later_copy_never_wins(self, clips, songs, command, growing):
+        before = digests(growing)
         shutil.copy(clips / "calm_acoustic_1 2.flac", songs / "a better copy.flac")
         write(songs / "noise.flac", noise(8), metadata={"title": "noise"})
-        said, _ = songmill(*command, **cluster)
+        said, _ = without_workers.curated(*command)
         assert "(2 worked on, 8 unchanged)" in said
-        assert before.items() <= digests(dataset).items()
-        assert inspected(dataset)["rows"] == {"kept": 9, "filtered": 1, "failed": 0, "total": 10}
+        assert before.items() <= digests(growing).items()
+        assert inspected(growing)["rows"] == {"kept": 9, "filtered": 1, "failed": 0, "total": 10}
         copy = queried(
-            dataset,
+            growing,
             "select q.uri, t.uri as kept from quarantine q join tracks t on t.row_id = q.dedup.duplicate_of",
         )
         assert [(Path(c["uri"]).name, Path(c["kept"]).name) for c in copy] == [
             ("a better copy.flac", "calm_acoustic_1 2.mp3")
         ]
 
-    def test_another_plan_is_refused_with_a_diff(self, command, dataset):
-        before = digests(dataset)
+    def test_another_plan_is_refused_with_a_diff(self, command, growing):
+        before = digests(growing)
         err = asked(*command, "--set=length.fails_on=nobody", "--set=quality.min_loudness_lufs=-10", code=1)
         assert "column length: fails_on" in err
         assert "gate quality.min_loudness_lufs: -45.0 -> -10.0" in err
-        assert digests(dataset) == before
+        assert digests(growing) == before
 
-    def test_update_judges_anew_without_running_a_stage(self, command, dataset, cluster):
-        before = inspected(dataset)["stages"]
-        said, _ = songmill(*command, "--set=length.max_seconds=7", "--update", "--json", **cluster)
+    def test_update_judges_anew_without_running_a_stage(self, command, growing):
+        before = inspected(growing)["stages"]
+        said, _ = without_workers.curated(*command, "--set=length.max_seconds=7", "--update", "--json")
         assert {key: json.loads(said)[key] for key in ("worked_on", "updated", "unchanged")} == {
             "worked_on": 0,
             "updated": 1,
             "unchanged": 9,
         }
-        assert inspected(dataset)["rows"] == {"kept": 8, "filtered": 2, "failed": 0, "total": 10}
-        (row,) = queried(dataset, "select title, length.seconds as s from quarantine where verdict.stage = 'length'")
+        assert inspected(growing)["rows"] == {"kept": 8, "filtered": 2, "failed": 0, "total": 10}
+        (row,) = queried(growing, "select title, length.seconds as s from quarantine where verdict.stage = 'length'")
         assert row == {"title": "noise", "s": pytest.approx(8, abs=0.01)}
-        assert inspected(dataset)["stages"] == before
+        assert inspected(growing)["stages"] == before
 
-    def test_update_makes_a_changed_column_anew_and_an_error_costs_one_row(self, command, dataset, cluster):
-        said, _ = songmill(*command, "--set=length.fails_on=happy_electronic_1 2", "--update", **cluster)
+    def test_update_makes_a_changed_column_anew_and_an_error_costs_one_row(self, command, growing):
+        said, _ = without_workers.curated(*command, "--set=length.fails_on=happy_electronic_1 2", "--update")
         assert "8 kept + 1 filtered + 1 failed (9 worked on, 1 unchanged)" in said  # a copy reaches no stage
-        assert inspected(dataset)["rows"] == {"kept": 8, "filtered": 1, "failed": 1, "total": 10}
-        (failed,) = queried(dataset, "select title, verdict.* from quarantine where verdict.status = 'failed'")
+        assert inspected(growing)["rows"] == {"kept": 8, "filtered": 1, "failed": 1, "total": 10}
+        (failed,) = queried(growing, "select title, verdict.* from quarantine where verdict.status = 'failed'")
         assert (failed["title"], failed["stage"], failed["reason"]) == ("happy_electronic_1 2", "length", "Unlucky")
         assert "as configured" in failed["message"]
-        assert "as committed" in asked("verify", dataset)
+        assert "as committed" in asked("verify", growing)
 
-    def test_a_stage_that_cannot_start_ends_the_run_with_its_message(self, command, dataset, folder, cluster):
+    def test_a_stage_that_cannot_start_ends_the_run_with_its_message(self, command, growing, folder):
         config = folder / "broken.yaml"
         config.write_text(
             "stages: {decode: {}, quality: {}, fingerprint: {}, broken: {engine: 'tests.support.toy_stages:Broken'}}"
         )
-        before = digests(dataset)
-        _, err = songmill(*command, "--config", config, "--update", code=1, **cluster)
+        before = digests(growing)
+        _, err = without_workers.curated(*command, "--config", config, "--update", code=1)
         assert "error: stage 'broken' cannot start: no such library" in err
         assert "Traceback" not in err
-        assert digests(dataset) == before
+        assert digests(growing) == before
         last = (*command, "--set=length.fails_on=happy_electronic_1 2")
         assert "(0 worked on, 10 unchanged)" in asked(*last)  # nor does another plan stand now
 

@@ -18,7 +18,6 @@ from pipeline.ingest.manifest import row_id
 from schemas.dataset import Layout
 from tests.pipeline.dataset.test_ledger import Killed, _kill_before_change
 from tests.support.in_process import play_cluster
-from tests.support.long import LONG_TESTS
 from tests.support.world import CONTENTS, GARBAGE, KINDS, NAMES, World, apply, check, digests, make_contents
 
 
@@ -167,17 +166,27 @@ def test_other_thresholds_never_fail_a_row_whose_file_is_away(world, bound):
 
 
 OPS = st.tuples(st.sampled_from(KINDS), st.sampled_from(NAMES), st.sampled_from(NAMES), st.sampled_from(CONTENTS))
+STORIES = {
+    "first": st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(CONTENTS)), min_size=2, max_size=6),
+    "steps": st.lists(st.tuples(st.lists(OPS, min_size=1, max_size=4), st.booleans()), min_size=1, max_size=4),
+}
+UNHURRIED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
-@settings(
-    max_examples=150 if LONG_TESTS else 3,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-@given(
-    first=st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(CONTENTS)), min_size=2, max_size=6),
-    steps=st.lists(st.tuples(st.lists(OPS, min_size=1, max_size=4), st.booleans()), min_size=1, max_size=4),
-)
+@settings(max_examples=3, suppress_health_check=UNHURRIED)  # a dozen runs each; the slow test has more
+@given(**STORIES)
 def test_one_run_settles_whatever_has_happened_to_the_files(tmp_path_factory, contents, first, steps):
+    settles(tmp_path_factory, contents, first, steps)
+
+
+@pytest.mark.slow
+@settings(max_examples=150, suppress_health_check=UNHURRIED)
+@given(**STORIES)
+def test_one_run_settles_whatever_has_happened_to_the_files_150_times(tmp_path_factory, contents, first, steps):
+    settles(tmp_path_factory, contents, first, steps)
+
+
+def settles(tmp_path_factory, contents, first, steps):
     with pytest.MonkeyPatch.context() as patch:
         world = World(tmp_path_factory.mktemp("world"), contents, play_cluster(patch))
         for name, content in first:

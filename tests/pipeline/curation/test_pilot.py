@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from tests.support.command import asked, songmill
+from tests.support import without_workers
+from tests.support.command import asked
 from tests.support.places import ROOT
 
 
@@ -15,7 +16,9 @@ def test_a_pilot_of_real_songs(audio, tmp_path) -> None:
     for song in sorted(audio("demo-music", "").glob("*.opus"))[:3]:
         shutil.copy(song, songs)
     (songs / "broken.mp3").write_bytes(b"no music")
-    out, _ = songmill("plan", songs, "--stages", "decode,quality,fingerprint,key", "--pilot", "4", "--json")
+    out, _ = without_workers.curated(
+        "plan", songs, "--stages", "decode,quality,fingerprint,key", "--pilot", "4", "--json"
+    )
     pilot = json.loads(out)["pilot"]
     assert pilot["rows"] == {"kept": 3, "filtered": 0, "failed": 1, "total": 4}
     assert 0.001 < pilot["audio_hours"] < 0.2

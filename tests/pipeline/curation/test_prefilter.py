@@ -21,7 +21,7 @@ from pipeline.planning.config import build_config
 from pipeline.planning.dag import Dag, build_dag
 from pipeline.planning.plan import Plan, make_plan
 from tests.pipeline.curation.test_duplicates import fingerprints_of
-from tests.pipeline.curation.test_work_units import scanned
+from tests.support.played_dataset import scanned
 
 THRESHOLDS = ("audio.min_duration_s=5", "audio.max_duration_s=600", "quality.min_loudness_lufs=-40")
 

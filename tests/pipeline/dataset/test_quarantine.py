@@ -9,28 +9,29 @@ import pytest
 
 from pipeline.dataset.ledger import Ledger
 from schemas.dataset import Layout
-from tests.pipeline.curation.test_work_units import Dataset, scanned
+from tests.support import without_workers
 from tests.support.audio import write
-from tests.support.command import asked, ray_cluster, songmill
+from tests.support.command import asked
+from tests.support.played_dataset import PlayedDataset, scanned
 from tests.support.tracks import load
 
 
 @pytest.fixture
-def dataset(tmp_path: Path) -> Dataset:
+def four_scanned(played_dataset: PlayedDataset) -> PlayedDataset:
     rows = [
         scanned("aaaaaaaa1", "one"),
         scanned("aaaaaaaa2", "two", works=False),
         scanned("aaaaaaab3", "three", works=False),
         scanned("b", "four", loudness=-60, title="[bold]x"),
     ]
-    return Dataset(tmp_path / "dataset").run(*rows)
+    return played_dataset.run(*rows)
 
 
 class TestLooking:
     """Groups and rows, without a cluster."""
 
-    def test_groups_say_how_many_since_when_and_give_an_example(self, dataset):
-        failed, filtered = json.loads(asked("quarantine", dataset.layout.root, "--json"))
+    def test_groups_say_how_many_since_when_and_give_an_example(self, four_scanned):
+        failed, filtered = json.loads(asked("quarantine", four_scanned.layout.root, "--json"))
         assert (failed["stage"], failed["reason"], failed["rows"], failed["message"]) == (
             "decode",
             "TruncatedAudio",
@@ -44,17 +45,17 @@ class TestLooking:
         )
         assert failed["tries"] == 1
         assert failed["first_seen"] == failed["last_seen"]
-        assert "TruncatedAudio" in asked("quarantine", dataset.layout.root)
+        assert "TruncatedAudio" in asked("quarantine", four_scanned.layout.root)
 
-    def test_some_groups_alone(self, dataset):
-        root = dataset.layout.root
+    def test_some_groups_alone(self, four_scanned):
+        root = four_scanned.layout.root
         assert [g["reason"] for g in json.loads(asked("quarantine", root, "--stage", "quality", "--json"))] == [
             "min_loudness_lufs"
         ]
         assert json.loads(asked("quarantine", root, "list", "--reason", "nothing", "--json")) == []
 
-    def test_one_row_in_full(self, dataset):
-        root = dataset.layout.root
+    def test_one_row_in_full(self, four_scanned):
+        root = four_scanned.layout.root
         row = json.loads(asked("quarantine", root, "show", "b", "--json"))
         assert row["verdict"]["message"].startswith("quality.loudness_lufs -60 is below")
         assert row["quality"]["loudness_lufs"] == -60
@@ -62,8 +63,8 @@ class TestLooking:
         assert "[bold]x" in said
         assert "quality.loudness_lufs" in said
 
-    def test_a_row_that_is_not_there_or_not_alone_is_told(self, dataset):
-        root = dataset.layout.root
+    def test_a_row_that_is_not_there_or_not_alone_is_told(self, four_scanned):
+        root = four_scanned.layout.root
         assert "several rows" in asked("quarantine", root, "show", "aaaaaaa", code=1)
         assert "no row" in asked("quarantine", root, "show", "zzz", code=1)
         assert "name a row" in asked("quarantine", root, "show", code=2)
@@ -78,16 +79,11 @@ class TestRetry:
     """Through the real command. The tests run in order."""
 
     @pytest.fixture(scope="class")
-    def cluster(self):
-        with ray_cluster() as env:
-            yield env
-
-    @pytest.fixture(scope="class")
     def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return tmp_path_factory.mktemp("retry")
 
     @pytest.fixture(scope="class")
-    def dataset(self, folder: Path, audio, cluster) -> Path:
+    def two_failed(self, folder: Path, audio) -> Path:
         songs = folder / "songs"
         songs.mkdir()
         for i, name in enumerate(("happy_electronic_1", "calm_acoustic_1", "energetic_electronic_2")):
@@ -104,41 +100,41 @@ class TestRetry:
         (folder / "run.yaml").write_text(f"stages: {{decode: {{}}, quality: {{}}, length: {length}, flaky: {flaky}}}\n")
         settings = ("--set=resources.rows_per_shard=1", "--set=audio.min_duration_s=2")
         config = folder / "run.yaml"
-        songmill(
-            "curate", songs, "--out", folder / "dataset", "--config", config, "--license", "MIT", *settings, **cluster
+        without_workers.curated(
+            "curate", songs, "--out", folder / "dataset", "--config", config, "--license", "MIT", *settings
         )
         return folder / "dataset"
 
-    def test_what_failed_is_listed(self, dataset):
-        found = json.loads(asked("quarantine", dataset, "--json"))
+    def test_what_failed_is_listed(self, two_failed):
+        found = json.loads(asked("quarantine", two_failed, "--json"))
         assert {(group["stage"], group["reason"], group["rows"]) for group in found} == {
             ("decode", "NotAudio", 1),
             ("flaky", "Unlucky", 1),
         }
 
-    def test_a_row_is_tried_again_from_the_stage_that_failed_and_no_other_is_touched(self, dataset, folder, cluster):
+    def test_a_row_is_tried_again_from_the_stage_that_failed_and_no_other_is_touched(self, two_failed, folder):
         (folder / "down").unlink()
-        kept, length = _files(dataset), _seconds(dataset)["length"]
-        out, _ = songmill("quarantine", dataset, "retry", "--stage", "flaky", "--json", **cluster)
+        kept, length = _files(two_failed), _seconds(two_failed)["length"]
+        out, _ = without_workers.curated("quarantine", two_failed, "retry", "--stage", "flaky", "--json")
         assert json.loads(out) == {"tried": 1, "failed_now": 1}
-        assert kept.items() <= _files(dataset).items()
-        rows = json.loads(asked("inspect", dataset, "--json", "--sql", "select title, flaky.seconds s from tracks"))
+        assert kept.items() <= _files(two_failed).items()
+        rows = json.loads(asked("inspect", two_failed, "--json", "--sql", "select title, flaky.seconds s from tracks"))
         assert {row["title"]: round(row["s"]) for row in rows} == {"calm_acoustic_1": 6, "energetic_electronic_2": 6}
-        assert _seconds(dataset)["length"] == length  # its column was there, so it did not run
-        assert "as committed" in asked("verify", dataset)
+        assert _seconds(two_failed)["length"] == length  # its column was there, so it did not run
+        assert "as committed" in asked("verify", two_failed)
 
-    def test_a_file_that_could_not_be_read_is_read_again(self, dataset, folder, cluster):
+    def test_a_file_that_could_not_be_read_is_read_again(self, two_failed, folder):
         song = folder / "songs" / "happy_electronic_1.flac"
         before = song.stat()
         shutil.copy(folder / "whole.flac", song)
         os.utime(song, ns=(before.st_atime_ns, before.st_mtime_ns))  # as from storage that had failed: nothing changed
-        out, _ = songmill("curate", dataset, "--json", **cluster)
+        out, _ = without_workers.curated("curate", two_failed, "--json")
         assert json.loads(out)["rows"]["failed"] == 1
-        songmill("quarantine", dataset, "retry", **cluster)
-        assert json.loads(asked("inspect", dataset, "--json"))["rows"]["kept"] == 3
-        licences = json.loads(asked("inspect", dataset, "--json", "--sql", "select distinct license from tracks"))
+        without_workers.curated("quarantine", two_failed, "retry")
+        assert json.loads(asked("inspect", two_failed, "--json"))["rows"]["kept"] == 3
+        licences = json.loads(asked("inspect", two_failed, "--json", "--sql", "select distinct license from tracks"))
         assert licences == [{"license": "MIT"}]  # the first command's, which the retry was not told
-        assert "as committed" in asked("verify", dataset)
+        assert "as committed" in asked("verify", two_failed)
 
 
 def _files(dataset: Path) -> dict[Path, bytes]:

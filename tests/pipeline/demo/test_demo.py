@@ -23,7 +23,8 @@ from schemas.dataset import Layout
 from schemas.files import file_digest
 from tests.support.audio import silence, tone, write
 from tests.support.command import cold_caches, songmill
-from tests.support.long import long
+
+pytestmark = pytest.mark.models  # the songs of the demo
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +245,8 @@ _DOCTORED = pa.schema(
 )
 
 
-@long
+@pytest.mark.ray
+@pytest.mark.slow
 def test_the_demo_s_curation_on_cold_caches_keeps_its_promise(prepared: demo.DemoInput, tmp_path: Path):
     command = ("curate", prepared.songs, "--lyrics", prepared.library, "--out", tmp_path / "dataset")
     said, _ = songmill(*command, **cold_caches(tmp_path / "caches"))

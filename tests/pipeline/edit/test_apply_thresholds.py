@@ -2,7 +2,6 @@
 
 import json
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -19,27 +18,22 @@ from pipeline.edit.apply_thresholds import apply_thresholds
 from pipeline.edit.whatif import what_if
 from pipeline.planning.plan import Plan
 from schemas.dataset import FOOTER_PLAN, FOOTER_SHARD_DIGEST, Layout
-from tests.pipeline.curation.test_work_units import Dataset, scanned
 from tests.pipeline.dataset.test_ledger import Killed, _kill_before_change
 from tests.support.command import asked
+from tests.support.played_dataset import PlayedDataset, scanned
 
 SIZE = "resources.rows_per_shard=2"
-
-
-@pytest.fixture
-def dataset(tmp_path: Path) -> Dataset:
-    return Dataset(tmp_path / "dataset")
 
 
 def songs(*loudness: float) -> list[dict[str, Any]]:
     return [scanned(f"{i:02d}", f"track {i}", loudness=value) for i, value in enumerate(loudness)]
 
 
-def statuses(dataset: Dataset) -> dict[str, tuple[str, str | None]]:
+def statuses(dataset: PlayedDataset) -> dict[str, tuple[str, str | None]]:
     return {name: (row["verdict"]["status"], row["verdict"]["reason"]) for name, row in sorted(dataset.rows.items())}
 
 
-def reopened(dataset: Dataset) -> Dataset:
+def reopened(dataset: PlayedDataset) -> PlayedDataset:
     dataset.ledger = Ledger(dataset.layout).open()
     return dataset
 
@@ -53,8 +47,8 @@ def reopened(dataset: Dataset) -> Dataset:
 def test_it_does_what_curate_update_does(tmp_path_factory, loudness, least, most):
     bounds = [f"quality.min_loudness_lufs={least}", f"quality.max_loudness_lufs={'null' if most is None else most}"]
     rows = songs(*loudness)
-    updated = Dataset(tmp_path_factory.mktemp("a") / "dataset").run(*rows, overrides=(SIZE,))
-    applied = Dataset(tmp_path_factory.mktemp("b") / "dataset").run(*rows, overrides=(SIZE,))
+    updated = PlayedDataset(tmp_path_factory.mktemp("a") / "dataset").run(*rows, overrides=(SIZE,))
+    applied = PlayedDataset(tmp_path_factory.mktemp("b") / "dataset").run(*rows, overrides=(SIZE,))
     updated.run(*rows, overrides=(SIZE, *bounds))
     foreseen = what_if(applied.layout, bounds)
     apply_thresholds(applied.layout, bounds)
@@ -70,10 +64,10 @@ def test_it_does_what_curate_update_does(tmp_path_factory, loudness, least, most
     assert len(applied.measured) - len(measured) == foreseen.pending.rows
 
 
-def test_a_rejected_row_keeps_its_columns_and_says_why(dataset):
-    dataset.run(*songs(-10, -20), overrides=(SIZE,))
-    apply_thresholds(dataset.layout, ["quality.min_loudness_lufs=-15"])
-    rows = reopened(dataset).rows
+def test_a_rejected_row_keeps_its_columns_and_says_why(played_dataset):
+    played_dataset.run(*songs(-10, -20), overrides=(SIZE,))
+    apply_thresholds(played_dataset.layout, ["quality.min_loudness_lufs=-15"])
+    rows = reopened(played_dataset).rows
     assert rows["01"]["verdict"] == {
         "status": "filtered",
         "stage": "quality",
@@ -82,32 +76,32 @@ def test_a_rejected_row_keeps_its_columns_and_says_why(dataset):
         "attempts": 1,
     }
     assert rows["01"]["key"]["tonic"] == "C"
-    states = Ledger(dataset.layout).read().rows
+    states = Ledger(played_dataset.layout).read().rows
     assert states["01"].first_seen is not None
     assert states["00"].first_seen is None
 
 
-def test_rows_with_all_their_columns_come_back_at_once(dataset):
-    dataset.run(*songs(-10, -20), overrides=(SIZE,))
-    apply_thresholds(dataset.layout, ["quality.min_loudness_lufs=-15"])
-    apply_thresholds(dataset.layout, ["quality.min_loudness_lufs=-30"])
-    assert statuses(reopened(dataset)) == {"00": ("kept", None), "01": ("kept", None)}
-    assert dataset.measured == ["00", "01"]
+def test_rows_with_all_their_columns_come_back_at_once(played_dataset):
+    played_dataset.run(*songs(-10, -20), overrides=(SIZE,))
+    apply_thresholds(played_dataset.layout, ["quality.min_loudness_lufs=-15"])
+    apply_thresholds(played_dataset.layout, ["quality.min_loudness_lufs=-30"])
+    assert statuses(reopened(played_dataset)) == {"00": ("kept", None), "01": ("kept", None)}
+    assert played_dataset.measured == ["00", "01"]
 
 
-def test_units_without_a_change_keep_their_files(dataset):
-    dataset.run(*songs(-10, -11, -20, -12), overrides=(SIZE,))
-    before = {path: path.read_bytes() for path in dataset.layout.shards.iterdir()}
-    apply_thresholds(dataset.layout, ["quality.min_loudness_lufs=-15"])
-    after = {path: path.read_bytes() for path in dataset.layout.shards.iterdir()}
+def test_units_without_a_change_keep_their_files(played_dataset):
+    played_dataset.run(*songs(-10, -11, -20, -12), overrides=(SIZE,))
+    before = {path: path.read_bytes() for path in played_dataset.layout.shards.iterdir()}
+    apply_thresholds(played_dataset.layout, ["quality.min_loudness_lufs=-15"])
+    after = {path: path.read_bytes() for path in played_dataset.layout.shards.iterdir()}
     assert len(before.keys() & after.keys()) == 1
     assert all(after[path] == before[path] for path in before.keys() & after.keys())
 
 
-def test_features_follow_their_rows(dataset):
-    dataset.run(*songs(-10, -20, -11, -21), overrides=("resources.rows_per_shard=4",))
-    (commit,) = dataset.ledger.commits.values()
-    layout = dataset.layout
+def test_features_follow_their_rows(played_dataset):
+    played_dataset.run(*songs(-10, -20, -11, -21), overrides=("resources.rows_per_shard=4",))
+    (commit,) = played_dataset.ledger.commits.values()
+    layout = played_dataset.layout
     shard = pq.read_table(layout.shard_file(commit.unit))
     name = str(layout.feature_file("preview", commit.unit).relative_to(layout.root))
     heard = shard.select(["row_id"]).append_column("preview", [[{"heard": name} for name in "abcd"]])
@@ -115,7 +109,7 @@ def test_features_follow_their_rows(dataset):
     temporary = layout.temporary / "x.parquet"
     pq.write_table(heard.replace_schema_metadata({FOOTER_SHARD_DIGEST: digest, **shard.schema.metadata}), temporary)
     files = {**commit.files, name: schemas.files.file_digest(temporary)}
-    dataset.ledger.amend(commit.model_copy(update={"files": files}), {name: temporary})
+    played_dataset.ledger.amend(commit.model_copy(update={"files": files}), {name: temporary})
     assert not verify_dataset(layout)
     apply_thresholds(layout, ["quality.min_loudness_lufs=-15"])
     assert not verify_dataset(layout)
@@ -126,12 +120,12 @@ def test_features_follow_their_rows(dataset):
     assert (pq.read_metadata(layout.shard_file(1)).metadata or {})[FOOTER_PLAN] == plan.encode()
 
 
-def test_what_people_and_duplicates_decided_stands(dataset):
+def test_what_people_and_duplicates_decided_stands(played_dataset):
     rows = [*songs(-10, -20), scanned("02", "track 0", loudness=-10), scanned("03", "x", works=False)]
-    dataset.run(*rows, overrides=(SIZE,))
-    set_marks(dataset.layout, {"01": "keep"})
-    apply_thresholds(dataset.layout, ["quality.min_loudness_lufs=-15"])
-    assert statuses(reopened(dataset)) == {
+    played_dataset.run(*rows, overrides=(SIZE,))
+    set_marks(played_dataset.layout, {"01": "keep"})
+    apply_thresholds(played_dataset.layout, ["quality.min_loudness_lufs=-15"])
+    assert statuses(reopened(played_dataset)) == {
         "00": ("kept", None),
         "01": ("kept", None),
         "02": ("filtered", "exact_duplicate"),
@@ -142,7 +136,7 @@ def test_what_people_and_duplicates_decided_stands(dataset):
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
 @given(killed_at=st.integers(0, 60))
 def test_killed_at_any_step_it_is_finished_by_the_same_command(tmp_path_factory, killed_at):
-    dataset = Dataset(tmp_path_factory.mktemp("killed") / "dataset")
+    dataset = PlayedDataset(tmp_path_factory.mktemp("killed") / "dataset")
     dataset.run(*songs(-10, -20, -11, -21, -50), overrides=(SIZE,))
     bounds = ["quality.min_loudness_lufs=-20.5"]
     with pytest.MonkeyPatch.context() as patch:
@@ -160,13 +154,13 @@ def test_killed_at_any_step_it_is_finished_by_the_same_command(tmp_path_factory,
     ]
 
 
-def test_the_command_says_what_it_did_and_an_interrupted_run_is_refused(dataset, monkeypatch):
-    dataset.run(*songs(-10, -20, -50), overrides=(SIZE,))
-    root = dataset.layout.root
+def test_the_command_says_what_it_did_and_an_interrupted_run_is_refused(played_dataset, monkeypatch):
+    played_dataset.run(*songs(-10, -20, -50), overrides=(SIZE,))
+    root = played_dataset.layout.root
     told = json.loads(asked("whatif", root, "--set=quality.min_loudness_lufs=-60", "--apply", "--json"))
     assert told["pending"]["rows"] == 1
     assert connect(Layout(root)).sql("select verdict.status from quarantine").fetchall() == [("pending",)]
-    ledger = Ledger(dataset.layout).open()
+    ledger = Ledger(played_dataset.layout).open()
     commit = next(iter(ledger.commits.values()))
     ledger.amend(commit.model_copy(update={"plan": "another"}), {})
     monkeypatch.setattr("pipeline.curation.missing.file_is_there", lambda _: True)  # else the unit waits for its files

@@ -12,7 +12,6 @@ from schemas.dataset import Layout
 from stages.registry import ENGINES
 from tests.support.audio import write
 from tests.support.command import environment, inspected, songmill
-from tests.support.long import long
 from tests.support.places import ROOT
 from tests.support.tracks import load
 
@@ -61,6 +60,7 @@ def test_no_engine_imports_what_keeps_a_jit_cache(poisoned: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.ray
 def test_stages_that_analyse_harmony_work_beside_damaged_caches(
     poisoned: str, audio: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
@@ -71,7 +71,8 @@ def test_stages_that_analyse_harmony_work_beside_damaged_caches(
     assert inspected(out)["rows"]["kept"] == 1
 
 
-@long
+@pytest.mark.ray
+@pytest.mark.slow
 def test_twenty_first_runs_of_three_workers_lose_none(
     poisoned: str, audio: Callable[[str, str], Path], tmp_path: Path
 ) -> None:

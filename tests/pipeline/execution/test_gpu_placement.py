@@ -1,21 +1,14 @@
 """Stages with a share of a GPU, on a cluster that only says that it has one: placement is shown, no kernel runs."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipeline.planning.config import build_addition, build_config
 from tests.support import audio
-from tests.support.command import queried, ray_cluster, songmill
+from tests.support.command import asked, queried, songmill
 
 STAGES = {"placed": "Placed", "placed_too": "PlacedToo"}
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[dict[str, str]]:
-    with ray_cluster("--num-gpus=1") as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +23,13 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
     return ("curate", folder / "songs", "--config", config, "--out", folder / "dataset", "--set", "dedup.threshold=1")
 
 
-def test_too_few_gpus_are_told_with_the_shares(cluster, command) -> None:
-    _, said = songmill(*command, "--set", "resources.gpus={placed: 0.6, placed_too: 0.5}", code=1, **cluster)
+def test_too_few_gpus_are_told_with_the_shares(shared_cluster, command) -> None:
+    _, said = songmill(*command, "--set", "resources.gpus={placed: 0.6, placed_too: 0.5}", code=1, **shared_cluster)
     assert "the cluster has 1 GPUs; one replica of each of these stages takes 1.1: placed 0.6, placed_too 0.5" in said
 
 
-def test_stages_with_shares_run_in_processes_of_their_own(cluster, command) -> None:
-    songmill(*command, "--set", "resources.gpus={placed: 0.3, placed_too: 0.2}", **cluster)
+def test_stages_with_shares_run_in_processes_of_their_own(shared_cluster, command) -> None:
+    songmill(*command, "--set", "resources.gpus={placed: 0.3, placed_too: 0.2}", **shared_cluster)
     rows = queried(Path(str(command[5])), "select placed, placed_too from tracks")
     assert len(rows) == 3
     for column in STAGES:
@@ -44,21 +37,21 @@ def test_stages_with_shares_run_in_processes_of_their_own(cluster, command) -> N
     assert not {row["placed"]["pid"] for row in rows} & {row["placed_too"]["pid"] for row in rows}
 
 
-def test_operators_around_one_that_waits_share_the_cores_of_the_scan(cluster, command, tmp_path) -> None:
+def test_operators_around_one_that_waits_share_the_cores_of_the_scan(shared_cluster, command, tmp_path) -> None:
     _, songs, _, config, _, _, *rest = command
     stages = "".join(
         f"  {name}: {{engine: 'tests.support.toy_stages:{name.capitalize()}'}}\n" for name in ("asked", "length")
     )
     Path(config).with_name("asked.yaml").write_text(f"stages:\n  decode: {{}}\n{stages}")
     out = tmp_path / "dataset"
-    songmill("curate", songs, "--config", Path(config).with_name("asked.yaml"), "--out", out, *rest, **cluster)
+    songmill("curate", songs, "--config", Path(config).with_name("asked.yaml"), "--out", out, *rest, **shared_cluster)
     rows = queried(out, "select asked, length from tracks")
     assert [row["length"]["seconds"] for row in rows] == [pytest.approx(6, abs=0.1)] * 3
     assert all(row["asked"]["pid"] for row in rows)
 
 
 def test_a_share_that_names_no_stage_is_refused(command) -> None:
-    _, said = songmill(*command, "--set", "resources.gpus={vocal: 0.3}", code=2)
+    said = asked(*command, "--set", "resources.gpus={vocal: 0.3}", code=2)
     assert "resources.gpus: no stage named 'vocal'" in said
 
 

@@ -21,7 +21,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 
 
 def wait_for(said: io.StringIO, text: str) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while text not in said.getvalue():
         assert time.monotonic() < deadline, said.getvalue()
         time.sleep(0.01)

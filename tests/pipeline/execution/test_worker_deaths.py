@@ -27,7 +27,6 @@ from schemas import columns
 from schemas.config import ResourceConfig
 from tests.support.audio import tone, write
 from tests.support.command import asked, environment, inspected, queried, ray_cluster, songmill
-from tests.support.long import long
 from tests.support.places import ROOT
 from tests.support.toy_stages import KillerParams
 
@@ -50,7 +49,7 @@ def ray_here() -> Iterator[None]:
 
 
 def curated(
-    source: Path, folder: Path, settings: str, *more: str, code: int = 0, env: Mapping[str, str] | None = None
+    source: Path, folder: Path, settings: str, *more: str, code: int = 0, env: Mapping[str, str]
 ) -> tuple[Path, str]:
     """Curate songs with a `KillerOfMany` of these parameters; the dataset and what was said on stderr."""
     config, out = folder / "run.yaml", folder / "dataset"
@@ -61,7 +60,7 @@ def curated(
     config.write_text(f"stages: {{decode: {{}}, killer: {{{killer}}}, length: {{{length}}}}}\n")
     options = ("--set=audio.min_duration_s=1", "--set=dedup.threshold=1", "--set=resources.rows_per_shard=1")
     command = ("curate", source, "--out", out, "--config", config, *options, *more)
-    said, err = songmill(*command, code=code, **(env or {}))
+    said, err = songmill(*command, code=code, **env)
     assert said.count("\n") == (2 if code == 0 else 0)  # Ray's paragraphs are not here either
     return out, err
 
@@ -79,10 +78,10 @@ def put_through(titles: str, counts: RunCounts, *, max_attempts: int = 2, **para
     return [row for block in stream(blocks, [pool], counts, max_attempts) for row in block.to_pylist()]
 
 
-def test_a_crash_costs_one_row_which_is_told_with_stage_signal_and_frames(songs, tmp_path):
+def test_a_crash_costs_one_row_which_is_told_with_stage_signal_and_frames(songs, tmp_path, shared_cluster):
     by_chance = f"once: able, memory: {tmp_path / 'memory'}"
     settings = f"always: [baker], by: SIGSEGV, {by_chance}"
-    out, err = curated(songs, tmp_path, settings, "--quiet", "--set=resources.rows_per_block=5")
+    out, err = curated(songs, tmp_path, settings, "--quiet", "--set=resources.rows_per_block=5", env=shared_cluster)
     assert err == ""
     assert (tmp_path / "memory").exists()
     assert inspected(out)["rows"] == {"kept": 4, "filtered": 0, "failed": 1, "total": 5}
@@ -100,8 +99,11 @@ def test_a_crash_costs_one_row_which_is_told_with_stage_signal_and_frames(songs,
     assert "Fatal Python error: Segmentation fault" in log.read_text()
 
 
-def test_a_stage_that_kills_its_worker_on_every_song_ends_the_run_and_leaves_them_undone(songs, tmp_path):
-    out, err = curated(songs, tmp_path, "always: [able, baker, charlie, dog, easy], by: SIGSEGV", "--quiet", code=1)
+def test_a_stage_that_kills_its_worker_on_every_song_ends_the_run_and_leaves_them_undone(
+    songs, tmp_path, shared_cluster
+):
+    settings = "always: [able, baker, charlie, dog, easy], by: SIGSEGV"
+    out, err = curated(songs, tmp_path, settings, "--quiet", code=1, env=shared_cluster)
     assert err.startswith("error: stage 'killer' kills its worker on every song: 3 of 3 so far")
     assert "SIGSEGV in killer (ctypes/__init__.py" in err
     assert "songmill doctor" in err
@@ -109,6 +111,7 @@ def test_a_stage_that_kills_its_worker_on_every_song_ends_the_run_and_leaves_the
     assert not list(out.glob("_songmill/commits/*.json"))
 
 
+@pytest.mark.ray
 class TestInOneStage:
     """The pool alone, without a dataset."""
 
@@ -138,7 +141,8 @@ class TestInOneStage:
             put_through("able baker", RunCounts(), always=["able", "baker"], by="SIGABRT", max_attempts=1)
 
 
-@long
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_worker_on_another_machine_is_told_of_as_well(songs, tmp_path):
     with ray_cluster("--num-cpus=0") as env:
         ray_command = Path(sys.executable).with_name("ray")

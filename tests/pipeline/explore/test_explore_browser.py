@@ -14,8 +14,9 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from pipeline.dataset.marks import read_marks, set_marks
 from schemas.dataset import Layout
-from tests.support.browser import launched, opened
-from tests.support.command import songmill, start
+from tests.support import without_workers
+from tests.support.browser import opened
+from tests.support.command import start
 
 CONTROLS = {"button", "checkbox", "combobox", "DisclosureTriangle", "link", "searchbox", "slider", "textbox", "Audio"}
 SHOWN = "button, a[href], input:not([type=hidden]), select, summary, audio, [tabindex='0']"
@@ -23,14 +24,16 @@ SHOWN = "button, a[href], input:not([type=hidden]), select, summary, audio, [tab
 
 @pytest.fixture(scope="module")
 def curated(audio: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory) -> Layout:
-    """Three real songs and a copy, curated by the real command."""
+    """Three real songs and a copy, curated."""
     folder = tmp_path_factory.mktemp("browser")
     (folder / "songs").mkdir()
     for name in ("calm_acoustic_1", "energetic_electronic_2", "happy_electronic_1"):
         shutil.copy(audio("demo-music", f"{name}.opus"), folder / "songs")
     shutil.copy(folder / "songs" / "calm_acoustic_1.opus", folder / "songs" / "copy.opus")
     options = ["--stages", "decode,quality,fingerprint,rhythm,key,preview", "--set", "preview.seconds=12"]
-    songmill("curate", folder / "songs", "--out", folder / "dataset", "--license", "MIT", "--quiet", *options)
+    without_workers.curated(
+        "curate", folder / "songs", "--out", folder / "dataset", "--license", "MIT", "--quiet", *options
+    )
     return Layout(folder / "dataset")
 
 
@@ -50,18 +53,12 @@ def address(curated: Layout, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         assert private.stat().st_mode & 0o077 == 0
         yield served
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=240)
         assert (process.returncode, out) == (0, ""), err
         assert err == f"reading 2 files into the index in {private}, which later starts reuse ...\n"
         assert len([*private.glob("*.duckdb")]) == 1
     finally:
         process.kill()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from pipeline.explore.index_cache import IndexCache
 from schemas.commits import Commit, RowState
 from schemas.dataset import Layout
 from schemas.files import file_digest
-from tests.pipeline.curation.test_work_units import Dataset, scanned
 from tests.pipeline.explore.test_explore import SONGS, commit, song, write
+from tests.support.played_dataset import PlayedDataset, scanned
 
 SONG = st.tuples(st.sampled_from("abc"), st.sampled_from([-14.0, -30.0, -50.0]), st.booleans())
 RUN = st.tuples(st.dictionaries(st.sampled_from("pqrstuvw"), SONG, min_size=1), st.sampled_from([-60, -40, -20]))
@@ -75,7 +75,7 @@ class TestState:
     @given(st.lists(RUN, min_size=1, max_size=4))
     def test_an_index_brought_up_to_date_is_one_made_from_nothing(self, runs: list):
         with TemporaryDirectory() as folder:
-            dataset = Dataset(Path(folder) / "dataset")
+            dataset = PlayedDataset(Path(folder) / "dataset")
             dataset.layout.plan.write_text("{}")
             cache = IndexCache(dataset.layout, Path(folder) / "cache")
             for songs, threshold in runs:

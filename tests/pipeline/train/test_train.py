@@ -22,7 +22,6 @@ from schemas.config import ResourceConfig
 from stages.lyric_tokens import load_vocabulary
 from tests.support import plain_workers, tiny_checkpoint
 from tests.support.command import asked
-from tests.support.long import long
 from tests.support.toy_dataset import write_dataset
 from training.checkpoints.lora import Lora, load_loras
 from training.checkpoints.released_layout import load_transformer
@@ -49,7 +48,7 @@ WIDTHS = Widths(text=768, speaker=512, ssl={"mert": 1024, "m-hubert": 768}, ssl_
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def toy_songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Songs whose features are as wide as the tiny checkpoint takes them."""
     return write_dataset(
         tmp_path_factory.mktemp("data") / "songs", 16, ssl={"mert": 12, "m-hubert": 10}, frames=(9, 30)
@@ -94,14 +93,14 @@ def _events(folder: Path) -> dict[str, list[int]]:
     return steps
 
 
-def test_the_same_command_goes_on_and_leaves_figures_events_and_a_card(dataset, settings, tmp_path):
+def test_the_same_command_goes_on_and_leaves_figures_events_and_a_card(toy_songs, settings, tmp_path):
     whole, halved = tmp_path / "whole", tmp_path / "halved"
     quiet = ("--ssl", "mert", "--where", "license like 'CC-BY%'", "--set", "validate_every=3", "--quiet")
-    last = json.loads(_trained(dataset, settings, whole, *quiet, "--json"))
+    last = json.loads(_trained(toy_songs, settings, whole, *quiet, "--json"))
     assert (last["step"], last["loss"]) == _losses(whole)[-1][:2]
     assert "validation/loss" in last
-    _trained(dataset, settings, halved, *quiet, "--steps", 3)
-    assert "halved: 6 steps, loss" in _trained(dataset, settings, halved, *quiet)
+    _trained(toy_songs, settings, halved, *quiet, "--steps", 3)
+    assert "halved: 6 steps, loss" in _trained(toy_songs, settings, halved, *quiet)
     assert _losses(halved) == _losses(whole)
     assert _events(halved / "tensorboard")["loss"] == [1, 2, 3, 4, 5, 6]
     assert _events(halved / "tensorboard")["validation/sigma_0.9"] == [3, 6]
@@ -115,24 +114,24 @@ def test_the_same_command_goes_on_and_leaves_figures_events_and_a_card(dataset, 
     assert "% of the frames were padding" in card
     assert "measured peak" in card
     before = card, _losses(halved)
-    _trained(dataset, settings, halved, *quiet)  # nothing is left to do
+    _trained(toy_songs, settings, halved, *quiet)  # nothing is left to do
     assert before == ((halved / "README.md").read_text(), _losses(halved))
 
 
-def test_ctrl_c_lets_the_step_end_and_saves(dataset, settings, tmp_path, monkeypatch):
+def test_ctrl_c_lets_the_step_end_and_saves(toy_songs, settings, tmp_path, monkeypatch):
     class Impatient(train_module.TensorBoard):
         def __call__(self, figures: dict[str, float]) -> None:
             super().__call__(figures)
             if figures["step"] == 3:
                 signal.raise_signal(signal.SIGINT)
 
-    _trained(dataset, settings, tmp_path / "whole")
+    _trained(toy_songs, settings, tmp_path / "whole")
     with monkeypatch.context() as patched:
         patched.setattr(train_module, "TensorBoard", Impatient)
-        said = _trained(dataset, settings, tmp_path / "stopped", code=130)
+        said = _trained(toy_songs, settings, tmp_path / "stopped", code=130)
     assert "checkpoint of step 3 is saved, and the same command resumes from it" in said
     assert RunFolder(tmp_path / "stopped").steps() == [3]
-    assert "resuming from step 3 of 6" in _trained(dataset, settings, tmp_path / "stopped")
+    assert "resuming from step 3 of 6" in _trained(toy_songs, settings, tmp_path / "stopped")
     assert _losses(tmp_path / "stopped") == _losses(tmp_path / "whole")
 
 
@@ -150,35 +149,35 @@ def test_ctrl_c_lets_the_step_end_and_saves(dataset, settings, tmp_path, monkeyp
         (("--ssl", "wav2vec"), 1, ["wav2vec", "mert"]),
     ],
 )
-def test_what_cannot_be_done_is_told_by_its_flag(dataset, settings, tmp_path, arguments, code, said):
+def test_what_cannot_be_done_is_told_by_its_flag(toy_songs, settings, tmp_path, arguments, code, said):
     if said is None:  # the toy songs' lyrics were encoded with a vocabulary that nobody has
         said, code, settings = ["encoded with toy: give that file as --vocabulary"], 2, tmp_path / "empty.yaml"
         settings.write_text("{}")
         arguments = ()
-    told = " ".join(_trained(dataset, settings, tmp_path / "run", *arguments, "--quiet", code=code).split())
+    told = " ".join(_trained(toy_songs, settings, tmp_path / "run", *arguments, "--quiet", code=code).split())
     assert all(part in told for part in said), told
     assert "Traceback" not in told
 
 
 def test_another_run_in_the_folder_is_refused_and_no_memory_is_told_with_a_smaller_preset(
-    dataset, settings, tmp_path, monkeypatch
+    toy_songs, settings, tmp_path, monkeypatch
 ):
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patched:
         patched.setattr(Objective, "__call__", full)
-        said = _trained(dataset, settings, tmp_path / "run", "--preset", "tiny", "--quiet", code=1)
+        said = _trained(toy_songs, settings, tmp_path / "run", "--preset", "tiny", "--quiet", code=1)
     assert "out of memory: take --preset tiny,80gb" in said
-    _trained(dataset, settings, tmp_path / "run", "--quiet")  # no step was taken, so it may be another run now
-    refused = _trained(dataset, settings, tmp_path / "run", "--lr", 0.5, "--quiet", code=1)
+    _trained(toy_songs, settings, tmp_path / "run", "--quiet")  # no step was taken, so it may be another run now
+    refused = _trained(toy_songs, settings, tmp_path / "run", "--lr", 0.5, "--quiet", code=1)
     assert "optimizer.lr: 0.001 -> 0.5" in refused
     assert next_smaller(["finetune", "24gb"]) == ["finetune", "12gb"]
     assert next_smaller(["finetune", "8gb"]) is None
 
 
-def test_an_exported_run_of_random_weights_is_sampled(dataset, settings, checkpoint, tmp_path):
-    _trained(dataset, settings, tmp_path / "run", "--ssl", "mert", "--set", "ema=0.5", "--quiet")
+def test_an_exported_run_of_random_weights_is_sampled(toy_songs, settings, checkpoint, tmp_path):
+    _trained(toy_songs, settings, tmp_path / "run", "--ssl", "mert", "--set", "ema=0.5", "--quiet")
     trainer = Trainer(TrainConfig.model_validate_json((tmp_path / "run/config.json").read_text()), tmp_path / "run")
     for name, flags in {"last": (), "average": ("--average",), "early": ("--step", 4)}.items():
         text = ("--text-encoder", checkpoint / "umt5-base")
@@ -195,28 +194,30 @@ def test_an_exported_run_of_random_weights_is_sampled(dataset, settings, checkpo
     assert out.stat().st_size > 48_000
 
 
-def test_songs_of_a_random_checkpoint_are_heard_on_the_way_and_change_no_step(dataset, settings, checkpoint, tmp_path):
+def test_songs_of_a_random_checkpoint_are_heard_on_the_way_and_change_no_step(
+    toy_songs, settings, checkpoint, tmp_path
+):
     """By prompts given on the command line."""
     sampling = "{duration: 1, infer_steps: 2}"
     new = ("--set", f"samples.codec={checkpoint}", "--set", f"samples.text_encoder={checkpoint / 'umt5-base'}")
     heard = ("--sample-prompt", "calm piano", "--sample-prompt", "folk", "--set", "samples.every=4", *new)
-    _trained(dataset, settings, tmp_path / "heard", *heard, "--set", f"samples.options={sampling}", "--quiet")
-    _trained(dataset, settings, tmp_path / "plain", "--quiet")
+    _trained(toy_songs, settings, tmp_path / "heard", *heard, "--set", f"samples.options={sampling}", "--quiet")
+    _trained(toy_songs, settings, tmp_path / "plain", "--quiet")
     assert _losses(tmp_path / "heard") == _losses(tmp_path / "plain")
     songs = {path.name: read_audio(path) for path in (tmp_path / "heard/samples").iterdir()}
     assert sorted(songs) == [f"step-{step:08d}-{number}.flac" for step in (4, 6) for number in (1, 2)]
     assert all(0.9 < song.shape[1] / rate_hz < 1.1 for song, rate_hz in songs.values())
-    told = _trained(dataset, settings, tmp_path / "mute", "--sample-prompt", "folk", "--quiet", code=1)
+    told = _trained(toy_songs, settings, tmp_path / "mute", "--sample-prompt", "folk", "--quiet", code=1)
     assert "needs a folder: give it as --set samples.codec=" in " ".join(told.split())
 
 
-def test_an_exported_lora_changes_a_random_checkpoint_as_training_did(dataset, checkpoint, tmp_path):
+def test_an_exported_lora_changes_a_random_checkpoint_as_training_did(toy_songs, checkpoint, tmp_path):
     quick = tmp_path / "lora.yaml"
     data = {"batch_size": 2, "max_lyric_ids": 32}
     optimizer = {"lr": 0.02, "warmup_steps": 0}
     quick.write_text(json.dumps({"steps": 3, "data": data, "optimizer": optimizer, "lora": {"rank": 4, "alpha": 8}}))
     run, lora = tmp_path / "run", tmp_path / "lora"
-    _trained(dataset, quick, run, "--checkpoint", checkpoint, "--quiet")
+    _trained(toy_songs, quick, run, "--checkpoint", checkpoint, "--quiet")
     asked("train", "export", run, "--out", lora)
     trainer = Trainer(TrainConfig.model_validate_json((run / "config.json").read_text()), run)
     batch = next(iter(trainer.stream))
@@ -230,16 +231,16 @@ def test_an_exported_lora_changes_a_random_checkpoint_as_training_did(dataset, c
     assert losses[0] != pytest.approx(losses[2].item(), rel=1e-4)
 
 
-def test_frozen_weights_in_bfloat16_are_adapted(dataset, checkpoint, tmp_path):
+def test_frozen_weights_in_bfloat16_are_adapted(toy_songs, checkpoint, tmp_path):
     quick = tmp_path / "lora.yaml"
     overrides = {"data": {"max_lyric_ids": 32, "batch_size": 2}, "steps": 2, "accumulation": 1, "log_every": 1}
     quick.write_text(json.dumps(overrides))
-    _trained(dataset, quick, tmp_path / "run", "--preset", "8gb", "--checkpoint", checkpoint, "--quiet")
+    _trained(toy_songs, quick, tmp_path / "run", "--preset", "8gb", "--checkpoint", checkpoint, "--quiet")
     assert len(_losses(tmp_path / "run")) == 2
 
 
-def test_an_export_says_what_it_lacks(dataset, settings, tmp_path):
-    _trained(dataset, settings, tmp_path / "run", "--quiet")
+def test_an_export_says_what_it_lacks(toy_songs, settings, tmp_path):
+    _trained(toy_songs, settings, tmp_path / "run", "--quiet")
     for flags, said in (
         ((), "name the codec of its latents with --codec"),
         (("--step", 5), "none of step 5, only of 4, 6"),
@@ -266,10 +267,10 @@ def test_presets_are_the_papers_and_lie_over_each_other():
     assert deep_merge({"a": {"b": 1}}, {"a": {}}) == {"a": {}}
 
 
-def test_late_weights_change_the_loss_of_the_last_steps_only(dataset, settings, tmp_path):
-    _trained(dataset, settings, tmp_path / "plain", "--ssl", "mert,m-hubert", "--quiet")
+def test_late_weights_change_the_loss_of_the_last_steps_only(toy_songs, settings, tmp_path):
+    _trained(toy_songs, settings, tmp_path / "plain", "--ssl", "mert,m-hubert", "--quiet")
     late = ("--set", "objective.late_ssl_weights={m-hubert: 0}", "--set", "objective.late_steps=2")
-    _trained(dataset, settings, tmp_path / "late", "--ssl", "mert,m-hubert", *late, "--quiet")
+    _trained(toy_songs, settings, tmp_path / "late", "--ssl", "mert,m-hubert", *late, "--quiet")
     plain, changed = (RunFolder(tmp_path / name).figures() for name in ("plain", "late"))
     assert [step["loss"] for step in plain[:4]] == [step["loss"] for step in changed[:4]]
     assert changed[4]["loss"] == pytest.approx(changed[4]["denoising"] + changed[4]["alignment/mert"] / 2)
@@ -304,12 +305,12 @@ def test_gradient_checkpointing_is_reckoned_to_save_and_batches_to_cost():
     assert kept.optimizer == 2 * kept.gradients == 8 * kept.trained
 
 
-def test_what_is_reckoned_is_what_a_step_takes_on_a_cpu(dataset):
+def test_what_is_reckoned_is_what_a_step_takes_on_a_cpu(toy_songs):
     """By PyTorch's own count of what it allocates in a real step."""
     from torch.profiler import ProfilerActivity, profile
 
     config = TrainConfig.model_validate(
-        {"data": {"datasets": [str(dataset)], "batch_size": 2}, "model": MODEL | {"num_layers": 4}}
+        {"data": {"datasets": [str(toy_songs)], "batch_size": 2}, "model": MODEL | {"num_layers": 4}}
     )
     widths = Widths(text=32, speaker=16, ssl={}, ssl_rate_hz={})
     sizes = {**config.model, "text_embedding_dim": 32, "speaker_embedding_dim": 16, "ssl_encoder_depths": (),
@@ -335,12 +336,13 @@ def test_what_is_reckoned_is_what_a_step_takes_on_a_cpu(dataset):
     assert reckoned.activations + gradients == pytest.approx(peak, rel=0.1)
 
 
-@pytest.mark.parametrize("one_dies", [False, pytest.param(True, marks=long)])
-def test_two_workers_end_alike_whether_or_not_one_dies(dataset, settings, tmp_path, one_dies):
+@pytest.mark.parametrize("one_dies", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.ray
+def test_two_workers_end_alike_whether_or_not_one_dies(toy_songs, settings, tmp_path, one_dies):
     """Killed after a checkpoint, they are started again from it, and do what two processes do that nobody kills."""
     steps = 14 if one_dies else 4
     config = build_config(
-        presets=[], size=None, file=settings, flags=dict.fromkeys(FLAGS) | {"DATASET": (dataset,), "--steps": steps},
+        presets=[], size=None, file=settings, flags=dict.fromkeys(FLAGS) | {"DATASET": (toy_songs,), "--steps": steps},
         overrides=["save_every=2"], vocabulary=None,
     )  # fmt: skip
     killed = []

@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from pipeline.commands import ui
 from pipeline.sampling.config import build_config, read_settings
 from tests.support import tiny_checkpoint
-from tests.support.browser import launched, opened
+from tests.support.browser import opened
 from tests.support.command import asked
 from training.sampling.audio import read_audio
 
@@ -48,14 +48,8 @@ def address(checkpoint: Path) -> Iterator[str]:
         folder = Path(os.environ["GRADIO_TEMP_DIR"])
         assert folder.stat().st_mode & 0o077 == 0  # songs are their user's own
         ended.set()
-        running.join(timeout=30)
+        running.join(timeout=240)
         assert not folder.exists()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -30,10 +30,10 @@ from pipeline.pages.thresholds import dataset_gates
 from pipeline.planning.plan import Plan
 from pipeline.view.report import write_report
 from schemas.dataset import Layout
-from tests.support import toy_dataset
+from tests.support import toy_dataset, without_workers
 from tests.support.audio import silence, tone, write
-from tests.support.browser import launched, opened
-from tests.support.command import asked, queried, ray_cluster, songmill
+from tests.support.browser import opened
+from tests.support.command import asked, queried
 from tests.support.tracks import load
 
 Audio = Callable[[str, str], Path]
@@ -64,28 +64,21 @@ def songs(audio: Audio, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def dataset(songs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def curated(songs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Curated, then given previews."""
     out = tmp_path_factory.mktemp("dataset") / "seen"
-    quick = ("--quiet", "--set=resources.replicas=1")
-    with ray_cluster() as cluster:
-        stages = "decode,quality,fingerprint,rhythm,sections"
-        songmill("curate", songs, "--out", out, "--stages", stages, "--license", "CC-BY-4.0", *quick, **cluster)
-        songmill("curate", "--add", "preview", out, f"--set=preview.seconds={PREVIEW_S}", *quick, **cluster)
+    quick = ("--quiet",)
+    stages = "decode,quality,fingerprint,rhythm,sections"
+    without_workers.curated("curate", songs, "--out", out, "--stages", stages, "--license", "CC-BY-4.0", *quick)
+    without_workers.curated("curate", "--add", "preview", out, f"--set=preview.seconds={PREVIEW_S}", *quick)
     return out
 
 
 @pytest.fixture(scope="module")
-def report(dataset: Path) -> Path:
-    out = dataset.parent / "report.html"
-    assert "3 filtered, 2 kept; 6 with sound" in asked("inspect", dataset, "--html", out)
+def report(curated: Path) -> Path:
+    out = curated.parent / "report.html"
+    assert "3 filtered, 2 kept; 6 with sound" in asked("inspect", curated, "--html", out)
     return out
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as browser:
-        yield browser
 
 
 @pytest.fixture
@@ -107,19 +100,19 @@ def stored(dataset: Path) -> dict[str, dict[str, Any]]:
 
 
 class TestPreviewsOfADataset:
-    def test_every_kept_row_has_one_beside_its_shard(self, dataset: Path):
-        assert "as committed" in asked("verify", dataset)
-        kept = {row["row_id"] for row in queried(dataset, "select row_id from tracks")}
-        previews = stored(dataset)
+    def test_every_kept_row_has_one_beside_its_shard(self, curated: Path):
+        assert "as committed" in asked("verify", curated)
+        kept = {row["row_id"] for row in queried(curated, "select row_id from tracks")}
+        previews = stored(curated)
         assert previews.keys() == kept
         for made in previews.values():
             with av.open(io.BytesIO(made["data"])) as container:
                 assert sum(frame.samples for frame in container.decode(audio=0)) == PREVIEW_S * 48_000
-        assert "features/preview/*.parquet" in (dataset / "README.md").read_text()
+        assert "features/preview/*.parquet" in (curated / "README.md").read_text()
 
-    def test_a_user_s_own_kind_of_preview_is_not_played(self, dataset: Path, tmp_path: Path):
-        layout = Layout(Path(shutil.copytree(dataset, tmp_path / "dataset")))
-        ids = list(stored(dataset))
+    def test_a_user_s_own_kind_of_preview_is_not_played(self, curated: Path, tmp_path: Path):
+        layout = Layout(Path(shutil.copytree(curated, tmp_path / "dataset")))
+        ids = list(stored(curated))
         assert stored_excerpts(layout, ids).keys() == {*ids}
         for file in layout.features("preview").glob("*.parquet"):
             rows = [{"row_id": row["row_id"], "preview": {"heard": "yes"}} for row in pq.read_table(file).to_pylist()]
@@ -128,9 +121,9 @@ class TestPreviewsOfADataset:
 
 
 class TestInTheBrowser:
-    def test_it_plays_and_playhead_and_lyrics_follow(self, page: Page, dataset: Path):
-        row = card(page, dataset, "song.flac")
-        start_s = next(p["start_s"] for i, p in stored(dataset).items() if row.get_attribute("id") == f"row-{i}")
+    def test_it_plays_and_playhead_and_lyrics_follow(self, page: Page, curated: Path):
+        row = card(page, curated, "song.flac")
+        start_s = next(p["start_s"] for i, p in stored(curated).items() if row.get_attribute("id") == f"row-{i}")
         audio, wave = row.locator("audio"), row.get_by_role("slider")
         row.scroll_into_view_if_needed()
         expect(row.locator(".bars .all")).to_have_attribute("d", re.compile(r"^M0\.15,"))
@@ -153,8 +146,8 @@ class TestInTheBrowser:
         shares = wave.evaluate("w => [parseFloat(w.querySelector('.playhead').style.left), w.clientWidth]")
         assert shares[0] == pytest.approx((position - start_s) / PREVIEW_S * 100, abs=5)
 
-    def test_a_click_on_the_waveform_and_keys_seek(self, page: Page, dataset: Path):
-        row = card(page, dataset, "other.flac")
+    def test_a_click_on_the_waveform_and_keys_seek(self, page: Page, curated: Path):
+        row = card(page, curated, "other.flac")
         audio, wave = row.locator("audio"), row.get_by_role("slider")
         wave.scroll_into_view_if_needed()
         box = wave.bounding_box()
@@ -186,9 +179,9 @@ class TestInTheBrowser:
         expect(text.locator("audio")).to_have_count(0)
         expect(text.locator(".remark")).to_contain_text("No sound: ")
 
-    def test_markup_in_titles_and_lyrics_is_text(self, page: Page, dataset: Path):
-        row = card(page, dataset, "song.flac")
-        assert page.title() == dataset.name
+    def test_markup_in_titles_and_lyrics_is_text(self, page: Page, curated: Path):
+        row = card(page, curated, "song.flac")
+        assert page.title() == curated.name
         assert row.get_by_role("heading").first.inner_text() == HOSTILE
         assert row.locator(".by").inner_text() == f"{RIGHT_TO_LEFT} · a & b"
         assert row.locator(".lyrics .words").first.inner_text().endswith(HOSTILE)
@@ -216,11 +209,11 @@ class TestInTheBrowser:
         page.set_viewport_size({"width": 390, "height": 844})
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
-    def test_words_are_followed_too(self, browser: Browser, dataset: Path, tmp_path: Path):
+    def test_words_are_followed_too(self, browser: Browser, curated: Path, tmp_path: Path):
         lines = [{"start_s": 1.0, "end_s": 3.0, "text": "one two", "verdict": "canonical", "words": []}]
         spans = ((1.0, 2.0, "one"), (2.0, 3.0, "two"))
         lines[0]["words"] = [{"start_s": start, "end_s": end, "text": text} for start, end, text in spans]
-        made = make_excerpt(queried(dataset, "select uri, track_id from tracks limit 1")[0], 4, 32)
+        made = make_excerpt(queried(curated, "select uri, track_id from tracks limit 1")[0], 4, 32)
         sound = Sound(made.sound().src, 0.0, 4.0, [1.0])
         template = environment().from_string('{% from "row.html" import row_card %}{{ row_card(row, sound) }}')
         shown = template.render(row=row_view({"row_id": "a", "lyrics": {"lines": lines}}, ()), sound=sound)
@@ -246,23 +239,23 @@ _LOADED = """audio => new Promise((resolve) => {
 
 
 class TestWhatIsOnIt:
-    def test_stored_previews_are_played_as_they_are(self, report: Path, dataset: Path):
+    def test_stored_previews_are_played_as_they_are(self, report: Path, curated: Path):
         text = report.read_text("utf-8")
-        for made in stored(dataset).values():
+        for made in stored(curated).values():
             assert f"data:audio/ogg;base64,{base64.b64encode(made['data']).decode()}" in text
 
-    def test_the_same_seed_makes_the_same_page(self, report: Path, dataset: Path, tmp_path: Path):
-        asked("inspect", dataset, "--html", tmp_path / "again.html", "--seed", 0)
+    def test_the_same_seed_makes_the_same_page(self, report: Path, curated: Path, tmp_path: Path):
+        asked("inspect", curated, "--html", tmp_path / "again.html", "--seed", 0)
         assert (tmp_path / "again.html").read_bytes() == report.read_bytes()
 
-    def test_a_small_sample_has_something_of_every_verdict(self, dataset: Path, tmp_path: Path):
-        told = json.loads(asked("inspect", dataset, "--html", tmp_path / "few.html", "--rows", 3, "--json"))
+    def test_a_small_sample_has_something_of_every_verdict(self, curated: Path, tmp_path: Path):
+        told = json.loads(asked("inspect", curated, "--html", tmp_path / "few.html", "--rows", 3, "--json"))
         assert told["rows"] == {"kept": 1, "filtered": 1, "failed": 1}
 
-    def test_sounds_are_cut_until_the_page_fits(self, dataset: Path, tmp_path: Path):
-        whole = write_report(Layout(dataset), tmp_path / "whole.html")
+    def test_sounds_are_cut_until_the_page_fits(self, curated: Path, tmp_path: Path):
+        whole = write_report(Layout(curated), tmp_path / "whole.html")
         limit = whole.bytes - 60_000
-        made = write_report(Layout(dataset), tmp_path / "small.html", limit_bytes=limit)
+        made = write_report(Layout(curated), tmp_path / "small.html", limit_bytes=limit)
         assert made.bytes == (tmp_path / "small.html").stat().st_size <= limit
         assert made.remark.startswith("Sounds are cut to ")
         assert made.remark in (tmp_path / "small.html").read_text("utf-8")
@@ -272,26 +265,26 @@ class TestWhatIsOnIt:
             with av.open(io.BytesIO(base64.b64decode(sound))) as container:
                 assert sum(frame.samples for frame in container.decode(audio=0)) > 0.5 * 48_000
 
-    def test_rows_that_were_asked_for_come_first(self, dataset: Path, tmp_path: Path):
-        [row] = queried(dataset, "select row_id from quarantine where uri like '%silent.wav'")
+    def test_rows_that_were_asked_for_come_first(self, curated: Path, tmp_path: Path):
+        [row] = queried(curated, "select row_id from quarantine where uri like '%silent.wav'")
         out = tmp_path / "asked.html"
-        write_report(Layout(dataset), out, rows=2, extra_rows=[row["row_id"]], extra_title="Nearest to a threshold")
+        write_report(Layout(curated), out, rows=2, extra_rows=[row["row_id"]], extra_title="Nearest to a threshold")
         found = re.findall(r'<article [^>]*data-row="([^"]+)"', out.read_text("utf-8"))
         assert found[0] == row["row_id"]
         assert len(found) == 3
         assert "Nearest to a threshold" in out.read_text("utf-8")
         with pytest.raises(UsageProblem, match="no row nobody"):
-            write_report(Layout(dataset), out, extra_rows=["nobody"])
+            write_report(Layout(curated), out, extra_rows=["nobody"])
 
-    def test_a_file_that_has_changed_is_not_played(self, songs: Path, dataset: Path):
-        [row] = queried(dataset, "select uri, track_id from quarantine where uri like '%copy.mp3'")
+    def test_a_file_that_has_changed_is_not_played(self, songs: Path, curated: Path):
+        [row] = queried(curated, "select uri, track_id from quarantine where uri like '%copy.mp3'")
         assert make_excerpt(row, 5, 32).duration_s == 5
         assert "its bytes have changed" in make_excerpt({**row, "track_id": "another"}, 5, 32).remark
         assert make_excerpt({**row, "uri": "gone.flac"}, 5, 32).remark.startswith("No sound: gone.flac: No such file")
         assert "No sound: " in make_excerpt({**row, "uri": "nothing://of/the/kind"}, 5, 32).remark
 
-    def test_the_funnel_runs_through_the_dag_and_loses_nobody(self, dataset: Path):
-        layout = Layout(dataset)
+    def test_the_funnel_runs_through_the_dag_and_loses_nobody(self, curated: Path):
+        layout = Layout(curated)
         stats, plan = collect_stats(layout), Plan.model_validate_json(layout.plan.read_bytes())
         steps = funnel(plan, stats.verdicts, stats.rows["total"])
         assert [(step.name, step.entering) for step in steps] == [
@@ -309,9 +302,9 @@ class TestWhatIsOnIt:
         }
         assert steps[-1].leaving == stats.rows["kept"]
 
-    def test_plots_count_every_row_that_has_the_figure(self, dataset: Path):
-        connection = connect(Layout(dataset))
-        plots = {(p.column, p.field): p for p in histograms(connection, dataset_gates(Layout(dataset)))}
+    def test_plots_count_every_row_that_has_the_figure(self, curated: Path):
+        connection = connect(Layout(curated))
+        plots = {(p.column, p.field): p for p in histograms(connection, dataset_gates(Layout(curated)))}
         assert (plots["audio", "duration_s"].rows, sum(b.kept for b in plots["audio", "duration_s"].bins)) == (5, 2)
         assert plots["audio", "duration_s"].thresholds == [("min", 5.0), ("max", 1200.0)]
         assert plots["rhythm", "bpm"].rows == 2
@@ -319,11 +312,11 @@ class TestWhatIsOnIt:
 
 
 class TestRefusals:
-    def test_no_dataset_and_no_folder(self, dataset: Path, tmp_path: Path):
+    def test_no_dataset_and_no_folder(self, curated: Path, tmp_path: Path):
         assert "is no songmill dataset" in asked("inspect", tmp_path, "--html", tmp_path / "x.html", code=1)
-        assert "No such file or directory" in asked("inspect", dataset, "--html", tmp_path / "no" / "x.html", code=1)
+        assert "No such file or directory" in asked("inspect", curated, "--html", tmp_path / "no" / "x.html", code=1)
         assert "give only one of --sql, --html" in asked(
-            "inspect", dataset, "--html", "x.html", "--sql", "select 1", code=2
+            "inspect", curated, "--html", "x.html", "--sql", "select 1", code=2
         )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pyarrow as pa
+import pytest
 
 from pipeline.ingest.identity import identify
 from schemas import columns
@@ -19,7 +20,6 @@ from stages.decode import Decode
 from stages.fingerprint import Fingerprint
 from stages.quality import Quality
 from tests.support.command import environment, queried, start
-from tests.support.long import long
 from tests.support.mutations import mutants
 from tests.support.places import ROOT
 
@@ -112,6 +112,7 @@ def _memory(process: psutil.Process) -> int:
         return 0
 
 
+@pytest.mark.ray
 def test_mutated_files_through_a_run(tmp_path: Path) -> None:
     mutants(tmp_path / "songs", 60, seed=1)
 
@@ -122,7 +123,8 @@ def test_mutated_files_through_a_run(tmp_path: Path) -> None:
     assert 0 < peak < _GB
 
 
-@long
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_thousand_mutated_files_through_a_run(tmp_path: Path) -> None:
     mutants(tmp_path / "songs", 1_000, seed=2)
 

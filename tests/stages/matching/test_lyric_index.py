@@ -39,14 +39,15 @@ def written(path: Path, songs: list[dict]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory) -> tuple[Path, str]:
+def index(tmp_path_factory, shared_cluster) -> tuple[Path, str]:
     """An index that was built on a cluster from a library with faults, one song added later, and what was said."""
     folder = tmp_path_factory.mktemp("lyrics")
     faulty = rows(cs={"text": ""}, hi={"text": "la " * 40_000}, tr={"language": "xx"})
     faulty += [{**faulty[0], "title": "again"}, {**faulty[0], "id": None}]
     nonsense = [f"la {'di da ' * (number % 7)}number {number}" for number in range(MANY)]
     faulty += [{**faulty[0], "id": f"nonsense-{number}", "text": text} for number, text in enumerate(nonsense)]
-    said, _ = songmill("lyrics", "index", written(folder / "lyrics.parquet", faulty), "--out", folder / "index")
+    library = written(folder / "lyrics.parquet", faulty)
+    said, _ = songmill("lyrics", "index", library, "--out", folder / "index", **shared_cluster)
     later = [row for row in rows() if row["id"] == "cs"]
     asked("lyrics", "index", written(folder / "later.parquet", later), "--out", folder / "index", "--add")
     return folder / "index", said

@@ -23,17 +23,17 @@ quickly = settings(deadline=None, max_examples=15, suppress_health_check=[Health
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def toy_songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("toy") / "songs", SONGS, row_group=3)
 
 
 @pytest.fixture(scope="module")
-def stored(dataset: Path) -> dict[str, dict]:
+def stored(toy_songs: Path) -> dict[str, dict]:
     """The dataset read by hand: track id -> its row with all features."""
     rows: dict[str, dict] = {}
     for folder in (
-        Layout(dataset).shards,
-        *(Layout(dataset).features(n) for n in ("latents", "ssl", "text_embedding")),
+        Layout(toy_songs).shards,
+        *(Layout(toy_songs).features(n) for n in ("latents", "ssl", "text_embedding")),
     ):
         for row in pq.read_table(folder).to_pylist():
             rows.setdefault(row["row_id"], {}).update(row)
@@ -146,8 +146,8 @@ def test_a_frame_budget_that_no_song_fits_is_refused() -> None:
 # --- batches
 
 
-def test_batches_hold_what_is_stored_and_nothing_behind_it(dataset: Path, stored: dict[str, dict]) -> None:
-    songs = stream(config(dataset))
+def test_batches_hold_what_is_stored_and_nothing_behind_it(toy_songs: Path, stored: dict[str, dict]) -> None:
+    songs = stream(config(toy_songs))
     seen = Counter()
     for batch in islice(songs, len(songs.plan(0))):
         seen.update(batch.track_ids)
@@ -204,8 +204,8 @@ def test_native_states_are_cut_with_the_latents(tmp_path: Path) -> None:
     )
 
 
-def test_parts_and_caption_variants_change_from_epoch_to_epoch(dataset: Path) -> None:
-    songs = stream(config(dataset, max_frames_per_song=40))
+def test_parts_and_caption_variants_change_from_epoch_to_epoch(toy_songs: Path) -> None:
+    songs = stream(config(toy_songs, max_frames_per_song=40))
     steps = len(songs.plan(0)), len(songs.plan(1))
     batches = list(islice(songs, sum(steps)))
     first, second = _by_song(batches[: steps[0]]), _by_song(batches[steps[0] :])
@@ -222,23 +222,23 @@ def _by_song(batches: list[Batch]) -> dict[str, tuple[torch.Tensor, torch.Tensor
     }
 
 
-def test_only_the_asked_for_caption_variants_are_drawn(dataset: Path, stored: dict[str, dict]) -> None:
-    songs = stream(config(dataset, text_variants=("descriptive",)))
+def test_only_the_asked_for_caption_variants_are_drawn(toy_songs: Path, stored: dict[str, dict]) -> None:
+    songs = stream(config(toy_songs, text_variants=("descriptive",)))
     assert songs.songs.left_out == {"text_embedding": SONGS // 3}  # those have but a simplified caption
     for batch in islice(songs, len(songs.plan(0))):
         for i, track_id in enumerate(batch.track_ids):
             assert batch.text_mask[i].sum() == stored[track_id]["text_embedding"][1]["tokens"]
 
 
-def test_texts_and_lyrics_are_cut(dataset: Path) -> None:
-    batch = next(iter(stream(config(dataset, max_text_tokens=2, max_lyric_ids=5))))
+def test_texts_and_lyrics_are_cut(toy_songs: Path) -> None:
+    batch = next(iter(stream(config(toy_songs, max_text_tokens=2, max_lyric_ids=5))))
     assert batch.text.shape[1] == 2
     assert batch.lyrics.shape[1] == 5
 
 
-def test_a_batch_does_not_depend_on_how_songs_are_spread_over_shards(dataset: Path, tmp_path: Path) -> None:
+def test_a_batch_does_not_depend_on_how_songs_are_spread_over_shards(toy_songs: Path, tmp_path: Path) -> None:
     other = write_dataset(tmp_path, SONGS, shards=5, row_group=2, committed=False)
-    for one, two in zip(islice(stream(config(dataset)), 8), stream(config(other)), strict=False):
+    for one, two in zip(islice(stream(config(toy_songs)), 8), stream(config(other)), strict=False):
         assert equal(one, two)
 
 
@@ -246,19 +246,19 @@ def test_a_batch_does_not_depend_on_how_songs_are_spread_over_shards(dataset: Pa
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(dataset: Path) -> list[tuple[Batch, dict]]:
-    songs = stream(config(dataset))
+def uninterrupted(toy_songs: Path) -> list[tuple[Batch, dict]]:
+    songs = stream(config(toy_songs))
     return [(batch, json.loads(json.dumps(songs.state_dict()))) for batch in islice(songs, 20)]
 
 
 @quickly
 @given(st.integers(0, 18), st.integers(0, 3))
 def test_resuming_anywhere_continues_the_sequence(
-    dataset: Path, uninterrupted: list[tuple[Batch, dict]], stop: int, lost: int
+    toy_songs: Path, uninterrupted: list[tuple[Batch, dict]], stop: int, lost: int
 ) -> None:
     """Batches that were read after the last state was saved come again."""
-    chosen = config(dataset)
-    songs = ShardStream(_songs(dataset), chosen)
+    chosen = config(toy_songs)
+    songs = ShardStream(_songs(toy_songs), chosen)
     list(islice(songs, lost))
     songs.load_state_dict(uninterrupted[stop][1])
     resumed = next(iter(songs))
@@ -273,34 +273,34 @@ def _songs(dataset: Path) -> object:
     return _cached.setdefault(dataset, open_songs(config(dataset)))
 
 
-def test_worker_processes_change_nothing(dataset: Path, uninterrupted: list[tuple[Batch, dict]]) -> None:
-    songs = stream(config(dataset), workers=2)
+def test_worker_processes_change_nothing(toy_songs: Path, uninterrupted: list[tuple[Batch, dict]]) -> None:
+    songs = stream(config(toy_songs), workers=2)
     songs.load_state_dict(uninterrupted[2][1])
     for batch, (expected, state) in zip(islice(songs, 6), uninterrupted[3:9], strict=True):
         assert equal(batch, expected)
         assert songs.state_dict() == state
 
 
-def test_leaving_the_loop_loses_no_batch(dataset: Path, uninterrupted: list[tuple[Batch, dict]]) -> None:
-    songs = stream(config(dataset))
+def test_leaving_the_loop_loses_no_batch(toy_songs: Path, uninterrupted: list[tuple[Batch, dict]]) -> None:
+    songs = stream(config(toy_songs))
     taken = [*islice(songs, 3), *islice(songs, 7)]
     assert all(equal(one, other) for one, (other, _) in zip(taken, uninterrupted[:10], strict=True))
 
 
-def test_reading_leaves_the_global_generator_alone(dataset: Path) -> None:
+def test_reading_leaves_the_global_generator_alone(toy_songs: Path) -> None:
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
-    next(iter(stream(config(dataset))))
+    next(iter(stream(config(toy_songs))))
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_ranks_share_out_the_songs(dataset: Path, world_size: int) -> None:
-    songs = _songs(dataset)
+def test_ranks_share_out_the_songs(toy_songs: Path, world_size: int) -> None:
+    songs = _songs(toy_songs)
     taken: list[list[str]] = []
     hours = []
     for rank in range(world_size):
-        own = ShardStream(songs, config(dataset), rank=rank, world_size=world_size)
+        own = ShardStream(songs, config(toy_songs), rank=rank, world_size=world_size)
         steps = len(own.plan(0))
         taken.append([track_id for batch in islice(own, steps) for track_id in batch.track_ids])
         hours.append(own.hours.as_dict())
@@ -310,17 +310,17 @@ def test_ranks_share_out_the_songs(dataset: Path, world_size: int) -> None:
 
 
 def test_another_world_size_or_other_songs_cannot_resume(
-    dataset: Path, uninterrupted: list[tuple[Batch, dict]]
+    toy_songs: Path, uninterrupted: list[tuple[Batch, dict]]
 ) -> None:
     state = uninterrupted[5][1]
     with pytest.raises(DatasetProblem, match=r"world_size \(1 -> 2\)"):
-        ShardStream(_songs(dataset), config(dataset), world_size=2).load_state_dict(state)
+        ShardStream(_songs(toy_songs), config(toy_songs), world_size=2).load_state_dict(state)
     with pytest.raises(DatasetProblem, match="songs"):
-        stream(config(dataset, where="license = 'CC0-1.0'")).load_state_dict(state)
+        stream(config(toy_songs, where="license = 'CC0-1.0'")).load_state_dict(state)
 
 
-def test_hours_are_those_of_the_parts_seen(dataset: Path, stored: dict[str, dict]) -> None:
-    songs = stream(config(dataset))
+def test_hours_are_those_of_the_parts_seen(toy_songs: Path, stored: dict[str, dict]) -> None:
+    songs = stream(config(toy_songs))
     list(islice(songs, len(songs.plan(0))))
     expected: dict[str, Counter] = {"source": Counter(), "license": Counter(), "language": Counter()}
     for row in stored.values():
@@ -338,7 +338,7 @@ def test_hours_are_those_of_the_parts_seen(dataset: Path, stored: dict[str, dict
 @quickly
 @given(st.floats(8000, 20000), st.sets(st.sampled_from(["CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0"]), min_size=1))
 def test_a_condition_equals_the_same_filter_by_hand(
-    dataset: Path, stored: dict[str, dict], hz: float, licenses: set[str]
+    toy_songs: Path, stored: dict[str, dict], hz: float, licenses: set[str]
 ) -> None:
     listed = ", ".join(f"'{name}'" for name in licenses)
     expected = {
@@ -346,7 +346,7 @@ def test_a_condition_equals_the_same_filter_by_hand(
         for track_id, row in stored.items()
         if row["quality"]["bandwidth_hz"] > hz and row["license"] in licenses
     }
-    chosen = config(dataset, where=f"quality.bandwidth_hz > {hz} and license in ({listed})")
+    chosen = config(toy_songs, where=f"quality.bandwidth_hz > {hz} and license in ({listed})")
     if expected:
         songs = open_songs(chosen)
         assert set(songs.table["track_id"].to_pylist()) == expected
@@ -360,9 +360,9 @@ def test_a_condition_equals_the_same_filter_by_hand(
     ("where", "named"),
     [("bandwith_hz > 1", "bandwith_hz"), ("quality.bandwith_hz > 1", "bandwith_hz"), ("license in (", "syntax")],
 )
-def test_a_condition_that_means_nothing_is_refused_by_name(dataset: Path, where: str, named: str) -> None:
+def test_a_condition_that_means_nothing_is_refused_by_name(toy_songs: Path, where: str, named: str) -> None:
     with pytest.raises(DatasetProblem, match=named) as problem:
-        open_songs(config(dataset, where=where))
+        open_songs(config(toy_songs, where=where))
     assert "quality" in str(problem.value)
 
 
@@ -384,12 +384,12 @@ def test_the_held_out_songs_stay_when_songs_are_added(tmp_path: Path) -> None:
     assert 3 <= len(more_held_out) <= 18
 
 
-def test_the_validation_split_is_one_pass_and_always_the_same(dataset: Path) -> None:
-    songs = stream(config(dataset, validation_share=0.4), split="validation")
+def test_the_validation_split_is_one_pass_and_always_the_same(toy_songs: Path) -> None:
+    songs = stream(config(toy_songs, validation_share=0.4), split="validation")
     one, other = list(songs), list(songs)
     assert [batch.track_ids for batch in one] == [batch.track_ids for batch in other]
     assert all(equal(a, b) for a, b in zip(one, other, strict=True))
-    train = stream(config(dataset, validation_share=0.4))
+    train = stream(config(toy_songs, validation_share=0.4))
     trained = {track_id for batch in islice(train, len(train.plan(0))) for track_id in batch.track_ids}
     held_out = {track_id for batch in one for track_id in batch.track_ids}
     assert len(trained) + len(held_out) == len(trained | held_out) == SONGS
@@ -436,8 +436,8 @@ def test_a_run_whose_songs_were_marked_since_is_not_resumed(tmp_path: Path) -> N
         stream(config(dataset)).load_state_dict(state)
 
 
-def test_widths_and_models_are_known(dataset: Path) -> None:
-    songs = open_songs(config(dataset))
+def test_widths_and_models_are_known(toy_songs: Path) -> None:
+    songs = open_songs(config(toy_songs))
     assert (songs.widths.text, songs.widths.speaker, songs.widths.ssl) == (32, 16, {"whisper_base": 12})
     assert songs.models["latents"] == "toy-latents@r1"
 
@@ -445,13 +445,13 @@ def test_widths_and_models_are_known(dataset: Path) -> None:
 # --- what does not fit
 
 
-def test_features_that_are_missing_are_named_with_the_command_that_adds_them(dataset: Path, tmp_path: Path) -> None:
+def test_features_that_are_missing_are_named_with_the_command_that_adds_them(toy_songs: Path, tmp_path: Path) -> None:
     root = write_dataset(tmp_path, 4, shards=1)
     Layout(root).feature_file("latents", 0).unlink()
     with pytest.raises(DatasetProblem, match=r"has no latents: `songmill curate --add latents"):
         open_songs(config(root))
     with pytest.raises(DatasetProblem, match="no states of hubert; it has those of whisper_base"):
-        open_songs(config(dataset).model_copy(update={"ssl": ("hubert",)}))
+        open_songs(config(toy_songs).model_copy(update={"ssl": ("hubert",)}))
     with pytest.raises(DatasetProblem, match="holds no shards"):
         open_songs(config(tmp_path / "elsewhere"))
 
@@ -474,10 +474,10 @@ def test_shards_that_were_made_in_different_ways_are_refused_with_the_difference
         open_songs(config(one, two))
 
 
-def test_latents_of_another_model_are_refused(dataset: Path) -> None:
-    open_songs(config(dataset), {"latents": "toy-latents@r1"})
+def test_latents_of_another_model_are_refused(toy_songs: Path) -> None:
+    open_songs(config(toy_songs), {"latents": "toy-latents@r1"})
     with pytest.raises(DatasetProblem, match="made by toy-latents@r1, the model expects those of dcae@7"):
-        open_songs(config(dataset), {"latents": "dcae@7"})
+        open_songs(config(toy_songs), {"latents": "dcae@7"})
 
 
 def test_another_schema_version_is_refused(tmp_path: Path) -> None:

@@ -1,10 +1,8 @@
 """Training runs: what a step is, exact resume, failures that leave the run as it was."""
 
 import json
-import signal
-import subprocess
-import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,9 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.support import plain_workers
-from tests.support.command import environment
-from tests.support.places import ROOT
-from tests.support.toy_dataset import VOCABULARY_SIZE, write_dataset
+from tests.support.toy_dataset import VOCABULARY_SIZE
 from training.data import DataConfig
 from training.data.errors import DatasetProblem
 from training.dit.config import LoraConfig, TrainConfig
@@ -35,11 +31,6 @@ MODEL = {
 }
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("data") / "songs", 24, ssl={"whisper_base": 12}, frames=(40, 90))
-
-
 def _config(dataset: Path, **changes) -> TrainConfig:
     settings = {
         "data": DataConfig(datasets=(dataset,), batch_size=2, ssl=("whisper_base",), validation_share=0.2),
@@ -48,7 +39,7 @@ def _config(dataset: Path, **changes) -> TrainConfig:
         "steps": 8,
         "log_every": 1,
         "validate_every": 0,
-        "save_every": 2,
+        "save_every": 8,  # saving takes as long as four steps
     }
     return TrainConfig(**(settings | changes))
 
@@ -65,46 +56,41 @@ def _weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {name: weight.detach().clone() for name, weight in trainer.transformer.named_parameters()}
 
 
-def test_training_lowers_the_loss_of_songs_held_out(dataset, tmp_path):
-    config = _config(dataset, optimizer=OptimizerConfig(lr=5e-3, warmup_steps=2), steps=18, validate_every=6)
+def test_training_lowers_the_loss_of_songs_held_out(short_toy_songs, tmp_path):
+    config = _config(short_toy_songs, optimizer=OptimizerConfig(lr=5e-3, warmup_steps=2), steps=18, validate_every=6)
     Trainer(config, tmp_path).train()
     losses = [figures["validation/loss"] for figures in _figures(tmp_path) if "validation/loss" in figures]
     assert losses[0] > losses[1] > losses[2]
 
 
+@pytest.fixture(scope="module")
+def whole(short_toy_songs, tmp_path_factory) -> Trainer:
+    """A run that nobody has stopped, through."""
+    trainer = Trainer(_config(short_toy_songs, ema=0.9, accumulation=2), tmp_path_factory.mktemp("runs") / "whole")
+    trainer.train()
+    return trainer
+
+
 @pytest.mark.parametrize("stop", [2, 6])
-def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(dataset, tmp_path, stop):
-    config = _config(dataset, ema=0.9, accumulation=2)
-    whole = Trainer(config, tmp_path / "whole")
-    whole.train()
+def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(short_toy_songs, whole, tmp_path, stop):
+    config = whole.config
     Trainer(config.model_copy(update={"steps": stop}), tmp_path / "stopped").train()
     resumed = Trainer(config, tmp_path / "stopped")
     assert resumed.step == stop
     resumed.train()
-    assert _losses(tmp_path / "stopped") == _losses(tmp_path / "whole")
+    assert _losses(tmp_path / "stopped") == _losses(whole.folder.root)
     assert all(torch.equal(weight, _weights(whole)[name]) for name, weight in _weights(resumed).items())
     assert all(torch.equal(weight, whole.average.weights[name]) for name, weight in resumed.average.weights.items())
     assert resumed.stream.state_dict() == whole.stream.state_dict()
 
 
-def test_a_run_that_was_killed_takes_the_same_steps(dataset, tmp_path):
+def test_a_run_that_was_killed_takes_the_same_steps(short_toy_songs, tmp_path):
     """SIGKILL after a checkpoint; the figures beyond it are taken back and computed again."""
-    config = _config(dataset, steps=16, save_every=3, threads=1)
+    config = _config(short_toy_songs, steps=10, save_every=3, threads=1)
     Trainer(config, tmp_path / "whole").train()
 
     killed = tmp_path / "killed"
-    script = tmp_path / "run.py"
-    script.write_text(
-        "import os, signal, sys\nfrom pathlib import Path\nfrom training.dit.config import TrainConfig\n"
-        "from training.dit.trainer import Trainer\n"
-        "def report(figures):\n    if figures['step'] == 8:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "config = TrainConfig.model_validate_json(Path(sys.argv[1]).read_text())\n"
-        "Trainer(config, Path(sys.argv[2]), report=report).train()\n"
-    )
-    (tmp_path / "config.json").write_text(config.model_dump_json())
-    command = [sys.executable, script, tmp_path / "config.json", killed]
-    process = subprocess.run(command, env=environment(OMP_NUM_THREADS="2"), cwd=ROOT, timeout=230)
-    assert process.returncode == -signal.SIGKILL
+    plain_workers.train_until_killed(partial(Trainer, config, killed), 8)
     assert len(_losses(killed)) == 8
 
     resumed = Trainer(config, killed)
@@ -113,13 +99,13 @@ def test_a_run_that_was_killed_takes_the_same_steps(dataset, tmp_path):
     assert _losses(killed) == _losses(tmp_path / "whole")
 
 
-def test_old_checkpoints_go_and_the_newest_stay(dataset, tmp_path):
-    Trainer(_config(dataset, save_every=2, keep=2), tmp_path).train()
+def test_old_checkpoints_go_and_the_newest_stay(short_toy_songs, tmp_path):
+    Trainer(_config(short_toy_songs, save_every=2, keep=2), tmp_path).train()
     assert RunFolder(tmp_path).steps() == [6, 8]
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(dataset, tmp_path, monkeypatch):
-    trainer = Trainer(_config(dataset, steps=2), tmp_path)
+def test_a_full_disk_leaves_the_checkpoint_before(short_toy_songs, tmp_path, monkeypatch):
+    trainer = Trainer(_config(short_toy_songs, steps=2), tmp_path)
     trainer.train()
     before = _weights(trainer)
 
@@ -127,17 +113,17 @@ def test_a_full_disk_leaves_the_checkpoint_before(dataset, tmp_path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("training.run.run_folder.dcp.save", full)
-    longer = Trainer(_config(dataset, steps=4), tmp_path)
+    longer = Trainer(_config(short_toy_songs, steps=4), tmp_path)
     with pytest.raises(RunProblem, match="No space left"):
         longer.train()
     monkeypatch.undo()
-    again = Trainer(_config(dataset, steps=4), tmp_path)
+    again = Trainer(_config(short_toy_songs, steps=4), tmp_path)
     assert again.step == 2
     assert all(torch.equal(weight, before[name]) for name, weight in _weights(again).items())
 
 
-def test_a_loss_that_is_not_finite_stops_and_lists_the_tracks(dataset, tmp_path):
-    trainer = Trainer(_config(dataset), tmp_path)
+def test_a_loss_that_is_not_finite_stops_and_lists_the_tracks(short_toy_songs, tmp_path):
+    trainer = Trainer(_config(short_toy_songs), tmp_path)
     with torch.no_grad():
         trainer.transformer.final_layer.linear.weight.fill_(float("nan"))
     with pytest.raises(RunProblem, match="not finite"):
@@ -146,20 +132,20 @@ def test_a_loss_that_is_not_finite_stops_and_lists_the_tracks(dataset, tmp_path)
     assert len(listed.read_text().split()) == 2
 
 
-def test_a_split_that_holds_out_no_song_is_told_before_the_first_step(dataset, tmp_path):
-    data = DataConfig(datasets=(dataset,), batch_size=2, ssl=("whisper_base",), validation_share=1e-9)
+def test_a_split_that_holds_out_no_song_is_told_before_the_first_step(short_toy_songs, tmp_path):
+    data = DataConfig(datasets=(short_toy_songs,), batch_size=2, ssl=("whisper_base",), validation_share=1e-9)
     with pytest.raises(DatasetProblem, match="validation"):
-        Trainer(_config(dataset, data=data), tmp_path)
+        Trainer(_config(short_toy_songs, data=data), tmp_path)
 
 
-def test_another_config_is_refused_and_what_differs_named(dataset, tmp_path):
-    Trainer(_config(dataset, steps=4), tmp_path).train()
+def test_another_config_is_refused_and_what_differs_named(short_toy_songs, tmp_path):
+    Trainer(_config(short_toy_songs, steps=4), tmp_path).train()
     with pytest.raises(RunProblem, match="seed: 0 -> 1"):
-        Trainer(_config(dataset, seed=1), tmp_path)
+        Trainer(_config(short_toy_songs, seed=1), tmp_path)
 
 
-def test_validation_is_the_same_for_the_same_weights_and_by_level(dataset, tmp_path):
-    Trainer(_config(dataset, steps=2, validate_every=1, optimizer=OptimizerConfig(lr=1e-12)), tmp_path).train()
+def test_validation_is_the_same_for_the_same_weights_and_by_level(short_toy_songs, tmp_path):
+    Trainer(_config(short_toy_songs, steps=2, validate_every=1, optimizer=OptimizerConfig(lr=1e-12)), tmp_path).train()
     first, second = _figures(tmp_path)
     levels = [name for name in first if name.startswith("validation/sigma")]
     assert len(levels) == 5
@@ -167,8 +153,8 @@ def test_validation_is_the_same_for_the_same_weights_and_by_level(dataset, tmp_p
     assert first["validation/loss"] == pytest.approx(sum(first[name] for name in levels) / 5)
 
 
-def test_lora_trains_the_adapter_alone_and_resumes(dataset, tmp_path):
-    config = _config(dataset, lora=LoraConfig(rank=4, alpha=4), steps=4)
+def test_lora_trains_the_adapter_alone_and_resumes(short_toy_songs, tmp_path):
+    config = _config(short_toy_songs, lora=LoraConfig(rank=4, alpha=4), steps=4)
     fresh = Trainer(config, tmp_path / "fresh")
     before = _weights(fresh)
     fresh.train()
@@ -183,9 +169,9 @@ def test_lora_trains_the_adapter_alone_and_resumes(dataset, tmp_path):
     assert all(torch.equal(weight, _weights(fresh)[name]) for name, weight in _weights(again).items())
 
 
-def test_gradient_checkpointing_changes_no_loss(dataset, tmp_path):
+def test_gradient_checkpointing_changes_no_loss(short_toy_songs, tmp_path):
     for name, checkpointing in (("plain", False), ("checkpointed", True)):
-        Trainer(_config(dataset, steps=3, gradient_checkpointing=checkpointing), tmp_path / name).train()
+        Trainer(_config(short_toy_songs, steps=3, gradient_checkpointing=checkpointing), tmp_path / name).train()
     plain, checkpointed = (_losses(tmp_path / name) for name in ("plain", "checkpointed"))
     assert [loss for _, loss, _ in plain] == pytest.approx([loss for _, loss, _ in checkpointed], rel=1e-5)
 
@@ -209,9 +195,9 @@ def test_the_learning_rate_rises_and_falls():
     assert learning_rate(50, 100, OptimizerConfig(lr=1.0, warmup_steps=10)) == 1.0
 
 
-def test_parts_of_a_model_are_trained_as_copies_are(dataset, tmp_path):
+def test_parts_of_a_model_are_trained_as_copies_are(short_toy_songs, tmp_path):
     """Two workers with FSDP2, stopped and started again half-way, against two with DDP."""
-    config = _config(dataset, steps=4, accumulation=2, ema=0.9, validate_every=4)
+    config = _config(short_toy_songs, steps=4, accumulation=2, ema=0.9, validate_every=4)
     plain_workers.train(config, tmp_path / "copies", 2)
     plain_workers.train(config.model_copy(update={"steps": 2, "sharing": "shards"}), tmp_path / "shards", 2)
     plain_workers.train(config.model_copy(update={"sharing": "shards"}), tmp_path / "shards", 2)
@@ -226,9 +212,9 @@ def test_parts_of_a_model_are_trained_as_copies_are(dataset, tmp_path):
 
 
 @torch.no_grad()
-def test_the_arithmetic_of_a_step_is_what_pytorch_counts(dataset, tmp_path):
+def test_the_arithmetic_of_a_step_is_what_pytorch_counts(short_toy_songs, tmp_path):
     """On the way there, but for what is said to be left out."""
-    trainer = Trainer(_config(dataset), tmp_path)
+    trainer = Trainer(_config(short_toy_songs), tmp_path)
     batch = next(iter(trainer.stream))
     masks = ("frame_mask", "text_mask", "lyric_mask")
     full = replace(batch, ssl={}, **{name: torch.ones_like(getattr(batch, name)) for name in masks})

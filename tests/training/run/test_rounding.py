@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.long import long
-from tests.support.toy_dataset import VOCABULARY_SIZE, write_dataset
+from tests.support.toy_dataset import VOCABULARY_SIZE
 from training.data import DataConfig
 from training.dit.config import TrainConfig
 from training.dit.trainer import Trainer
@@ -33,10 +32,9 @@ MODEL = {
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
-    dataset = write_dataset(tmp_path_factory.mktemp("data") / "songs", 12, frames=(40, 90))
+def config(short_toy_songs: Path) -> TrainConfig:
     return TrainConfig(
-        data=DataConfig(datasets=(dataset,), batch_size=2),
+        data=DataConfig(datasets=(short_toy_songs,), batch_size=2),
         model=MODEL,
         optimizer=OptimizerConfig(lr=1e-3, warmup_steps=2),
         steps=4,
@@ -116,7 +114,7 @@ def test_where_operands_lie_changes_no_bit_of_a_product():
             assert torch.equal(shifted @ shifted[0], matrix @ matrix[0]), (rows, columns, start)
 
 
-@long
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_fifty_processes_on_a_busy_machine_take_the_same_steps(config, tmp_path, threads):
     """Each with other things in its memory, and more at work beside them than there are cores."""
