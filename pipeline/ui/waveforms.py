@@ -15,8 +15,8 @@ _ASSETS = Path(__file__).parent / "assets"
 def repaint_window() -> gr.HTML:
     """A waveform to draw a window on.
 
-    Its value is `{peaks, duration, start, end}`, times in seconds, or None without a source. The user's changes are
-    `input` events.
+    Its value is `{peaks, duration, start, end}`, times in seconds, or None without a source. The user's
+    changes are `input` events.
     """
     return _component("window", value=None, elem_id="window")
 
@@ -24,8 +24,8 @@ def repaint_window() -> gr.HTML:
 def take_decks() -> gr.HTML:
     """A player for two takes, A and B.
 
-    Its value is the list of takes, oldest first, each as `{title, name, file, peaks, ...}`. A new take becomes A, and
-    the one played before becomes B. The event `source` names the take to use as a source.
+    Its value is the list of takes, oldest first, each as `{title, name, file, peaks, ...}`. A new take
+    becomes A, and the one played before becomes B. The event `source` names the take to use as a source.
     """
     return _component("takes", value=[], elem_id="takes", sides=["A", "B"])
 
