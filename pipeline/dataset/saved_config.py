@@ -28,11 +28,6 @@ def is_dataset(layout: Layout) -> bool:
     return layout.plan.is_file() or layout.config.is_file()
 
 
-def require_dataset(layout: Layout) -> None:
-    """See `Layout.require`."""
-    layout.require()
-
-
 def remember_plan(layout: Layout, plan: Plan) -> None:
     """Write the plan down, before its first commit: a run that cannot start leaves a dataset as it was."""
     placed = plan if plan.root else plan.model_copy(update={"root": layout.root})

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 
 from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.marks import read_marks
-from pipeline.dataset.saved_config import require_dataset
 from pipeline.dataset.stats import connect
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.planning.gates import Gate, GateError, build_gates, first_rejecting_sql, in_judging_order
@@ -55,10 +54,11 @@ def rejudge(layout: Layout, overrides: Iterable[str]) -> Rejudged:
         overrides: `column.min_field=bound` or `column.max_field=bound`; `null` for no threshold.
 
     Raises:
-        DataProblem: the folder holds no dataset, or an empty one.
+        NoDataset: the folder holds no dataset.
+        DataProblem: it is empty.
         UsageProblem: an override is no threshold on a column of the dataset.
     """
-    require_dataset(layout)
+    layout.require()
     plan = Plan.model_validate_json(layout.plan.read_bytes())
     changed = _parsed(overrides)
     wanted = _merged(plan.gates, changed)

@@ -2,11 +2,11 @@
 
 They limit the memory of one song. A worker that scans (`decode`, `quality`, `fingerprint`) takes at most
 
-    0.5 GB + decoded samples (at most `max_mb`; twice those that hold NaN or infinity) + 0.2 MB for each second
+    0.7 GB + decoded samples (at most `max_mb`; twice those that hold NaN or infinity) + 0.2 MB for each second
 
-Measured on six minutes of stereo at 48 kHz, 138 MB decoded: a peak of 357 MB after decode, 439 after quality, 500 after
-fingerprint, including 166 MB at the start. FFmpeg itself may allocate at most 256 MiB at once
-(`stages.decoding.ffmpeg_memory`).
+Measured in a process without Ray on 30 minutes of stereo, the longest that `limit_s` allows: 1.62 GB at 48 kHz, 2.29 GB
+at 96 kHz, 3.37 GB at 96 kHz with NaN in it (0.69, 1.38 and 1.38 GB decoded). FFmpeg itself may allocate at most
+256 MiB at once (`stages.decoding.ffmpeg_memory`).
 """
 
 import av
