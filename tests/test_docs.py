@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
-from pipeline.dataset.durable import file_digest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
@@ -24,12 +23,13 @@ from pipeline.planning.config import build_addition, build_config
 from pipeline.planning.plan import draft_dag
 from schemas.config import CurateConfig, DedupConfig, InputConfig, ResourceConfig
 from schemas.dataset import Layout
+from schemas.files import file_digest
 from stages.registry import ENGINES, stage_class
 from tests.support.command_tree import command_tree, unknown_words
 from tests.support.markdown import Block, Page, pages
 from tests.support.places import DATA, ROOT
 from tests.support.tiny_checkpoint import build
-from training.dit.previews import SamplesConfig
+from training.dit.previews import PreviewsConfig
 from training.run.optimizer import OptimizerConfig
 
 PAGES = pages()
@@ -56,7 +56,7 @@ FILES = {
 }
 SECTIONS = {
     **{"resources": ResourceConfig, "dedup": DedupConfig, "input": InputConfig},
-    **{"samples": SamplesConfig, "optimizer": OptimizerConfig},
+    **{"samples": PreviewsConfig, "optimizer": OptimizerConfig},
 }
 SETTINGS = {"checkpoint": "CKPT", "prompt": ["folk"]}  # of an earlier song
 Patch = pytest.MonkeyPatch
