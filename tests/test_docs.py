@@ -221,7 +221,8 @@ class TestPage:
                 assert not anchor or anchor in Page(target).anchors, f"{page.file.name}: {link}"
 
     def test_targets_modules_and_variables_exist(self, page: Page):
-        for target in re.findall(r"(?<=[`\n])make ([\w-]+)", page.text):
+        written = [*(span.split() for span in page.spans), *(words for block in page.blocks for words in block.commands)]
+        for target in (words[1] for words in written if words[0] == "make"):
             assert target in TARGETS, f"{page.file.name}: make {target}"
         for module in re.findall(r"python -m ([\w.]+)", page.text):
             assert importlib.util.find_spec(module), f"{page.file.name}: {module}"
