@@ -93,7 +93,7 @@ def test_a_tiny_taught_checkpoint_captions_what_it_hears(taught, prompt, name) -
 @pytest.mark.parametrize("seconds", [0.0, 0.01, 0.5, 3.0])
 def test_sounds_of_any_length_take_as_many_tokens_as_the_tower_makes(taught, prompt, seconds) -> None:
     qwen = QwenOmni.load(taught)
-    heard = qwen._hear([tone(seconds), noise(1.0)])
+    heard = qwen._audio_features([tone(seconds), noise(1.0)])
     lengths = qwen._token_counts(heard["feature_attention_mask"])
     with torch.inference_mode():
         states = qwen._thinker.model.get_audio_features(**heard).last_hidden_state

@@ -115,7 +115,7 @@ def _teach(qwen: QwenOmni, lessons: list[tuple[list[Message], str]], steps: int)
 
 def _lesson(qwen: QwenOmni, messages: list[Message], answer: str) -> dict[str, torch.Tensor]:
     sounds = [part["audio"] for part in messages[-1]["content"] if part["type"] == "audio"]
-    heard = qwen._hear(sounds)
+    heard = qwen._audio_features(sounds)
     asked = _conversation(messages, qwen._token_counts(heard["feature_attention_mask"]))
     question = qwen._tokenizer(asked)["input_ids"]
     reply = qwen._tokenizer(answer + "<|im_end|>")["input_ids"]
