@@ -154,6 +154,8 @@ def blocks(*languages: str, mark: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("block", chosen, ids=str)
 
 
+@pytest.mark.models
+@pytest.mark.ray  # `doctor` looks for a cluster
 @blocks("sh", mark="")
 def test_commands_run(block: Block, here: Path):
     for words in block.commands:
@@ -161,6 +163,7 @@ def test_commands_run(block: Block, here: Path):
         run(words)
 
 
+@pytest.mark.models
 @blocks("sh", mark="parsed, not run")
 def test_commands_are_right_up_to_where_their_work_begins(block: Block, here: Path, without_work: None):
     for words in block.commands:

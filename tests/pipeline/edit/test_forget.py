@@ -91,7 +91,7 @@ def test_killed_at_any_step_it_is_finished_by_the_same_command(tmp_path_factory,
             forget(dataset.layout, find_forgettable(dataset.layout, [], "artist = 'X'"))
     with suppress(DataProblem):  # nothing is left to forget
         forget(dataset.layout, find_forgettable(dataset.layout, [], "artist = 'X'"))
-    assert {*reopened(five_songs).rows} == {"b", "e"}
+    assert {*reopened(dataset).rows} == {"b", "e"}
     assert not verify_dataset(dataset.layout)
     assert {*read_tombstones(dataset.layout)["row_id"].to_pylist()} == {"a", "c", "d"}
 
