@@ -240,7 +240,7 @@ DAMAGES: Mapping[str, tuple[Callable[[Path], object], Iterable[str]]] = {
     "empty": (lambda folder: save_file({}, folder / PEFT), ["is empty"]),
     "no configuration": (lambda folder: (folder / "adapter_config.json").unlink(), ["adapter_config.json"]),
     "another model": (rename("transformer_blocks", "double_blocks"), ["no layer double_blocks.0.attn", "more"]),
-    "another kind": (rename("lora_A", "hada_w1"), ["hada_w1", "no lora_A or lora_B"]),
+    "another kind": (rename("lora_A", "hada_w1"), ["hada_w1", "not a lora_A or lora_B"]),
     "one factor": (lambda folder: change(folder / PEFT, lambda factors: factors.popitem()), ["only one of lora_A"]),
     "another size": (
         replace("speaker_embedder.lora_A.weight", torch.ones(4, 512)),
