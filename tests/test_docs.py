@@ -164,6 +164,7 @@ def test_commands_run(block: Block, here: Path):
 
 
 @pytest.mark.models
+@pytest.mark.ray  # `doctor` looks for a cluster
 @blocks("sh", mark="parsed, not run")
 def test_commands_are_right_up_to_where_their_work_begins(block: Block, here: Path, without_work: None):
     for words in block.commands:
