@@ -121,7 +121,7 @@ def _songs(dataset: Path, where: str | None) -> tuple[pa.Table, int]:
                 raise DataProblem(f"{dataset} has no kept songs: `songmill inspect {dataset}` says why")
             rows = connection.sql("from tracks")
             chosen = rows.filter(where) if where else rows
-            seconds = f"cast(round(recordings.duration_s * {recordings.RATE_HZ}) as bigint) as samples"
+            seconds = f"cast(round(audio.duration_s * {recordings.RATE_HZ}) as bigint) as samples"
             songs = chosen.project(f"row_id, track_id, uri, {seconds}, {', '.join(_FACTS)}").to_arrow_table()
         except duckdb.Error as problem:
             raise DataProblem(f"{f'--where {where!r}' if where else dataset}: {_without_query(problem)}") from problem
