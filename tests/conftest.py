@@ -1,7 +1,9 @@
 """What all tests share: markers and order, the models and recordings of the pinned store, Ray, the browser."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import settings
@@ -20,20 +22,29 @@ settings.load_profile("songmill")
 
 # Whoever asks for one of these fixtures, also through another fixture, has the marker without saying so.
 MARKERS = {"weights": "models", "audio": "models", "browser": "browser", "shared_cluster": "ray"}
+# So have the tests of a file that computes with networks, random ones too: it takes them seconds.
+NETWORKS = {
+    "torch",
+    *(f"tests.support.{name}" for name in ("engines", "random_checkpoints", "tiny_checkpoint", "tiny_qwen_omni")),
+}
 SLOW_S = 3600
 
 LONGEST = (
-    "test_small_profile",
-    "test_curate",
-    "test_train",
-    "test_worker_deaths",
-    "test_transcript_openai",
     "test_engine_contract",
+    "test_train",
+    "test_small_profile",
+    "test_transcript_openai",
     "test_trainer",
-    "test_autoencoder_training",
+    "test_curate",
     "test_speaker_training",
+    "test_autoencoder_training",
+    "test_worker_deaths",
+    "test_golden_numbers",
     "test_explore_browser",
+    "test_learning",
     "test_report",
+    "test_transcript",
+    "test_transformer",
 )
 
 
@@ -43,9 +54,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for fixture in MARKERS.keys() & {*getattr(item, "fixturenames", ())}:
             item.add_marker(MARKERS[fixture])
+        if _imports(item.module) & NETWORKS:  # type: ignore[attr-defined]
+            item.add_marker("models")
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.timeout(SLOW_S))
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+@cache
+def _imports(module: ModuleType) -> set[str]:
+    """Modules that a test file imports, whole or a name of them."""
+    values = vars(module).values()
+    return {v.__name__ if isinstance(v, ModuleType) else getattr(v, "__module__", None) or "" for v in values}
 
 
 @pytest.hookimpl(wrapper=True)
