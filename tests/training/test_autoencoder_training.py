@@ -537,7 +537,7 @@ class TestTheCommand:
         assert "the phases have 11 steps in total" in refused("--steps", 12, code=2)
         assert "model.latent_channels must be 8" in refused("--set", "model.latent_channels=4", code=2)
         assert "--set model:" in refused("--set", "model.no_such=4", code=2)
-        assert "leave model, linear_start" in refused("--checkpoint", tmp_path, code=2)
+        assert "leave out model, linear_start" in refused("--checkpoint", tmp_path, code=2)
         assert "DATASET is missing" in asked("train", "autoencoder", "--out", tmp_path / "run", code=2)
         assert "--out is missing" in asked("train", "autoencoder", four_songs, code=2)
 
