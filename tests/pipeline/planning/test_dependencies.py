@@ -145,6 +145,7 @@ def test_the_plan_as_json_says_how_to_install_what_is_missing(monkeypatch: pytes
 
 @settings(max_examples=15)
 @given(hidden=st.sets(st.sampled_from(OPTIONAL)), profile=st.sampled_from(("small", "full")))
+@pytest.mark.models
 def test_what_is_offered_instead_needs_nothing_that_is_missing(hidden: set[str], profile: str):
     store = ModelStore()
     with pytest.MonkeyPatch.context() as monkeypatch:
