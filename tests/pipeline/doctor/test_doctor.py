@@ -34,6 +34,12 @@ def told(*arguments: object, code: int = 0, **env: str) -> dict[str, Finding]:
     return {finding.name: finding for finding in findings}
 
 
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The doctor starts none, and says what it would do about one that is named."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
 @pytest.fixture
 def hidden(tmp_path: Path) -> str:
     """PYTHONPATH under which Python cannot find the packages that $HIDDEN names."""
@@ -52,6 +58,7 @@ def hidden(tmp_path: Path) -> str:
     return os.pathsep.join([str(tmp_path), str(ROOT)])
 
 
+@pytest.mark.models
 def test_all_is_well_where_the_small_profile_runs_and_nothing_heavy_is_imported():
     script = "import sys; from pipeline.cli import app; app(['doctor'], standalone_mode=False); " + (
         "print(*{'torch', 'ray', 'essentia', 'numba'} & {*sys.modules}, file=sys.stderr)"
@@ -112,6 +119,7 @@ def test_a_configuration_that_is_no_configuration_is_a_usage_problem(tmp_path: P
     assert "nonsense" in asked("doctor", "--config", config, code=2)
 
 
+@pytest.mark.models
 class TestModels:
     @pytest.fixture
     def store(self, tmp_path: Path) -> ModelStore:

@@ -43,6 +43,7 @@ def test_it_is_resumed_without_a_column_made_anew(moved: Path, weights):
     assert columns(moved / "dataset") == columns(BEFORE / "dataset")
 
 
+@pytest.mark.models
 def test_a_class_that_moves_keeps_its_fingerprints(moved: Path, monkeypatch: pytest.MonkeyPatch):
     config = build_config(input=str(moved / "songs"), output=moved / "new")
     before = make_dag(config, ModelStore()).fingerprints

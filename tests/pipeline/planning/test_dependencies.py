@@ -107,6 +107,7 @@ def test_the_check_would_see_an_engine_that_names_nothing():
     assert named == {*OPTIONAL}
 
 
+@pytest.mark.models
 def test_plan_lists_all_that_is_missing_and_one_command_that_installs_it(monkeypatch: pytest.MonkeyPatch):
     without(monkeypatch, *OPTIONAL)
     said = asked("plan", "--profile", "full", code=2)
@@ -119,6 +120,7 @@ def test_plan_lists_all_that_is_missing_and_one_command_that_installs_it(monkeyp
     assert "openai-whisper" not in said  # not in this plan
 
 
+@pytest.mark.models
 def test_curate_and_a_pilot_are_refused_before_anything_is_read_or_written(monkeypatch, tmp_path: Path):
     without(monkeypatch, "essentia")
     songs, out = tmp_path / "no such folder", tmp_path / "out" / "dataset"
@@ -143,6 +145,7 @@ def test_the_plan_as_json_says_how_to_install_what_is_missing(monkeypatch: pytes
 
 @settings(max_examples=15)
 @given(hidden=st.sets(st.sampled_from(OPTIONAL)), profile=st.sampled_from(("small", "full")))
+@pytest.mark.models
 def test_what_is_offered_instead_needs_nothing_that_is_missing(hidden: set[str], profile: str):
     store = ModelStore()
     with pytest.MonkeyPatch.context() as monkeypatch:
