@@ -188,7 +188,7 @@ class TestList:
         pages = [listed(get(reader, page=number)) for number in (1, 2, 3)]
         assert [len(page) for page in pages] == [PAGE_ROWS, PAGE_ROWS, SONGS - 2 * PAGE_ROWS]
         assert sorted(chain(*pages)) == list(range(SONGS))
-        assert "There is not a page 4" in get(reader, page=4)
+        assert "There is no page 4" in get(reader, page=4)
 
     def test_a_page_is_asked_for_by_its_number_within_what_is_chosen(self, reader: TestClient):
         page = get(reader, q="song", status="kept", sort="rhythm.bpm")
