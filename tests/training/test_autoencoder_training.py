@@ -91,6 +91,11 @@ def _config(dataset: Path, **changes: Any) -> AutoencoderTrainConfig:
     return AutoencoderTrainConfig.model_validate(settings | changes)
 
 
+def _begun(config: AutoencoderTrainConfig, folder: Path, report: Callable[..., None]) -> AutoencoderTrainer:
+    """A run in another process, which opens the songs itself."""
+    return AutoencoderTrainer(config, DatasetAudio(config.data.datasets), folder, report=report)
+
+
 def _copy(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in module.state_dict().items()}
 
@@ -408,7 +413,7 @@ class TestRuns:
         whole = AutoencoderTrainer(config, recordings, tmp_path / "whole")
         whole.train()
         killed = tmp_path / "killed"
-        plain_workers.train_until_killed(partial(AutoencoderTrainer, config, DatasetAudio([four_songs]), killed), 7)
+        plain_workers.train_until_killed(partial(_begun, config, killed), 7)
         assert len(_losses(killed)) == 7
         resumed = AutoencoderTrainer(config, recordings, killed)
         assert resumed.step == 6
