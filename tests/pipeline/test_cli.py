@@ -23,6 +23,7 @@ def test_help_shows_an_example(command: str):
     assert f"songmill {command}" in asked(command, "--help")
 
 
+@pytest.mark.models
 def test_the_plan_shows_stages_columns_models_and_operators():
     text = asked("plan")
     for word in (
@@ -36,6 +37,7 @@ def test_the_plan_shows_stages_columns_models_and_operators():
         assert word in text
 
 
+@pytest.mark.models
 def test_the_plan_as_json_names_both_passes():
     plan = json.loads(asked("plan", "--json", "--add", "ssl", "--set", "transcript.beam_size=1"))
     assert plan["scan"] == ["decode", "quality", "fingerprint"]
@@ -72,6 +74,7 @@ def test_a_folder_that_is_no_dataset(tmp_path: Path):
         assert "is no songmill dataset" in asked(*command, code=1)
 
 
+@pytest.mark.models
 def test_an_input_without_songs_and_an_output_with_strange_shards(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     assert "no songs" in asked("curate", tmp_path / "empty", "--out", tmp_path / "out", code=1)

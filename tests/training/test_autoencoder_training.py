@@ -462,7 +462,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _trained(dataset: Path, settings: Path, out: Path, *more: object, code: int = 0) -> str:
     fixed = ("--config", settings, "--device", "cpu", "--quiet")
-    return asked("train", "autoencoder", four_songs, "--out", out, *fixed, *more, code=code)
+    return asked("train", "autoencoder", dataset, "--out", out, *fixed, *more, code=code)
 
 
 class TestTheCommand:
@@ -521,7 +521,7 @@ class TestTheCommand:
         assert not _changed(after.autoencoder.encoder, _copy(before.autoencoder.encoder))
         assert _changed(after.autoencoder.decoder, _copy(before.autoencoder.decoder))
         assert not _changed(after.vocoder, _copy(before.vocoder))
-        assert "--step and --vocoder alone" in asked(
+        assert "which takes only --step and --vocoder" in asked(
             "train", "export", tmp_path / "run", "--out", tmp_path / "x", "--average", code=2
         )
 

@@ -487,7 +487,7 @@ class TestTheCommand:
     ) -> None:
         run, out = tmp_path / "run", tmp_path / "encoder"
         separated: list[str] = []
-        separate = voices_module._Separator.__call__
+        separate = voices_module._SongSeparator.__call__
 
         def counted(self: Any, song: str) -> Any:
             separated.append(song)
@@ -495,7 +495,7 @@ class TestTheCommand:
                 raise KeyboardInterrupt
             return separate(self, song)
 
-        monkeypatch.setattr(voices_module._Separator, "__call__", counted)
+        monkeypatch.setattr(voices_module._SongSeparator, "__call__", counted)
         said = _trained(seven_voices, settings, run, "--steps", 2, code=130)
         assert "the same command resumes from the last song" in said
         _trained(seven_voices, settings, run, "--steps", 2, "--quiet")

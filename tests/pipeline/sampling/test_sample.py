@@ -123,7 +123,7 @@ def test_a_file_of_settings_under_the_command_line(checkpoint: Path, tmp_path: P
     made = sidecar["settings"]
     assert (made["infer_steps"], made["cfg_type"], made["use_erg_tag"], made["seed"]) == (1, "cfg", False, [4])
     (tmp_path / "run.yaml").write_text("stepps: 3")
-    assert "there is no stepps; did you mean steps?" in refused(*config)
+    assert "there is no setting stepps; did you mean steps?" in refused(*config)
     (tmp_path / "run.yaml").write_text("- 3")
     assert "expected keys" in refused(*config)
 

@@ -202,7 +202,7 @@ class TestRefusals:
             (("--from-audio", "--codec", "."), "music_dcae_f8c8/config.json"),
             (
                 ("--from-audio", "--codec", "CODEC", "--ssl", "mert"),
-                "no states of mert; the stage ssl makes those of loud",
+                "no states of mert; the stage ssl computes those of loud",
             ),
         ],
     )
