@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 ROOT   := $(if $(filter 0,$(shell id -u)),,sudo -n)
 UV     := VIRTUAL_ENV=$(CURDIR)/$(VENV) UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv
 
-.PHONY: demo test chromium lint format lock bench-curate bench-sampler bench-trainer clean setup
+.PHONY: demo test test-fast chromium lint format lock bench-curate bench-sampler bench-trainer clean setup
 setup: $(READY)
 
 $(READY): requirements.lock requirements-cuda.lock pyproject.toml
@@ -28,6 +28,11 @@ test: $(READY) chromium
 	@# A thread each: two workers with two threads each on two cores take half as long again.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+# While one works: what starts no Ray and no browser and opens no model.
+test-fast: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	  -m "not ray and not browser and not models and not slow"
+
 # The browser that the tests of the page drive; Debian's, for which playwright needs no download of its own.
 chromium:
 	@command -v chromium > /dev/null || { $(ROOT) apt-get update --quiet && \
@@ -38,6 +43,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PYTHONPATH=. $(BIN)/lint-imports --no-cache
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -1,11 +1,11 @@
-"""How time grows."""
+"""How computing time grows with duration."""
 
 import math
 from collections.abc import Sequence
 
 
 def exponent(durations: Sequence[float], seconds: Sequence[float]) -> float | None:
-    """The p of seconds ~ duration ** p, by least squares between the logarithms; None for fewer than two durations."""
+    """The exponent p in seconds ~ duration ** p, by least squares on logarithms; None for fewer than two durations."""
     if len(set(durations)) < 2:
         return None
     x, y = ([math.log(value) for value in values] for values in (durations, seconds))

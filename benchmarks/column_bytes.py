@@ -1,4 +1,4 @@
-"""What each column of a dataset's shards takes on disk, from the Parquet footers."""
+"""Size on disk of each column of a dataset's shards, from the Parquet footers."""
 
 from collections import Counter
 from collections.abc import Iterable

@@ -2,10 +2,10 @@
 
     make bench-curate
 
-Prints a section for RESULTS.md; takes about ten minutes on two quiet cores. What is measured: real tracks of the model
-store through the command itself, once and four times over; `benchmarks.curate_loop` on the same tracks with one thread
-and with one a core; the command on next to nothing. Warm figures are differences of the two corpora: starting costs
-the same for both.
+Prints a section for RESULTS.md; takes about ten minutes on two quiet cores. It measures real tracks of the model store
+through the command itself, once and repeated four times; `benchmarks.curate_loop` on the same tracks with one thread
+and with one per core; and the command on almost no input. Warm figures are differences between the two corpora, because
+start-up costs the same for both.
 """
 
 import json
@@ -32,7 +32,7 @@ _TIMES = 4
 
 @dataclass(frozen=True)
 class _Commands:
-    """What is run; duplicates are not looked for, or the tracks under several names would be some."""
+    """The commands to run; without deduplication, because tracks occur under several names."""
 
     root: Path
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.curate_loop SONGS --threads 1
 
-It decodes once, where `songmill curate` decodes for the scan and again for the models: nothing is made slow on
-purpose. Prints JSON: seconds of each stage and of everything, the models loaded and one song gone through before.
+It decodes once, whereas `songmill curate` decodes for the scan and again for the models: nothing is slowed down on
+purpose. Prints JSON: seconds of each stage and in total, measured after loading the models and one warm-up song.
 """
 
 import json
@@ -19,26 +19,26 @@ from unittest.mock import patch
 import pyarrow as pa
 import typer
 
-from pipeline.config import build_config
-from pipeline.dag import Dag
-from pipeline.identity import identify
-from pipeline.manifest import read_manifest
+from pipeline.ingest.identity import identify
+from pipeline.ingest.manifest import read_manifest
 from pipeline.models.store import ModelStore
-from pipeline.plan import make_dag
+from pipeline.planning.config import build_config
+from pipeline.planning.dag import Dag
+from pipeline.planning.plan import make_dag
 from schemas import columns
 from stages.base import Stage, TrackError
 
 
 @dataclass
 class Loop:
-    """What the loop took.
+    """Times of the loop.
 
     Attributes:
-        wall_s: all songs, warm.
+        wall_s: seconds for all songs, warm.
         audio_s: length of all songs.
-        setup_s: loading the models, by stage.
-        stage_s: seconds in a stage, by stage.
-        stage_audio_s: length of the songs that came to it.
+        setup_s: stage -> seconds to load its models.
+        stage_s: stage -> seconds spent in it.
+        stage_audio_s: stage -> length of the songs that reached it.
     """
 
     wall_s: float = 0.0
@@ -52,7 +52,7 @@ def main(
     songs: Annotated[Path, typer.Argument(help="Folder of songs.")],
     threads: Annotated[int, typer.Option(help="Of every library that has any.")] = 1,
 ) -> None:
-    """Run the loop and print what it took."""
+    """Run the loop and print its times."""
     config = build_config(input=str(songs), output=songs / "unused")
     with threads_everywhere(threads):
         loop, _ = run(make_dag(config, ModelStore()), read_manifest(config.input.path))
@@ -60,7 +60,7 @@ def main(
 
 
 def run(dag: Dag, manifest: pa.Table) -> tuple[Loop, list[dict[str, Any]]]:
-    """Every song through all stages until a threshold turns it away; what it took, and the columns of every row."""
+    """Run every song through all stages until a threshold rejects it; return times and the columns of every row."""
     loop = Loop()
     stages = []
     for node in dag.nodes:
@@ -110,7 +110,7 @@ def _song(dag: Dag, stages: list[Stage], row: pa.Table, loop: Loop) -> dict[str,
 
 @contextmanager
 def threads_everywhere(count: int) -> Iterator[None]:
-    """So many threads in torch, BLAS and OpenMP, ONNX Runtime and CTranslate2, whatever the stages ask for."""
+    """Force the number of threads in torch, BLAS and OpenMP, ONNX Runtime and CTranslate2."""
     import faster_whisper
     import onnxruntime
     import torch

@@ -11,18 +11,18 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Figures:
-    """All that was measured.
+    """All measurements.
 
     Attributes:
-        machine: when and on what.
-        cores: that the command had.
-        tracks: in the small corpus.
-        kept: of them in the dataset.
-        times: how many of it make up the large one.
+        machine: date and machine.
+        cores: cores available to the command.
+        tracks: number of tracks in the small corpus.
+        kept: how many of them are kept in the dataset.
+        times: how many copies of the small corpus make up the large one.
         once: the command on the small corpus.
-        often: and on the large one.
+        often: the command on the large corpus.
         loops: threads -> the plain loop on the small corpus.
-        start_up: the command on next to nothing, by what that was.
+        start_up: description of a minimal input -> the command on it.
         column_bytes: column -> bytes in the shards of the small corpus.
     """
 
@@ -44,7 +44,7 @@ class Figures:
 
     @property
     def warm_s(self) -> float:
-        """Wall time of the command for the small corpus, starting not counted."""
+        """Wall time of the command for the small corpus, without start-up."""
         return (self.often.wall_s - self.once.wall_s) / (self.times - 1)
 
     @property
@@ -85,7 +85,7 @@ def _speed(f: Figures) -> str:
 
 
 def _limits(f: Figures) -> str:
-    """Where the rest of the ideal ratio went: double work, cores that wait, cores that slow each other down."""
+    """What accounts for the gap to the ideal ratio: double work, idle cores, cores that slow each other down."""
     twice = f.single.stage_s["decode"]
     stages = sum(f.single.stage_s.values())
     busy, more = f.warm_cpu_s / f.warm_s / f.cores, f.warm_cpu_s / stages

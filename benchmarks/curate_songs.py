@@ -15,13 +15,13 @@ _LONGEST_S = 40.0  # the songs of two minutes would be half of the corpus
 
 
 def tracks(store: ModelStore, count: int) -> list[Path]:
-    """The first so many tracks of up to 40 s, those with vocals among the first; entries are pulled."""
+    """The first tracks of up to 40 s, including those with vocals; pulls the entries if needed."""
     files = (path for entry in ENTRIES for path in sorted(store.pull(entry).path.rglob("*")) if path.is_file())
     return list(islice((path for path in files if _seconds(path) <= _LONGEST_S), count))
 
 
 def linked(tracks: list[Path], folder: Path, times: int = 1) -> Path:
-    """A folder with every track under so many names."""
+    """A folder with every track under several names."""
     folder.mkdir()
     for number in range(times):
         for track in tracks:

@@ -1,10 +1,10 @@
-"""Kill the driver of `curate` again and again: at random moments, and at every one of its changes on disk.
+"""Kill the driver of `curate` repeatedly: at random moments, and at each of its changes on disk.
 
     python -m benchmarks.kills --random 100 --injected 60 --seed 0
 
-Datasets of small songs, one after another, which are renamed, deleted, copied and replaced between the kills. Passes
-are played in the driver's process (`tests.in_process`), so that a run takes a second; what is killed, by SIGKILL, is a
-real process with real files. After every few kills a run completes, and must leave a sound dataset.
+Works on one dataset of small songs after another; songs are renamed, deleted, copied and replaced between the kills.
+Passes run in-process (`tests.support.in_process`), so that a run takes a second; what is killed, by SIGKILL, is a real
+process with real files. After every few kills a run completes, and must leave a valid dataset.
 """
 
 import argparse
@@ -24,9 +24,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.ledger import Ledger
-from tests.in_process import play_cluster
-from tests.world import CONTENTS, KINDS, NAMES, World, apply, check, make_contents
+from pipeline.dataset.ledger import Ledger
+from tests.support.in_process import play_cluster
+from tests.support.world import CONTENTS, KINDS, NAMES, World, apply, check, make_contents
 
 _FORK = multiprocessing.get_context("fork")  # everything is imported already, so that kills fall into the work
 _STUCK_S = 120.0
@@ -34,7 +34,7 @@ _CHANGES = ("replace", "rename", "unlink", "write_bytes", "mkdir")  # of a Path;
 
 
 def main() -> None:
-    """Kill as often as asked, print what was met."""
+    """Kill the given number of times, and print a summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--random", type=int, default=100, help="kills at random moments")
     parser.add_argument("--injected", type=int, default=60, help="kills at the n-th change on disk")
@@ -46,16 +46,16 @@ def main() -> None:
 
 
 def kill_often(folder: Path, at_random: int, injected: int, seed: int) -> dict[str, Any]:
-    """Kill runs over datasets, one after another; fails where one is not sound afterwards.
+    """Kill runs over datasets, one after another; fails if a dataset is not valid afterwards.
 
     Args:
-        folder: for everything.
-        at_random: kills at random moments of a run.
-        injected: kills in place of a change on disk, each time another one of the first hundred.
-        seed: of what happens to the songs, and when.
+        folder: for all files.
+        at_random: number of kills at random moments of a run.
+        injected: number of kills in place of a change on disk, at each of the first hundred changes in turn.
+        seed: seed of what happens to the songs, and when.
 
     Returns:
-        Kills by where they fell, runs that had ended before theirs, completed runs, datasets.
+        Kills by where they hit, runs that ended before their kill, completed runs, and datasets.
     """
     rng = random.Random(seed)
     contents = make_contents(folder)
@@ -110,7 +110,7 @@ def kill_often(folder: Path, at_random: int, injected: int, seed: int) -> dict[s
 
 
 def _run(world: World, *, after_s: float | None = None, at_change: int | None = None) -> bool:
-    """Run in a process of its own that is killed; whether it was, or had ended before."""
+    """Run in a separate process that is killed; whether it was, or had ended before."""
     ours, theirs = _FORK.Pipe()
     process = _FORK.Process(target=_drive, args=(theirs, world.root, world.folder, at_change))
     process.start()
@@ -126,7 +126,7 @@ def _run(world: World, *, after_s: float | None = None, at_change: int | None = 
 
 
 def _drive(told: Connection, root: Path, folder: str, at_change: int | None) -> None:
-    """A driver: begin when everything is imported."""
+    """A driver, which starts once everything is imported."""
     patch = pytest.MonkeyPatch()
     world = World(root, [], play_cluster(patch), folder)
     if at_change is not None:
@@ -153,12 +153,12 @@ def _die_at(patch: pytest.MonkeyPatch, step: int) -> None:
 
 
 def _state(world: World) -> tuple[int, int, bool, bool]:
-    """Parts of the scan, the records' digest, whether rows are being renamed, whether units lie about."""
+    """Parts of the scan, the records' digest, whether renames are in progress, whether there are uncommitted units."""
     layout = world.layout
     records = hash(tuple(path.read_bytes() for path in sorted(layout.commits.glob("*.json"))))
     names = {name for commit in Ledger(layout).read().commits.values() for name in commit.files}
     files = [*layout.shards.glob("*.parquet"), *layout.quarantine.glob("*.parquet")]
-    stray = any(str(path.relative_to(layout.root)) not in names for path in files)
+    stray = any(layout.name_of(path) not in names for path in files)
     return len([*layout.scan.glob("*.parquet")]), records, layout.moves.exists(), stray
 
 
@@ -173,7 +173,7 @@ def _where(before: tuple[int, int, bool, bool], after: tuple[int, int, bool, boo
 
 
 def _unchanged(world: World, committed: dict[str, str]) -> dict[str, str]:
-    """Committed files and digests; those committed before have the same, or are not committed any more."""
+    """Committed files and digests; files committed before must have the same digest, or no longer be committed."""
     now = {name: digest for c in Ledger(world.layout).read().commits.values() for name, digest in c.files.items()}
     changed = [name for name, digest in committed.items() if now.get(name, digest) != digest]
     assert not changed, f"committed files have changed: {changed}"

@@ -1,9 +1,9 @@
-"""How far line times are from the truth: sentences laid over music at known times, through `songmill curate`.
+"""Accuracy of line times: sentences mixed over music at known times, through `songmill curate`.
 
 python -m benchmarks.line_times --out line-times
 
-A song a language: its three speech clips of the model store, the last of them twice, with pauses between, over a real
-instrumental. Where a sentence truly begins and ends is read from the clean clip's level, before anything is mixed.
+One song per language: its three speech clips of the model store, the last of them twice, with pauses in between, over a
+real instrumental. The true start and end of a sentence come from the level of the clean clip, before mixing.
 """
 
 import subprocess
@@ -32,7 +32,7 @@ _UNSPOKEN = "Nobody knows the river like the ferryman\nHe counts the lanterns on
 
 @dataclass(frozen=True)
 class Line:
-    """A sentence and when it is spoken, in seconds of the song."""
+    """A sentence, and its start and end in the song in seconds."""
 
     text: str
     start_s: float
@@ -40,7 +40,7 @@ class Line:
 
 
 class Placed(NamedTuple):
-    """A line as the ledger has it."""
+    """A line as in the `lyrics` column."""
 
     verdict: str
     start_s: float
@@ -97,7 +97,7 @@ def _spoken(speech: np.ndarray) -> tuple[float, float]:
 
 
 def _write_library(truth: dict[str, list[Line]], target: Path) -> None:
-    """Every song's lines, the repeated one written once, and one that nobody speaks."""
+    """Write every song's lines, the repeated one only once, and one that is not spoken."""
     rows = [
         {"id": language, "title": language, "language": language, "text": "\n".join(line.text for line in lines[:-1])}
         for language, lines in truth.items()

@@ -1,8 +1,8 @@
-"""A world of made-up songs: as many distinct lyrics as wanted, of real words in eight languages.
+"""Synthetic songs: any number of distinct lyrics, of real words in eight languages.
 
 Words are the 20,000 most frequent of a language (wordfreq), drawn by their frequency; a song has 3 to 5 verses of four
-lines and a chorus of four that is sung three times, a line 4 to 9 words. One line in five is a phrase that many songs
-share. The IPA of a word is read once; a line's is that of its words.
+lines and a chorus of four lines that is sung three times, a line has 4 to 9 words. One line in five is a phrase that
+many songs share. The IPA of a word is computed once; a line's IPA is that of its words.
 """
 
 from collections import defaultdict
@@ -12,10 +12,10 @@ from functools import cache
 import numpy as np
 from wordfreq import get_frequency_dict
 
-from stages.ipa import to_ipa
-from stages.lyric_library import Song
-from stages.lyric_text import LyricLine
-from stages.sound_classes import sound_classes
+from stages.matching.library import LyricSong
+from stages.matching.phone_classes import sound_classes
+from stages.text.ipa import to_ipa
+from stages.text.lyric_text import LyricLine
 
 LANGUAGES = ("en", "es", "fr", "de", "zh", "ja", "ko", "ru")
 UNSPACED = frozenset({"zh", "ja"})
@@ -26,12 +26,13 @@ _SHARED = 0.2
 
 @dataclass(frozen=True)
 class Speech:
-    """The words of one language, commonest first.
+    """The words of one language, most common first.
 
     Attributes:
-        words, phones: spelling and IPA without spaces.
+        words: spelling.
+        phones: IPA without spaces.
         until: cumulative frequency.
-        alike: words that sound alike (one class string), for those that have any.
+        alike: for a word with any, the words that sound alike (the same string of sound classes).
         phrases: lines that many songs share, as words.
     """
 
@@ -47,7 +48,7 @@ class Speech:
         return np.searchsorted(self.until, rng.random(count) * self.until[-1])
 
     def text(self, line: np.ndarray) -> str:
-        """A line as it is written."""
+        """A line in written form."""
         return ("" if self.code in UNSPACED else " ").join(self.words[word] for word in line)
 
     def ipa(self, line: np.ndarray) -> str:
@@ -57,7 +58,7 @@ class Speech:
 
 @cache
 def speech(code: str) -> Speech:
-    """The words of a language, read into IPA."""
+    """The words of a language, with their IPA."""
     frequencies = get_frequency_dict(code, wordlist="best")
     listed = [(word, share) for word, share in frequencies.items() if word.isalpha()][: int(_WORDS * 1.2)]
     ipa = to_ipa([word for word, _ in listed], code)
@@ -92,22 +93,22 @@ def lyrics(number: int) -> tuple[str, list[np.ndarray]]:
     return code, lines + [line for verse in verses[3:] for line in verse]
 
 
-def song(number: int) -> Song:
-    """Song `number` as a library has it."""
+def song(number: int) -> LyricSong:
+    """Song `number` as in a library."""
     code, lines = lyrics(number)
     tongue = speech(code)
-    return Song(
+    return LyricSong(
         f"song-{number:07d}",
         [LyricLine(tongue.text(line)) for line in lines],
         [tongue.ipa(line) for line in lines],
-        title=f"Song {number}",
+        title=f"LyricSong {number}",
         artist=code,
         license="CC0-1.0",
     )
 
 
 def noisy(code: str, lines: list[np.ndarray], share: float, rng: np.random.Generator) -> list[np.ndarray]:
-    """That share of the words substituted (half of them), dropped or doubled by another (a quarter each)."""
+    """The words with a share of them substituted (half of it), dropped, or followed by another (a quarter each)."""
     tongue = speech(code)
     heard = []
     for line in lines:
@@ -125,7 +126,7 @@ def noisy(code: str, lines: list[np.ndarray], share: float, rng: np.random.Gener
 
 
 def misheard(code: str, lines: list[np.ndarray], share: float, rng: np.random.Generator) -> list[np.ndarray]:
-    """That share of the words, where the language has such, replaced by one that sounds alike."""
+    """The words with a share of them replaced by a word that sounds alike, where the language has one."""
     alike = speech(code).alike
     return [
         np.array([rng.choice(alike[w]) if w in alike and rng.random() < share else w for w in line.tolist()], int)
@@ -134,7 +135,7 @@ def misheard(code: str, lines: list[np.ndarray], share: float, rng: np.random.Ge
 
 
 def part(lines: list[np.ndarray], share: float, rng: np.random.Generator) -> list[np.ndarray]:
-    """A run of lines that is that share of the song."""
+    """Consecutive lines that make up a share of the song."""
     count = max(1, round(share * len(lines)))
     start = int(rng.integers(len(lines) - count + 1))
     return lines[start : start + count]

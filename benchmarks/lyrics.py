@@ -1,4 +1,4 @@
-"""The lyric index: how big, how fast, and how often right, on made-up songs (see `benchmarks.lyric_world`).
+"""The lyric index: size, speed and recall on synthetic songs (see `benchmarks.lyric_world`).
 
 python -m benchmarks.lyrics scale --songs 1000000 --index million.index
 python -m benchmarks.lyrics recall --songs 100000 --queries 50
@@ -20,19 +20,19 @@ import typer
 from rapidfuzz import fuzz, process
 
 from benchmarks.lyric_world import LANGUAGES, lyrics, misheard, noisy, part, song, speech
-from stages.lyric_alignment import Word, align
-from stages.lyric_index import ContainmentSketch, LshSketch, Postings, Sketch, lsh_rows
-from stages.lyric_library import (
+from stages.lyrics import Lyrics
+from stages.matching.alignment import Word, align
+from stages.matching.index import ContainmentSketch, LshSketch, Postings, Sketch, lsh_rows
+from stages.matching.library import (
     COLUMNS,
     MANIFEST,
     SEGMENTS,
     LyricLibrary,
-    Song,
+    LyricSong,
     new_manifest,
     song_table,
     write_segment,
 )
-from stages.lyrics import Lyrics
 
 app = typer.Typer(add_completion=False)
 _SEGMENT = 100_000
@@ -41,7 +41,7 @@ _ABSENT = 10_000_000  # songs from this number on are in no library
 
 @app.command()
 def scale(songs: int = 1_000_000, index: Path = Path("million.index"), queries: int = 500) -> None:
-    """Build an index of made-up songs and time queries to it, with 20 % of the words wrong."""
+    """Build an index of synthetic songs and time queries to it, with 20 % of the words wrong."""
     if not index.exists():
         _build(songs, index)
     size = sum(file.stat().st_size for file in index.rglob("*") if file.is_file())
@@ -64,7 +64,7 @@ def scale(songs: int = 1_000_000, index: Path = Path("million.index"), queries: 
 
 @app.command()
 def text(songs: int = 100_000, out: Path = Path("lyrics.parquet")) -> None:
-    """Write made-up songs as a library, to time `songmill lyrics index` on."""
+    """Write synthetic songs as a library, for timing `songmill lyrics index`."""
     with pq.ParquetWriter(out, pa.schema([(name, pa.string()) for name in COLUMNS])) as file:
         for start in range(0, songs, 1000):
             rows = [_row(number) for number in range(start, min(start + 1000, songs))]
@@ -76,7 +76,7 @@ def _row(number: int) -> dict[str, str]:
     written = "\n".join(speech(code).text(line) for line in lines)
     return {
         "id": f"{number:07d}",
-        "title": f"Song {number}",
+        "title": f"LyricSong {number}",
         "artist": "",
         "language": code,
         "text": written,
@@ -86,7 +86,7 @@ def _row(number: int) -> dict[str, str]:
 
 @app.command()
 def recall(songs: int = 100_000, queries: int = 50, aligned: int = 8) -> None:
-    """Recall@1 of both engines, and of the whole decision with its alignment, a table row a condition."""
+    """Recall@1 of both engines, and of the whole decision including alignment, one table row per condition."""
     made = [song(number) for number in range(songs)]
     rows = lsh_rows(jaccard=0.25, recall=0.95)
     engines: dict[str, Sketch] = {"containment": ContainmentSketch(), f"lsh, {rows} rows": LshSketch(rows=rows)}
@@ -114,7 +114,7 @@ def recall(songs: int = 100_000, queries: int = 50, aligned: int = 8) -> None:
     print(f"| songs not in the library that were matched | {false} of {len(absent)} |")
 
 
-def _by_language(library: LyricLibrary, made: list[Song], queries: int) -> None:
+def _by_language(library: LyricLibrary, made: list[LyricSong], queries: int) -> None:
     for number, language in enumerate(LANGUAGES):
         shares = []
         for _, change in [*_conditions()][1:4:2]:  # 20 and 40 % of the words wrong
@@ -127,7 +127,7 @@ def _by_language(library: LyricLibrary, made: list[Song], queries: int) -> None:
 
 @app.command()
 def compare(songs: int = 5_000, queries: int = 40) -> None:
-    """IPA against text, at words that are misheard: recall@1 and time a query."""
+    """IPA against text, for misheard words: recall@1 and time per query."""
     made = [song(number) for number in range(songs)]
     texts = [" ".join(line.text for line in one.lines) for one in made]
     sketch = ContainmentSketch()

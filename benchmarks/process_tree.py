@@ -1,4 +1,4 @@
-"""What a command and all processes it starts take: wall time, CPU seconds by role, memory."""
+"""Resources used by a command and all processes that it starts: wall time, CPU seconds by role, memory."""
 
 import subprocess
 import time
@@ -15,12 +15,12 @@ _RAY = ("gcs_server", "raylet", "monitor.py", "log_monitor.py", "dashboard.py", 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a command took.
+    """Resources that a command used.
 
     Attributes:
-        wall_s: from its start to its end.
+        wall_s: seconds from its start to its end.
         cpu_s: CPU seconds, user and system, by role: "driver", "Ray itself", "workers".
-        peak_bytes: the most memory that all processes had at a time; of a page that several share, each has its part.
+        peak_bytes: peak memory of all processes together; shared pages are counted proportionally.
         said: its stdout.
     """
 
@@ -35,10 +35,10 @@ class Usage:
 
 
 def watch(command: Sequence[str]) -> Usage:
-    """Run a command and look at its processes several times a second, at their memory less often.
+    """Run a command and sample its processes several times a second, their memory less often.
 
     Raises:
-        RuntimeError: it failed; the message is what it wrote to stderr.
+        RuntimeError: it failed; the message is its stderr.
     """
     started = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -80,7 +80,7 @@ def _tree(pid: int) -> list[psutil.Process]:
 
 
 def _memory(process: psutil.Process) -> int:
-    """Bytes in memory: the proportional share of each page, or where the system does not tell it, all of it."""
+    """Bytes in memory, counting shared pages proportionally, or in full where the system does not report shares."""
     told = process.memory_full_info()
     return getattr(told, "pss", told.rss)
 

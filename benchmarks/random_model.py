@@ -1,4 +1,4 @@
-"""Models of the released architecture with random weights, made where they are to run: no checkpoint is needed."""
+"""Models of the released architecture with random weights, created on their device: no checkpoint is needed."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 
+from stages.nets.codec.codec import AUTOENCODER
 from training.model import ACEStepTransformer2DModel, ADaMoSHiFiGANV1, MusicDCAE
-from training.model.codec import AUTOENCODER
 from training.sampling.conditions import Conditions
 
 TEXT_TOKENS = 64
@@ -48,12 +48,12 @@ _OF_CONDITIONS_AND_LOSS = ("speaker", "genre", "lyric", "projectors")
 
 
 def dtype_on(device: torch.device) -> torch.dtype:
-    """What the sampler computes in by default."""
+    """The sampler's default dtype on a device."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def transformer(size: str, device: torch.device, *, compiled: bool = False) -> ACEStepTransformer2DModel:
-    """One of `TRANSFORMERS`, compiled as `Sampler.from_pretrained` does it."""
+    """One of `TRANSFORMERS`, compiled as in `Sampler.from_pretrained`."""
     with _made_on(device, dtype_on(device)):
         model = ACEStepTransformer2DModel(**TRANSFORMERS[size]).eval()
     if compiled:
@@ -62,7 +62,7 @@ def transformer(size: str, device: torch.device, *, compiled: bool = False) -> A
 
 
 def codec(size: str, device: torch.device) -> MusicDCAE:
-    """The released codec, or a tiny one; as in a loaded checkpoint its vocoder is float32."""
+    """The released codec, or a tiny one; its vocoder is float32, as in a loaded checkpoint."""
     tiny = size == "tiny"
     with _made_on(device, dtype_on(device)):
         autoencoder = AutoencoderDC(**AUTOENCODER | (_TINY_AUTOENCODER if tiny else {}))
@@ -72,7 +72,7 @@ def codec(size: str, device: torch.device) -> MusicDCAE:
 
 
 def conditions(config: Mapping[str, Any], device: torch.device) -> Conditions:
-    """Of one song, with a weakened text as the default guidance takes it."""
+    """Conditions of one song, with a weakened text for the default guidance."""
     with _made_on(device, dtype_on(device)):
         text = torch.randn(2, 1, TEXT_TOKENS, config["text_embedding_dim"])
         return Conditions(
@@ -86,7 +86,7 @@ def conditions(config: Mapping[str, Any], device: torch.device) -> Conditions:
 
 
 def parameters(size: str) -> tuple[int, int]:
-    """Of the transformer, all and those that `velocity` is made of; nothing is allocated."""
+    """Numbers of parameters of the transformer: all, and those that `velocity` uses; nothing is allocated."""
     with torch.device("meta"):
         model = ACEStepTransformer2DModel(**TRANSFORMERS[size])
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
@@ -95,7 +95,7 @@ def parameters(size: str) -> tuple[int, int]:
 
 @contextmanager
 def _made_on(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Tensors and modules made in the body lie on a device, are of a dtype, and are the same every time."""
+    """Create tensors and modules in the body on a device, with a dtype, and identically every time."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     torch.manual_seed(1)

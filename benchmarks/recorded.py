@@ -1,6 +1,6 @@
-"""Stages whose results are looked up from the row's id, for measuring what songmill itself costs at scale.
+"""Stages whose results are derived from the row's id, for measuring songmill's own overhead at scale.
 
-Named by dotted path (`decode.engine=benchmarks.recorded:Decode`) they stand in the real DAG; no file is opened.
+Given by dotted path (`decode.engine=benchmarks.recorded:Decode`) they replace the real stages; no file is opened.
 """
 
 from abc import abstractmethod
@@ -27,13 +27,13 @@ class BrokenRecordError(TrackError):
 
 
 class Recorded(Stage):
-    """A stage that answers for a whole block at once."""
+    """A stage that computes a whole block at once."""
 
     resources = Resources(batch_rows=_BLOCK)
     reads: ClassVar = {"row_id": pa.string()}
 
     def run(self, batch: pa.Table) -> dict[str, list[Any]]:
-        """The owned column; working columns are of no use to anybody here."""
+        """The owned column; working columns are not needed here."""
         rows = [self.figures(int(row_id[:16], 16)) for row_id in batch["row_id"].to_pylist()]
         values = [{**row, "model": self.model} for row in rows]
         return {self.column: values, **{name: [0] * len(rows) for name in self.wanted}}
@@ -44,7 +44,7 @@ class Recorded(Stage):
 
     @abstractmethod
     def figures(self, song: int) -> dict[str, Any]:
-        """What is on record of a song."""
+        """The recorded result for a song."""
 
 
 class Decode(Recorded):
@@ -63,7 +63,7 @@ class Decode(Recorded):
 
 
 class Quality(Recorded):
-    """Bandwidths of which one in twenty lies below the usual threshold."""
+    """Bandwidths, of which one in twenty is below the usual threshold."""
 
     name = "quality"
     type = columns.QUALITY
@@ -85,7 +85,7 @@ class Quality(Recorded):
 
 
 class Fingerprint(Recorded):
-    """Sketches of the real size; every fiftieth song shares one with another."""
+    """Sketches of realistic size; every fiftieth song shares one with another."""
 
     name = "fingerprint"
     type = FINGERPRINT

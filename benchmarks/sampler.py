@@ -1,10 +1,10 @@
-"""How fast the sampler is, with random weights: by duration, by way of computing, alone and with decoding.
+"""Speed of the sampler with random weights: by duration and by implementation, with and without decoding.
 
     python -m benchmarks.sampler                     # CPU: 12 blocks of 145 M parameters, float32
     python -m benchmarks.sampler --device cuda       # the released 3.3 B, bfloat16, eager and compiled
 
-Every case has a process of its own, so that peaks of memory do not hide each other. On a GPU all runs are run; on a
-CPU few steps are, and a run is put together from them.
+Every case has a process of its own, so that memory peaks do not hide each other. On a GPU complete runs are measured;
+on a CPU only a few steps, from which the time of a run is extrapolated.
 """
 
 import os
@@ -72,7 +72,7 @@ def main(
 
 
 def measured(cases: list[Case]) -> Report:
-    """All cases, and the ways of a step at the shortest duration."""
+    """Measure all cases, and the variants of a step at the shortest duration."""
     machine = _machine(cases[0].device)
     measurements = tuple(_announced(case) for case in cases)
     compared = cases[0].model_copy(update={"compiled": cases[-1].compiled})
@@ -91,7 +91,7 @@ def measured(cases: list[Case]) -> Report:
 
 
 def show(report: Report) -> None:
-    """For a terminal."""
+    """Print the report on the terminal."""
     console = Console()
     console.print(title(report), highlight=False)
     for table in tables(report):

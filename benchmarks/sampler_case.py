@@ -1,4 +1,4 @@
-"""One measurement of the sampler, alone in its process: how long a song takes, and in how much memory."""
+"""One measurement of the sampler, in a process of its own: time and memory for a song."""
 
 import resource
 import time
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from benchmarks import random_model
-from training.arithmetic import card_peak, matmul_peak, synchronize, velocity_flops
+from training.dit.flops import card_peak, matmul_peak, synchronize, velocity_flops
 from training.model import ACEStepTransformer2DModel
 from training.sampling import Sampler, SamplingOptions, Step
 from training.sampling.conditions import Conditions
@@ -34,10 +34,10 @@ class Case(_Frozen):
     """What to measure.
 
     Attributes:
-        size: of `random_model.TRANSFORMERS`.
+        size: a key of `random_model.TRANSFORMERS`.
         device: "cpu" or "cuda".
         duration: seconds of audio.
-        steps: of the runs.
+        steps: numbers of steps of the runs.
         compiled: whether the transformer's blocks are compiled.
         decode: whether to decode the latents too.
     """
@@ -54,9 +54,9 @@ class Run(_Frozen):
     """From encoded text to latents in a number of steps.
 
     Attributes:
-        steps: of the run.
-        seconds: with the encoding of the conditions.
-        measured: else put together from the times of encoding, a guided and an unguided step.
+        steps: number of steps.
+        seconds: time of the run, including the encoding of the conditions.
+        measured: False if extrapolated from the times of encoding, a guided and an unguided step.
     """
 
     steps: int
@@ -65,21 +65,21 @@ class Run(_Frozen):
 
 
 class Measurement(_Frozen):
-    """Of one case; memory in bytes, as the process or the card had it at its peak.
+    """The results of one case; memory is the peak of the process or the GPU, in bytes.
 
     Attributes:
         case: what was measured.
-        encode_s: the transformer's encoders on the conditions of all branches, and every block's keys and values.
-        unguided_s: of a step outside the guidance interval, one velocity.
-        guided_s: of a step within it, two velocities.
-        runs: one a number of steps.
-        decode_s: latents to 48 kHz, None where it was left out.
-        compile_s: how much longer songs took until all was compiled.
-        transformer_bytes: peak memory before the codec was there.
-        peak_bytes: with it, None where it was left out.
+        encode_s: time of the transformer's encoders on the conditions of all branches, and of all keys and values.
+        unguided_s: time of a step outside the guidance interval, with one velocity.
+        guided_s: time of a step within it, with two velocities.
+        runs: one for each number of steps.
+        decode_s: time to decode latents to 48 kHz, None if skipped.
+        compile_s: extra time until everything was compiled.
+        transformer_bytes: peak memory before the codec was loaded.
+        peak_bytes: peak memory with the codec, None if skipped.
         step_flops: FLOPs of an unguided step; a guided one has twice as many.
-        peak_flops: a second, of the machine.
-        peak_of: where `peak_flops` is from.
+        peak_flops: peak FLOP/s of the machine.
+        peak_of: the source of `peak_flops`.
     """
 
     case: Case
@@ -96,13 +96,13 @@ class Measurement(_Frozen):
     peak_of: str
 
     def share_of_peak(self, run: Run) -> float:
-        """Of the machine's arithmetic, over the steps of a run without the encoding before them."""
+        """Share of the machine's peak FLOP/s over the steps of a run, without the encoding before them."""
         velocities = run.steps + guided_steps(run.steps)
         return velocities * self.step_flops / (run.seconds - self.encode_s) / self.peak_flops
 
 
 def guided_steps(steps: int) -> int:
-    """How many of a run's steps compute two velocities under the default options."""
+    """Number of a run's steps that compute two velocities under the default options."""
     interval = Interval.of(SamplingOptions(), steps)
     return interval.stop - interval.start
 
@@ -110,7 +110,7 @@ def guided_steps(steps: int) -> int:
 def in_fresh_process(
     function: Callable[_Arguments, _Result], *args: _Arguments.args, **kwargs: _Arguments.kwargs
 ) -> _Result:
-    """What a function returns in a process of its own, whose memory no other case has been in."""
+    """The result of a function that runs in a fresh process, so that its memory is not affected by other cases."""
     with get_context("spawn").Pool(1) as pool:
         return pool.apply(function, args, kwargs)
 
@@ -157,7 +157,7 @@ def measure(case: Case) -> Measurement:
 
 
 class _Song:
-    """The same song again and again."""
+    """A job that samples the same song every time."""
 
     def __init__(self, sampler: Sampler, conditions: Conditions, duration: float) -> None:
         self.conditions = conditions
@@ -167,7 +167,7 @@ class _Song:
         self._duration = duration
 
     def seconds(self, steps: int, on_step: Callable[[Step], None] | None = None) -> float:
-        """Of one run, through the sampler's own way in."""
+        """Time of one run, through the sampler's public interface."""
         given = self.conditions
         synchronize(self._sampler.device)
         started = time.perf_counter()
@@ -189,7 +189,7 @@ class _Song:
         return elapsed
 
     def warm_up(self, compiled: bool) -> float | None:
-        """Seconds that compilation took; without it kernels are loaded and tuned on a GPU, and a CPU needs nothing."""
+        """Seconds spent on compilation; otherwise a GPU loads and tunes kernels, and a CPU needs no warm-up."""
         if not compiled:
             if self._sampler.device.type == "cuda":
                 self.seconds(4)
@@ -203,7 +203,7 @@ class _Song:
     def step_seconds(self, steps: int) -> tuple[float, float]:
         """The fastest unguided and guided step of one run, without its first step, which has the encoding in it.
 
-        The fastest, since a machine that others use only ever adds to the time.
+        The fastest, because other load on the machine only ever adds to the time.
         """
         ends: list[float] = []
 

@@ -1,4 +1,4 @@
-"""What `benchmarks.sampler` found, as JSON, on a terminal and as Markdown."""
+"""The results of `benchmarks.sampler`, as JSON, on the terminal and as Markdown."""
 
 from collections.abc import Iterable, Sequence
 
@@ -28,14 +28,14 @@ _RUN_COLUMNS = ("audio s", "mode", "steps", "transformer s", "x real time", "of 
 
 
 class Machine(BaseModel):
-    """Where and with what it was measured.
+    """The machine and the versions of a measurement.
 
     Attributes:
-        name: of the card, or of the processor with its cores.
-        torch: its version.
-        date: ISO.
-        threads: of torch on the CPU.
-        load: processes that wanted a core in the minute before.
+        name: name of the GPU, or of the processor with its number of cores.
+        torch: version of torch.
+        date: ISO date.
+        threads: threads of torch on the CPU.
+        load: load average of the minute before.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -62,14 +62,14 @@ class Report(BaseModel):
 
     Attributes:
         machine: see `Machine`.
-        size: of `random_model.TRANSFORMERS`.
-        parameters: of the transformer.
-        velocity_parameters: those of them that every step computes with or that belong to its layers: without the
-            encoders of the conditions and the REPA heads.
+        size: a key of `random_model.TRANSFORMERS`.
+        parameters: number of parameters of the transformer.
+        velocity_parameters: those that every step uses, that is, without the encoders of the conditions and the REPA
+            heads.
         measurements: eager ones, then compiled ones.
         variants: see `sampler_variants`.
-        variants_duration: seconds of audio that the variants were compared at.
-        growth: one a mode.
+        variants_duration: seconds of audio at which the variants were compared.
+        growth: one for each mode.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -85,7 +85,7 @@ class Report(BaseModel):
 
 
 def growth(measurements: Sequence[Measurement]) -> tuple[Growth, ...]:
-    """How time grows with duration, of the first number of steps, in every mode."""
+    """How time grows with duration in every mode, for the first number of steps."""
     found = []
     for mode in dict.fromkeys(map(_mode, measurements)):
         of_mode = [m for m in measurements if _mode(m) == mode]
@@ -101,7 +101,7 @@ def growth(measurements: Sequence[Measurement]) -> tuple[Growth, ...]:
 
 
 def tables(report: Report) -> list[Table]:
-    """For a terminal."""
+    """The report as tables for the terminal."""
     found = []
     for columns, rows in _sections(report):
         found.append(Table(*columns))
@@ -127,7 +127,7 @@ def title(report: Report) -> str:
 
 
 def notes(report: Report) -> list[str]:
-    """Lines about all rows."""
+    """Remarks on all rows."""
     first = report.measurements[0]
     lines = [
         f"Batch 1, {TEXT_TOKENS} text and {LYRIC_TOKENS} lyric tokens, default guidance; texts come encoded. ~ is put "
@@ -149,7 +149,7 @@ def notes(report: Report) -> list[str]:
 
 
 def _sections(report: Report) -> list[tuple[Sequence[str], list[list[str]]]]:
-    """Columns and rows of every table; ~ is put together, not measured."""
+    """Columns and rows of every table; ~ marks extrapolated values."""
     measured = report.measurements
     return [
         (_CASE_COLUMNS, [_case_row(m, measured) for m in measured]),

@@ -1,4 +1,4 @@
-"""The same guided velocities in several ways, in turns in one process: what each way is worth."""
+"""The same guided velocities computed in several ways, in turns in one process, to compare the ways."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks import random_model
 from benchmarks.sampler_case import Case
-from training.arithmetic import synchronize
+from training.dit.flops import synchronize
 from training.model import ACEStepTransformer2DModel
 from training.sampling import SamplingOptions
 from training.sampling.velocity import Branch, BranchedVelocity, Branches
@@ -23,7 +23,7 @@ _Way = Callable[[], Tensor]
 
 
 class Variant(BaseModel):
-    """One way to compute the two velocities of a guided step; `ratio` is its time to that of the first way."""
+    """One way to compute the two velocities of a guided step; `ratio` is its time relative to that of the first way."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -34,7 +34,7 @@ class Variant(BaseModel):
 
 @torch.no_grad()
 def compare(case: Case) -> list[Variant]:
-    """Time every way in turns, so that a busy machine is as busy for all of them; the fastest."""
+    """The fastest time of every way, measured in turns so that other load on the machine affects all alike."""
     device = torch.device(case.device)
     ways = _ways(case, device)
     if case.compiled:

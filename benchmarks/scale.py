@@ -1,4 +1,4 @@
-"""Many synthetic rows in blocks of a thousand through the real DAG, their stages replaced by recorded results.
+"""Many synthetic rows in blocks of a thousand through the real DAG, with stages that return recorded results.
 
     python -m benchmarks.scale [--rows 1000000] [--folder FOLDER]
 
@@ -22,7 +22,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.stats import connect
+from pipeline.dataset.stats import connect
 from schemas.dataset import Layout
 
 _BLOCK = 1000
@@ -71,7 +71,7 @@ def measure(rows: int, folder: Path) -> None:
 
 
 def _manifest(path: Path, rows: int) -> Path:
-    """Songs that are nowhere: nobody opens them."""
+    """Songs that do not exist; no stage opens them."""
     table = {
         "uri": [f"/nowhere/{i % _BLOCK:03d}/{i:07d}.mp3" for i in range(rows)],
         "title": [f"Song {i}" for i in range(rows)],
@@ -89,7 +89,7 @@ def _run(manifest: Path, dataset: Path) -> dict[str, Any]:
 
 
 def _inspect_s(dataset: Path) -> tuple[float, float]:
-    """Wall and CPU seconds of the command, imports and all."""
+    """Wall and CPU seconds of the command, including imports."""
     before, started = os.times(), time.perf_counter()
     command = [sys.executable, "-m", "pipeline.cli", "inspect", str(dataset)]
     subprocess.run(command, env=_environment(), stdout=subprocess.DEVNULL, check=True)
@@ -148,7 +148,7 @@ def _moment(run: dict[str, Any], name: str) -> str:
 
 
 def _pace(run: dict[str, Any], name: str, step: dict[str, float] | None) -> str:
-    """Seconds from one result to the next, once it flows."""
+    """Seconds from one result to the next, in the steady state."""
     if not step or step["calls"] < 2:
         return "-"
     return f"{(run['moments'][f'last {name}'] - run['moments'][f'first {name}']) / (step['calls'] - 1):.2f}"

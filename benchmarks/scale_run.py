@@ -1,4 +1,4 @@
-"""One `songmill curate` of recorded stages, timed from inside: `python -m benchmarks.scale_run MANIFEST DATASET`.
+"""One `songmill curate` with recorded stages, instrumented: `python -m benchmarks.scale_run MANIFEST DATASET`.
 
 Prints JSON: seconds and calls of the driver's own steps, when each pass began and first delivered, memory over time.
 """
@@ -13,10 +13,10 @@ from typing import Any
 
 import psutil
 
-import pipeline.curate as curation
-import pipeline.scan as scanning
+import pipeline.curation.curate as curation
+import pipeline.curation.scan as scanning
 from benchmarks import recorded
-from pipeline.ledger import Ledger
+from pipeline.dataset.ledger import Ledger
 from pipeline.models.store import ModelStore
 from schemas.config import CurateConfig
 
@@ -59,7 +59,7 @@ class Clock:
 
 
 def main(manifest: str, dataset: str) -> None:
-    """Run it and print what it took."""
+    """Run it and print the times."""
     clock = Clock()
     for step in _STEPS:
         clock.wrap(curation, step)

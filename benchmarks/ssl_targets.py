@@ -1,4 +1,4 @@
-"""What storing SSL targets at the latent rate changes: the loss, its gradient, and how many bytes a minute takes.
+"""What storing SSL targets at the latent rate changes: the loss, its gradient, and the bytes per minute.
 
 `python -m benchmarks.ssl_targets` on the demo songs. The native loss stretches the projection to the encoder's rate, as
 the public trainer does; the stored one compares it with the mean unit state under each latent frame.
@@ -19,10 +19,10 @@ from pipeline.models.store import ModelStore
 from schemas import ssl_codec
 from stages import pcm
 from stages.decode import decode_file
+from stages.nets.codec.codec import LATENT_HZ
 from stages.nets.whisper_encoder import WhisperStates
-from training.model.codec import LATENT_HZ
+from training.dit.objective import pooled_alignment_loss
 from training.model.repa import alignment_loss
-from training.objective import pooled_alignment_loss
 
 # How far a projection is from its target: noise of this norm for each unit of the target's.
 _DISTANCES = {"far (random)": None, "on the way (noise 1.0)": 1.0, "near (noise 0.3)": 0.3, "at it (noise 0.05)": 0.05}
@@ -85,7 +85,7 @@ def _compare(projection: Tensor, native: Tensor, stored: Tensor) -> dict[str, fl
 
 
 def _flac_bytes(samples: np.ndarray) -> int:
-    """Of 16-bit stereo at 44.1 kHz."""
+    """Size as FLAC, of 16-bit stereo at 44.1 kHz."""
     sixteen = np.ascontiguousarray((samples.T * 32767).astype(np.int16).reshape(1, -1))
     codec = av.CodecContext.create("flac", "w")
     codec.sample_rate, codec.layout, codec.format = pcm.RATE_HZ, "stereo", "s16"

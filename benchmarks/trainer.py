@@ -1,10 +1,10 @@
-"""What stored features save: training on them against making them from the audio in every batch, in one run.
+"""What stored features save: training on them, compared with computing them from audio for every batch.
 
     make demo && python -m benchmarks.trainer
 
-Prints Markdown for RESULTS.md. The same songs, batches and tiny transformer, one thread; every case has a process of
-its own, so that peaks of memory do not hide each other. Codecs are random weights in the released format: how long
-they take does not depend on what they have learnt.
+Prints Markdown for RESULTS.md. All cases use the same songs, batches and tiny transformer, and one thread; each has a
+process of its own, so that memory peaks do not hide each other. Codecs have random weights in the released format:
+their speed does not depend on training.
 """
 
 import os
@@ -23,7 +23,7 @@ import typer
 from benchmarks import random_model
 from benchmarks.sampler_case import in_fresh_process
 from benchmarks.trainer_case import Case, Measurement, measure
-from pipeline.features import add_features
+from pipeline.curation.features import add_features
 from pipeline.models.store import ModelStore
 
 _GIB = 1 << 30
@@ -55,7 +55,7 @@ def main(
 
 
 def write_codec(folder: Path, size: str) -> Path:
-    """The part of a codec that makes latents, with random weights."""
+    """Write the encoder part of a codec, with random weights."""
     made = random_model.codec(size, torch.device("cpu"))
     made.autoencoder.save_pretrained(folder / "music_dcae_f8c8")
     made.vocoder.save_config(folder / "music_vocoder")
@@ -68,7 +68,7 @@ def _announced(case: Case) -> Measurement:
 
 
 def require_same_losses(stored: Measurement, made: Measurement) -> None:
-    """Two ways that are not the same training are not to be compared.
+    """Check that all cases are the same training, so that they can be compared.
 
     Raises:
         RuntimeError: a loss differs by more than a millionth.
@@ -79,7 +79,7 @@ def require_same_losses(stored: Measurement, made: Measurement) -> None:
 
 
 def report(measured: Sequence[Measurement]) -> str:
-    """Markdown; ratios are to the first case, stored features."""
+    """The report as Markdown; ratios are relative to the first case, stored features."""
     stored, *others = measured
     same = min(len(stored.losses), len(others[0].losses))
     machine = f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores, 1 thread"

@@ -1,4 +1,4 @@
-"""One way to train: some steps in a process of its own, timed."""
+"""One way to train: a number of timed steps in a process of its own."""
 
 import resource
 import tempfile
@@ -14,9 +14,9 @@ from pydantic import BaseModel
 from pipeline.models.store import ModelStore
 from pipeline.train.audio_rows import features_from_audio
 from training.data import DataConfig
-from training.presets import SIZES
-from training.train_config import TrainConfig
-from training.trainer import Trainer
+from training.dit.config import TrainConfig
+from training.dit.presets import SIZES
+from training.dit.trainer import Trainer
 
 
 class Case(BaseModel, frozen=True):
@@ -24,10 +24,10 @@ class Case(BaseModel, frozen=True):
 
     Attributes:
         dataset: a folder that `songmill curate` wrote.
-        name: in the report.
-        codec: folder of the codec that makes latents from audio; None reads stored features.
-        batch_size: songs a step.
-        steps: to time, after one that is not.
+        name: its name in the report.
+        codec: folder of the codec that computes latents from audio; None to read stored features.
+        batch_size: songs per step.
+        steps: number of timed steps, after one that is not timed.
     """
 
     dataset: Path
@@ -38,16 +38,16 @@ class Case(BaseModel, frozen=True):
 
 
 class Measurement(BaseModel, frozen=True):
-    """What was found.
+    """The results of one case.
 
     Attributes:
-        case: of it.
-        seconds: of each timed step.
-        waits: the share of each that was spent waiting for its batch.
-        losses: of all steps.
-        songs: that were trained on.
-        parameters: of the transformer.
-        peak_bytes: most main memory that the process had.
+        case: what was measured.
+        seconds: time of each timed step.
+        waits: share of each timed step spent waiting for its batch.
+        losses: losses of all steps.
+        songs: number of songs trained on.
+        parameters: number of parameters of the transformer.
+        peak_bytes: peak main memory of the process.
     """
 
     case: Case
@@ -71,7 +71,7 @@ class Measurement(BaseModel, frozen=True):
 
 
 def measure(case: Case) -> Measurement:
-    """Train a tiny transformer on one thread, all in this process."""
+    """Train a tiny transformer on one thread, in-process."""
     torch.set_num_threads(1)
     data = DataConfig(datasets=(case.dataset,), batch_size=case.batch_size, ssl=("whisper_base",))
     config = TrainConfig(

@@ -1,1 +1,4 @@
-"""The contracts of a songmill dataset: column types, folder layout, configuration. Imports nothing else of songmill."""
+"""The contracts of a songmill dataset: columns, folder layout, commit records, configuration, how files are written.
+
+Imports nothing else of songmill.
+"""

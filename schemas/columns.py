@@ -1,7 +1,7 @@
 """Arrow types of every column a shard can have.
 
-Readers know the shards by these names and units; a field's unit stands in its Arrow metadata under `unit`.
-Times are seconds from the start of the file, ratios lie in 0..1.
+Readers of shards rely on these names and units; a field's unit is in its Arrow metadata under `unit`. Times are seconds
+from the start of the file, ratios are in 0..1.
 """
 
 import pyarrow as pa
@@ -13,7 +13,7 @@ def field(name: str, type: pa.DataType, unit: str | None = None) -> pa.Field:
 
 
 def stage_struct(*fields: pa.Field) -> pa.StructType:
-    """The struct of a stage's column: its fields, then `model`, which says what made them."""
+    """The struct of a stage's column: its fields, then `model`, which names what computed them."""
     return pa.struct([*fields, field("model", pa.string())])
 
 
@@ -30,8 +30,8 @@ IDENTITY = pa.schema(
         field("title", pa.string()),
         field("artist", pa.string()),
         field("album", pa.string()),
-        field("language", pa.string()),  # as declared by the manifest; transcript.language is what was heard
-        field("given_lyrics", pa.string()),  # as they came with the song: plain text or LRC
+        field("language", pa.string()),  # as declared by the manifest; transcript.language is the detected one
+        field("given_lyrics", pa.string()),  # as supplied with the song: plain text or LRC
     ]
 )
 
@@ -112,7 +112,7 @@ RHYTHM = stage_struct(
     field("beats_s", pa.list_(pa.float64()), "s"),
     field("downbeats_s", pa.list_(pa.float64()), "s"),
     field("time_signature", pa.int32(), "beats/bar"),
-    field("octave", pa.string()),  # how the extractor's tempo was kept: "as_is", "halved" or "doubled"
+    field("octave", pa.string()),  # what was done to the extractor's tempo: "as_is", "halved" or "doubled"
     field("octave_confidence", pa.float32(), "ratio"),
 )
 
@@ -158,10 +158,12 @@ LYRIC_TOKENS = stage_struct(
 
 SPEAKER = stage_struct(field("embedding", pa.list_(pa.float32())))
 
-# The codec's latents: float16, little-endian, time-major [frames, 8, 16].
+LATENT_CHANNELS, LATENT_BINS = 8, 16
+LATENT_FRAME = LATENT_CHANNELS, LATENT_BINS
+# The codec's latents: float16, little-endian, time-major [frames, *LATENT_FRAME].
 LATENTS = stage_struct(field("frames", pa.int32()), field("data", pa.large_binary()))
 
-# One SSL encoder's states: int8 directions [frames, dim], time-major, and each frame's float16 length.
+# One SSL encoder's states: int8 directions [frames, dim], time-major, and the float16 length of each frame.
 SSL_STATES = pa.struct(
     [
         field("frames", pa.int32()),
@@ -174,11 +176,11 @@ SSL_STATES = pa.struct(
 
 
 def ssl_struct(*encoders: str) -> pa.StructType:
-    """The `ssl` column: one field an encoder."""
+    """The `ssl` column: one field per encoder."""
     return stage_struct(*(field(encoder, SSL_STATES) for encoder in encoders))
 
 
-# One item a caption variant; data is float16 [tokens, dim], unpadded.
+# One item per caption variant; data is float16 [tokens, dim], unpadded.
 TEXT_EMBEDDING = pa.list_(
     pa.struct(
         [
@@ -191,7 +193,7 @@ TEXT_EMBEDDING = pa.list_(
     )
 )
 
-# A part of the song to listen to: a file of its own, such as Ogg Opus.
+# An excerpt of the song to listen to: a complete audio file, such as Ogg Opus.
 PREVIEW = stage_struct(
     field("codec", pa.string()),
     field("start_s", pa.float64(), "s"),
@@ -208,4 +210,6 @@ VERDICT = pa.struct(
         field("attempts", pa.int32()),
     ]
 )
+# Seconds that each stage took; carried along with a row, then stored in the commit record and the scan table.
+TIMING = pa.list_(pa.struct([("stage", pa.string()), ("seconds", pa.float64())]))
 FLAGS = pa.list_(pa.string())  # remarks that do not reject a row

@@ -7,13 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class Section(BaseModel):
-    """A part of the configuration; unknown keys are errors, so that a misspelt one is not silently ignored."""
+    """A part of the configuration; unknown keys are errors, so that a misspelt key is not silently ignored."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class StageConfig(BaseModel):
-    """How one stage is filled: its engine and that engine's parameters."""
+    """One stage: its engine and that engine's parameters."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -28,29 +28,29 @@ class StageConfig(BaseModel):
 class DedupConfig(Section):
     """Near-duplicate search over the whole scan."""
 
-    threshold: float = Field(0.4, gt=0, le=1, description="similarity from which a row is a duplicate")
+    threshold: float = Field(0.4, gt=0, le=1, description="least similarity at which a row counts as a duplicate")
 
 
 class InputConfig(Section):
-    """Where songs come from, and what to assume of those that do not say."""
+    """Where songs come from, and defaults for what they do not state themselves."""
 
     path: str = Field(description="folder, glob or manifest (.jsonl, .csv, .parquet); local or any fsspec URI")
     license: str | None = Field(None, description="SPDX id or URL of songs without one")
     source: str | None = Field(None, description="source of songs without one")
     require_license: list[str] | None = Field(
-        None, description="SPDX ids or families of them (CC-BY: all versions) that are kept; `unknown` for none named"
+        None, description="SPDX ids or families of them (CC-BY: all versions) to keep; `unknown` for songs without one"
     )
 
 
 class ResourceConfig(Section):
-    """How the run is spread. None of it changes a result."""
+    """How the run is distributed. None of this affects the results."""
 
-    rows_per_shard: int = Field(64, ge=1, description="songs a shard at the most")
-    rows_per_block: int = Field(1, ge=1, description="songs a task: the unit of parallel work")
+    rows_per_shard: int = Field(64, ge=1, description="most songs per shard")
+    rows_per_block: int = Field(1, ge=1, description="songs per task: the unit of parallel work")
     rows_per_scan_part: int = Field(256, ge=1)
     replicas: int | None = Field(None, ge=1, description="copies of the CPU operator; default one per core")
     gpus: dict[str, float] = Field(
-        {}, description="stage -> share of a GPU that each replica of it takes; 0 leaves it on the CPU"
+        {}, description="stage -> share of a GPU that each of its replicas takes; 0 leaves it on the CPU"
     )
     max_attempts: int = Field(3, ge=1, description="worker deaths a song may cause before it is set aside")
     ray_address: str | None = Field(None, description="an existing cluster; default RAY_ADDRESS or a local one")
@@ -60,7 +60,7 @@ Thresholds = dict[str, float]
 
 
 class CurateConfig(Section):
-    """Everything `songmill curate` needs to know."""
+    """The complete configuration of `songmill curate`."""
 
     input: InputConfig
     output: Path

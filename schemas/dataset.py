@@ -1,4 +1,4 @@
-"""Where things lie in a dataset folder, and what stands in the footer of a shard."""
+"""The layout of a dataset folder, and the keys in a shard's footer."""
 
 import re
 from dataclasses import dataclass
@@ -10,20 +10,46 @@ SCHEMA_VERSION = 1
 FOOTER_SCHEMA_VERSION = b"songmill.schema_version"
 FOOTER_PLAN = b"songmill.plan"
 FOOTER_FINGERPRINTS = b"songmill.fingerprints"
-FOOTER_TIMINGS = b"songmill.timings"  # in a part of the scan: what its stages took, as a commit record says it
+FOOTER_TIMINGS = b"songmill.timings"  # in a part of the scan: how long its stages took, as in a commit record
 FOOTER_SHARD_DIGEST = b"songmill.shard_sha256"  # in a feature file: the shard whose rows it holds
 
-# Columns too bulky for the shard itself; they lie beside it, same rows, same order.
+# Columns too bulky for the shard itself; they are in files beside it, with the same rows in the same order.
 FEATURES = ("latents", "ssl", "text_embedding", "preview")
 
 _UNIT = re.compile(r"^(?:train|part)-(\d{6,})\.parquet$")
 
 
+class NoDataset(Exception):  # noqa: N818 - it says what kind of problem
+    """A folder that holds no dataset, or none with rows yet; the message names it and says what to do."""
+
+
 @dataclass(frozen=True)
 class Layout:
-    """Paths of one dataset folder. A unit is what is committed at once: one shard, its features, its quarantine."""
+    """Paths of one dataset folder. A unit is what is committed together: one shard, its features, its quarantine."""
 
     root: Path
+
+    def require(self) -> None:
+        """Refuse a folder without a single committed row.
+
+        Raises:
+            NoDataset: it is one.
+        """
+        if self.plan.is_file():
+            return
+        if self.config.is_file():
+            raise NoDataset(
+                f"{self.root} holds no rows yet, for its first run has not come so far: songmill curate {self.root} "
+                "goes on with it"
+            )
+        raise NoDataset(
+            f"{self.root} is no songmill dataset (it has no _songmill/plan.json): give a folder that "
+            "`songmill curate` wrote"
+        )
+
+    def name_of(self, path: Path) -> str:
+        """A path inside the dataset as commit records name it: relative to the root."""
+        return str(path.relative_to(self.root))
 
     @property
     def card(self) -> Path:
@@ -57,22 +83,22 @@ class Layout:
 
     @property
     def tombstones(self) -> Path:
-        """What was forgotten, a table of schema `TOMBSTONES`; absent where nothing was."""
+        """Forgotten rows, a table of schema `TOMBSTONES`; absent if there are none."""
         return self.state / "forgotten.parquet"
 
     @property
     def stats(self) -> Path:
-        """Figures of the dataset as of the last run."""
+        """Statistics of the dataset as of the last run."""
         return self.state / "stats.json"
 
     @property
     def marks(self) -> Path:
-        """Marks of single rows, a table of schema `MARKS`; absent where nobody has set one."""
+        """Marks on single rows, a table of schema `MARKS`; absent if there are none."""
         return self.state / "marks.parquet"
 
     @property
     def moves(self) -> Path:
-        """What a run is renaming at the moment; see `pipeline.moves`."""
+        """Renames that a run has in progress; see `pipeline.curation.moves`."""
         return self.state / "moves.json"
 
     @property
@@ -82,17 +108,17 @@ class Layout:
 
     @property
     def commits(self) -> Path:
-        """Folder of the commit records, one a unit."""
+        """Folder of the commit records, one per unit."""
         return self.state / "commits"
 
     @property
     def logs(self) -> Path:
-        """Folder of what Ray and libraries said during runs."""
+        """Folder of the output of Ray and libraries during runs."""
         return self.state / "logs"
 
     @property
     def temporary(self) -> Path:
-        """Folder of files that are not committed yet."""
+        """Folder of files that have not been committed yet."""
         return self.state / "tmp"
 
     def features(self, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""What became of a line of lyrics, as the `lyrics` column says it."""
+"""Verdicts on lines of lyrics, as in the `lyrics` column."""
 
 CANONICAL = "canonical"  # the library's text, sung here
 HEARD = "heard"  # something like a line of the library was sung, but the transcript's text is kept

@@ -1,8 +1,9 @@
-"""How SSL targets are stored: unit frames, averaged to the latent rate, as int8 directions and float16 lengths.
+"""Storage of SSL targets: unit frames, averaged to the latent rate, as int8 directions and float16 lengths.
 
 Representation alignment pulls a projection p of the generator's states towards an encoder's states h by their cosine.
-Averaging unit frames keeps that loss: for one p held over n frames, the mean of 1 - cos(p, h_i) is 1 - <p/|p|, m> with
-m the mean of h_i/|h_i|. So m must keep its length, which says how far the frames agree; renormalising it would not do.
+Averaging unit frames preserves that loss: for one p held over n frames, the mean of 1 - cos(p, h_i) is 1 - <p/|p|, m>
+with m the mean of h_i/|h_i|. So m must keep its length, which measures how far the frames agree, and must not be
+renormalised.
 """
 
 from typing import Any
@@ -13,7 +14,7 @@ _LARGEST = 127
 
 
 def normalize(states: np.ndarray) -> np.ndarray:
-    """States [frames, dim] scaled to length 1; zeros stay zeros. Float32."""
+    """States [frames, dim] scaled to unit length, float32; zeros stay zeros."""
     lengths = np.linalg.norm(states.astype(np.float32), axis=1, keepdims=True)
     return _divide(states.astype(np.float32), lengths)
 
@@ -21,13 +22,13 @@ def normalize(states: np.ndarray) -> np.ndarray:
 def pool(states: np.ndarray, rate_hz: float, frames: int, frame_rate_hz: float) -> np.ndarray:
     """Mean unit vector of the states under each of `frames` longer frames, float32 [frames, dim].
 
-    A state belongs to the frame that holds its centre, so every state counts once; those after the last frame are
+    A state belongs to the frame that contains its centre, so every state counts once; states after the last frame are
     left out.
 
     Args:
         states: [n, dim] at `rate_hz`, the first one starting at time 0.
         rate_hz: rate of the states; at least `frame_rate_hz`.
-        frames: how many frames to return.
+        frames: number of frames to return.
         frame_rate_hz: their rate.
 
     Raises:
@@ -55,7 +56,7 @@ def encode(vectors: np.ndarray) -> tuple[bytes, bytes]:
 
 
 def decode(scales: Any, data: Any, dim: int) -> np.ndarray:
-    """What `encode` stored (any buffers) as float32 [frames, dim]."""
+    """The vectors float32 [frames, dim] from what `encode` returned (any buffers)."""
     vectors = np.frombuffer(data, np.int8).reshape(-1, dim).astype(np.float32)
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))  # 0 or at least 127, the largest component's
     vectors *= (np.frombuffer(scales, "<f2").astype(np.float32) / np.maximum(lengths, 1))[:, None]

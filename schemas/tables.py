@@ -2,12 +2,12 @@
 
 import pyarrow as pa
 
-# What a person said of single rows: `keep` or `drop`, and why.
+# Marks that people set on single rows: `keep` or `drop`, and why.
 MARKS = pa.schema(
     [("row_id", pa.string()), ("mark", pa.string()), ("note", pa.string()), ("marked_at", pa.timestamp("us", "UTC"))]
 )
 
-# What may never come back: rows by what is left of them, the hashes of their uri and of their bytes.
+# Rows that must never come back, by all that is kept of them: the hashes of their uri and of their bytes.
 TOMBSTONES = pa.schema(
     [
         ("row_id", pa.string()),

@@ -1,1 +1,1 @@
-"""Stages: one file measures one thing about a song and owns the one column that says it."""
+"""Stages: each file measures one thing about a song and owns one column."""

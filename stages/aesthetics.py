@@ -1,4 +1,4 @@
-"""How well a track is made and liked: the four scores of Audiobox Aesthetics."""
+"""Production quality and appeal of a track: the four scores of Audiobox Aesthetics."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,8 +8,7 @@ import torch
 from pydantic import Field
 
 from schemas import columns
-from stages import pcm
-from stages.base import Params as BaseParams
+from stages import base, pcm
 from stages.base import Stage, Track, Weights
 from stages.libraries import Library
 
@@ -18,11 +17,12 @@ _RATE_HZ = 16_000
 _WINDOW = 10 * _RATE_HZ
 
 
-class Params(BaseParams):
-    """How many windows go through the network together; about 0.4 GB each.
+class AestheticsParams(base.Params):
+    """How windows are batched.
 
     Attributes:
-        batch_windows: more of them keep a GPU busy. No score depends on it.
+        batch_windows: windows that go through the network together, about 0.4 GB each. More of them keep a GPU busy;
+            the scores do not depend on it.
     """
 
     batch_windows: int = Field(4, ge=1, exclude=True)
@@ -43,7 +43,7 @@ class Aesthetics(Stage):
     libraries = (
         Library("Audiobox Aesthetics", module="audiobox_aesthetics", package="audiobox-aesthetics", extra=None),
     )
-    Params = Params
+    Params = AestheticsParams
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -60,14 +60,14 @@ class Aesthetics(Stage):
     def process(self, track: Track) -> dict[str, Any]:
         """Score the `pcm` column."""
         audio = pcm.mono(track["pcm"], _RATE_HZ)
-        windows, heard = _windows(audio)
+        windows, present = _windows(audio)
         if not len(windows):
             return self.own()
-        shares = heard.float().mean(dim=(1, 2))
+        shares = present.float().mean(dim=(1, 2))
         scores = {}
         with torch.inference_mode():
             size = self.params.batch_windows
-            batches = zip(windows.split(size), heard.split(size), strict=True)
+            batches = zip(windows.split(size), present.split(size), strict=True)
             outputs = [
                 self._network({"wav": wav.to(self.device), "mask": mask.to(self.device)}) for wav, mask in batches
             ]
@@ -78,9 +78,9 @@ class Aesthetics(Stage):
 
 
 def _windows(audio: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Windows [windows, 1, 160000], the last padded with zeros, and where in them the track is."""
+    """Windows [windows, 1, 160000], the last padded with zeros, and a mask of that shape, True where the track is."""
     count = -(-len(audio) // _WINDOW)
     padded = np.pad(audio, (0, count * _WINDOW - len(audio)))
-    heard = np.arange(count * _WINDOW) < len(audio)
-    windows, mask = (torch.from_numpy(values).reshape(count, 1, _WINDOW) for values in (padded, heard))
+    present = np.arange(count * _WINDOW) < len(audio)
+    windows, mask = (torch.from_numpy(values).reshape(count, 1, _WINDOW) for values in (padded, present))
     return windows, mask

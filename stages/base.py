@@ -15,13 +15,15 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from schemas.files import file_digest
 from stages.libraries import Library
 
 
 class Params(BaseModel):
     """Parameters of a stage. They are part of its fingerprint: another value, another column.
 
-    Those that change no result are declared with `Field(..., exclude=True)` and are no part of it.
+    Parameters that do not affect results are declared with `Field(..., exclude=True)`, which keeps them out of it.
+    A stage with parameters of its own subclasses this as `<Stage>Params` and lists them under `Attributes:`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -80,9 +82,9 @@ class Stage(ABC):
         reads_if_present: columns it uses when some stage of the DAG writes them.
         working: columns it makes for later stages only; they are dropped before the sink.
         resources: what one replica occupies.
-        libraries: what it imports that a plain installation does not bring; a run is refused where one is missing.
+        libraries: what it imports beyond a plain installation; a run is refused where one is missing.
         scan_only: its column stays in the scan table and does not go into shards.
-        revision: raised whenever the same parameters give other results.
+        revision: raised whenever the same parameters start to give different results.
     """
 
     name: ClassVar[str]
@@ -115,14 +117,14 @@ class Stage(ABC):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Files of the user's (a lyric library, a vocabulary) whose content is part of the fingerprint."""
+        """The user's own files (a lyric library, a vocabulary) whose content is part of the fingerprint."""
         return ()
 
     @property
     def concurrency(self) -> int:
-        """Requests that it may have open at a time, of a stage that waits for a server; 0 for one that works itself.
+        """For a stage that waits for a server, how many requests it may have open at once; 0 for any other stage.
 
-        Such a stage has an operator of its own with as many replicas, and takes no core.
+        Such a stage gets an operator of its own with that many replicas, and occupies no core.
         """
         return 0
 
@@ -131,8 +133,7 @@ class Stage(ABC):
         """SHA-256 of the contents of `files`."""
         digest = hashlib.sha256()
         for path in self.files:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(bytes.fromhex(file_digest(path)))
         return digest.hexdigest()
 
     @property
@@ -171,7 +172,7 @@ class Stage(ABC):
 
 
 def _only(values: pa.Array) -> Any:
-    """The one value of an array. A scalar of it would be a copy, and a song is large."""
+    """The only value of an array. An Arrow scalar would be a copy, and songs are large."""
     if values.null_count:
         return None
     if pa.types.is_struct(values.type):

@@ -1,4 +1,4 @@
-"""Captions in six styles, written from the measured columns and from nothing else."""
+"""Captions in six styles, written by templates from the measured columns alone."""
 
 from collections.abc import Sequence
 from random import Random
@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from schemas import columns
 from stages.base import Stage, Track
-from stages.caption_facts import Facts, gather
-from stages.vocal_delivery import vocal_delivery
+from stages.captioning.facts import CaptionFacts, gather
+from stages.captioning.vocal_delivery import vocal_delivery
 
 
 class Caption(Stage):
@@ -17,8 +17,8 @@ class Caption(Stage):
 
     simplified is one phrase; expanded states every fact; descriptive tells how it sounds; synonyms says the same in
     other words (`stages/data/tag_classes.yaml`); use_cases says what it suits; analysis lists genre, instruments,
-    tempo and mood. A column that is missing or null is not mentioned. Wording varies with `row_id` and with nothing
-    else. `source` is "measured". `lyrical_rap_check` is described in `stages.vocal_delivery`.
+    tempo and mood. A column that is missing or null is not mentioned. The wording depends on `row_id` alone.
+    `source` is "measured". `lyrical_rap_check` is described in `stages.captioning.vocal_delivery`.
     """
 
     name = "caption"
@@ -56,29 +56,29 @@ class Caption(Stage):
         )
 
 
-def _simplified(facts: Facts) -> str:
+def _simplified(facts: CaptionFacts) -> str:
     adjectives = [*_known(facts.tempo), *facts.moods[:1], *facts.genres[:1]]
-    return _sentence(" ".join([*adjectives, _noun(facts)]), *_told("with {}", _heard(facts)))
+    return _sentence(" ".join([*adjectives, _noun(facts)]), *_filled("with {}", _sounds(facts)))
 
 
-def _expanded(facts: Facts, wording: Random) -> str:
+def _expanded(facts: CaptionFacts, wording: Random) -> str:
     opening = wording.choice(("This is {}", "You hear {}", "Here is {}"))
     runs = wording.choice(("It runs at {} BPM", "The tempo is {} BPM"))
     lasts = wording.choice(("It lasts {} minutes.", "Its length is {} minutes."))
     return " ".join(
         [
-            _sentence(opening.format(_song(facts)), *_told("with {}", _heard(facts))),
-            *_told("The lyrics are in {}.", facts.language),
-            *_told(runs + ", in {} time" * bool(facts.meter) + ".", facts.bpm, *_known(facts.meter)),
-            *_told("The key is {}.", facts.key),
-            *_told("Its parts are {}.", _listed(facts.parts)),
-            *_told(lasts, facts.length),
-            *_told("It was recorded live.", facts.live),
+            _sentence(opening.format(_song(facts)), *_filled("with {}", _sounds(facts))),
+            *_filled("The lyrics are in {}.", facts.language),
+            *_filled(runs + ", in {} time" * bool(facts.meter) + ".", facts.bpm, *_known(facts.meter)),
+            *_filled("The key is {}.", facts.key),
+            *_filled("Its parts are {}.", _listed(facts.parts)),
+            *_filled(lasts, facts.length),
+            *_filled("It was recorded live.", facts.live),
         ]
     )
 
 
-def _descriptive(facts: Facts, wording: Random) -> str:
+def _descriptive(facts: CaptionFacts, wording: Random) -> str:
     carried = wording.choice(("built on {}", "shaped by {}", "led by {}"))
     pace = wording.choice(("moving at {} pace", "taken at {} tempo"))
     sings = wording.choice(("It features {}", "It has {}"))
@@ -86,18 +86,18 @@ def _descriptive(facts: Facts, wording: Random) -> str:
         [
             _sentence(
                 _song(facts),
-                *_told(carried, _listed(facts.instruments)),
-                *_told(pace, facts.tempo and _with_article(facts.tempo)),
-                *_told("in {}", facts.key),
+                *_filled(carried, _listed(facts.instruments)),
+                *_filled(pace, facts.tempo and _with_article(facts.tempo)),
+                *_filled("in {}", facts.key),
                 comma=True,
             ),
-            *([_sentence(sings.format(*_vocals(facts)), *_told("in {}", facts.language))] if facts.sung else []),
+            *([_sentence(sings.format(*_vocals(facts)), *_filled("in {}", facts.language))] if facts.sung else []),
         ]
     )
 
 
-def _use_cases(facts: Facts, wording: Random) -> str:
-    """What the song suits, by its tempo, by whether somebody sings, by genre and by mood."""
+def _use_cases(facts: CaptionFacts, wording: Random) -> str:
+    """What the song suits, judged by tempo, vocals, genre and mood."""
     uses: list[str] = []
     if facts.bpm:
         uses.append(wording.choice(_PACE_USES[0 if facts.bpm < 90 else 1 if facts.bpm < 120 else 2]))
@@ -117,11 +117,11 @@ _SUNG_USES = ("singing along", "karaoke", "radio")
 _INSTRUMENTAL_USES = ("video backgrounds", "studying", "talking over")
 
 
-def _noun(facts: Facts) -> str:
+def _noun(facts: CaptionFacts) -> str:
     return {True: "song", False: "instrumental", None: "track"}[facts.sung]
 
 
-def _song(facts: Facts) -> str:
+def _song(facts: CaptionFacts) -> str:
     """Article, moods, genres and noun: "a sad, mellow rock and pop song"."""
     adjectives = ", ".join(facts.moods)
     words = " ".join([*_known(adjectives), *_known(_listed(facts.genres)), _noun(facts)])
@@ -135,11 +135,11 @@ def _with_article(words: str) -> str:
 _VOWELS = "aeiouAEIOUR"  # R as in "an R&B song", the only word here with a capital R
 
 
-def _vocals(facts: Facts) -> list[str]:
+def _vocals(facts: CaptionFacts) -> list[str]:
     return [facts.voice or "vocals"] if facts.sung else []
 
 
-def _heard(facts: Facts) -> str:
+def _sounds(facts: CaptionFacts) -> str:
     return _listed([*facts.instruments, *_vocals(facts)])
 
 
@@ -147,8 +147,8 @@ def _known(word: str | None) -> list[str]:
     return [word] if word else []
 
 
-def _told(template: str, fact: Any, *more: Any) -> list[str]:
-    """The template with its fact, or nothing where the fact is unknown."""
+def _filled(template: str, fact: Any, *more: Any) -> list[str]:
+    """The template with its facts filled in, or nothing where the first one is unknown."""
     return [template.format(fact, *more)] if fact else []
 
 

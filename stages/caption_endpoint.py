@@ -13,24 +13,24 @@ from pydantic import Field
 
 from stages.base import Weights
 from stages.caption_model import AUDIO_RATE_HZ, ModelCaption, ModelParams
-from stages.caption_prompt import Message
-from stages.caption_reply import json_schema
+from stages.captioning.prompt import Message
+from stages.captioning.reply import json_schema
 from stages.libraries import Library
 
 
-class Params(ModelParams):
-    """Which model is asked, and how often. Where it is reached and how fast is no part of the fingerprint.
+class CaptionEndpointParams(ModelParams):
+    """Which model is asked, and how often. The server's address and speed are not part of the fingerprint.
 
     Attributes:
-        base_url: the endpoint, up to and with its "/v1".
-        model: name of the model there.
-        api_key_env: environment variable with the key; local servers want none, then it may be unset.
-        form: how the server holds the model to JSON: by its schema, by syntax alone, or not at all.
-        timeout_s: for one answer.
-        max_retries: repetitions after a refused connection, a timeout, 408, 409, 429 and 5xx, with growing pauses, or
-            those the server asks for.
-        concurrency: requests open at a time, over the whole cluster.
-        requests_per_minute: limit of requests, over the whole cluster; repetitions are not counted.
+        base_url: the endpoint, including its "/v1".
+        model: the model's name on that server.
+        api_key_env: environment variable that holds the key; may be unset for local servers, which need none.
+        form: how the server constrains the model to JSON: by schema, by syntax alone, or not at all.
+        timeout_s: seconds to wait for one answer.
+        max_retries: retries after a refused connection, a timeout, 408, 409, 429 or 5xx, with growing pauses or those
+            that the server asks for.
+        concurrency: requests open at once, over the whole cluster.
+        requests_per_minute: limit over the whole cluster; retries are not counted.
     """
 
     base_url: str = Field("http://127.0.0.1:8000/v1", exclude=True)
@@ -44,27 +44,31 @@ class Params(ModelParams):
 
 
 class CaptionEndpoint(ModelCaption):
-    """Captions asked of a server, see `ModelCaption`; also one that goes on failing on a song gives it the fallback.
+    """Captions from a server, see `ModelCaption`; a song on which the server keeps failing gets the fallback too.
 
-    A server that cannot be reached at the start, or refuses the key, stops the run before any work. One that does so
-    later fails the row: nothing was learnt about the song.
+    A server that cannot be reached at the start, or refuses the key, stops the run before any work is done. If that
+    happens later the row fails, because it says nothing about the song.
     """
 
     libraries = (Library("the client of OpenAI's API", module="openai", package="openai", extra="captions"),)
-    Params = Params
+    Params = CaptionEndpointParams
 
     @property
     def concurrency(self) -> int:
-        """Requests open at a time."""
+        """Requests open at once."""
         return int(self.params.concurrency)
 
     @property
     def captioner(self) -> str:
-        """The model's name at the server."""
+        """The model's name on the server."""
         return str(self.params.model)
 
     def setup(self, weights: Mapping[str, Weights]) -> None:
-        """Connect; RuntimeError when the server does not answer or refuses the key."""
+        """Connect to the server.
+
+        Raises:
+            RuntimeError: the server does not answer or refuses the key; the message says what to do.
+        """
         super().setup(weights)
         import openai
 
@@ -79,7 +83,7 @@ class CaptionEndpoint(ModelCaption):
         self._check()
 
     def sound(self, audio: np.ndarray) -> Message:
-        """Base64 of a WAV, mono, 16 bits."""
+        """A mono 16-bit WAV, base64-encoded."""
         buffer = io.BytesIO()
         with wave.open(buffer, "wb") as file:
             file.setnchannels(1)
@@ -90,7 +94,7 @@ class CaptionEndpoint(ModelCaption):
         return {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
 
     def answer(self, messages: list[Message]) -> str:
-        """Ask the server, in time."""
+        """Ask the server, within the request rate."""
         self._wait()
         made = self._client.chat.completions.create(
             model=self.params.model,
@@ -102,11 +106,11 @@ class CaptionEndpoint(ModelCaption):
         return (made.choices[0].message.content if made.choices else None) or ""
 
     def is_about_the_song(self, error: Exception) -> bool:
-        """Errors of the API are, but for those that any song would have met."""
+        """True for errors of the API, except those that any song would have run into."""
         o = self._openai
         refused = (o.AuthenticationError, o.PermissionDeniedError, o.NotFoundError)
-        gone = isinstance(error, o.APIConnectionError) and not isinstance(error, o.APITimeoutError)
-        of_the_api = isinstance(error, o.APIError) and not (gone or isinstance(error, refused))
+        unreachable = isinstance(error, o.APIConnectionError) and not isinstance(error, o.APITimeoutError)
+        of_the_api = isinstance(error, o.APIError) and not (unreachable or isinstance(error, refused))
         return of_the_api or super().is_about_the_song(error)
 
     def _form(self) -> dict[str, Any]:
@@ -128,13 +132,14 @@ class CaptionEndpoint(ModelCaption):
         try:
             self._client.with_options(max_retries=1).models.list()
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            told = f"{self.params.base_url} refused the key in {self.params.api_key_env}: {error}"
-            raise RuntimeError(told) from error
+            message = f"{self.params.base_url} refused the key in {self.params.api_key_env}: {error}"
+            raise RuntimeError(message) from error
         except openai.APIConnectionError as error:
-            told = (
+            message = (
                 f"no answer from {self.params.base_url}: start a server there (vllm serve {self.params.model}), give "
-                "--set caption.base_url=URL, or take captions of the measured facts with --set caption.engine=template"
+                "--set caption.base_url=URL, or write captions from the measured facts with --set "
+                "caption.engine=template"
             )
-            raise RuntimeError(told) from error
+            raise RuntimeError(message) from error
         except openai.APIStatusError:
             pass  # not every server lists its models

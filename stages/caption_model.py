@@ -1,4 +1,4 @@
-"""What captions by any model have in common: the question, the check of the answer, one repair, the fallback."""
+"""What captions by any model have in common: the prompt, the check of the answer, one repair, the fallback."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -12,21 +12,21 @@ from schemas import columns
 from stages import base, pcm
 from stages.base import Track, Weights
 from stages.caption import Caption
-from stages.caption_prompt import PROMPT, Message, Prompt
-from stages.caption_reply import ReplyError, parse
+from stages.captioning.prompt import PROMPT, Message, Prompt
+from stages.captioning.reply import ReplyError, parse
 
-AUDIO_RATE_HZ = 16_000  # what Qwen2.5-Omni's audio encoder hears
+AUDIO_RATE_HZ = 16_000  # the input rate of Qwen2.5-Omni's audio encoder
 
 
 class ModelParams(base.Params):
     """What a captioning model is asked.
 
     Attributes:
-        listen: let it hear the audio; False has the measured facts put into words and nothing heard ("recaption").
-        max_audio_s: a longer song is heard in its middle, so many seconds of it.
-        prompt: file of the prompt; its content is part of the fingerprint.
-        temperature: 0 gives the likeliest words, as far as a model repeats itself.
-        max_tokens: of an answer.
+        listen: send the audio along; False has the measured facts alone put into words ("recaption").
+        max_audio_s: of a longer song, only this many seconds from its middle are sent.
+        prompt: the prompt file; its content is part of the fingerprint.
+        temperature: 0 takes the likeliest words, which is as reproducible as the model is.
+        max_tokens: upper limit for one answer.
     """
 
     listen: bool = True
@@ -37,11 +37,11 @@ class ModelParams(base.Params):
 
 
 class ModelCaption(base.Stage):
-    """The six caption styles and the rap check, asked of a model and checked.
+    """The six caption styles and the rap check, written by a model and validated.
 
-    An answer that has not the form of `stages.caption_reply` is sent back once with what is wrong with it. Where that
-    does not help the row gets the captions of `stages.caption` from the measured columns: `source` is "measured" then
-    and `failure` says why. Otherwise `source` is the model's name.
+    An answer that does not follow `stages.captioning.reply` is sent back once with what is wrong with it. If that does
+    not help, the row gets the captions of `stages.caption` from the measured columns; `source` is then "measured" and
+    `failure` says why. Otherwise `source` is the model's name.
     """
 
     name = "caption"
@@ -51,7 +51,7 @@ class ModelCaption(base.Stage):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The prompt."""
+        """The prompt file."""
         return (self.params.prompt,)
 
     @property
@@ -65,7 +65,11 @@ class ModelCaption(base.Stage):
         """The model's name."""
 
     def setup(self, weights: Mapping[str, Weights]) -> None:
-        """Read the prompt; ValueError when it is none."""
+        """Read the prompt.
+
+        Raises:
+            ValueError: the file is not a prompt.
+        """
         super().setup(weights)
         self._prompt = Prompt.load(self.params.prompt)
         self._measured = Caption()
@@ -83,14 +87,14 @@ class ModelCaption(base.Stage):
 
     @abstractmethod
     def sound(self, audio: np.ndarray) -> Message:
-        """Mono float32 [samples] at 16 kHz as a part of a message."""
+        """Mono float32 [samples] at 16 kHz, as the content part of a message."""
 
     @abstractmethod
     def answer(self, messages: list[Message]) -> str:
-        """What the model says to a conversation."""
+        """The model's answer to a conversation."""
 
     def is_about_the_song(self, error: Exception) -> bool:
-        """Whether an error is a reason to fall back; any other one fails the row."""
+        """Whether an error calls for the fallback; any other error fails the row."""
         return isinstance(error, ReplyError)
 
     def _ask(self, track: Track) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Captions by Qwen2.5-Omni in this process, the model that ACE-Step's report names."""
+"""Captions by Qwen2.5-Omni, the model that ACE-Step's report names, run in-process."""
 
 from collections.abc import Mapping
 
@@ -6,13 +6,13 @@ import numpy as np
 
 from stages.base import Weights
 from stages.caption_model import ModelCaption, ModelParams
-from stages.caption_prompt import Message
+from stages.captioning.prompt import Message
 
 MODEL = "qwen2-5-omni-7b"
 
 
 class CaptionQwen(ModelCaption):
-    """Captions by Qwen2.5-Omni's thinker, see `ModelCaption`; one song at a time. A server batches better."""
+    """Captions by Qwen2.5-Omni's thinker, see `ModelCaption`. One song at a time; a server batches better."""
 
     Params = ModelParams
 

@@ -1,4 +1,4 @@
-"""Any audio file to samples: PyAV decodes, soxr resamples. Nothing else in the pipeline opens a song."""
+"""Any audio file to samples: PyAV decodes, soxr resamples. Nothing else in the pipeline opens an audio file."""
 
 import itertools
 import os
@@ -19,11 +19,11 @@ from pydantic import Field
 
 from schemas import columns
 from stages import base, pcm
-from stages.bounds import MIB, USUAL_BYTES_PER_S, AbsurdHeader, Bounds, TooLarge
-from stages.comments import claimed_comments
-from stages.ffmpeg_memory import limit_allocations
-from stages.limited_reader import LimitedReader
-from stages.truncation import HEADERLESS, ogg_is_complete, promised_s
+from stages.decoding.bounds import MIB, USUAL_BYTES_PER_S, AbsurdHeader, Bounds, TooLarge
+from stages.decoding.comments import claimed_comments
+from stages.decoding.ffmpeg_memory import limit_allocations
+from stages.decoding.limited_reader import LimitedReader
+from stages.decoding.truncation import HEADERLESS, ogg_is_complete, promised_s
 
 NATIVE = pa.struct([("rate_hz", pa.int32()), ("channels", pa.int32()), ("samples", pa.large_binary())])
 WORKING = {"native": NATIVE, "pcm": pcm.PCM}
@@ -60,7 +60,7 @@ class Decoded:
     """A decoded file.
 
     Attributes:
-        duration_s: decoded frames over the rate; of audio over the limit, the length its container claims.
+        duration_s: decoded frames over the rate; for audio over the limit, the length its container claims.
         sample_rate_hz: the file's own rate.
         channels: the file's own number of channels.
         codec: FFmpeg's name for it, such as "mp3", "flac" or "pcm_s16le".
@@ -79,11 +79,17 @@ class Decoded:
 
 
 class DecodeParams(Bounds):
-    """How much is decoded, how much damage is put up with, and what is refused at once (see `stages.bounds`)."""
+    """How much is decoded, how much damage is accepted, and what is refused at once (see `stages.decoding.bounds`).
 
-    limit_s: float = Field(default=1800.0, gt=0)  # guards the memory: of longer audio only the facts are told
-    missing_s: float = Field(default=1.0, ge=0)  # what may be missing of the promised length
-    lost_ratio: float = Field(default=0.02, ge=0, le=1)  # share of packets that may be lost; one always may
+    Attributes:
+        limit_s: guards the memory: of longer audio only the facts are reported, not the samples.
+        missing_s: seconds of the promised length that may be missing.
+        lost_ratio: share of packets that may be lost; a single one always may.
+    """
+
+    limit_s: float = Field(default=1800.0, gt=0)
+    missing_s: float = Field(default=1.0, ge=0)
+    lost_ratio: float = Field(default=0.02, ge=0, le=1)
 
     @property
     def max_bytes(self) -> float:
@@ -118,7 +124,7 @@ class Decode(base.Stage):
         return {**facts, "native": native, "pcm": decoded.pcm}
 
     def run(self, batch: pa.Table) -> dict[str, Sequence[Any]]:
-        """As the default, but the samples become Arrow's without a copy: they are most of the memory a song takes."""
+        """As the default, but the samples go to Arrow without a copy: they are most of the memory a song takes."""
         made = super().run(batch)
         if "native" in made:
             made["native"] = _native_array(made["native"])
@@ -130,12 +136,12 @@ class Decode(base.Stage):
 def decode_file(uri: str, wanted: Collection[str] = frozenset(WORKING), params: DecodeParams | None = None) -> Decoded:
     """Decode a local path or any fsspec URI; its content, never its name, tells the format.
 
-    Sample 0 is the start of the song: FFmpeg removes the encoder's delay where the file tells it (LAME tag, Opus
-    pre-skip, MP4 edit list). Padding at the end goes as well, save for AAC's, which is shorter than a packet.
+    Sample 0 is the start of the song: FFmpeg removes the encoder's delay where the file states it (LAME tag, Opus
+    pre-skip, MP4 edit list). Padding at the end is removed too, except AAC's, which is shorter than a packet.
     Rates are converted by libsoxr (HQ); more than two channels are mixed down by libswresample (ITU-R BS.775
     coefficients, scaled so that nothing clips); mono is put on both channels.
 
-    The memory it takes follows from the bounds in `params`; see `stages.bounds`.
+    The memory it takes follows from the bounds in `params`; see `stages.decoding.bounds`.
 
     Raises:
         AbsurdHeader, NoMixdown, TooLarge: out of these bounds.
@@ -161,11 +167,11 @@ def decode_file(uri: str, wanted: Collection[str] = frozenset(WORKING), params: 
 
 
 class _Samples:
-    """The decoded audio of a container: iterates over float32 blocks [frames, channels] and keeps the count.
+    """The decoded audio of a container: iterates over float32 blocks [frames, channels] and counts what it yields.
 
-    The first frame settles rate and layout, since headers may be wrong (HE-AAC) and files glued together may change
-    them on the way: later frames are converted. Frames out of bounds count as lost packets. Nothing is decoded before
-    the header is within bounds, and the first frame is judged like it.
+    The first frame settles rate and layout, since headers may be wrong (HE-AAC) and concatenated files may change them
+    midway: later frames are converted. Frames out of bounds count as lost packets. Nothing is decoded unless the header
+    is within bounds, and the first frame has to pass the same checks.
     """
 
     def __init__(
@@ -227,7 +233,7 @@ class _Samples:
             yield converted.to_ndarray().reshape(-1, self.layout.nb_channels)
 
     def _silence(self, packet: "av.Packet[av.AudioStream]") -> Iterator[np.ndarray]:
-        """In place of a packet, for as long as it says that it is: a second at a time, for that may be a lie."""
+        """Silence in place of a packet, as long as it claims to be: a second at a time, because that may be a lie."""
         left = round(float((packet.duration or 0) * (packet.time_base or 0)) * self.rate_hz)
         while left > 0:
             frames = min(left, self.rate_hz)
@@ -236,7 +242,7 @@ class _Samples:
 
 
 class _Native:
-    """Keeps float32 blocks as they are, up to so many bytes; refuses a song at once that claims to be longer."""
+    """Keeps float32 blocks as they are, up to `max_bytes`; refuses a song that claims to be longer right away."""
 
     def __init__(self, samples: _Samples, claimed_s: float, max_bytes: float) -> None:
         self._about = samples
@@ -271,7 +277,7 @@ class _Canonical:
         self._pcm = bytearray()
 
     def write(self, block: np.ndarray) -> None:
-        if not np.abs(block).max(initial=0.0) <= _LOUDEST:  # NaN and the like would spread over all the resampler holds
+        if not np.abs(block).max(initial=0.0) <= _LOUDEST:  # NaN or infinity would spread through the resampler's state
             block = np.nan_to_num(block, posinf=1.0, neginf=-1.0).clip(-_LOUDEST, _LOUDEST)
         self._append(self._stereo(block))
 
@@ -316,7 +322,7 @@ def _made(
 
 
 def _joined(samples: _Samples) -> Iterator[np.ndarray]:
-    """Blocks of half a second, for there are a hundred packets a second and each call has its price."""
+    """Blocks of half a second: packets come a hundred a second, and every call has its overhead."""
     waiting: list[np.ndarray] = []
     for block in samples:
         waiting.append(block)
@@ -342,11 +348,11 @@ def _require_whole(samples: _Samples, file: BinaryIO, params: DecodeParams) -> N
 
 
 def _claimed_s(file: BinaryIO, container: InputContainer, stream: av.AudioStream) -> float:
-    """The length to judge a file by before it is decoded; 0 where FFmpeg only guesses it.
+    """The length to judge a file by before it is decoded, in seconds; 0 where FFmpeg only guesses it.
 
-    It does so from the bit rate of the first packets: a stream that opens with silence would seem to last for hours.
+    It guesses from the bit rate of the first packets: a stream that opens with silence would seem to last for hours.
     """
-    position = file.tell()  # the demuxer goes on from here
+    position = file.tell()  # the demuxer continues from here
     guessed = container.format.name in HEADERLESS or (
         container.format.name == "mp3" and promised_s(file, container, stream) is None
     )
@@ -359,8 +365,8 @@ def opened(uri: str) -> Iterator[BinaryIO]:
     """The file behind a path or URI. A local path may hold anything, even "::", which fsspec would take for a chain.
 
     Raises:
-        Unreadable: whatever its storage raises while it is open; a local pipe, socket or device, which is never waited
-            for.
+        Unreadable: whatever its storage raises while it is open; also for a local pipe, socket or device, without
+            waiting for it.
     """
     try:
         with _opened_locally(uri) if _is_local(uri) else fsspec.open(uri, "rb") as file:
@@ -374,7 +380,7 @@ def _is_local(uri: str) -> bool:
 
 
 def _opened_locally(uri: str) -> BinaryIO:
-    """Opened without waiting: a pipe may have taken a song's place after it was listed."""
+    """Opened without blocking: a pipe may have replaced the song since it was listed."""
     path = LocalFileSystem._strip_protocol(uri) if "://" in uri else uri
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -427,7 +433,7 @@ def _native_array(songs: Sequence[dict[str, Any] | None]) -> pa.StructArray:
 
 
 def _binary_array(values: Sequence[bytearray | None]) -> pa.LargeBinaryArray:
-    """One array over the values where they lie: each is a song."""
+    """One array over the values in place, without a copy: each is a whole song."""
     one_each = [pa.array([None], pa.large_binary()) if value is None else _over(value) for value in values]
     return one_each[0] if len(one_each) == 1 else pa.concat_arrays([pa.array([], pa.large_binary()), *one_each])
 

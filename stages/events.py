@@ -1,4 +1,4 @@
-"""Sound events that say what a recording is: a concert, applause, talk, singing."""
+"""Sound events that tell what a recording is: a concert, applause, talk, singing."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -37,11 +37,11 @@ _EVENTS = {
 
 
 class EventsParams(base.Params):
-    """How the probabilities of a track's patches become one.
+    """How the probabilities of a track's patches are reduced to one value.
 
     Attributes:
-        audience_quantile: `live` and `applause` are this quantile over all patches, because an audience is heard for
-            a few seconds only, before and after the music.
+        audience_quantile: `live` and `applause` are this quantile over all patches, because an audience is heard only
+            for a few seconds, before and after the music.
     """
 
     audience_quantile: float = 0.95

@@ -1,4 +1,4 @@
-"""Key of a song by signal processing, and by a second method that may contradict the first."""
+"""Key of a song by signal processing, and by a second method as a cross-check."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from schemas import columns
-from stages import pcm, spectrum
+from stages import pcm
 from stages.base import Stage, Track, Weights
-from stages.essentia import ESSENTIA, load_essentia
+from stages.signal import spectrum
+from stages.signal.essentia import ESSENTIA, load_essentia
 
 _SILENT_PEAK = 1e-3  # -60 dBFS
 _TONICS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
@@ -17,16 +18,16 @@ _SHARES = {
     "major": (0.238, 0.006, 0.111, 0.006, 0.137, 0.094, 0.016, 0.214, 0.009, 0.080, 0.008, 0.081),
     "minor": (0.220, 0.006, 0.104, 0.123, 0.019, 0.103, 0.012, 0.214, 0.062, 0.022, 0.061, 0.052),
 }
-_CHROMA_RATE_HZ = 11_025  # what lies above the fifth octave tells timbre, not key
+_CHROMA_RATE_HZ = 11_025  # above the fifth octave there is timbre, not key
 _SHARPS = {"Db": "C#", "Eb": "D#", "Gb": "F#", "Ab": "G#", "Bb": "A#"}
 
 
 class Key(Stage):
     """The key whose profile best fits the mean pitch-class profile, by Essentia's KeyExtractor ("bgate" profiles).
 
-    `tonic` is spelled with sharps ("C#", never "Db"), `mode` is "major" or "minor", `strength` the correlation with
-    the profile. `second_tonic` and `second_mode` are the key whose shares of degrees in a corpus correlate best
-    with another chromagram: other pitches, other profiles. Silence gives nulls and strength 0.
+    `tonic` is spelled with sharps ("C#", never "Db"), `mode` is "major" or "minor", `strength` is the correlation with
+    the profile, 0..1. `second_tonic` and `second_mode` come from a chromagram and profiles of their own: the key whose
+    scale degrees, as counted in a corpus, correlate best. Silence gives nulls and strength 0.
 
     Source: Faraldo et al., "Key Estimation in Electronic Dance Music", ECIR 2016; Albrecht and Shanahan, "The Use
     of Large Corpora to Train a New Type of Key-Finding Algorithm", Music Perception 31(1), 2013.
@@ -66,7 +67,7 @@ class Key(Stage):
 
 
 def _key_by_shares(audio: np.ndarray) -> tuple[str, str]:
-    """Tonic and mode of mono audio [samples] at _CHROMA_RATE_HZ, by the correlation of its mean chroma with shares."""
+    """Tonic and mode of mono audio [samples] at `_CHROMA_RATE_HZ`: the shares that correlate best with its chroma."""
     magnitudes = spectrum.magnitudes(audio, 8192, 2048)
     tuning = spectrum.tuning(magnitudes, _CHROMA_RATE_HZ)
     chroma = spectrum.chroma(magnitudes, _CHROMA_RATE_HZ, tuning=tuning).mean(1)

@@ -1,6 +1,6 @@
-"""Latents: what the music codec makes of the mix, and what the model learns to generate.
+"""Latents: the mix as encoded by the music codec, which is what the model learns to generate.
 
-Gong et al., "ACE-Step" (arXiv 2506.00045): 8 channels of 16 bins, 10.77 frames a second; see `training.model.codec`.
+Gong et al., "ACE-Step" (arXiv 2506.00045): 8 channels of 16 bins, 10.77 frames a second; see `stages.nets.codec.codec`.
 """
 
 from collections.abc import Mapping
@@ -18,24 +18,27 @@ _CONFIG = "config.json"
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-class Params(base.Params):
+class LatentsParams(base.Params):
     """Which codec.
 
     Attributes:
-        codec: a folder with `music_dcae_f8c8/` as released. The vocoder's config beside it, `music_vocoder/`, tells
-            the mel scale; without it that is the released one's. No weight of the vocoder is read.
+        codec: a folder with `music_dcae_f8c8/` as released. The vocoder's config beside it, in `music_vocoder/`,
+            defines the mel scale; without it the released one is used. The vocoder's weights are not read.
     """
 
     codec: Path = Field(description="folder that holds music_dcae_f8c8/ and music_vocoder/")
 
 
 class Latents(base.Stage):
-    """The codec's latents of the whole mix: one frame for every full 4096 samples at 44.1 kHz, as `ssl` has it."""
+    """The codec's latents of the whole mix: one frame for every full 4096 samples at 44.1 kHz, as in `ssl`.
+
+    Stored as little-endian float16 [frames, 8, 16].
+    """
 
     name = "latents"
     type = columns.LATENTS
     reads = {"pcm": pcm.PCM}
-    Params = Params
+    Params = LatentsParams
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -52,7 +55,7 @@ class Latents(base.Stage):
     def setup(self, weights: Mapping[str, base.Weights]) -> None:
         """Load the codec."""
         super().setup(weights)
-        from stages.nets.dcae import LatentEncoder  # here, for diffusers takes seconds to import
+        from stages.nets.dcae import LatentEncoder  # here because diffusers takes seconds to import
 
         self._encoder = LatentEncoder.load(self.params.codec / _AUTOENCODER, self.params.codec / _VOCODER, self.device)
         self._model = f"{_AUTOENCODER}@{self.files_digest[:8]}"

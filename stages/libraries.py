@@ -1,4 +1,4 @@
-"""Libraries that engines import and a plain installation does not bring: whether they are there, how to get them."""
+"""Libraries that engines need beyond a plain installation: whether they are installed, and how to install them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ class Library:
     """A library beyond the base dependencies.
 
     Attributes:
-        name: as people know it.
+        name: its common name, for messages.
         module: the top-level module that is imported.
-        package: what the package index calls it.
-        extra: songmill's extra that brings it; None where none can, for what it asks for does not go with the rest.
+        package: its name on the package index.
+        extra: songmill's extra that installs it; None if its own requirements conflict with the rest.
     """
 
     name: str
@@ -23,21 +23,21 @@ class Library:
 
     @property
     def installed(self) -> bool:
-        """Whether it can be found; it is not imported."""
+        """Whether its module can be found, without importing it."""
         return find_spec(self.module) is not None
 
     def require(self) -> None:
-        """Refuse to go on without it.
+        """Check that it is installed.
 
         Raises:
-            RuntimeError: it is not installed; the message says how to install it.
+            RuntimeError: it is not; the message says how to install it.
         """
         if not self.installed:
             raise RuntimeError(f"{self.name} is not installed: {how_to_install([self])}")
 
 
 def how_to_install(libraries: Iterable[Library]) -> str:
-    """The commands that install them, all extras in one."""
+    """The commands that install them, with all extras in one."""
     libraries = [*libraries]
     commands = [f"pip install --no-deps {library.package}" for library in libraries if not library.extra]
     if extras := ",".join(sorted({library.extra for library in libraries if library.extra})):

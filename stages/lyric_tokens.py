@@ -1,6 +1,5 @@
 """Lyrics as token ids for the lyric encoder (ACE-Step v1's scheme)."""
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -11,26 +10,27 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from schemas import columns
+from schemas.files import file_digest
 from schemas.lyric_verdicts import SUNG
 from stages import base
-from stages.language import line_languages
-from stages.lyric_bpe import BUILT_IN, LINE_END_ID, SPACE, START_ID
-from stages.lyric_cleaning import clean
-from stages.lyric_text import INSTRUMENTAL, heard_segments, parse
-from stages.lyric_variants import Timed, Variant, arrange, drawn
+from stages.text.bpe import BUILT_IN, LINE_END_ID, SPACE, START_ID
+from stages.text.cleaning import clean
+from stages.text.language import line_languages
+from stages.text.lyric_text import INSTRUMENTAL, heard_segments, parse
+from stages.text.variants import Timed, Variant, arrange, drawn
 
 __all__ = ["LyricTokens", "clean", "encode", "load_vocabulary"]
 
-_RELEASED_SIZE = 6693  # entries with the added structure tags; ours have none added
+_RELEASED_SIZE = 6693  # entries, the added structure tags included; our own vocabularies add none
 _STRUCTURE = re.compile(r"\[.*?\]")
 
 
 def encode(lyrics: str, language: str | None = None, vocabulary: Tokenizer | None = None) -> list[int]:
-    """Token ids of whole lyrics: the start id, then every line's ids and the line end; an empty line is its end alone.
+    """Token ids of whole lyrics: the start id, then each line's ids and the line end; an empty line is just a line end.
 
     Args:
         lyrics: lines of text; a line that begins with `[...]` is a structure tag.
-        language: what lines whose own language is unsure are in; by default what most of the others are in.
+        language: assumed for lines whose own language is unclear; by default the language of most other lines.
         vocabulary: see `load_vocabulary`; by default songmill's own small one.
     """
     vocabulary = vocabulary or _built_in()
@@ -41,7 +41,7 @@ def encode(lyrics: str, language: str | None = None, vocabulary: Tokenizer | Non
 
 
 def is_released(vocabulary: Tokenizer) -> bool:
-    """Whether a vocabulary is the released one, whose cleaning has to be matched with its mistakes."""
+    """Whether a vocabulary is the released one, whose text cleaning has to be reproduced, mistakes included."""
     return vocabulary.get_vocab_size() == _RELEASED_SIZE
 
 
@@ -51,22 +51,34 @@ def _built_in() -> Tokenizer:
 
 
 def load_vocabulary(path: Path = BUILT_IN) -> Tokenizer:
-    """A vocabulary file of the tokenizers library in the released id layout.
+    """Load a vocabulary file of the `tokenizers` library in the released id layout.
 
     Raises:
         ValueError: its start or space token does not have the id that the model expects.
     """
     vocabulary = Tokenizer.from_file(str(path))
     if vocabulary.token_to_id("[START]") != START_ID or vocabulary.token_to_id(SPACE) != LINE_END_ID:
-        raise ValueError(f"{path.name} is no lyric vocabulary: [START] must be {START_ID} and [SPACE] {LINE_END_ID}")
+        raise ValueError(f"{path.name} is not a lyric vocabulary: [START] must be {START_ID} and [SPACE] {LINE_END_ID}")
     return vocabulary
+
+
+class LyricTokensParams(base.Params):
+    """How lyrics are written down.
+
+    Attributes:
+        vocabulary: a vocabulary file, e.g. the released one; by default songmill's own small one.
+        variant: with or without structure tags, line by line or as running text; see `stages.text.variants`.
+    """
+
+    vocabulary: Path | None = None
+    variant: Literal["drawn"] | Variant = "drawn"
 
 
 class LyricTokens(base.Stage):
     """Tokens of the lyrics that are sung.
 
-    Those of the `lyrics` column (aligned lines, or the transcript where nothing matched); in a DAG without it those
-    that came with the song, else the transcript.
+    The lyrics come from the `lyrics` column (aligned lines, or the transcript where nothing matched). In a DAG without
+    that column they are those that came with the song, else the transcript.
     """
 
     name = "lyric_tokens"
@@ -81,16 +93,7 @@ class LyricTokens(base.Stage):
     }
     revision = 2
 
-    class Params(base.Params):
-        """How lyrics are written down.
-
-        Attributes:
-            vocabulary: a vocabulary file, e.g. the released one; by default songmill's own small one.
-            variant: with structure tags or without, a line a line or flowing; see `stages.lyric_variants`.
-        """
-
-        vocabulary: Path | None = None
-        variant: Literal["drawn"] | Variant = "drawn"
+    Params = LyricTokensParams
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -102,7 +105,7 @@ class LyricTokens(base.Stage):
         super().setup(weights)
         path = self.params.vocabulary or BUILT_IN
         self._vocabulary = load_vocabulary(path)
-        self._vocabulary_name = f"{path.stem}@{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+        self._vocabulary_name = f"{path.stem}@{file_digest(path)[:8]}"
 
     def process(self, track: Mapping[str, Any]) -> dict[str, Any]:
         """Ids, the cleaned lines they stand for, the vocabulary's name and the variant."""
@@ -120,7 +123,7 @@ class LyricTokens(base.Stage):
 
 
 def _spell(lyrics: str, language: str | None, *, compat: bool) -> list[str]:
-    """Lines as the vocabulary takes them: `[en]neon[SPACE]lights`."""
+    """Lines in the form that the vocabulary expects: `[en]neon[SPACE]lights`."""
     lines = [line.strip() for line in lyrics.split("\n")]
     sung = [line for line in lines if line and not _STRUCTURE.match(line)]
     languages = iter(line_languages(sung, language))

@@ -1,4 +1,4 @@
-"""Which known song the heard words are, and its lyric lines in time."""
+"""Which known song the transcribed words belong to, and its lyric lines with times."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,28 +11,59 @@ from pydantic import Field
 
 from schemas import columns
 from stages import base
-from stages.lyric_alignment import Alignment, Word, align, heard_words
-from stages.lyric_index import SKETCHES
-from stages.lyric_ledger import matched_lines, transcript_lines
-from stages.lyric_library import MANIFEST, LyricLibrary, Song
-from stages.lyric_text import LyricLine, heard_segments
+from stages.matching.alignment import Alignment, Word, align, heard_words
+from stages.matching.index import SKETCHES
+from stages.matching.library import MANIFEST, LyricLibrary, LyricSong
+from stages.matching.line_report import matched_lines, transcript_lines
+from stages.text.lyric_text import LyricLine, heard_segments
 
 GIVEN = "given"  # song_id of lyrics that came with the song
 
 
 @dataclass(frozen=True)
 class Match:
-    """A song and how its lines lie on the heard words."""
+    """A song and how its lines align with the transcribed words."""
 
-    song: Song
+    song: LyricSong
     alignment: Alignment
+
+
+class LyricsParams(base.Params):
+    """What is searched, and when a song counts as found.
+
+    Attributes:
+        library: folder made by `songmill lyrics index`, or, for up to some thousand songs, a Parquet file with the text
+            columns id, title, artist, language, text, license and unique ids.
+        index: how a Parquet library is indexed, "containment" or "lsh" (see `stages.matching.index`).
+        candidates: how many songs are aligned at most.
+        min_similarity: least similarity of a line's phones to the words it is placed on; below it the line is missing.
+        canonical_similarity: least similarity at which a line's text is taken from the library instead of the
+            transcript, and at which a line is placed once more where it is repeated.
+        tie: songs that reach this share of the best one's score times coverage are alternatives.
+        min_score: least mean similarity of the placed lines for the song to count as found.
+        min_coverage: least share of the transcribed phones that its lines explain.
+        min_phones: least number of those phones; "oh yeah" is in every song.
+        max_lrc_shift_s: greatest median distance between an LRC's times and the transcribed ones at which the LRC's are
+            kept.
+    """
+
+    library: Path | None = None
+    index: Literal["containment", "lsh"] = "containment"
+    candidates: int = Field(5, ge=1)
+    min_similarity: float = Field(0.5, gt=0, le=1)
+    canonical_similarity: float = Field(0.7, gt=0, le=1)
+    tie: float = Field(0.95, gt=0, le=1)
+    min_score: float = Field(0.55, ge=0, le=1)
+    min_coverage: float = Field(0.35, ge=0, le=1)
+    min_phones: int = Field(40, ge=1)
+    max_lrc_shift_s: float = Field(1.5, ge=0)
 
 
 class Lyrics(base.Stage):
     """Lyrics from a library or from the song's own tags, verified against the transcript by their phones.
 
-    An index proposes songs of the library, an alignment of their lines decides. `lines` is a ledger of what was sung
-    and what was not (see `stages.lyric_ledger`); without a match it is the transcript's segments. `alternatives` are
+    An index proposes songs of the library; an alignment of their lines decides. `lines` reports what was sung and what
+    was not (see `stages.matching.line_report`); without a match it holds the transcript's segments. `alternatives` are
     songs that fit nearly as well: covers, live versions.
     """
 
@@ -45,34 +76,7 @@ class Lyrics(base.Stage):
     }
     reads_if_present = {"given_lyrics": pa.string(), "language": pa.string()}
 
-    class Params(base.Params):
-        """What is searched, and from where on a song counts as found.
-
-        Attributes:
-            library: folder that `songmill lyrics index` made, or, for some thousand songs, Parquet with the text
-                columns id, title, artist, language, text, license; ids are unique.
-            index: how a Parquet library is indexed, "containment" or "lsh" (see `stages.lyric_index`).
-            candidates: songs that are aligned, at most.
-            min_similarity: of a line's phones to the words it is placed on; below it the line is missing.
-            canonical_similarity: from which the library's text of a line is taken instead of the transcript's, and from
-                which a line is heard once more.
-            tie: songs that fit this much of the best one's score times coverage are alternatives.
-            min_score: mean similarity of the placed lines from which the song is found.
-            min_coverage: share of the heard phones that its lines must explain.
-            min_phones: number of them; "oh yeah" is in every song.
-            max_lrc_shift_s: median distance between an LRC's times and the heard ones up to which the LRC's are kept.
-        """
-
-        library: Path | None = None
-        index: Literal["containment", "lsh"] = "containment"
-        candidates: int = Field(5, ge=1)
-        min_similarity: float = Field(0.5, gt=0, le=1)
-        canonical_similarity: float = Field(0.7, gt=0, le=1)
-        tie: float = Field(0.95, gt=0, le=1)
-        min_score: float = Field(0.55, ge=0, le=1)
-        min_coverage: float = Field(0.35, ge=0, le=1)
-        min_phones: int = Field(40, ge=1)
-        max_lrc_shift_s: float = Field(1.5, ge=0)
+    Params = LyricsParams
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -86,7 +90,7 @@ class Lyrics(base.Stage):
         """Open the index, or read the library and index the phones of its songs.
 
         Raises:
-            stages.lyric_library.LibraryError: the library is none.
+            stages.matching.library.LibraryError: it is not a lyric library, or another version built it.
         """
         super().setup(weights)
         library = self.params.library
@@ -98,7 +102,7 @@ class Lyrics(base.Stage):
             self._library = LyricLibrary.read(library, SKETCHES[self.params.index]())
 
     def process(self, track: Mapping[str, Any]) -> dict[str, Any]:
-        """The best song that passes the thresholds, else the transcript."""
+        """Report the best song that passes the thresholds, else the transcript."""
         transcript = track["transcript"] or {}
         ipa = (track["phonemes"] or {}).get("lines") or ()
         segments = heard_segments(transcript)
@@ -122,13 +126,13 @@ class Lyrics(base.Stage):
     def _least(self) -> tuple[float, float]:
         return self.params.min_similarity, self.params.canonical_similarity
 
-    def _given(self, track: Mapping[str, Any], heard_language: str | None) -> list[Song]:
+    def _given(self, track: Mapping[str, Any], heard_language: str | None) -> list[LyricSong]:
         given = track.get("given_lyrics")
-        return [Song.read(GIVEN, given, track.get("language") or heard_language)] if given else []
+        return [LyricSong.read(GIVEN, given, track.get("language") or heard_language)] if given else []
 
-    def _candidates(self, words: Sequence[Word]) -> list[Song]:
-        heard = "".join(word.phones for word in words)
-        return [candidate.song for candidate in self._library.candidates(heard, self.params.candidates)]
+    def _candidates(self, words: Sequence[Word]) -> list[LyricSong]:
+        phones = "".join(word.phones for word in words)
+        return [candidate.song for candidate in self._library.candidates(phones, self.params.candidates)]
 
     def _is_found(self, alignment: Alignment) -> bool:
         return (
@@ -151,7 +155,7 @@ class Lyrics(base.Stage):
     def _true_starts(
         self, lines: Sequence[LyricLine], heard: Sequence[tuple[float, float] | None]
     ) -> list[float] | None:
-        """Where an LRC says that its lines begin, if it says so for all and was heard to be right."""
+        """Where an LRC says that its lines begin, if it does for all of them and agrees with the transcript's times."""
         starts = [line.start_s for line in lines if line.start_s is not None]
         if len(starts) < len(lines):
             return None
@@ -164,7 +168,7 @@ def _fit(match: Match) -> float:
 
 
 def _lrc_time(start_s: float, next_s: float | None, heard: tuple[float, float] | None) -> tuple[float, float] | None:
-    """A line ends where it was heard to end, at the latest where the next one begins."""
+    """A line ends where the transcript ends it, but no later than where the next one begins."""
     ends = [end_s for end_s in (next_s, heard[1] if heard else None) if end_s is not None and end_s > start_s]
     return (start_s, min(ends)) if ends else heard
 
@@ -174,7 +178,7 @@ def _set_times(
     turns: Sequence[tuple[float, float] | None],
     times: Sequence[tuple[float, float] | None],
 ) -> None:
-    """Give lines that are sung in their turn, or missing, the LRC's times; their words keep the heard ones."""
+    """Give lines that are sung in order, or missing, the LRC's times; their words keep the transcript's."""
     for line in lines:
         number = line["library_line"]
         if number is None or (line["start_s"] is not None and (line["start_s"], line["end_s"]) != turns[number]):

@@ -1,4 +1,4 @@
-"""Canonical PCM: 44.1 kHz, stereo, int16, interleaved, in one large binary. What stages hand each other as audio."""
+"""Canonical PCM: 44.1 kHz, stereo, int16, interleaved, in one large binary. The audio format between stages."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def stereo(pcm: Any) -> np.ndarray:
 def mono(pcm: Any, rate_hz: int = RATE_HZ) -> np.ndarray:
     """Canonical PCM (any buffer) to float32 [frames] at `rate_hz`, the mean of both channels."""
     frames = np.frombuffer(pcm, dtype="<i2").reshape(-1, CHANNELS)
-    # What `mean(axis=1)` gives, bit for bit, in an eighth of its time; every stage that listens begins with it.
+    # Bit for bit what `mean(axis=1)` gives, eight times as fast; every stage that takes audio starts with this.
     mixed = frames[:, 0].astype(np.float32)
     mixed += frames[:, 1]
     mixed *= np.float32(0.5)

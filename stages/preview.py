@@ -1,4 +1,4 @@
-"""A part of every song to listen to, small enough to keep beside the shard."""
+"""An excerpt of every song to listen to, small enough to keep beside the shard."""
 
 import io
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ CODEC = "opus"
 MEDIA_TYPE = "audio/ogg"
 _RATE_HZ = 48_000  # Opus has no 44.1 kHz
 _HOP = pcm.RATE_HZ // 2  # the loudest part is looked for in steps of half a second
-# Without it the muxer draws the stream's number by lot: the same song would not have the same bytes.
+# Without it the muxer picks a random stream number, and the same song would not give the same bytes.
 _REPRODUCIBLE = {"fflags": "+bitexact"}
 
 
@@ -26,11 +26,11 @@ class NothingToHear(base.TrackError):
 
 
 class PreviewParams(base.Params):
-    """How long and how good.
+    """Length and quality.
 
     Attributes:
-        seconds: of the song; all of a shorter one.
-        kbps: of the stereo sum, on average.
+        seconds: length of the excerpt; a shorter song is kept whole.
+        kbps: average bit rate of the stereo stream.
     """
 
     seconds: float = Field(default=30.0, ge=1, le=600)
@@ -38,7 +38,7 @@ class PreviewParams(base.Params):
 
 
 class Preview(base.Stage):
-    """The loudest part of the mix as Ogg Opus in stereo: a chorus more often than an intro.
+    """The loudest part of the mix as Ogg Opus in stereo, which tends to be a chorus rather than an intro.
 
     The same samples give the same bytes.
     """
@@ -69,7 +69,7 @@ class Preview(base.Stage):
 
 
 def shortened(data: bytes, seconds: float) -> bytes:
-    """The beginning of a preview; its packets are copied, not encoded again."""
+    """The first seconds of a preview, an Ogg Opus file; its packets are copied, not encoded again."""
     file = io.BytesIO()
     with (
         av.open(io.BytesIO(data), "r") as whole,
@@ -88,7 +88,7 @@ def shortened(data: bytes, seconds: float) -> bytes:
 
 
 def _loudest(sound: np.ndarray, length: int) -> int:
-    """Where the loudest `length` frames of int16 [frames, channels] begin; the first such place, 0 in silence."""
+    """First frame of the loudest `length` frames of int16 [frames, channels]; the earliest if several, 0 in silence."""
     energies = [np.square(sound[i : i + _HOP], dtype=np.float32).sum() for i in range(0, len(sound), _HOP)]
     sums = np.convolve(energies, np.ones(max(length // _HOP, 1)), "valid")
     return min(int(sums.argmax()) * _HOP, len(sound) - length)

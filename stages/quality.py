@@ -41,7 +41,11 @@ class NotDecoded(base.TrackError):
 
 
 class QualityParams(base.Params):
-    """What counts as silence."""
+    """What counts as silence.
+
+    Attributes:
+        silence_dbfs: a window whose RMS level is below this is silent.
+    """
 
     silence_dbfs: float = Field(default=-60.0, lt=0)
 
@@ -80,8 +84,8 @@ class Quality(base.Stage):
 def loudness_lufs(samples: np.ndarray, rate_hz: int) -> float | None:
     """Integrated loudness of [frames, channels] after ITU-R BS.1770-4, at least `FLOOR_LUFS`.
 
-    Shorter than one gating block of 0.4 s it is not defined: None. Of more than five channels the fourth is taken for
-    the LFE (FFmpeg's order), which the standard leaves out, and the first five others are measured.
+    Below one gating block of 0.4 s it is undefined: None. With more than five channels the fourth is taken for the LFE
+    (FFmpeg's order), which the standard leaves out, and the first five others are measured.
     """
     if len(samples) < _GATE_S * rate_hz:
         return None
@@ -123,7 +127,7 @@ def clipped_ratio(samples: np.ndarray) -> float:
         return 0.0
     clipped = 0
     for start, stop in _blocks(samples):
-        before = max(0, start - 2)  # a run may begin there, or end two further on
+        before = max(0, start - 2)  # a run may begin there, or end two frames beyond the block
         clipped += int(_is_clipped(samples[before : stop + 2], ceiling)[start - before :][: stop - start].sum())
     return clipped / samples.size
 
@@ -132,8 +136,8 @@ def bandwidth_hz(samples: np.ndarray, rate_hz: int) -> float:
     """The highest frequency at which [frames, channels] hold energy of the song itself; 0 for silence.
 
     Read from the long-term average spectrum: the highest band above what 16-bit dither leaves. If the spectrum falls
-    off a cliff below that, as at the low-pass of a lossy encoder, the cliff's edge counts, for what lies beyond it is
-    the distortion of a clipped decode. So a low-passed song keeps its bandwidth when it is re-saved as FLAC.
+    off a cliff below that, as at the low-pass of a lossy encoder, the cliff's edge counts, because what lies beyond it
+    is the distortion of a clipped decode. So a low-passed song keeps its bandwidth when it is re-saved as FLAC.
     """
     levels = _band_levels_db(samples, rate_hz)
     above_dither = np.flatnonzero(levels > _DITHER_DB)
@@ -162,7 +166,7 @@ def stereo_correlation(samples: np.ndarray) -> float:
 
 
 def noise_floor_db(levels: np.ndarray) -> float:
-    """The level (dBFS) that 5 % of the windows stay under, those of digital silence left aside.
+    """The level (dBFS) that 5 % of the windows stay under, not counting those of digital silence.
 
     `FLOOR_DB` if there are no others.
     """
@@ -173,9 +177,9 @@ def noise_floor_db(levels: np.ndarray) -> float:
 def _gated_powers(samples: np.ndarray, channels: list[int], rate_hz: int) -> np.ndarray:
     """Mean square [channels, gating blocks] of K-weighted samples, in blocks of 0.4 s that begin every 0.1 s.
 
-    As in pyloudnorm, whose filters these are; it would copy the song five times over.
+    As in pyloudnorm, whose filters these are, but without its five copies of the song.
     """
-    import pyloudnorm  # here, for scipy takes seconds to import and a plan does without
+    import pyloudnorm  # here because scipy takes seconds to import and planning does not need it
     import scipy.signal
 
     filters = [(f.passband_gain, f.b, f.a) for f in pyloudnorm.Meter(rate_hz)._filters.values()]
@@ -268,7 +272,7 @@ def _is_cliff(levels: np.ndarray, band: int) -> bool:
 
 
 def _finite(samples: np.ndarray) -> np.ndarray:
-    """Float files may hold anything: NaN becomes silence, and whatever is over +60 dBFS is held there."""
+    """Float files may hold anything: NaN becomes silence, and whatever exceeds +60 dBFS is clipped to it."""
     if _peak(samples) <= _LOUDEST:
         return samples
     held = np.empty_like(samples)

@@ -8,29 +8,30 @@ import numpy as np
 import soxr
 
 from schemas import columns
-from stages import pcm, spectrum
+from stages import pcm
 from stages.base import Stage, Track, Weights
-from stages.essentia import ESSENTIA, load_essentia
-from stages.meter import find_meter
-from stages.tempo import MIN_BEATS, choose_octave, fit_bpm
+from stages.signal import spectrum
+from stages.signal.essentia import ESSENTIA, load_essentia
+from stages.signal.meter import find_meter
+from stages.signal.tempo import MIN_BEATS, choose_octave, fit_bpm
 
 _CONFIDENCE_MAX = 5.32  # Essentia's scale; above 3.5 its authors call a beat track excellent (80 % right)
 _SILENT_PEAK = 1e-3  # -60 dBFS
 _RATE_HZ = 22_050
 _HOP = 256
 _N_FFT = 2048
-_NEAR = np.arange(-6, 3)  # frames around a beat: windows hear ahead, and Essentia marks short clicks 30 ms late
+_NEAR = np.arange(-6, 3)  # frames around a beat: windows look ahead, and Essentia marks short clicks 30 ms late
 _FRAME_HZ = _RATE_HZ / _HOP
 _MELS = 64
 _BASS_MELS = 5  # up to about 180 Hz
 
 
 class Rhythm(Stage):
-    """Beats by Essentia's RhythmExtractor2013 (multifeature: Zapata, Davies and Gomez 2014), BPM by `stages.tempo`.
+    """Beats by Essentia's RhythmExtractor2013 (multifeature: Zapata, Davies and Gomez 2014).
 
-    `confidence` is Essentia's 0..5.32 divided by 5.32. Downbeats come from `stages.meter`: an accent is bass onset,
-    change of chroma and, by half, onset of all bands. Music without beats, and silence, give a null `bpm`,
-    empty lists and confidence 0.
+    `stages.signal.tempo` derives the BPM from them, `stages.signal.meter` the downbeats: an accent is bass onset plus
+    change of chroma plus half the onset of all bands. `confidence` is Essentia's 0..5.32 divided by 5.32. Silence and
+    music without beats give a null `bpm`, empty lists and confidence 0.
 
     Source: https://essentia.upf.edu/reference/std_RhythmExtractor2013.html
     """
@@ -42,7 +43,7 @@ class Rhythm(Stage):
 
     @property
     def model(self) -> str:
-        """Essentia's version and the revision of what is done with its beats."""
+        """Essentia's version and the stage's revision."""
         return f"essentia-{self._version}+{super().model}"
 
     def setup(self, weights: Mapping[str, Weights]) -> None:
@@ -75,7 +76,7 @@ class Rhythm(Stage):
         if not len(audio) or np.abs(audio).max() < _SILENT_PEAK:
             return np.empty(0), 0.0
         _, beats_s, confidence, _, _ = self._extract(audio)
-        # Half of the beats must still give a tempo; without any confidence it would be a guess stated as a fact.
+        # Half of the beats must still give a tempo; without any confidence it would be a guess presented as a fact.
         if len(beats_s) < 2 * MIN_BEATS or confidence <= 0:
             return np.empty(0), 0.0
         return beats_s.astype(np.float64), min(float(confidence) / _CONFIDENCE_MAX, 1.0)
@@ -97,7 +98,7 @@ class _Onsets:
         """How much starts at each beat: standardised bass onset + change of chroma + half the onset of all bands."""
         frames = np.clip(np.round(beats_s * _FRAME_HZ).astype(int), 0, len(self.pulse) - 1)
         near = np.clip(frames[:, None] + _NEAR, 0, len(self.pulse) - 1)
-        begins = np.maximum(0, frames - _N_FFT // 2 // _HOP)  # a frame hears half a window ahead
+        begins = np.maximum(0, frames - _N_FFT // 2 // _HOP)  # a frame looks half a window ahead
         chroma = spectrum.unit_columns(_means_between(self.chroma, begins)[:, -len(beats_s) :])
         change = 1.0 - np.sum(chroma * np.roll(chroma, 1, axis=1), axis=0)
         change[0] = change[1:].mean()

@@ -11,9 +11,9 @@ from schemas import columns
 from stages import pcm
 from stages.base import Stage, Track, Weights
 from stages.libraries import Library
-from stages.meter import meter_from_downbeats
-from stages.spectrum import mel_filters
-from stages.tempo import MIN_BEATS, choose_octave, fit_bpm
+from stages.signal.meter import meter_from_downbeats
+from stages.signal.spectrum import mel_filters
+from stages.signal.tempo import MIN_BEATS, choose_octave, fit_bpm
 
 MODEL = "beat-this-final0"
 _RATE_HZ = 22_050
@@ -28,9 +28,9 @@ _PEAK = 7  # frames within which only the highest prediction counts
 class RhythmBeatThis(Stage):
     """Beats and downbeats by Beat This with its minimal post-processing: peaks above one half, no tempo model.
 
-    `confidence` is the mean probability of the beats found. BPM and octave are decided in `stages.tempo`, with the
-    network's beat probability as the strength. The library's own preprocessing needs torchaudio, so the log-mel is
-    made here, to the same parameters.
+    `confidence` is the mean probability of the beats found. BPM and octave are decided in `stages.signal.tempo`, with
+    the network's beat probability as the pulse. The library's own preprocessing needs torchaudio, so the log-mel is
+    computed here with the same parameters.
 
     Source: Foscarin, Schlüter and Widmer, "Beat this! Accurate beat tracking without DBN postprocessing", ISMIR 2024.
     """
@@ -63,7 +63,7 @@ class RhythmBeatThis(Stage):
         beat, downbeat = self.probabilities(log_mel(pcm.mono(track["pcm"], _RATE_HZ)))
         beats_s = peaks_s(beat)
         downbeats_s = _snap(peaks_s(downbeat), beats_s)
-        bpm = fit_bpm(beats_s) if len(beats_s) >= 2 * MIN_BEATS else None  # half of them must still give a tempo
+        bpm = fit_bpm(beats_s) if len(beats_s) >= 2 * MIN_BEATS else None  # half of the beats must still give a tempo
         if bpm is None:
             return self.own(bpm=None, confidence=0.0, beats_s=[], downbeats_s=[], octave_confidence=0.0)
         octave = choose_octave(beats_s, bpm, beat, _FRAME_HZ)
@@ -124,7 +124,7 @@ def peaks_s(probability: np.ndarray) -> np.ndarray:
 
 
 def _snap(times_s: np.ndarray, beats_s: np.ndarray) -> np.ndarray:
-    """Each time moved to the nearest beat, without repetitions."""
+    """Each time moved to the nearest beat, without duplicates."""
     if not len(beats_s):
         return beats_s
     return np.unique([beats_s[np.abs(beats_s - time_s).argmin()] for time_s in times_s])

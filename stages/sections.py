@@ -1,4 +1,4 @@
-"""Song structure by self-similarity: where the parts begin, which of them return, and what they are called."""
+"""Song structure by self-similarity: where the parts begin, which of them recur, and their labels."""
 
 from itertools import pairwise
 from typing import Any
@@ -9,38 +9,38 @@ import pyarrow as pa
 from schemas import columns
 from stages import base, pcm
 from stages.base import Stage, Track
-from stages.section_features import SectionFeatures
-from stages.section_labels import Part, label_parts
-from stages.voice import RATE_HZ as VOICE_RATE_HZ
-from stages.voice import voiced_spans
+from stages.signal.section_features import SectionFeatures
+from stages.signal.section_labels import Part, label_parts
+from stages.signal.voice_activity import RATE_HZ as VOICE_RATE_HZ
+from stages.signal.voice_activity import voiced_spans
 
-_GRID_S = 0.5  # where there are no beats
+_GRID_S = 0.5  # grid step where there are no beats
 _KERNEL_S = 12.0  # how much music before and after a boundary is compared
 _PROMINENCE = 0.2  # of the largest novelty: how far a peak must stand out
 _MIN_NOVELTY = 0.05  # below it are the chance fluctuations of stationary noise
-_SAME = 0.6  # cosine distance up to which two parts are one kind
+_SAME = 0.6  # cosine distance up to which two parts are of one kind
 
 
-class Params(base.Params):
-    """How fine the division is.
+class SectionsParams(base.Params):
+    """How finely a song is divided.
 
     Attributes:
-        min_s: shortest part.
+        min_s: length of the shortest part, in seconds.
     """
 
     min_s: float = 8.0
 
 
 class Sections(Stage):
-    """Boundaries by checkerboard novelty, repetition by clustering, names by rules (`stages.section_labels`).
+    """Boundaries by checkerboard novelty, repetition by clustering, labels by rules (`stages.signal.section_labels`).
 
     Chroma and MFCC are averaged over beats (half seconds where there are none). Their cosine self-similarity,
     correlated along its diagonal with a checkerboard kernel, peaks where the music before and after differ (Foote,
     "Automatic audio segmentation using a measure of audio novelty", ICME 2000). Boundaries move to the nearest
-    downbeat; parts with like mean features are one kind.
+    downbeat; parts with similar mean features are of one kind.
 
     Parts are contiguous, cover the track, and last `min_s` seconds or longer unless the track itself is shorter.
-    Labels are All-In-One's: intro, verse, chorus, bridge, inst, break, outro ("solo" cannot be told from "inst" here).
+    Labels are All-In-One's: intro, verse, chorus, bridge, inst, break, outro ("solo" is not distinguished from "inst").
     """
 
     name = "sections"
@@ -51,7 +51,7 @@ class Sections(Stage):
         "vocals": pa.struct([columns.VOCALS.field("has_vocals")]),
         "vocal_stem": pcm.PCM,
     }
-    Params = Params
+    Params = SectionsParams
 
     @property
     def model(self) -> str:
@@ -59,7 +59,7 @@ class Sections(Stage):
         return f"songmill.sections.self-similarity@r{self.revision}"
 
     def process(self, track: Track) -> dict[str, Any]:
-        """Divide the `pcm` column into named parts."""
+        """Divide the `pcm` column into labelled parts."""
         duration_s = pcm.duration_s(track["pcm"])
         if duration_s == 0:
             return self.own(items=[])
@@ -77,7 +77,7 @@ class Sections(Stage):
 
     def _bounds(self, features: SectionFeatures, rhythm: dict[str, Any], duration_s: float) -> list[float]:
         """Seconds at which parts begin, and the end of the track."""
-        from scipy.signal import find_peaks  # here, for it takes seconds to import and a plan does without
+        from scipy.signal import find_peaks  # here because scipy takes seconds to import and planning does not need it
 
         grid_s = _grid(rhythm.get("beats_s") or [], duration_s)
         step_s = duration_s / (len(grid_s) - 1)
@@ -117,7 +117,7 @@ def _novelty(blocks: np.ndarray, half: int) -> np.ndarray:
 
 
 def _kinds(means: np.ndarray) -> list[int]:
-    """A number for each part, the same for parts that sound alike (average linkage on cosine distance)."""
+    """A number for each part, equal for parts that sound alike (average linkage on cosine distance)."""
     from scipy.cluster.hierarchy import fcluster, linkage
 
     if len(means) < 2:
@@ -126,7 +126,7 @@ def _kinds(means: np.ndarray) -> list[int]:
 
 
 def _vocal_shares(track: Track, bounds_s: list[float]) -> list[float | None]:
-    """The share of each part in which a voice is heard on the vocal stem; 0 where `vocals` found nobody."""
+    """Share of each part in which the vocal stem has a voice; 0 where `vocals` found none, None without a stem."""
     vocals = track.get("vocals")
     if vocals and vocals["has_vocals"] is False:
         return [0.0] * (len(bounds_s) - 1)
@@ -142,6 +142,6 @@ def _vocal_shares(track: Track, bounds_s: list[float]) -> list[float | None]:
 
 
 def _nearest(time_s: float, candidates_s: list[float]) -> float:
-    """The candidate closest to a time, if one lies within two seconds."""
+    """The candidate closest to a time if it lies within two seconds, else the time itself."""
     closest_s = min(candidates_s, key=lambda candidate_s: abs(candidate_s - time_s), default=time_s)
     return closest_s if abs(closest_s - time_s) <= 2.0 else time_s

@@ -1,4 +1,4 @@
-"""Who sings: one embedding of the singer's voice a track."""
+"""Who sings: one embedding of the singer's voice per track."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,13 +8,13 @@ import pyarrow as pa
 
 from schemas import columns
 from stages import base, pcm
-from stages.voice import voiced_segments
+from stages.signal.voice_activity import voiced_segments
 
 
 class Speaker(base.Stage):
     """Resemblyzer's GE2E embedding of the vocal stem, averaged over 10 s segments of its voiced parts.
 
-    `embedding` has 256 values >= 0 and length 1: the dot product of two is their cosine similarity. It is all zeros
+    `embedding` has 256 values >= 0 and unit length: the dot product of two is their cosine similarity. It is all zeros
     for a track without vocals.
     """
 
@@ -29,13 +29,13 @@ class Speaker(base.Stage):
 
     def setup(self, weights: Mapping[str, base.Weights]) -> None:
         """Load the encoder."""
-        from stages.nets.resemblyzer import SpeakerEncoder  # here, for torch takes seconds to import
+        from stages.nets.resemblyzer import SpeakerEncoder  # here because torch takes seconds to import
 
         super().setup(weights)
         self._encoder = SpeakerEncoder.load(weights["resemblyzer"].path)
 
     def process(self, track: base.Track) -> dict[str, Any]:
-        """Measure the `vocal_stem` column."""
+        """Embed the `vocal_stem` column."""
         from stages.nets.resemblyzer import DIM, RATE_HZ
 
         segments = voiced_segments(track["vocal_stem"], RATE_HZ) if track["vocals"]["has_vocals"] else []

@@ -1,4 +1,4 @@
-"""Who sings, by an encoder that `songmill train speaker` made."""
+"""Who sings, by an encoder trained with `songmill train speaker`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,33 +10,33 @@ from pydantic import Field
 
 from schemas import columns
 from stages import base, pcm
-from stages.voice import voiced_segments
+from stages.signal.voice_activity import voiced_segments
 
 _CONFIG = "config.json"
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-class Params(base.Params):
+class SpeakerSongmillParams(base.Params):
     """Which encoder.
 
     Attributes:
-        encoder: a folder that `songmill train export` made of a speaker run.
+        encoder: a folder that `songmill train export` wrote from a speaker run.
     """
 
-    encoder: Path = Field(description="folder that songmill train export made of a speaker run")
+    encoder: Path = Field(description="folder that songmill train export wrote from a speaker run")
 
 
 class SpeakerSongmill(base.Stage):
     """The embedding of the vocal stem, averaged over 10 s segments of its voiced parts.
 
-    `embedding` has length 1, and as many values as the encoder makes, 512 by default: the released transformer takes
-    so many. It is all zeros for a track without vocals.
+    `embedding` has unit length and the encoder's dimension, by default 512, which is what the released transformer
+    takes. It is all zeros for a track without vocals.
     """
 
     name = "speaker"
     type = columns.SPEAKER
     reads = {"vocal_stem": pcm.PCM, "vocals": pa.struct([columns.field("has_vocals", pa.bool_())])}
-    Params = Params
+    Params = SpeakerSongmillParams
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -52,13 +52,13 @@ class SpeakerSongmill(base.Stage):
     def setup(self, weights: Mapping[str, base.Weights]) -> None:
         """Load the encoder."""
         super().setup(weights)
-        from stages.nets.speaker_encoder import VoiceEncoder  # here, for diffusers takes seconds to import
+        from stages.nets.speaker_encoder import VoiceEncoder  # here because diffusers takes seconds to import
 
         self._encoder = VoiceEncoder.load(self.params.encoder)
         self._model = f"speaker_encoder@{self.files_digest[:8]}"
 
     def process(self, track: base.Track) -> dict[str, Any]:
-        """Measure the `vocal_stem` column."""
+        """Embed the `vocal_stem` column."""
         sung = track["vocals"]["has_vocals"]
         segments = voiced_segments(track["vocal_stem"], self._encoder.rate_hz) if sung else []
         if not segments:

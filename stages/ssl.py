@@ -1,7 +1,7 @@
-"""SSL features: what a speech encoder hears in the mix, the targets of representation alignment (REPA).
+"""SSL features: a self-supervised encoder's states of the mix, the targets of representation alignment (REPA).
 
 Yu et al., "Representation Alignment for Generation", 2024; ACE-Step (2025) aligns with MERT and mHuBERT in this way.
-The small profile has Whisper's encoder in their place.
+The small profile uses Whisper's encoder instead.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _LATENT_SAMPLES = 512 * 8  # the mel's hop times the autoencoder's stride
 _LATENT_RATE_HZ = pcm.RATE_HZ / _LATENT_SAMPLES
 
 
-class Params(base.Params):
+class SslParams(base.Params):
     """Which encoder, and how densely its states are stored.
 
     Attributes:
@@ -29,7 +29,7 @@ class Params(base.Params):
 
 
 class Ssl(base.Stage):
-    """States of Whisper's encoder over the whole mix, stored as `schemas.ssl_codec` says.
+    """States of Whisper's encoder over the whole mix, stored as `schemas.ssl_codec` describes.
 
     At the latent rate there is one vector for every full latent frame of 4096 samples at 44.1 kHz.
     """
@@ -37,7 +37,7 @@ class Ssl(base.Stage):
     name = "ssl"
     type = columns.ssl_struct("whisper_base")
     reads = {"pcm": pcm.PCM}
-    Params = Params
+    Params = SslParams
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ class Ssl(base.Stage):
     def setup(self, weights: Mapping[str, base.Weights]) -> None:
         """Load the encoder."""
         super().setup(weights)
-        from stages.nets.whisper_encoder import WhisperStates  # here, for transformers takes seconds to import
+        from stages.nets.whisper_encoder import WhisperStates  # here because transformers takes seconds to import
 
         self._encoder = WhisperStates.load(weights[self.params.model].path)
 
@@ -61,13 +61,13 @@ class Ssl(base.Stage):
 def stored_states(
     states: np.ndarray, native_hz: float, samples: int, rate: Literal["latent", "native"]
 ) -> dict[str, Any]:
-    """One encoder's field of the column.
+    """One encoder's field of the column, as `schemas.columns.SSL_STATES`.
 
     Args:
-        states: [n, dim] at `native_hz`.
-        native_hz: their rate.
-        samples: of the track, at 44.1 kHz.
-        rate: "latent" pools them to one vector for every full latent frame.
+        states: the encoder's states [n, dim].
+        native_hz: rate of the states.
+        samples: length of the track in samples at 44.1 kHz.
+        rate: "latent" pools them to one vector for every full latent frame; "native" keeps them all.
     """
     if rate == "native":
         vectors, rate_hz = ssl_codec.normalize(states), native_hz

@@ -10,17 +10,17 @@ from schemas import columns
 from stages import base, pcm
 from stages.ssl import stored_states
 
-# Field -> the rate that its encoder hears at, and the seconds it was trained on.
+# Field -> its encoder's input rate, and the length in seconds of the excerpts it was trained on.
 _ENCODERS = {"mert": (24_000, 5.0), "m-hubert": (16_000, 30.0)}
 
 
-class Params(base.Params):
+class SslHubertParams(base.Params):
     """Which encoders, and how densely their states are stored.
 
     Attributes:
-        mert: entry of the model store.
-        mhubert: entry of the model store.
-        rate: as the engine `whisper-encoder` has it; native is 75 Hz for MERT and 50 Hz for mHuBERT.
+        mert: entry of the model store, a MERT encoder.
+        mhubert: entry of the model store, an mHuBERT encoder.
+        rate: as in the engine `whisper-encoder`; native is 75 Hz for MERT and 50 Hz for mHuBERT.
     """
 
     mert: str = "mert-v1-330m"
@@ -29,15 +29,15 @@ class Params(base.Params):
 
 
 class SslHubert(base.Stage):
-    """States of the last layer of both encoders over the whole mix, stored as `schemas.ssl_codec` says.
+    """Last-layer states of both encoders over the whole mix, stored as `schemas.ssl_codec` describes.
 
-    The fields have the names of the released transformer's heads.
+    The fields are named after the released transformer's projection heads.
     """
 
     name = "ssl"
     type = columns.ssl_struct(*_ENCODERS)
     reads = {"pcm": pcm.PCM}
-    Params = Params
+    Params = SslHubertParams
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -45,9 +45,9 @@ class SslHubert(base.Stage):
         return (self.params.mert, self.params.mhubert)
 
     def setup(self, weights: Mapping[str, base.Weights]) -> None:
-        """Load them."""
+        """Load both encoders."""
         super().setup(weights)
-        from stages.nets.hubert import HubertStates  # here, for transformers takes seconds to import
+        from stages.nets.hubert import HubertStates  # here because transformers takes seconds to import
 
         self._encoders = {
             field: HubertStates.load(weights[entry].path, rate_hz, chunk_s, self.device)

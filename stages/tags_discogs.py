@@ -1,4 +1,4 @@
-"""Style tags in the words of Discogs and of MTG-Jamendo: 400 styles, moods, themes, instruments."""
+"""Style tags in the vocabularies of Discogs and MTG-Jamendo: 400 styles, moods, themes, instruments."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,11 +16,11 @@ _BATCH = 64  # patches
 _DENIALS = ("non_", "not_")  # the other class of a yes-or-no classifier
 
 
-class Params(TagsParams):
-    """Which tags are kept, and who gives them.
+class TagsDiscogsParams(TagsParams):
+    """Which tags are kept, and which classifiers they come from.
 
     Attributes:
-        heads: entries of the model store, classifiers on the network's embeddings; its own 400 styles come besides.
+        heads: entries of the model store, classifiers on the network's embeddings, in addition to its own 400 styles.
     """
 
     heads: tuple[str, ...] = ("discogs-effnet-moodtheme", "discogs-effnet-instrument")
@@ -29,9 +29,9 @@ class Params(TagsParams):
 class TagsDiscogs(base.Stage):
     """Discogs-EffNet's styles and any of the classifiers published for its embeddings.
 
-    A score is the mean probability over patches of 2 s, one a second. A style counts for its genre too: of
-    "Electronic---House" come "house" and "electronic", a genre with the score of its strongest style. `names` are in
-    lower case and ordered by falling `scores`.
+    A score is the mean probability over patches of 2 s, one a second. A style counts for its genre too:
+    "Electronic---House" gives "house" and "electronic", and a genre has the score of its strongest style. `names` are
+    lower-case and sorted by descending `scores`.
 
     Source: see `stages.nets.discogs_effnet`; classifiers of essentia.upf.edu/models.html.
     """
@@ -39,7 +39,7 @@ class TagsDiscogs(base.Stage):
     name = "tags"
     type = columns.TAGS
     reads = {"pcm": pcm.PCM}
-    Params = Params
+    Params = TagsDiscogsParams
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -53,7 +53,7 @@ class TagsDiscogs(base.Stage):
         self._heads = [PublishedNetwork(weights[name].path, self.device) for name in self.params.heads]
 
     def process(self, track: base.Track) -> dict[str, Any]:
-        """Measure the `pcm` column."""
+        """Tag the `pcm` column."""
         mel = patches(pcm.mono(track["pcm"], RATE_HZ))
         batches = np.split(mel, range(_BATCH, len(mel), _BATCH))
         outputs = [self._network(batch, "predictions", "embeddings") for batch in batches]

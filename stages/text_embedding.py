@@ -1,4 +1,4 @@
-"""Text embeddings: what the generator's cross-attention reads instead of a caption's letters."""
+"""Text embeddings of captions, the input of the generator's cross-attention."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 _VARIANTS = ("simplified", "expanded", "descriptive", "synonyms", "use_cases", "analysis")
 
 
-class Params(base.Params):
+class TextEmbeddingParams(base.Params):
     """Which encoder, and how much of a caption it reads.
 
     Attributes:
         model: entry of the model store, a BERT with its tokenizer.
-        max_tokens: longest embedding, the prefix and the opening and closing tokens included.
+        max_tokens: length of the longest embedding, including the prefix and the opening and closing tokens.
     """
 
     model: str = "e5-small"
@@ -30,13 +30,13 @@ class TextEmbedding(base.Stage):
     """Token states of every caption variant, little-endian float16 [tokens, 384], unpadded.
 
     A variant that is null or blank has no item; `analysis` is read as "genre: rock; instruments: guitar, drums; ...".
-    Whoever embeds a prompt for a model trained on these must go through `stages.nets.e5` too, for the prefix.
+    A prompt for a model trained on these has to be embedded with `stages.nets.e5` too, because of the prefix.
     """
 
     name = "text_embedding"
     type = columns.TEXT_EMBEDDING
     reads = {"caption": pa.struct([columns.CAPTION.field(variant) for variant in _VARIANTS])}
-    Params = Params
+    Params = TextEmbeddingParams
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -46,12 +46,12 @@ class TextEmbedding(base.Stage):
     def setup(self, weights: Mapping[str, base.Weights]) -> None:
         """Load the encoder and its tokenizer."""
         super().setup(weights)
-        from stages.nets.e5 import E5  # here, for transformers takes seconds to import
+        from stages.nets.e5 import E5  # here because transformers takes seconds to import
 
         self._encode: TokenEncoder = E5.load(weights[self.params.model].path, self.params.max_tokens)
 
     def process(self, track: base.Track) -> dict[str, Any]:
-        """Embed every caption variant that says something."""
+        """Embed every caption variant that is not blank."""
         return {self.column: [self._item(variant, text) for variant, text in texts(track["caption"] or {})]}
 
     def _item(self, variant: str, text: str) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class TextEmbedding(base.Stage):
 
 
 def texts(caption: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The variants of a caption that say something, each as one text: those that get an embedding."""
+    """The variants of a caption that are not blank, each with its text: those that get an embedding."""
     for variant in _VARIANTS:
         value = caption.get(variant)
         text = _rendered(value) if isinstance(value, Mapping) else value or ""

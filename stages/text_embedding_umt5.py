@@ -5,8 +5,12 @@ from collections.abc import Mapping
 from stages import base, text_embedding
 
 
-class Params(text_embedding.Params):
-    """As those of the engine `e5`; the model is the encoder of a T5, mT5 or umT5."""
+class TextEmbeddingUmt5Params(text_embedding.TextEmbeddingParams):
+    """As in the engine `e5`, with a different kind of model.
+
+    Attributes:
+        model: entry of the model store, the encoder of a T5, mT5 or umT5 with its tokenizer.
+    """
 
     model: str = "umt5-base"
 
@@ -14,11 +18,11 @@ class Params(text_embedding.Params):
 class TextEmbeddingUmt5(text_embedding.TextEmbedding):
     """Token states of every caption variant, little-endian float16 [tokens, 768], unpadded."""
 
-    Params = Params
+    Params = TextEmbeddingUmt5Params
 
     def setup(self, weights: Mapping[str, base.Weights]) -> None:
         """Load the encoder and its tokenizer."""
         base.Stage.setup(self, weights)
-        from stages.nets.umt5 import UMT5  # here, for transformers takes seconds to import
+        from stages.nets.umt5 import UMT5  # here because transformers takes seconds to import
 
         self._encode = UMT5.load(weights[self.params.model].path, self.params.max_tokens, self.device)

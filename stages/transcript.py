@@ -1,4 +1,4 @@
-"""What is sung: Whisper on the separated vocals, with times, and without what Whisper only imagines."""
+"""What is sung: Whisper on the separated vocals, with times, and with its hallucinations removed."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -11,22 +11,23 @@ from pydantic import Field
 
 from schemas import columns
 from stages import base, pcm
-from stages.hallucination import Guards
-from stages.lyric_text import INSTRUMENTAL
 from stages.nets.whisper import RATE_HZ, Whisper
-from stages.word_times import settle, voice_times
+from stages.text.lyric_text import INSTRUMENTAL
+from stages.transcription.hallucination import Guards
+from stages.transcription.word_times import settle, voice_times
 
 
-class TranscriptParams(Guards):
-    """How Whisper listens, and when a segment counts as made up (see `Guards`).
+class WhisperParams(Guards):
+    """How Whisper decodes, and when a segment counts as hallucinated (see `Guards`).
 
     Attributes:
         beam_size: hypotheses kept while decoding.
-        voice_threshold: probability from which on Silero VAD believes in a voice. It learnt speech: at the 0.5 usual
-            for it half of the sung lines of a loud song are lost.
-        min_avg_logprob: average log probability per token of a 30 s window, max_no_speech_prob: its probability of no
-            speech. A window with less of the one and more of the other is skipped.
-        language_windows: windows of 30 s to hear before a doubtful language is decided by their majority.
+        voice_threshold: probability at which Silero VAD reports a voice. It was trained on speech: at its usual 0.5,
+            half of the sung lines of a loud song are lost.
+        min_avg_logprob: average log probability per token of a 30 s window. A window below it and above
+            `max_no_speech_prob` is skipped.
+        max_no_speech_prob: a window's probability of no speech; see `min_avg_logprob`.
+        language_windows: windows of 30 s to decode before an uncertain language is decided by their majority.
     """
 
     beam_size: int = 5
@@ -37,11 +38,11 @@ class TranscriptParams(Guards):
 
 
 class TranscriptBase(base.Stage):
-    """Whisper on the voiced parts of the vocal stem; an engine says which.
+    """Whisper on the voiced parts of the vocal stem; each engine is an implementation of Whisper.
 
-    `language` is the declared one where Whisper knows it, else the one heard; null where nothing was. `text` has a line
-    a segment; it is "[inst]" for a track without vocals and empty where nothing in the vocals could be believed.
-    `avg_logprob` and `no_speech_prob` are means over the tokens of all segments, null without any.
+    `language` is the declared one where Whisper knows it, else the detected one; null without segments. `text` has one
+    line per segment; it is "[inst]" for a track without vocals and empty where no segment was credible. `avg_logprob`
+    and `no_speech_prob` are means over the tokens of all segments, null without any.
     """
 
     name = "transcript"
@@ -58,9 +59,9 @@ class TranscriptBase(base.Stage):
         if not track["vocals"]["has_vocals"]:
             return self.own(text=INSTRUMENTAL, segments=[])
         stem = pcm.mono(track["vocal_stem"], RATE_HZ)
-        heard, language = self._transcribe(stem, self._declared(track["language"]))
-        believed = [segment for segment in heard if not self.params.drop(segment, stem)]
-        segments = settle(believed, voice_times(stem, self.params.voice_threshold)) if believed else []
+        found, language = self._transcribe(stem, self._declared(track["language"]))
+        credible = [segment for segment in found if not self.params.drop(segment, stem)]
+        segments = settle(credible, voice_times(stem, self.params.voice_threshold)) if credible else []
         return self.own(
             text="\n".join(segment.text.strip() for segment in segments),
             language=language if segments else None,
@@ -80,17 +81,17 @@ class TranscriptBase(base.Stage):
 
     @abstractmethod
     def _transcribe(self, stem: np.ndarray, language: str | None) -> tuple[list[Segment], str | None]:
-        """Segments with word times in a mono stem [samples] at 16 kHz, and their language; None asks for the latter."""
+        """Segments with word times in a mono stem [samples] at 16 kHz, and their language, detected if it is None."""
 
 
-class Params(TranscriptParams):
-    """Which Whisper; for the rest see `TranscriptParams`.
+class TranscriptParams(WhisperParams):
+    """Which Whisper; for the rest see `WhisperParams`.
 
     Attributes:
         model: entry of the model store, a CTranslate2 Whisper.
         compute_type: CTranslate2's arithmetic; "int8" is the fastest on a CPU, "float16" on a GPU.
-        batch_windows: windows of 30 s decoded at once, for a GPU's sake. With more than one no window is searched
-            again: one that loops is dropped.
+        batch_windows: windows of 30 s decoded together, to keep a GPU busy. With more than one, a window that loops is
+            dropped instead of being decoded again.
     """
 
     model: str = "whisper-base"
@@ -99,9 +100,9 @@ class Params(TranscriptParams):
 
 
 class Transcript(TranscriptBase):
-    """faster-whisper; a window that loops is searched again with a penalty on repetition, unless they are batched."""
+    """faster-whisper; a window that loops is decoded again with a repetition penalty, unless windows are batched."""
 
-    Params = Params
+    Params = TranscriptParams
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -138,7 +139,7 @@ class Transcript(TranscriptBase):
         return [segment for segment in segments if not self._is_silence(segment)], info.language
 
     def _is_silence(self, segment: Segment) -> bool:
-        """What `transcribe` itself leaves out, and the batched one does not."""
+        """Whether `transcribe` would leave the segment out; the batched variant does not."""
         return (
             segment.no_speech_prob > self.params.max_no_speech_prob
             and segment.avg_logprob < self.params.min_avg_logprob

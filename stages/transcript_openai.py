@@ -1,4 +1,4 @@
-"""Transcripts by OpenAI's own Whisper: the second engine, for those who have its checkpoints or doubt the first."""
+"""Transcripts by OpenAI's own Whisper: a second engine, to use its checkpoints or to cross-check the first."""
 
 from collections.abc import Mapping
 
@@ -9,24 +9,24 @@ from faster_whisper.vad import VadOptions
 from stages import base
 from stages.libraries import Library
 from stages.nets.openai_whisper import OpenaiWhisper
-from stages.transcript import TranscriptBase, TranscriptParams
+from stages.transcript import TranscriptBase, WhisperParams
 
 
-class Params(TranscriptParams):
-    """Which Whisper; for the rest see `TranscriptParams`.
+class TranscriptOpenaiParams(WhisperParams):
+    """Which Whisper; for the rest see `WhisperParams`.
 
     Attributes:
-        model: entry of the model store, a checkpoint of OpenAI's.
+        model: entry of the model store, one of OpenAI's checkpoints.
     """
 
     model: str = "whisper-large-v3-openai"
 
 
 class TranscriptOpenai(TranscriptBase):
-    """openai-whisper; a window that loops is sampled at rising temperatures, with one seed for every song."""
+    """openai-whisper; a window that loops is sampled at rising temperatures, with the same seed for every song."""
 
     libraries = (Library("openai-whisper", module="whisper", package="openai-whisper", extra="whisper"),)
-    Params = Params
+    Params = TranscriptOpenaiParams
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Is there singing, how much of the time, and the vocals on their own."""
+"""Whether a song has vocals, for how much of it, and the separated vocals."""
 
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -8,24 +8,24 @@ import numpy as np
 
 from schemas import columns
 from stages import base, pcm
-from stages.voice import RATE_HZ, THRESHOLD, voiced_spans
+from stages.signal.voice_activity import RATE_HZ, THRESHOLD, voiced_spans
 
 
 class Separator(Protocol):
-    """What finds the vocals of a mix."""
+    """Separates the vocals from a mix."""
 
     def separate(self, mix: np.ndarray) -> Iterator[np.ndarray]:
-        """Float32 [2, frames] at 44.1 kHz to its vocals, in pieces [2, some frames], one after the other."""
+        """Float32 [2, frames] at 44.1 kHz to its vocals, in consecutive pieces [2, some frames]."""
 
 
 class VocalsParams(base.Params):
     """When a track counts as sung.
 
     Attributes:
-        voice_threshold: probability from which on the voice detector believes in a voice.
+        voice_threshold: probability at which the voice detector reports a voice.
         min_active_ratio: least share of the track with a voice.
-        min_level_db: least energy of the vocals against the mix, both while there is a voice. What separation leaves
-            of an instrumental may sound like a voice for a while, but lies far below the mix.
+        min_level_db: least energy of the vocals relative to the mix, both measured where there is a voice. The residue
+            that separation leaves of an instrumental may resemble a voice for a while, but lies far below the mix.
     """
 
     voice_threshold: float = THRESHOLD
@@ -36,8 +36,8 @@ class VocalsParams(base.Params):
 class Vocals(base.Stage):
     """Separates the vocals with Spleeter and looks for a voice in them with Silero VAD.
 
-    `active_ratio` is the share of the track in which a voice is heard on the stem. The working column `vocal_stem` is
-    canonical PCM as long as the track; its bandwidth is 11 kHz.
+    `active_ratio` is the share of the track in which the stem has a voice. The working column `vocal_stem` is canonical
+    PCM of the track's length; its bandwidth is 11 kHz.
     """
 
     name = "vocals"
@@ -59,14 +59,14 @@ class Vocals(base.Stage):
 
     def setup(self, weights: Mapping[str, base.Weights]) -> None:
         """Load the separator."""
-        from stages.nets.spleeter import Spleeter  # here, for torch takes seconds to import and a plan does without
+        from stages.nets.spleeter import Spleeter  # here because torch takes seconds to import
 
         super().setup(weights)
         self._separator: Separator = Spleeter.load(weights["spleeter-2stems"].path)
 
     def process(self, track: base.Track) -> dict[str, Any]:
         """Measure the `pcm` column and keep its vocals."""
-        # Encoded piece by piece: the whole stem never exists as floats.
+        # Encoded piece by piece, so that the whole stem never exists as floats.
         stem = b"".join(pcm.encode(piece) for piece in self._separator.separate(pcm.stereo(track["pcm"])))
         voice = pcm.mono(stem, RATE_HZ)
         spans = voiced_spans(voice, self.params.voice_threshold)

@@ -1,40 +1,95 @@
-"""Fixtures shared by all tests: models and real audio, both from the hash-pinned model store."""
+"""What all tests share: markers and order, the models and recordings of the pinned store, Ray, the browser."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import settings
+from playwright.sync_api import Browser
 
 import training  # noqa: F401 - before anything computes with MKL, which then rounds here as in runs that are compared
 from pipeline.models.store import ModelStore
 from stages.base import Weights
-from tests.long import LONG_TESTS
+from tests.support.browser import launched
+from tests.support.command import ray_cluster
+from tests.support.needs import refuse_what_is_not_marked
 
 # The first example pays for imports; how fast code is, benchmarks say.
 settings.register_profile("songmill", deadline=None)
 settings.load_profile("songmill")
 
+# Whoever asks for one of these fixtures, also through another fixture, has the marker without saying so.
+MARKERS = {"weights": "models", "audio": "models", "browser": "browser", "shared_cluster": "ray"}
+# So have the tests of a file that computes with networks, random ones too: it takes them seconds.
+NETWORKS = {
+    "torch",
+    *(f"tests.support.{name}" for name in ("engines", "random_checkpoints", "tiny_checkpoint", "tiny_qwen_omni")),
+}
+SLOW_S = 3600
 
 LONGEST = (
-    "test_curate",
-    "test_small_profile",
-    "test_train",
-    "test_add_features",
-    "test_quarantine",
-    "test_report",
     "test_engine_contract",
+    "test_train",
+    "test_small_profile",
+    "test_transcript_openai",
+    "test_trainer",
+    "test_curate",
+    "test_speaker_training",
+    "test_autoencoder_training",
+    "test_worker_deaths",
+    "test_golden_numbers",
     "test_explore_browser",
-    "test_benchmark_curate",
+    "test_learning",
+    "test_report",
+    "test_transcript",
+    "test_transformer",
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # markers have to be there when pytest chooses by them
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that two processes end at about the same time."""
-    if LONG_TESTS:  # they take as long as they take, up to an hour
-        for item in items:
-            item.add_marker(pytest.mark.timeout(3600))
+    """Mark tests by what they use; the longest files come first, so that all processes end at about the same time."""
+    for item in items:
+        for fixture in MARKERS.keys() & {*getattr(item, "fixturenames", ())}:
+            item.add_marker(MARKERS[fixture])
+        if _imports(item.module) & NETWORKS:  # type: ignore[attr-defined]
+            item.add_marker("models")
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(SLOW_S))
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+@cache
+def _imports(module: ModuleType) -> set[str]:
+    """Modules that a test file imports, whole or a name of them."""
+    values = vars(module).values()
+    return {v.__name__ if isinstance(v, ModuleType) else getattr(v, "__module__", None) or "" for v in values}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A test that starts Ray or opens a model without being marked so fails, fast or not."""
+    with refuse_what_is_not_marked(item):
+        return (yield)
+
+
+@pytest.fixture(scope="session")
+def shared_cluster() -> Iterator[dict[str, str]]:
+    """What to set in the environment for a command to join this session's Ray cluster: two CPUs, a GPU by its claim.
+
+    For commands that need workers; starting a cluster takes longer than most of them.
+    """
+    with ray_cluster("--num-gpus=1") as settings:
+        yield settings
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium; each test opens a context of its own."""
+    with launched() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 """Input for a first run: a few songs with vocals, instrumentals, duplicates and broken files, and a lyric library.
 
-The songs are those of the store's entries `demo-songs` and `demo-music`, all of them generated. Their files tell how
+The songs are those of the store's entries `demo-songs` and `demo-music`, all of them generated. Their files record how
 they were made (a tag `prompt` holds the lyrics); the demo's copies carry no tags, so that whatever the pipeline finds
-it has heard.
+comes from the audio.
 """
 
 import io
@@ -26,7 +26,7 @@ _LIBRARY = pa.schema([(name, pa.string()) for name in ("id", "title", "artist", 
 
 @dataclass(frozen=True)
 class DemoInput:
-    """What `songmill curate` takes: a manifest and a lyric library."""
+    """Input for `songmill curate`: a manifest and a lyric library."""
 
     songs: Path
     library: Path
@@ -34,7 +34,7 @@ class DemoInput:
 
 @dataclass(frozen=True)
 class _Song:
-    """A song of `demo-songs`; without a length it only lends its lyrics to the library, as a distractor."""
+    """A song of `demo-songs`; without a length only its lyrics are used, as a distractor in the library."""
 
     source: str
     title: str
@@ -48,7 +48,7 @@ class _Song:
 
 @dataclass(frozen=True)
 class _File:
-    """A file of the demo and what the manifest says of it."""
+    """A file of the demo and its manifest entry."""
 
     name: str
     content: bytes
@@ -82,7 +82,7 @@ _REENCODED, _COPIED = "happy_electronic_1", "calm_acoustic_1"
 
 
 def prepare(folder: Path, store: ModelStore) -> DemoInput:
-    """Write the demo's input into `folder`, pulling the audio if need be. Files that are right already stay untouched.
+    """Write the demo's input into `folder`, pulling the audio if needed. Files that are already correct stay untouched.
 
     Raises:
         AllSourcesFailed: the audio is not in the store and no source served it.
@@ -140,7 +140,7 @@ def _library(folder: Path, entry: Entry) -> bytes:
 
 
 def _lyrics(path: Path) -> str:
-    """The lyrics a song was made from: its tag `prompt` is a graph of nodes, one of which has them as an input."""
+    """The lyrics a song was generated from: its tag `prompt` is a graph of nodes, one of which has them as an input."""
     with av.open(str(path)) as file:
         nodes: dict[str, Any] = json.loads(file.metadata["prompt"])
     (lyrics,) = (node["inputs"]["lyrics"] for node in nodes.values() if "lyrics" in node["inputs"])
@@ -148,7 +148,7 @@ def _lyrics(path: Path) -> str:
 
 
 def _cut(path: Path, length_s: float) -> bytes:
-    """The beginning of an MP3: its packets as they are, none of its tags."""
+    """The beginning of an MP3: its packets unchanged, without its tags."""
     content = io.BytesIO()
     with av.open(str(path)) as source, av.open(content, "w", "mp3", _NO_TAGS) as target:
         stream = source.streams.audio[0]
@@ -162,7 +162,7 @@ def _cut(path: Path, length_s: float) -> bytes:
 
 
 def _reencoded(path: Path) -> bytes:
-    """The same music as an MP3 of 96 kbit/s: other bytes, the same to the ear."""
+    """The same music as an MP3 of 96 kbit/s: different bytes that sound the same."""
     content = io.BytesIO()
     with av.open(str(path)) as source, av.open(content, "w", "mp3", _NO_TAGS) as target:
         stream = target.add_stream("libmp3lame", rate=48_000, layout="stereo")
@@ -174,7 +174,7 @@ def _reencoded(path: Path) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Leave a file that is right alone: its time would change, and the pipeline would read it again."""
+    """Write a file unless it is already correct: a new modification time would make the pipeline read it again."""
     if path.is_file() and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the demo promises, and whether that is what came out."""
+"""The results that the demo promises, and whether a run produced them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,17 +7,17 @@ from pathlib import Path
 import av
 import numpy as np
 
+from pipeline.dataset.stats import connect
 from pipeline.errors import DataProblem
-from pipeline.stats import connect
 from schemas.dataset import Layout
 
 _SILENT_RMS = 1e-3  # -60 dBFS
-_ROUNDING_S = 0.1  # a song is as many latents long as fit
+_ROUNDING_S = 0.1  # a song's length is rounded to whole latent frames
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a row ends; a kept one has neither stage nor reason."""
+    """The verdict on a row; a kept one has neither stage nor reason."""
 
     status: str
     stage: str | None = None
@@ -32,12 +32,12 @@ KEPT = Verdict("kept")
 
 @dataclass(frozen=True)
 class Promise:
-    """What comes out of the demo's songs.
+    """The expected results for the demo's songs.
 
     Attributes:
-        verdicts: file name -> how its row ends.
-        lyrics: file name -> the song of the library that it is recognised as; all other rows are none.
-        copies: file name -> another of the same bytes. Which of the two is kept hangs on the folder that they lie in.
+        verdicts: file name -> verdict on its row.
+        lyrics: file name -> the library song that it is recognised as; no other row is recognised.
+        copies: file name -> another file with the same bytes. Which of the two is kept depends on the folder's path.
     """
 
     verdicts: Mapping[str, Verdict]
@@ -64,23 +64,23 @@ PROMISE = Promise(
 
 
 class PromiseBroken(DataProblem):
-    """The demo ran, and something else came out."""
+    """The demo ran, but its results differ from the promised ones."""
 
     def __init__(self, differences: Sequence[str], dataset: Path) -> None:
         listed = "".join(f"\n  - {difference}" for difference in differences)
         super().__init__(
-            f"this is not what the demo promises:{listed}\n`songmill quarantine {dataset}` shows what was turned away, "
-            "`songmill doctor` what this machine lacks"
+            f"the results differ from what the demo promises:{listed}\n`songmill quarantine {dataset}` shows what was "
+            "turned away, `songmill doctor` what this machine lacks"
         )
 
 
 def differences_of_dataset(promise: Promise, layout: Layout) -> list[str]:
-    """Rows that did not end as promised and lyrics that were not found, a sentence each."""
+    """Rows with other verdicts than promised and lyrics that were not found, one sentence each."""
     return [*_rows_apart(promise, _verdicts(layout)), *_lyrics_apart(promise, _lyrics(layout))]
 
 
 def differences_of_song(song: Path, duration_s: float) -> list[str]:
-    """Why a song is not `duration_s` long, cannot be decoded or cannot be heard; a sentence each."""
+    """What is wrong with a song: it is not `duration_s` long, cannot be decoded or is silent; one sentence each."""
     try:
         samples, rate = _decoded(song)
     except (av.FFmpegError, OSError, ValueError, IndexError) as error:  # IndexError: it has no audio stream
@@ -88,9 +88,9 @@ def differences_of_song(song: Path, duration_s: float) -> list[str]:
     problems = []
     found_s = samples.shape[1] / rate
     if abs(found_s - duration_s) > _ROUNDING_S:
-        problems.append(f"{song} was to be {duration_s:.1f} s long and is {found_s:.1f} s")
+        problems.append(f"{song} should be {duration_s:.1f} s long and is {found_s:.1f} s")
     loudness = float(np.sqrt(np.mean(np.square(samples)))) if samples.size else 0.0
-    if not loudness >= _SILENT_RMS:  # NaN is no sound either
+    if not loudness >= _SILENT_RMS:  # true for NaN as well
         problems.append(f"{song} is silent: RMS {loudness:.2g} of full scale")
     return problems
 
@@ -104,14 +104,14 @@ def _rows_apart(promise: Promise, found: Mapping[str, tuple[Verdict, str | None]
         promised, (verdict, message) = promise.verdicts.get(name), found.get(name, (None, None))
         if promised != verdict:
             why = f": {message}" if message else ""
-            yield f"{name} was to be {promised or 'absent'} and is {verdict or 'absent'}{why}"
+            yield f"{name} should be {promised or 'absent'} and is {verdict or 'absent'}{why}"
 
 
 def _lyrics_apart(promise: Promise, found: Mapping[str, str | None]) -> Iterator[str]:
     for name, song in sorted(found.items()):
         promised = promise.lyrics.get(name)
         if promised != song:
-            yield f"{name} was to have the lyrics of {promised or 'no song'} and has those of {song or 'no song'}"
+            yield f"{name} should have the lyrics of {promised or 'no song'} and has those of {song or 'no song'}"
 
 
 def _verdicts(layout: Layout) -> dict[str, tuple[Verdict, str | None]]:

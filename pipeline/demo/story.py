@@ -1,6 +1,6 @@
-"""The demo: from a few songs to a new one, by the commands that a user would type, each shown before it runs.
+"""The demo: from a few songs to a new one, with the commands that a user would type, each shown before it runs.
 
-The same story again goes on where it stopped: every command knows what it has done.
+Running it again continues where it stopped, because every command can be resumed.
 """
 
 import shlex
@@ -11,12 +11,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from pipeline.dataset.stats import connect
 from pipeline.demo.input import DemoInput
 from pipeline.demo.promise import PROMISE, Promise, PromiseBroken, differences_of_dataset, differences_of_song
-from pipeline.inspection import show_songs
-from pipeline.stats import connect
+from pipeline.view.terminal import show_songs
 from schemas.dataset import Layout
-from training.run_folder import RunFolder
+from training.run.run_folder import RunFolder
 
 Songmill = Callable[[Sequence[str]], int]
 
@@ -26,13 +26,13 @@ _BARS_SHOWN = 40
 
 @dataclass(frozen=True)
 class Pace:
-    """How long the demo takes its time. The defaults make six minutes on two CPU cores.
+    """How long the demo takes. The defaults amount to six minutes on two CPU cores.
 
     Attributes:
-        autoencoder: settings of its run, besides the preset.
-        transformer: settings of its run, besides the preset.
-        duration_s: of the song.
-        infer_steps: from noise to song.
+        autoencoder: settings of the autoencoder's run, on top of the preset.
+        transformer: settings of the transformer's run, on top of the preset.
+        duration_s: length of the generated song.
+        infer_steps: sampling steps from noise to song.
     """
 
     autoencoder: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ QUICK = Pace(
 
 @dataclass(frozen=True)
 class _Chapter:
-    """A command and what it is for; `made` is what it would not replace, so that it is left out where that is there."""
+    """A command and its purpose; it is skipped if `made` exists, which it would refuse to overwrite."""
 
     title: str
     arguments: Sequence[object]
@@ -66,10 +66,10 @@ class Demo:
     """The demo in a folder.
 
     Args:
-        folder: of everything it makes.
+        folder: for all output.
         given: songs and lyrics.
         pace: how long it takes.
-        promise: what comes out of the songs.
+        promise: the expected results.
     """
 
     def __init__(self, folder: Path, given: DemoInput, pace: Pace, promise: Promise = PROMISE) -> None:
@@ -80,17 +80,17 @@ class Demo:
         self.song = folder / "song.wav"
 
     def tell(self, songmill: Songmill, console: Console) -> int:
-        """Run the commands one after the other; the exit code of the first that fails, or 0.
+        """Run the commands one after the other; return the exit code of the first that fails, or 0.
 
         Raises:
-            PromiseBroken: the dataset or the song is not what was promised.
+            PromiseBroken: the dataset or the song differs from what was promised.
         """
         for number, chapter in enumerate(self._chapters(), 1):
             console.print(f"\n[bold cyan]{number}. {chapter.title}[/]")
             command = escape(shlex.join(["songmill", *chapter.command]))
             console.print(f"[green]$ {command}[/]", highlight=False, soft_wrap=True)
             if chapter.made and chapter.made.exists():
-                console.print(f"{chapter.made} is there", highlight=False)
+                console.print(f"{chapter.made} exists already", highlight=False)
             elif code := songmill(chapter.command):
                 return code
             self._look_at_results(chapter, console)
@@ -98,23 +98,23 @@ class Demo:
                 raise PromiseBroken(differences, self.dataset)
         console.print(
             f"\n[bold]{self.song}[/] is the song. Minutes of training on a handful of songs leave it far from music; "
-            f"days on thousands are what\nthe same commands are for. [bold]songmill ui {self.checkpoint}[/] plays with "
-            "the model in a browser.",
+            "the same commands\nare meant for days of training on thousands. Run "
+            f"[bold]songmill ui {self.checkpoint}[/] to try the model in a browser.",
             highlight=False,
         )
         return 0
 
     def _chapters(self) -> Iterator[_Chapter]:
-        """Lazily, for a later command may quote what an earlier one found."""
+        """Lazily, because a later command may use what an earlier one found."""
         songs, lyrics = self._given.songs, self._given.library
-        rows = "resources.rows_per_shard=2"  # so few songs would fill one shard only, and one worker write it
+        rows = "resources.rows_per_shard=2"  # or so few songs would form a single shard, written by one worker
         yield _Chapter(
-            "Songs become a dataset: judged, described, transcribed",
+            "Turn songs into a dataset: judged, described, transcribed",
             ["curate", songs, "--out", self.dataset, "--lyrics", lyrics, "--set", rows],
         )
-        yield _Chapter("What the dataset holds", ["inspect", self.dataset])
+        yield _Chapter("Look at the dataset", ["inspect", self.dataset])
         yield _Chapter(
-            "An autoencoder learns to write their sound as latents",
+            "Train an autoencoder that compresses their sound to latents",
             [
                 "train",
                 "autoencoder",
@@ -127,21 +127,21 @@ class Demo:
             ],
         )
         yield _Chapter(
-            "It becomes a codec", ["train", "export", self.autoencoder, "--out", self.codec], made=self.codec
+            "Export it as a codec", ["train", "export", self.autoencoder, "--out", self.codec], made=self.codec
         )
         yield _Chapter(
-            "Latents and all else that training reads come beside the shards",
+            "Add latents and the other features that training reads",
             ["curate", "--add", "latents,ssl,text_embedding", "--set", f"latents.codec={self.codec}", self.dataset],
         )
         yield _Chapter(
-            "A transformer learns to make latents from captions",
+            "Train a transformer that generates latents from captions",
             [
                 *("train", "dit", self.dataset, "--out", self.run, "--preset", "tiny", "--ssl", "whisper_base"),
                 *_settings(self._pace.transformer),
             ],
         )
         yield _Chapter(
-            "Both become a checkpoint in the layout of ACE-Step",
+            "Export both as a checkpoint in the layout of ACE-Step",
             [
                 *("train", "export", self.run, "--out", self.checkpoint),
                 *("--codec", self.codec, "--text-encoder", "e5-small"),
@@ -149,7 +149,7 @@ class Demo:
             made=self.checkpoint,
         )
         yield _Chapter(
-            "A new song, of what a caption asks for",
+            "Generate a new song from a caption",
             [
                 *("sample", self.checkpoint, "--prompt", self._caption(), "--duration", self._pace.duration_s),
                 *("--steps", self._pace.infer_steps, "--guidance-scale", 3, "--seed", 1, "--out", self.song),
@@ -162,12 +162,12 @@ class Demo:
         if what[0] == "inspect":
             show_songs(console, Layout(self.dataset))
         elif what == ["train", "autoencoder"]:
-            console.print(falling(self.autoencoder), highlight=False)
+            console.print(loss_curve(self.autoencoder), highlight=False)
         elif what == ["train", "dit"]:
-            console.print(falling(self.run), highlight=False)
+            console.print(loss_curve(self.run), highlight=False)
 
     def _differences(self, chapter: _Chapter) -> list[str]:
-        """Between what a chapter left and what was promised."""
+        """How a chapter's results differ from what was promised."""
         if chapter.command[0] == "inspect":
             return differences_of_dataset(self._promise, Layout(self.dataset))
         if chapter.command[0] == "sample":
@@ -175,13 +175,13 @@ class Demo:
         return []
 
     def _caption(self) -> str:
-        """Of the first instrumental, or else of the first song."""
+        """The caption of the first instrumental, or else of the first song."""
         with connect(Layout(self.dataset)) as songs:
             found = songs.sql("select caption.simplified from tracks order by vocals.has_vocals, uri limit 1")
             return str(found.fetchall()[0][0])
 
 
-def falling(run: Path) -> str:
+def loss_curve(run: Path) -> str:
     """The losses of a run as a line of bars, between the first and the last."""
     losses = [figures["loss"] for figures in RunFolder(run).figures()]
     step = max(1, -(-len(losses) // _BARS_SHOWN))

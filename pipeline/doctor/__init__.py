@@ -1,1 +1,1 @@
-"""`songmill doctor`: whether this machine can run a profile, and what to do where it cannot."""
+"""`songmill doctor`: whether this machine can run a profile, and what to do if it cannot."""

@@ -1,4 +1,4 @@
-"""What the doctor says of one thing it has looked at."""
+"""The result of one of the doctor's checks."""
 
 from typing import Literal
 
@@ -8,13 +8,13 @@ State = Literal["ok", "warning", "problem"]
 
 
 class Finding(BaseModel):
-    """One thing.
+    """The result of one check.
 
     Attributes:
-        name: what was looked at.
-        state: ok; warning, where a run works but worse than it could; problem, where it cannot.
-        found: what is there.
-        fix: what mends it, where it is not ok.
+        name: what was checked.
+        state: ok; warning if a run works but not as well as it could; problem if it cannot run.
+        found: what was found.
+        fix: what to do, if it is not ok.
     """
 
     name: str
@@ -24,20 +24,20 @@ class Finding(BaseModel):
 
 
 def ok(name: str, found: str) -> Finding:
-    """All is well."""
+    """Nothing to do."""
     return Finding(name=name, state="ok", found=found)
 
 
 def warning(name: str, found: str, fix: str) -> Finding:
-    """It runs, but worse than it could."""
+    """A run works, but not as well as it could."""
     return Finding(name=name, state="warning", found=found, fix=fix)
 
 
 def problem(name: str, found: str, fix: str) -> Finding:
-    """It cannot run."""
+    """A run is not possible."""
     return Finding(name=name, state="problem", found=found, fix=fix)
 
 
 def gigabytes(size: float) -> str:
-    """Bytes in GB, as people read them."""
+    """Bytes as text in GB, such as "1.5 GB"."""
     return f"{size / 1e9:.1f} GB"

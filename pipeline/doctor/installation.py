@@ -1,4 +1,4 @@
-"""What has to be installed: Python, the packages that songmill depends on, and the extras that a run's stages want."""
+"""What has to be installed: Python, songmill's dependencies, and the extras that a run's stages need."""
 
 import platform
 import sys
@@ -17,7 +17,11 @@ _FOR_DEVELOPERS = "dev"
 
 
 def installation(wanted: Mapping[Library, Sequence[str]]) -> list[Finding]:
-    """Python, dependencies and extras, for stages that want these libraries."""
+    """Check Python, dependencies and extras.
+
+    Args:
+        wanted: library -> the stages that need it.
+    """
     return [_python(), _dependencies(), *_extras(wanted), *_beyond_extras(wanted), _compiled_code()]
 
 
@@ -26,19 +30,19 @@ def _python() -> Finding:
     python = f"{platform.python_version()} in {sys.prefix}"
     found = f"{python}, {platform.system()} {platform.machine()}, songmill {version(_NAME)}"
     if platform.python_version() not in Requirement(f"python{asked_for}").specifier:
-        return problem("Python", found, f"make the virtual environment with a Python that is {asked_for}")
+        return problem("Python", found, f"create the virtual environment with Python {asked_for}")
     if platform.system() != "Linux":
-        return warning("Python", found, "songmill is made for Linux; nobody has tried it elsewhere")
+        return warning("Python", found, "songmill is made for Linux and untested elsewhere")
     return ok("Python", found)
 
 
 def _dependencies() -> Finding:
-    """Those that a plain installation brings."""
+    """The dependencies of a plain installation."""
     needed = [requirement for requirement in _requirements() if _is_wanted(requirement)]
-    unfit = [told for requirement in needed if (told := _unfit(requirement))]
+    unfit = [text for requirement in needed if (text := _unfit(requirement))]
     if unfit:
         return problem("dependencies", "; ".join(unfit), "install them: make, or pip install --upgrade songmill")
-    return ok("dependencies", f"all {len(needed)} packages are there, none too old")
+    return ok("dependencies", f"all {len(needed)} packages are installed in supported versions")
 
 
 def _extras(wanted: Mapping[Library, Sequence[str]]) -> Iterator[Finding]:
@@ -55,7 +59,7 @@ def _extra(extra: str, libraries: Sequence[Library], stages: Sequence[str]) -> F
     found = ", ".join(_unfit(package) or f"{package.name} {version(package.name)}" for package in packages)
     name = f"extra {extra}"
     if not stages:
-        return ok(name, f"{found} (this run does without)")
+        return ok(name, f"{found} (not needed by this run)")
     used = f"{found} (for {', '.join(stages)})"
     absent = [library for library in libraries if not library.installed]
     if absent or any(map(_unfit, packages)):
@@ -74,9 +78,9 @@ def _beyond_extras(wanted: Mapping[Library, Sequence[str]]) -> Iterator[Finding]
 
 
 def _compiled_code() -> Finding:
-    """Numba keeps compiled code on disk, where two processes that write at once can damage it."""
-    there = f"numba {version('numba')} is installed" if find_spec("numba") else "numba is not installed"
-    return ok("JIT cache", f"{there}; songmill's own stages compile nothing at run time")
+    """Numba caches compiled code on disk, where two processes that write at once can corrupt it."""
+    numba = f"numba {version('numba')} is installed" if find_spec("numba") else "numba is not installed"
+    return ok("JIT cache", f"{numba}; songmill's own stages compile nothing at run time")
 
 
 def _requirements() -> list[Requirement]:
@@ -84,7 +88,7 @@ def _requirements() -> list[Requirement]:
 
 
 def _is_wanted(requirement: Requirement, extra: str = "") -> bool:
-    """By an extra, or by a plain installation."""
+    """Whether an extra, or by default a plain installation, needs it."""
     marker = requirement.marker
     if not extra:
         return not marker or marker.evaluate({"extra": ""})

@@ -1,4 +1,4 @@
-"""What the machine has to offer: cores, memory, shared memory, disk, open files, GPUs."""
+"""Resources of the machine: cores, memory, shared memory, disk, open files, GPUs."""
 
 import os
 import resource
@@ -15,23 +15,23 @@ from pipeline.doctor.findings import Finding, gigabytes, ok, problem, warning
 
 # Measured with the small profile (benchmarks/RESULTS.md): 3.1 GB with two workers.
 _DRIVER_BYTES, _WORKER_BYTES = 700_000_000, 1_200_000_000
-_OBJECT_STORE_BYTES = 2 * 2**30  # that `pipeline.cluster` gives Ray
+_OBJECT_STORE_BYTES = 2 * 2**30  # what `pipeline.execution.cluster` gives Ray
 _LITTLE_DISK_BYTES = 2_000_000_000
-_RAY_FULL = 0.95  # from which on Ray puts nothing on a disk
+_RAY_FULL = 0.95  # Ray refuses to use a disk that is fuller
 _FEW_FILES = 4096
 _CGROUP = Path("/sys/fs/cgroup")
 _SHARED = Path("/dev/shm")  # noqa: S108 - where Ray keeps its objects
 _NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
-_ON_CPU = "take --profile small, or leave them on the CPU: --set 'resources.gpus={%s}'"
+_ON_CPU = "use --profile small, or leave them on the CPU: --set 'resources.gpus={%s}'"
 
 
 def machine(replicas: int | None, models: Path, missing_bytes: int) -> Iterator[Finding]:
-    """Cores, memory and disks.
+    """Check cores, memory and disks.
 
     Args:
-        replicas: CPU workers that the configuration asks for; None for one a core.
-        models: where models are kept.
-        missing_bytes: what the models that have to be pulled take.
+        replicas: CPU workers that the configuration asks for; None for one per core.
+        models: folder of the model store.
+        missing_bytes: size of the models that have to be pulled.
     """
     yield _cores(replicas)
     yield _memory(replicas or _core_count())
@@ -41,19 +41,19 @@ def machine(replicas: int | None, models: Path, missing_bytes: int) -> Iterator[
 
 
 def gpus(wanted: Mapping[str, float], cluster: str | None) -> Finding:
-    """GPUs, for stages that take these shares of one; a cluster's own are not looked at."""
+    """Check the GPUs, for stages that each take a share of one; those of a cluster are not examined."""
     named = ", ".join(f"{stage} {share:g}" for stage, share in wanted.items())
     if wanted and cluster:
-        return ok("GPU", f"the cluster at {cluster} has to have them, for {named}")
+        return ok("GPU", f"not checked: the cluster at {cluster} has to provide them, for {named}")
     listed = _listed_by_driver()
     if not (wanted or listed):
-        return ok("GPU", "none, and this run takes none")
-    import torch  # here, for it takes seconds
+        return ok("GPU", "none, and this run needs none")
+    import torch  # here because it takes seconds to import
 
     seen = torch.cuda.device_count()
     found = f"nvidia-smi lists {listed or 'none'}; torch {version('torch')} sees {seen}"
     if not wanted:
-        return ok("GPU", f"{found}; this run takes none")
+        return ok("GPU", f"{found}; this run needs none")
     if sum(wanted.values()) > seen:
         fix = _ON_CPU % ", ".join(f"{stage}: 0" for stage in wanted)
         return problem("GPU", f"{found}; one worker of each stage takes {sum(wanted.values()):g} ({named})", fix)
@@ -98,10 +98,10 @@ def _memory(workers: int) -> Finding:
     if free >= needed:
         return ok("memory", found)
     fitting = int((free - _DRIVER_BYTES) // _WORKER_BYTES)
-    told = f"{found}; {workers} workers of the small profile take about {gigabytes(needed)}"
+    found += f"; {workers} workers of the small profile take about {gigabytes(needed)}"
     if fitting < 1:
-        return problem("memory", told, "close other programs, or take a machine with more memory")
-    return warning("memory", told, f"--set resources.replicas={fitting}")
+        return problem("memory", found, "close other programs, or use a machine with more memory")
+    return warning("memory", found, f"--set resources.replicas={fitting}")
 
 
 def _shared_memory() -> Finding:
@@ -109,8 +109,9 @@ def _shared_memory() -> Finding:
         return warning("shared memory", f"no {_SHARED}: Ray keeps its objects on disk", "mount a tmpfs there")
     size = shutil.disk_usage(_SHARED).total
     if size < _OBJECT_STORE_BYTES:
-        told = f"{_SHARED} has {gigabytes(size)}, Ray wants {gigabytes(_OBJECT_STORE_BYTES)} and takes the disk instead"
-        return warning("shared memory", told, "in a container: docker run --shm-size=3g")
+        needed = gigabytes(_OBJECT_STORE_BYTES)
+        found = f"{_SHARED} has {gigabytes(size)}, Ray wants {needed} and uses the disk instead"
+        return warning("shared memory", found, "in a container: docker run --shm-size=3g")
     return ok("shared memory", f"{gigabytes(size)} in {_SHARED}")
 
 
@@ -123,8 +124,8 @@ def _disks(models: Path, missing_bytes: int) -> Iterator[Finding]:
     usage = shutil.disk_usage(_existing(scratch))
     found = f"{gigabytes(usage.free)} free at {scratch}"
     if usage.used > _RAY_FULL * usage.total:
-        told = f"{found}: it is so full that Ray refuses to use it"
-        yield warning("disk for Ray", told, "free some, or set RAY_TMPDIR to another folder")
+        found += ": it is so full that Ray refuses to use it"
+        yield warning("disk for Ray", found, "free some space, or set RAY_TMPDIR to another folder")
     else:
         yield ok("disk for Ray", found)
 
@@ -136,20 +137,20 @@ def _disk(name: str, folder: Path, needed: int, otherwise: str, *, writes: bool)
     if writes and not os.access(there, os.W_OK):
         return warning(name, f"{there} cannot be written to", otherwise)
     if free < needed:
-        return problem(name, f"{found}, {gigabytes(needed)} are needed", f"free some, or {otherwise}")
+        return problem(name, f"{found}, {gigabytes(needed)} are needed", f"free some space, or {otherwise}")
     if free < needed + _LITTLE_DISK_BYTES:
-        return warning(name, found, f"free some, or {otherwise}")
+        return warning(name, found, f"free some space, or {otherwise}")
     return ok(name, found)
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the one that it would be made in."""
+    """The folder, or the nearest existing parent."""
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
 def _open_files() -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    found = f"{soft}, and {hard} on request" if hard != soft else str(soft)
+    found = f"{soft} (soft limit; hard limit {hard})" if hard != soft else str(soft)
     if hard != resource.RLIM_INFINITY and hard < _FEW_FILES:
         return warning("open files", found, f"ulimit -n {_FEW_FILES} (in a container: --ulimit nofile={_FEW_FILES})")
     return ok("open files", found)

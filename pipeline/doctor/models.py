@@ -1,4 +1,4 @@
-"""The models that a run's stages open: whether they are in the store, by size and time and without hashing anything."""
+"""The models that a run's stages need: whether they are in the store, by size and time, without hashing anything."""
 
 from collections.abc import Iterable, Iterator
 
@@ -9,12 +9,12 @@ from pipeline.models.store import ModelStore
 
 
 def models(names: Iterable[str], store: ModelStore) -> Iterator[Finding]:
-    """One finding a model."""
+    """One finding per model."""
     for known in names:
         try:
             entry = store.entry(known)
         except UnknownModel as error:
-            yield problem(f"model {known}", str(error), "name one of `songmill models list`")
+            yield problem(f"model {known}", str(error), "choose one of `songmill models list`")
             continue
         name, size = f"model {entry.name}", f"{entry.size / 1e6:.0f} MB" if entry.size else "size not known"
         check = store.glance(entry.name)
@@ -29,11 +29,11 @@ def models(names: Iterable[str], store: ModelStore) -> Iterator[Finding]:
 
 
 def missing_bytes(names: Iterable[str], store: ModelStore) -> int:
-    """What the models that have to be pulled will take, as far as it is known."""
+    """Size of the models that have to be pulled, as far as it is known."""
     known = {entry.name: entry.size for entry in store.entries()}
     return sum(known[name] for name in names if name in known and store.glance(name).state in ("missing", "damaged"))
 
 
 def _pull(entry: Entry) -> str:
-    """Without a public source the files have to be brought."""
+    """The command that pulls an entry; without a public source the user has to supply the files."""
     return f"songmill models pull {entry.name}" + ("" if entry.sources else " --from FOLDER")

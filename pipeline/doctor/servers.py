@@ -1,4 +1,4 @@
-"""What a run reaches over the network: a Ray cluster, a server of captions. Nothing is asked of either."""
+"""What a run connects to: a Ray cluster, a captioning server. Only the connection is tested."""
 
 import os
 import socket
@@ -14,13 +14,13 @@ _TIMEOUT_S = 3.0
 
 
 def cluster_address(resources: ResourceConfig) -> str | None:
-    """The cluster that a run would join; None where it starts one."""
+    """The address of the cluster that a run would join; None if it starts one of its own."""
     address = resources.ray_address or os.environ.get("RAY_ADDRESS")
     return None if address in (None, "", "local") else address
 
 
 def servers(resources: ResourceConfig, stages: Mapping[str, Stage]) -> Iterator[Finding]:
-    """Ray, and the servers that stages name as their `base_url`."""
+    """Check Ray, and the servers that stages have as their `base_url`."""
     yield _ray(cluster_address(resources))
     for name, stage in stages.items():
         if url := getattr(stage.params, "base_url", None):
@@ -31,7 +31,7 @@ def _ray(address: str | None) -> Finding:
     found = f"Ray {version('ray')}"
     if not address:
         return ok("Ray", f"{found}; a run starts it on this machine")
-    from pipeline.ray_address import Unreachable, reach  # here, for Ray takes its time to import
+    from pipeline.execution.ray_address import Unreachable, reach  # here because Ray takes long to import
 
     try:
         reach(address)

@@ -1,1 +1,1 @@
-"""A dataset in the browser: look at its rows, listen to them, filter and mark them."""
+"""`songmill explore`: browse, filter, listen to and mark the rows of a dataset in the browser."""

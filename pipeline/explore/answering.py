@@ -1,7 +1,7 @@
-"""The process that answers conditions: it looks at one index at a time, and may take so much memory and no more.
+"""The process that evaluates conditions, on one index at a time and within a memory limit.
 
-What a user types is SQL, and DuckDB's own memory limit leaves out what its expressions make. So this process has a
-limit of its own, and is what dies of it; `pipeline.explore.conditions` is the server's side.
+What a user types is SQL, and DuckDB's own memory limit does not cover what its expressions allocate. So this process
+has a limit of its own, and dies instead of the server; `pipeline.explore.conditions` is the server's side.
 """
 
 import multiprocessing
@@ -27,13 +27,13 @@ from schemas.dataset import Layout
 
 @dataclass(frozen=True)
 class Question:
-    """A page that is asked for.
+    """A request for a page.
 
     Attributes:
         layout: the dataset.
         index: the file of its index.
-        selection: with a condition.
-        marks: as they are now; None where they are those of the question before.
+        selection: what to show, with a condition.
+        marks: the current ones; None if they have not changed since the question before.
     """
 
     layout: Layout
@@ -43,11 +43,11 @@ class Question:
 
 
 class Begun:
-    """Sent when the index is open and the condition's time begins."""
+    """Sent when the index is open and the condition's time limit starts."""
 
 
 class TooLarge:
-    """Sent instead of an answer when memory was refused; the process ends then."""
+    """Sent instead of an answer when memory ran out; the process then ends."""
 
 
 Answer = Page | BadExpression | Changed | RuntimeError | TooLarge
@@ -57,9 +57,9 @@ def answer(questions: Connection, memory_bytes: int, limit_s: float) -> None:
     """Answer questions until the server closes its end or dies, each with `Begun` and an `Answer`.
 
     Args:
-        questions: sends `Question`.
-        memory_bytes: how much this process may take beyond what it has now.
-        limit_s: how long a query may take.
+        questions: receives `Question`.
+        memory_bytes: how much more memory this process may allocate.
+        limit_s: time limit of a query in seconds.
     """
     _keep_to_itself()
     threading.Thread(target=_end_with_the_server, daemon=True).start()
@@ -72,7 +72,7 @@ def answer(questions: Connection, memory_bytes: int, limit_s: float) -> None:
 
 
 class _Answering:
-    """Keeps the index of the last question open, and what was found in it."""
+    """Keeps the index of the last question open, with its cached results."""
 
     def __init__(self, begun: Connection, limit_s: float) -> None:
         self._begun, self._limit_s = begun, limit_s
@@ -105,17 +105,17 @@ class _Answering:
 
 
 def _keep_to_itself() -> None:
-    """Ctrl-C in the terminal is for the server, and the terminal for what the server says."""
+    """Ignore Ctrl-C and write nothing to the terminal: both belong to the server."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
     with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")  # if the machine runs out of memory, rather this one
+        Path("/proc/self/oom_score_adj").write_text("1000")  # if the machine runs out of memory, kill this one first
 
 
 def _end_with_the_server() -> None:
-    """At once, whatever is being worked on, and however the server ended."""
+    """Exit as soon as the server does, however it ended and whatever is in progress."""
     server = multiprocessing.parent_process()
     assert server
     wait([server.sentinel])
@@ -123,6 +123,6 @@ def _end_with_the_server() -> None:
 
 
 def _limit_memory(memory_bytes: int) -> None:
-    """Writable memory alone: address space that DuckDB's threads and libraries only reserve costs nothing."""
+    """Limit writable memory only: address space that DuckDB's threads and libraries merely reserve costs nothing."""
     now = psutil.Process().memory_info().data
     resource.setrlimit(resource.RLIMIT_DATA, (now + memory_bytes, now + memory_bytes))

@@ -1,4 +1,4 @@
-"""The pages: a list, a row, its sound, and marks."""
+"""The web application: the list, the page of a row, its audio, and marks."""
 
 from collections.abc import Callable, Collection
 from functools import lru_cache, partial
@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from pipeline.dataset.marks import set_marks
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.explore.audio import NothingToHear, open_content, sound_of
 from pipeline.explore.conditions import Conditions
@@ -25,7 +26,6 @@ from pipeline.explore.live import Live
 from pipeline.explore.query import LIMIT_S, Catalog, Page
 from pipeline.explore.ranges import serve
 from pipeline.explore.selection import PAGE_ROWS, Selection
-from pipeline.marks import set_marks
 from pipeline.pages.row import row_view
 from pipeline.pages.templates import asset, environment
 from pipeline.pages.waveform import NoWaveform, peaks
@@ -38,24 +38,24 @@ _ASSETS = {
     "explore.js": ("text/javascript", lambda name: (_HERE / "assets" / name).read_text("utf-8")),
 }
 _LARGEST_FORM = 1 << 20
-_GONE = "the dataset has no such row (any more): a run may have replaced or removed it"
+_GONE = "the dataset does not have this row (any more): a run may have replaced or removed it"
 
 
 class NoSuchRow(Exception):  # noqa: N818
-    """The dataset does not have it."""
+    """The dataset does not have the row."""
 
 
 class Explorer:
     """The application over one dataset."""
 
     def __init__(self, live: Live, hosts: Collection[str], conditions: Conditions, limit_s: float = LIMIT_S) -> None:
-        """Make the application; `asgi` is what a server serves.
+        """Create the application; a server runs `asgi`.
 
         Args:
             live: the dataset.
-            hosts: `name:port` under which it may be asked.
-            conditions: answers what has one.
-            limit_s: how long another query may take.
+            hosts: accepted values of the Host header, `name:port`.
+            conditions: answers selections with a condition.
+            limit_s: time limit of any other query, in seconds.
         """
         self._live = live
         self._conditions = conditions
@@ -90,14 +90,14 @@ class Explorer:
 
     @property
     def catalog(self) -> Catalog:
-        """Of the newest index."""
+        """The catalog of the newest index."""
         index = self._live.index
         if self._catalog.index is not index:
             self._catalog = Catalog(index, self._limit_s)
         return self._catalog
 
     def _list(self, request: Request) -> Response:
-        """A page of rows beside the facets. A condition that cannot be answered is told above the form that has it."""
+        """A page of rows beside the facets. If a condition cannot be evaluated, the page says why."""
         catalog, marks = self.catalog, self._live.marks
         selection = Selection.of(request.query_params, catalog.facets, catalog.index.fields)
         page, problem = Page(), None
@@ -106,11 +106,11 @@ class Explorer:
                 page = self._conditions.page(catalog.index, selection, marks, partial(_has_left, request))
             else:
                 page = catalog.page(selection, marks)
-        except UsageProblem as said:
-            problem = str(said)
-        except (Changed, duckdb.IOException) as said:
+        except UsageProblem as error:
+            problem = str(error)
+        except (Changed, duckdb.IOException) as error:
             self._live.reopen()
-            raise DataProblem("the dataset changed while it was read: load the page again") from said
+            raise DataProblem("the dataset changed while it was read: reload the page") from error
         return self._page(
             "list.html",
             400 if problem else 200,
@@ -129,7 +129,7 @@ class Explorer:
         )
 
     def _row(self, request: Request) -> Response:
-        """One row with all that is known of it."""
+        """One row with everything that is known about it."""
         row_id = request.path_params["row_id"]
         place, row = self._found(row_id)
         duration_s = (row.get("audio") or {}).get("duration_s")
@@ -145,18 +145,18 @@ class Explorer:
         )
 
     def _audio(self, request: Request) -> Response:
-        """The sound of a row, or the part of it that was asked for."""
+        """The audio of a row, or the requested range of it."""
         return serve(request, open_content(self._live.layout, self._place(request.path_params["row_id"])))
 
     def _waveform(self, request: Request) -> Response:
-        """The bars of a row's sound, as a JSON list."""
+        """The waveform of a row's audio, as a JSON list of bar heights."""
         return JSONResponse(self._peaks(self._place(request.path_params["row_id"])))
 
     async def _mark(self, request: Request) -> Response:
-        """Set or take away marks: form fields `row_id` (repeatable), `mark`, `note`, `back`, `token`."""
+        """Set or remove marks: form fields `row_id` (repeatable), `mark`, `note`, `back`, `token`."""
         body = await request.body()
         if len(body) > _LARGEST_FORM:
-            raise UsageProblem("that is more than a form of these pages sends")
+            raise UsageProblem("the request is larger than any form of these pages")
         form = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True)
         return await run_in_threadpool(self._marked, form, "application/json" in request.headers.get("accept", ""))
 
@@ -165,7 +165,7 @@ class Explorer:
             return form.get(name, [""])[0]
 
         if not self._token.fits(one("token")):
-            return self._page("problem.html", 403, said="this form is from an earlier run: load the page again")
+            return self._page("problem.html", 403, message="this form is from an earlier run: reload the page")
         row_ids, kind = form.get("row_id", []), one("mark")
         if not row_ids:
             raise UsageProblem("no row is selected")
@@ -182,7 +182,7 @@ class Explorer:
     def _asset(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in _ASSETS:
-            raise NoSuchRow(f"no file {name}")
+            raise NoSuchRow(f"there is no file {name}")
         media_type, read = _ASSETS[name]
         return Response(read(name), media_type=media_type, headers={"Cache-Control": "no-cache"})
 
@@ -193,7 +193,7 @@ class Explorer:
         return place
 
     def _found(self, row_id: str) -> tuple[Place, dict[str, Any]]:
-        """A row; looked up again where a run has just moved it."""
+        """A row and its place; looked up a second time if a run has just moved it."""
         try:
             place = self._place(row_id)
             return place, read_row(place)
@@ -203,7 +203,7 @@ class Explorer:
             place = self._place(row_id)
             return place, read_row(place)
         except Changed as problem:
-            raise DataProblem("the dataset is changing: load the page again in a moment") from problem
+            raise DataProblem("the dataset is changing: reload the page in a moment") from problem
 
     def _drawn(self, place: Place) -> list[float]:
         with open_content(self._live.layout, place).file as file:
@@ -213,22 +213,22 @@ class Explorer:
         return HTMLResponse(self._templates.get_template(name).render(**values), status, {"Cache-Control": "no-store"})
 
     def _problem(self, status: int) -> Callable[[Request, Exception], Response]:
-        def told(request: Request, problem: Exception) -> Response:
-            said = str(getattr(problem, "detail", None) or problem)
+        def respond(request: Request, problem: Exception) -> Response:
+            message = str(getattr(problem, "detail", None) or problem)
             if "application/json" in request.headers.get("accept", ""):
-                return JSONResponse({"problem": said}, status)
-            return self._page("problem.html", status, said=said)
+                return JSONResponse({"problem": message}, status)
+            return self._page("problem.html", status, message=message)
 
-        return told
+        return respond
 
 
 def _has_left(request: Request) -> bool:
-    """Whether the browser waits no longer; asked by the thread that answers."""
+    """Whether the browser has disconnected; called from the worker thread that answers it."""
     return anyio.from_thread.run(request.is_disconnected)
 
 
 def _on_this_site(address: str) -> str:
-    """An address to go back to, without its host: a form must not send anybody elsewhere."""
+    """An address to go back to, without its host: a form must not redirect to another site."""
     parts = urlsplit(address)
     path = "/" + parts.path.lstrip("/\\")
     return f"{path}?{parts.query}" if parts.query else path

@@ -1,6 +1,6 @@
-"""What there is to hear of a row: its preview beside the shard, else the song itself where that is a file here.
+"""The audio of a row: its preview beside the shard, else the song itself if that is a local file.
 
-Nothing else is ever opened: a request names a row, and the dataset says which file that is.
+Nothing else is ever opened: a request names a row, and the dataset determines the file.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ _TYPES = {
 
 
 class NothingToHear(Exception):  # noqa: N818
-    """A sentence for the listener."""
+    """There is no audio for a row; the message is a sentence for the listener."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Preview:
     """A short excerpt of a song.
 
     Attributes:
-        data: Ogg Opus.
-        start_s: where in the song it begins.
-        length_s: how long it is.
+        data: an Ogg Opus file.
+        start_s: its start in the song, in seconds.
+        length_s: its length in seconds.
     """
 
     data: bytes
@@ -55,7 +55,7 @@ def open_content(layout: Layout, place: Place) -> Content:
     """What to serve for a row.
 
     Raises:
-        NothingToHear: neither preview nor song are there.
+        NothingToHear: there is neither a preview nor a local song.
     """
     if excerpt := read_preview(layout, place):
         version = hashlib.blake2b(excerpt.data, digest_size=8).hexdigest()
@@ -82,7 +82,7 @@ def sound_of(layout: Layout, place: Place, duration_s: float | None) -> Sound:
 
 
 def read_preview(layout: Layout, place: Place) -> Preview | None:
-    """The preview of a row; None where nobody has made one."""
+    """The preview of a row; None if there is none."""
     unit = unit_of(place.file)
     if unit is None or place.file.parent != layout.shards:
         return None
@@ -92,7 +92,7 @@ def read_preview(layout: Layout, place: Place) -> Preview | None:
         if not found or found["codec"] != preview.CODEC or not found["data"]:
             return None
         return Preview(found["data"], found["start_s"], found["duration_s"])
-    except (Changed, KeyError):  # nobody has made one, or another stage than songmill's has
+    except (Changed, KeyError):  # there is none, or a stage other than songmill's wrote it
         return None
 
 
@@ -102,23 +102,23 @@ def _open_song(uri: str | None) -> Content:
     if media_type is None:
         raise NothingToHear(f"The song cannot be played: {path.suffix or 'a file without suffix'} is no audio format.")
     try:
-        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # a pipe must not hold the server up
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # a pipe must not block the server
     except OSError as problem:
         raise NothingToHear(f"The song cannot be played: {uri}: {problem.strerror}.") from problem
     status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode):
         file.close()
-        raise NothingToHear(f"The song cannot be played: {uri} is no file.")
+        raise NothingToHear(f"The song cannot be played: {uri} is not a file.")
     return Content(file, status.st_size, media_type, f"{status.st_mtime_ns:x}-{status.st_size:x}")
 
 
 def _local(uri: str | None) -> Path:
-    """The file of a uri. A local path may hold anything, a question mark as well."""
+    """The file of a uri. A local path may contain anything, including question marks."""
     if not uri:
-        raise NothingToHear("The row names no song.")
+        raise NothingToHear("The row has no uri.")
     if "://" not in uri:
         return Path(uri)
     parts = urlsplit(uri)
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
-        raise NothingToHear(f"The song lies elsewhere ({uri}) and has no preview.")
+        raise NothingToHear(f"The song is not a local file ({uri}) and has no preview.")
     return Path(unquote(parts.path))

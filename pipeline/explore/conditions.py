@@ -1,7 +1,7 @@
-"""Conditions that a user types are answered by processes of their own, which die in the server's stead.
+"""Conditions that a user types are evaluated in separate processes, which die instead of the server.
 
-A process is kept warm, with the index open and what it found there, so that a condition costs no more than it would in
-the server. One that took too much time or memory, or whose question nobody waits for any more, is killed and replaced.
+A process is kept warm, with the index open and its results cached, so that a condition costs no more than it would in
+the server. A process that takes too much time or memory, or whose client has disconnected, is killed and replaced.
 """
 
 import multiprocessing
@@ -22,28 +22,28 @@ from pipeline.explore.query import LIMIT_S, BadExpression, Page, too_long
 from pipeline.explore.selection import Selection
 
 MEMORY_BYTES = 2 << 30  # of one process
-_PROCESSES = 2  # a condition that takes long holds up one of them
+_PROCESSES = 2  # a slow condition blocks only one of them
 _START_S = 60.0  # on a busy machine, with an index to open
-_GRACE_S = 2.0  # DuckDB stops a query in time, unless it is busy with one value
+_GRACE_S = 2.0  # DuckDB stops a query on time, unless it is busy with a single value
 _LOOK_S = 0.05
 
 _spawning = multiprocessing.get_context("spawn")  # a server with threads must not fork
 
 
 class Conditions:
-    """Answers about selections with a condition, from any thread."""
+    """Answers questions about selections with a condition, from any thread."""
 
     def __init__(self, limit_s: float = LIMIT_S, memory_bytes: int = MEMORY_BYTES, processes: int = _PROCESSES) -> None:
         """Nothing is started yet.
 
         Args:
-            limit_s: how long a condition may take.
-            memory_bytes: how much a process may take.
-            processes: how many conditions may be worked on at once; others wait.
+            limit_s: time limit of a condition in seconds.
+            memory_bytes: memory limit of a process.
+            processes: how many conditions are evaluated at once; others wait.
         """
         self._limit_s, self._memory_bytes = limit_s, memory_bytes
         self._free = threading.BoundedSemaphore(processes)
-        self._idle: list[_Process] = []  # the one used last at the end: it knows most
+        self._idle: list[_Process] = []  # the most recently used last: it has the most in its cache
 
     def __enter__(self) -> Self:
         return self
@@ -62,13 +62,13 @@ class Conditions:
         """A page of a selection and its counts.
 
         Args:
-            index: of the dataset.
-            selection: with a condition.
-            marks: as they are now.
-            left: whether nobody waits for the answer any more.
+            index: index of the dataset.
+            selection: what to show, with a condition.
+            marks: the current ones.
+            left: whether the client has disconnected.
 
         Raises:
-            BadExpression: the condition is none, or takes too much time or memory, or nobody waits for it.
+            BadExpression: the condition is invalid, takes too much time or memory, or the client has disconnected.
             Changed: the dataset changed meanwhile.
         """
         with self._place(left), self._process() as process:
@@ -79,7 +79,7 @@ class Conditions:
         waiting = time.monotonic() + self._limit_s
         while not self._free.acquire(timeout=_LOOK_S):
             if left() or time.monotonic() > waiting:
-                raise BadExpression("other conditions are being worked on; load the page again in a moment")
+                raise BadExpression("other conditions are being evaluated; reload the page in a moment")
         try:
             yield
         finally:
@@ -109,7 +109,7 @@ class _Process:
     """One process, seen from the server.
 
     Attributes:
-        waits: whether it may be asked: it has answered the question before.
+        waits: whether it is ready for a question, having answered the one before.
     """
 
     def __init__(self, limit_s: float, memory_bytes: int) -> None:
@@ -147,7 +147,7 @@ class _Process:
         raise found
 
     def end(self) -> None:
-        """Whatever it is doing."""
+        """Kill the process, whatever it is doing."""
         self._process.kill()
         self._process.join()
         self._pipe.close()
@@ -160,7 +160,7 @@ class _Process:
             if time.monotonic() > until:
                 raise BadExpression(too_long(self._limit_s))
             if left():
-                raise BadExpression("the page was left before the condition was answered")
+                raise BadExpression("the page was closed before the condition was evaluated")
         return self._pipe.recv()
 
     def _too_large(self) -> BadExpression:
@@ -171,5 +171,5 @@ class _Process:
     def _ended(self) -> BadExpression:
         self._process.join(_GRACE_S)
         how = self._process.exitcode
-        told = signal.Signals(-how).name if how and how < 0 else f"exit code {how}"
-        return BadExpression(f"the process that worked on the condition ended ({told}); load the page again")
+        cause = signal.Signals(-how).name if how and how < 0 else f"exit code {how}"
+        return BadExpression(f"the process that evaluated the condition ended ({cause}); reload the page")

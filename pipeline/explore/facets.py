@@ -1,9 +1,9 @@
-"""What rows can be told apart by at a click."""
+"""Properties with few values, by which rows can be filtered at a click."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-UNKNOWN = ""  # the value of rows that have none, in addresses
+UNKNOWN = ""  # in addresses, the value of rows without one
 _VOCALS = "case vocals.has_vocals when true then 'vocal' when false then 'instrumental' end"
 
 
@@ -12,11 +12,11 @@ class Facet:
     """A property of rows with few values.
 
     Attributes:
-        name: in addresses.
-        title: on the page.
-        value: SQL over `rows`, text or a list of text.
+        name: its name in addresses.
+        title: its name on the page.
+        value: SQL expression over `rows`, giving text or a list of text.
         many: whether a row has a list of values.
-        unknown: what rows without a value are called.
+        unknown: label for rows without a value.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Facet:
 
     @property
     def chosen(self) -> str:
-        """SQL: whether a row has one of the values of the list parameter named like the facet."""
+        """SQL: whether a row has one of the values in the list parameter with the facet's name."""
         values = f"${self.name}::varchar[]"
         none = f"(list_contains({values}, '{UNKNOWN}') and {self._is_unknown})"
         has = "list_has_any" if self.many else "list_contains"
@@ -39,8 +39,8 @@ class Facet:
 
 
 def facets_of(fields: Mapping[str, str]) -> dict[str, Facet]:
-    """The facets that a dataset with these fields has, by name."""
-    languages = [name for name in ("transcript.language", "language") if name in fields]  # as heard, else as declared
+    """The facets of a dataset with these fields, by name."""
+    languages = [name for name in ("transcript.language", "language") if name in fields]  # detected, else declared
     made: list[tuple[Facet, Sequence[str]]] = [
         (Facet("status", "Status", "verdict.status"), ["verdict.status"]),
         (

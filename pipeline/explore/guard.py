@@ -1,4 +1,4 @@
-"""Who may talk to the server: pages that it served itself, in a browser on this machine."""
+"""Restricts access to the server to its own pages, in a browser on this machine."""
 
 import secrets
 from collections.abc import Collection
@@ -17,18 +17,18 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-_UNTRUSTED = "this server answers its own pages only: open the address that songmill explore printed"
+_UNTRUSTED = "this server only answers its own pages: open the address that songmill explore printed"
 
 
 class Guard:
-    """Refuses requests under another host's name (DNS rebinding) or from another site's pages; adds headers."""
+    """Refuses requests with another Host header (DNS rebinding) or from other sites' pages; adds security headers."""
 
     def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
         """Wrap an application.
 
         Args:
-            app: what answers the requests that are let through.
-            hosts: `name:port` under which it may be asked.
+            app: answers the requests that are let through.
+            hosts: accepted values of the Host header, `name:port`.
         """
         self._app = app
         self._hosts = frozenset(hosts)
@@ -54,19 +54,19 @@ class Guard:
             return False
         reads = method in ("GET", "HEAD")
         origin = headers.get("origin")
-        if origin is None:  # browsers name it whenever something is sent; who does not has to know the token
+        if origin is None:  # browsers send it with every POST; other clients have to know the token
             return reads or headers.get("sec-fetch-site", "same-origin") == "same-origin"
         return origin == f"http://{host}"
 
 
 class Token:
-    """What a form of this run's pages knows, and no other site's."""
+    """A secret that the forms of this run's pages contain, and no other site knows."""
 
     def __init__(self) -> None:
         self.value = secrets.token_urlsafe(32)
 
     def fits(self, given: str) -> bool:
-        """Whether it was given."""
+        """Whether a form sent the right token."""
         return secrets.compare_digest(self.value.encode(), given.encode())
 
 

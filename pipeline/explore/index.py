@@ -1,7 +1,7 @@
-"""The index of a dataset: all that a list shows, filters or sorts by, in one DuckDB file that lies on disk.
+"""The index of a dataset: everything that the list shows, filters or sorts by, in one DuckDB file on disk.
 
-A dataset of a million rows has thousands of shards; to open each for every page would take seconds. The index has the
-scalar columns, and is read-only: what a query of the page's user can reach is this file and the dataset's shards,
+A dataset of a million rows has thousands of shards; opening all of them for every page would take seconds. The index
+has the scalar columns, and is opened read-only: a user's query can access this file and the dataset's shards, but
 nothing else on the machine.
 """
 
@@ -15,25 +15,25 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.explore.making import MEMORY, PLACE_BITS, kind_of, quoted
-from pipeline.gates import Gate
+from pipeline.explore.index_build import MEMORY, PLACE_BITS, kind_of, quoted
 from pipeline.pages.thresholds import dataset_gates
+from pipeline.planning.gates import Gate
 from schemas.dataset import Layout
 
 
 class Changed(Exception):  # noqa: N818 - what happened, not whose fault it is
-    """The dataset is not as it was when the index was made."""
+    """The dataset has changed since the index was built."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a row lies.
+    """Where a row is stored.
 
     Attributes:
-        row_id: which row.
-        uri: its song.
+        row_id: id of the row.
+        uri: uri of its song.
         file: the shard or quarantine file.
-        number: its place in the file.
+        number: its position in the file.
     """
 
     row_id: str
@@ -47,8 +47,8 @@ class Index:
 
     Attributes:
         layout: the dataset.
-        file: of the index; another process may have removed it since.
-        fields: dotted name of what the table `rows` holds -> `number`, `text`, `truth` or `list`.
+        file: file of the index; another process may have removed it since.
+        fields: dotted name of every field in the table `rows` -> `number`, `text`, `truth` or `list`.
         gates: the thresholds that its rows were judged by.
     """
 
@@ -57,7 +57,7 @@ class Index:
 
         Args:
             layout: the dataset.
-            file: what `pipeline.explore.making.renew` made; others may have it open too, and remove it.
+            file: written by `pipeline.explore.index_build.renew`; other processes may have it open too, and remove it.
 
         Raises:
             duckdb.Error: it is damaged.
@@ -71,16 +71,16 @@ class Index:
         self.gates: tuple[Gate, ...] = dataset_gates(layout, [name for (name,) in files])
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
-        """A connection for one thread: the table `rows` and the view `everything`, whose columns are whole."""
+        """A connection for one thread: the table `rows`, and the view `everything` with complete columns."""
         return self._connection.cursor()
 
     @cached_property
     def size(self) -> int:
-        """Rows of the dataset."""
+        """Number of rows in the dataset."""
         return int(self.cursor().execute("select count(*) from rows").fetchall()[0][0])
 
     def places(self, row_ids: list[str]) -> dict[str, Place]:
-        """Where rows lie; those that the dataset does not have are left out."""
+        """Row id -> its place; ids that the dataset does not have are left out."""
         found = (
             self.cursor()
             .execute(
@@ -93,7 +93,7 @@ class Index:
         return {row_id: Place(row_id, uri, self.layout.root / name, number) for row_id, uri, name, number in found}
 
     def close(self) -> None:
-        """Let go of the file once the last cursor has."""
+        """Close the file once the last cursor is closed."""
         self._connection.close()
 
 
@@ -101,16 +101,16 @@ def read_row(place: Place) -> dict[str, Any]:
     """A row with all its columns.
 
     Raises:
-        Changed: it is not there any more.
+        Changed: it is no longer there.
     """
     return read_at(place.file, place.number, place.row_id)
 
 
 def read_at(path: Path, number: int, row_id: str, names: list[str] | None = None) -> dict[str, Any]:
-    """A row of a Parquet file by its place.
+    """A row of a Parquet file by its position.
 
     Raises:
-        Changed: the file is gone, or another row stands there.
+        Changed: the file is gone, or has another row at that position.
     """
     try:
         with pq.ParquetFile(path) as file:
@@ -122,11 +122,11 @@ def read_at(path: Path, number: int, row_id: str, names: list[str] | None = None
                     break
     except (OSError, pa.ArrowException, IndexError) as problem:
         raise Changed(str(problem)) from problem
-    raise Changed(f"{path} has another row in place {number}")
+    raise Changed(f"{path} has another row at position {number}")
 
 
 def _groups(file: pq.ParquetFile) -> Iterator[tuple[int, int]]:
-    """Row groups with the number of their first rows."""
+    """Row groups, each with the position of its first row."""
     first = 0
     for group in range(file.num_row_groups):
         yield group, first
@@ -134,7 +134,7 @@ def _groups(file: pq.ParquetFile) -> Iterator[tuple[int, int]]:
 
 
 def _fields(children: Iterable[tuple[str, Any]], above: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted names of what a table holds, with their kinds; `_n` is nobody's business."""
+    """Dotted names of a table's fields, with their kinds; `_n` is internal."""
     for name, type in children:
         if type.id == "struct":
             yield from _fields(type.children, f"{above}{name}.")
@@ -149,10 +149,10 @@ def _locked(file: Path, layout: Layout) -> duckdb.DuckDBPyConnection:
         config={"memory_limit": MEMORY, "temp_directory": "", "python_enable_replacements": False},
     )
     if connection.execute("select current_setting('lock_configuration')").fetchall() == [(True,)]:
-        return connection  # of what this process has open already
+        return connection  # this process has the file open already
     folders = ", ".join(quoted(str(folder), "'") for folder in (layout.shards, layout.quarantine))
     for setting in (
-        "parquet_metadata_cache = true",  # else every condition that reads shards reads all footers, and thrice
+        "parquet_metadata_cache = true",  # otherwise every condition on shards reads all footers three times
         f"allowed_directories = [{folders}]",
         "enable_external_access = false",
         "lock_configuration = true",

@@ -1,4 +1,4 @@
-"""The dataset as it is now: its index, brought up to date when a run commits, and its marks."""
+"""The current state of the dataset: its index, updated when a run commits, and its marks."""
 
 import threading
 import time
@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from pipeline.dataset.marks import Mark, marks_of, marks_table
 from pipeline.errors import DataProblem
 from pipeline.explore.index import Changed, Index
-from pipeline.explore.making import Progress, silent
-from pipeline.explore.shelf import Shelf
-from pipeline.marks import Mark, marks_of, marks_table
+from pipeline.explore.index_build import Progress, silent
+from pipeline.explore.index_cache import IndexCache
 from schemas.dataset import Layout
 
 _TRIES = 3
-_SHARE = 10  # while a run commits, at most so much of the time goes into indices: one part of ten
+_SHARE = 10  # while a run commits, at most one tenth of the time is spent on updating the index
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Marks:
     """Marks at one moment.
 
     Attributes:
-        version: another one where they may differ.
-        table: of schema `MARKS`, for joins.
+        version: differs whenever the marks may differ.
+        table: table of schema `MARKS`, for joins.
     """
 
     version: object
@@ -39,20 +39,20 @@ class Marks:
 
 
 class Live:
-    """A dataset that others may change while it is looked at."""
+    """A dataset that other processes may change while it is viewed."""
 
-    def __init__(self, shelf: Shelf, progress: Progress = silent) -> None:
-        """Open the index, or make it.
+    def __init__(self, cache: IndexCache, progress: Progress = silent) -> None:
+        """Open the index, or build it.
 
         Args:
-            shelf: where it stays.
-            progress: told how many of how many files have been read, now but not later on.
+            cache: where it is kept.
+            progress: called with how many files have been read, of how many; only now, not at later updates.
 
         Raises:
             DataProblem: the dataset is changing too fast.
         """
-        self.layout = shelf.layout
-        self._shelf = shelf
+        self.layout = cache.layout
+        self._cache = cache
         self._lock = threading.Lock()
         self._not_before = 0.0
         self._marks = Marks(None, marks_table(self.layout))
@@ -60,7 +60,7 @@ class Live:
 
     @property
     def index(self) -> Index:
-        """The newest index. It is renewed where the dataset has changed, but not all the time."""
+        """The newest index. It is updated when the dataset has changed, but at a limited rate."""
         with self._lock:
             if self.stale and time.monotonic() >= self._not_before:
                 self._replace()
@@ -68,18 +68,18 @@ class Live:
 
     @property
     def stale(self) -> bool:
-        """Whether the dataset has changed since the index was made."""
+        """Whether the dataset has changed since the index was built."""
         return _state(self.layout) != self._state
 
     def reopen(self) -> Index:
-        """The index of this moment, for something was not where it said."""
+        """The index of the current state, after a row was not where the old one said."""
         with self._lock:
             self._replace()
             return self._index
 
     @property
     def marks(self) -> Marks:
-        """The marks as they are now; the same object as long as nobody changes them."""
+        """The current marks; the same object as long as they do not change."""
         with self._lock:
             version = _file_state(self.layout.marks)
             if self._marks.version != version:
@@ -96,17 +96,17 @@ class Live:
         for _ in range(_TRIES):
             state = _state(self.layout)
             try:
-                index = self._shelf.index(progress)
+                index = self._cache.index(progress)
             except Changed as problem:
-                said = problem
+                last = problem
                 continue
             self._not_before = time.monotonic() + (time.monotonic() - began) * (_SHARE - 1)
             return state, index
-        raise DataProblem(f"{self.layout.root} is changing faster than it can be read; try again ({said})")
+        raise DataProblem(f"{self.layout.root} is changing faster than it can be read; try again ({last})")
 
 
 def _state(layout: Layout) -> object:
-    """Another value after every commit: a record has appeared or gone."""
+    """A value that changes with every commit, which adds or removes a record."""
     return _file_state(layout.commits), _file_state(layout.plan)
 
 

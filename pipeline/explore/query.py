@@ -1,6 +1,6 @@
-"""Pages of rows and counts of facets. Queries have a time limit; a user's SQL is one expression and nothing else.
+"""Pages of rows and counts of facets. Queries have a time limit; a user's SQL must be a single expression.
 
-A selection with a condition is for `pipeline.explore.conditions`, which bounds the memory that it may take.
+A selection with a condition goes through `pipeline.explore.conditions`, which limits its memory.
 """
 
 import threading
@@ -45,17 +45,17 @@ _SHOWN = {
 
 
 class BadExpression(UsageProblem):
-    """A condition that cannot be answered; says why."""
+    """A condition that cannot be evaluated; the message says why."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What a selection has.
+    """Totals of a selection.
 
     Attributes:
-        rows: how many.
-        hours: of audio, where known.
-        facets: facet -> value -> rows, most first; each as if nothing were chosen of that facet itself.
+        rows: number of rows.
+        hours: hours of audio, where known.
+        facets: facet -> value -> rows, most first; each as if no value of that facet itself were chosen.
     """
 
     rows: int = 0
@@ -68,8 +68,8 @@ class Page:
     """A page of a selection.
 
     Attributes:
-        rows: as `Catalog.rows` has them.
-        counts: of the whole selection.
+        rows: see `Catalog.rows`.
+        counts: totals of the whole selection.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -77,7 +77,7 @@ class Page:
 
 
 class Catalog:
-    """Answers about one state of a dataset."""
+    """Answers queries about one state of a dataset."""
 
     def __init__(self, index: Index, limit_s: float = LIMIT_S) -> None:
         self.index = index
@@ -87,19 +87,19 @@ class Catalog:
         self._fits: OrderedDict[Any, pa.Table] = OrderedDict()
 
     def page(self, selection: Selection, marks: Marks) -> Page:
-        """A page of rows, and the counts beside it.
+        """A page of rows and its counts.
 
         Raises:
-            BadExpression: the condition is none, or takes too long.
+            BadExpression: the condition is invalid or takes too long.
         """
         counts = self.counts(selection, marks)
         return Page(self.rows(selection, marks), counts)
 
     def rows(self, selection: Selection, marks: Marks) -> list[dict[str, Any]]:
-        """One page of rows: `row_id`, the columns of the list, `sorted`, the value they are ordered by, and `mark`.
+        """One page of rows: `row_id`, the columns of the list, `sorted` (the value they are ordered by), and `mark`.
 
         Raises:
-            BadExpression: the condition is none, or takes too long.
+            BadExpression: the condition is invalid or takes too long.
         """
         shown = {name: path for name, path in _SHOWN.items() if path in self.index.fields}
         shown |= {"sorted": selection.sort} if selection.sort else {}
@@ -111,7 +111,7 @@ class Catalog:
         )
         with self._asking(selection, marks) as (cursor, condition, parameters):
             found = cursor.execute(
-                # The places first: to order whole rows far down a list would move all of them.
+                # Positions first: sorting whole rows would move all of them for a page far down the list.
                 f"with page as (select _n from {_source(selection)} where {condition} "
                 f"order by {order} _n limit {PAGE_ROWS} offset {(selection.page - 1) * PAGE_ROWS}) "
                 f"select {columns} from rows where _n in (from page) order by {order} _n",
@@ -123,10 +123,10 @@ class Catalog:
         return [{**absent, **row, "mark": marks.by_row.get(row["row_id"])} for row in rows]
 
     def counts(self, selection: Selection, marks: Marks) -> Counts:
-        """Rows and facets of a selection, whatever its page; asked again, it is known.
+        """Totals and facets of a selection, independent of its page; cached.
 
         Raises:
-            BadExpression: the condition is none, or takes too long.
+            BadExpression: the condition is invalid or takes too long.
         """
         on_marks = bool(selection.where or "mark" in selection.chosen)
         chosen = tuple(sorted(selection.chosen.items()))
@@ -138,7 +138,7 @@ class Catalog:
         return self._counts[key] if on_marks else self._marked(self._counts[key], selection, marks)
 
     def _marked(self, counts: Counts, selection: Selection, marks: Marks) -> Counts:
-        """Counts that do not rest on marks, with those of the marks as they are now: a mark costs no recount."""
+        """Counts that do not depend on marks, with up-to-date counts of marks: setting a mark requires no recount."""
         with self._asking(selection, marks) as (cursor, condition, parameters):
             found = cursor.execute(
                 "select mark, count(*) from rows join marks using (row_id) "
@@ -223,12 +223,12 @@ class Catalog:
         return " and ".join(parts), parameters
 
     def _checked(self, cursor: duckdb.DuckDBPyConnection, where: str, marks: Marks) -> str:
-        """A user's condition as part of a query: over the index where that has all it names, else over the shards."""
+        """A user's condition as part of a query: over the index if it has all the fields, else over the shards."""
         try:
-            duckdb.SQLExpression(where)  # refuses all but one expression
+            duckdb.SQLExpression(where)  # rejects everything but a single expression
         except duckdb.Error as problem:
             raise BadExpression(_without_query(problem)) from problem
-        inside = f"({where}\n)"  # on a line of its own, for the condition may end in a comment
+        inside = f"({where}\n)"  # closed on a new line because the condition may end in a comment
         try:
             cursor.execute(f"select 1 from {_MARKED} where {inside} limit 0")
         except duckdb.BinderException:
@@ -237,7 +237,7 @@ class Catalog:
         return inside
 
     def _read(self, cursor: duckdb.DuckDBPyConnection, inside: str, marks: Marks) -> pa.Table:
-        """The ids of the rows that fulfil a condition on the shards, which are read once for all pages and facets."""
+        """Ids of the rows that satisfy a condition on the shards, which are read once for all pages and facets."""
         key = (inside, marks.version)
         if key not in self._fits:
             self._fits[key] = cursor.sql(f"select row_id from {_WHOLE} where {inside}").to_arrow_table()
@@ -255,7 +255,7 @@ def _source(selection: Selection) -> str:
 
 
 def _group(facet: Facet, chosen: list[Facet]) -> str:
-    """How many rows have which value, of those that fit what is chosen of other facets."""
+    """SQL: rows per value of a facet, among those that match the chosen values of other facets."""
     value, fits = f"{facet.name}_", _all(chosen)
     if not facet.many:
         return f"select '{facet.name}', {value}, count(*), 0 from hits where {fits} group by 2"
@@ -272,15 +272,15 @@ def _path(name: str) -> str:
 
 
 def _plain(cursor: duckdb.DuckDBPyConnection, word: str) -> str:
-    """As the search sees it."""
+    """A word in lower case and without accents, as the search compares it."""
     return str(cursor.execute("select strip_accents(lower($word))", {"word": word}).fetchall()[0][0])
 
 
 def too_long(limit_s: float) -> str:
-    """What is said of a query that was stopped."""
+    """The message about a query that was stopped."""
     return f"this took longer than {limit_s:g} s and was stopped"
 
 
 def _without_query(problem: duckdb.Error) -> str:
-    """What DuckDB says, of which a value of the user's may be any length."""
+    """DuckDB's message without the query, shortened because it may quote values of any length."""
     return str(problem).partition("\n\nLINE")[0][:_LONGEST_PROBLEM]

@@ -1,4 +1,4 @@
-"""Bytes by HTTP range (RFC 9110): a player asks for the part it is about to play."""
+"""HTTP range requests (RFC 9110): a player requests the part that it is about to play."""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _BLOCK = 64 * 1024
 
 
 class Unsatisfiable(ValueError):  # noqa: N818
-    """The range lies behind the end."""
+    """The range starts beyond the end."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Content:
     """Something to serve.
 
     Attributes:
-        file: open, at any position; it is closed once it is served.
-        size: bytes.
-        media_type: of the bytes.
-        version: another one where the bytes may differ.
+        file: open, at any position; closed once it is served.
+        size: its length in bytes.
+        media_type: its media type.
+        version: differs whenever the bytes may differ.
     """
 
     file: BinaryIO
@@ -34,7 +34,7 @@ class Content:
 
 
 def serve(request: Request, content: Content) -> Response:
-    """Answer a GET or HEAD request, with the part that was asked for."""
+    """Answer a GET or HEAD request with the requested part."""
     tag = f'"{content.version}"'
     headers = {"Accept-Ranges": "bytes", "ETag": tag, "Cache-Control": "private, no-cache"}
     asked = request.headers.get("range") if request.headers.get("if-range", tag) == tag else None
@@ -55,10 +55,10 @@ def serve(request: Request, content: Content) -> Response:
 
 
 def part_of(asked: str | None, size: int) -> tuple[int, int] | None:
-    """Start and end (exclusive) of a range; None for all of it, also where several or none that make sense are asked.
+    """Start and end (exclusive) of a range; None for everything, also for several ranges or an invalid one.
 
     Raises:
-        Unsatisfiable: it lies behind the end.
+        Unsatisfiable: it starts beyond the end.
     """
     match = _RANGE.fullmatch((asked or "").replace(" ", ""))
     first, last = match.groups() if match else ("", "")

@@ -1,4 +1,4 @@
-"""What of a dataset is looked at. All of it stands in the address, so that every address is a permanent link."""
+"""Which rows of a dataset are shown. The address contains all of it, so that every address is a permanent link."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,15 +16,15 @@ _LAST_PAGE = 10**9
 
 @dataclass(frozen=True)
 class Selection:
-    """Which rows, in which order, from where on.
+    """Which rows, in which order, on which page.
 
     Attributes:
-        text: words that title, artist, album or uri have.
-        where: SQL that a row has to fulfil.
-        chosen: facet -> values, of which a row has to have one.
-        sort: the field that orders the rows; None for the order in which they are stored.
+        text: words to find in title, artist, album or uri.
+        where: SQL condition that a row has to satisfy.
+        chosen: facet -> values, of which a row has to have at least one.
+        sort: the field to sort by; None for stored order.
         descending: largest first.
-        page: counts from 1.
+        page: number of the page, from 1.
     """
 
     text: str = ""
@@ -36,16 +36,16 @@ class Selection:
 
     @classmethod
     def of(cls, query: QueryParams, facets: Mapping[str, Facet], fields: Mapping[str, str]) -> Self:
-        """Read an address.
+        """Parse the query of an address.
 
         Raises:
-            UsageProblem: it asks for a field that the dataset does not have, or for no page.
+            UsageProblem: it names a field that the dataset does not have, or an invalid page.
         """
         sort, page = query.get("sort") or None, query.get("page", "1")
         if sort is not None and (sort not in fields or fields[sort] == "list"):
-            raise UsageProblem(f"nothing to sort by is called {sort!r}")
+            raise UsageProblem(f"rows cannot be sorted by {sort!r}")
         if not (page.isascii() and page.isdecimal() and 1 <= int(page) <= _LAST_PAGE):
-            raise UsageProblem(f"{page!r} is no page")
+            raise UsageProblem(f"{page!r} is not a page")
         chosen = {name: tuple(dict.fromkeys(query.getlist(name))) for name in facets if name in query}
         return cls(
             text=query.get("q", "").strip(),
@@ -58,12 +58,12 @@ class Selection:
 
     @property
     def query(self) -> str:
-        """The part of the address after the question mark, which starts it; empty for everything from the start."""
+        """The query of the address, with its question mark; empty for the default view."""
         return "?" + urlencode(self.pairs) if self.pairs else ""
 
     @property
     def pairs(self) -> list[tuple[str, Any]]:
-        """The same as the fields of a form."""
+        """The same as form fields."""
         texts: list[tuple[str, Any]] = [("q", self.text), ("where", self.where)]
         parts = [(name, value) for name, value in texts if value]
         parts += [(name, value) for name, values in self.chosen.items() for value in values]
@@ -75,27 +75,27 @@ class Selection:
 
     @property
     def is_filtered(self) -> bool:
-        """Whether anything but the order was asked for."""
+        """Whether rows are filtered at all."""
         return bool(self.text or self.where or self.chosen)
 
     def but(self, **changes: Any) -> Self:
-        """Another selection, from its first page on unless a page is given."""
+        """A changed selection, at its first page unless a page is given."""
         return replace(self, **{"page": 1, **changes})
 
     def with_facet(self, name: str, values: Sequence[str]) -> Self:
-        """Another choice of one facet's values."""
+        """The selection with these values of one facet chosen."""
         others = {facet: chosen for facet, chosen in self.chosen.items() if facet != name}
         return self.but(chosen={**others, name: tuple(values)} if values else others)
 
     def toggled(self, name: str, value: str) -> Self:
-        """With a value of a facet chosen, or no longer."""
+        """The selection with a value of a facet added, or removed if it was chosen."""
         now = self.chosen.get(name, ())
         return self.with_facet(name, [v for v in now if v != value] if value in now else [*now, value])
 
     def sorted_by(self, field: str) -> Self:
-        """Ordered by a field; the other way round where it is already."""
+        """The selection sorted by a field, in reverse if it is sorted by it already."""
         return self.but(sort=field, descending=self.sort == field and not self.descending)
 
     def row_address(self, row_id: str) -> str:
-        """The page of a row, from which the list is found again."""
+        """The address of a row's page, which leads back to this list."""
         return f"/row/{quote(row_id, safe='')}{self.query}"

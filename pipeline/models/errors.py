@@ -1,5 +1,5 @@
-"""What can go wrong between a model's name and its verified files. Every message says what to do."""
-# ruff: noqa: N818 - an error is named after what happened
+"""Errors of the model store. Every message says what to do."""
+# ruff: noqa: N818 - errors are named after what happened
 
 from collections.abc import Mapping
 
@@ -22,7 +22,7 @@ class ModelMissing(ModelStoreError):
 
 
 class WrongBytes(ModelStoreError):
-    """A file that is not the one the registry names."""
+    """A file that differs from the one in the registry."""
 
     def __init__(self, file: str, expected: str, got: str, advice: str) -> None:
         super().__init__(f"{file} was refused: expected {expected}, got {got}; {advice}")
@@ -39,5 +39,5 @@ class AllSourcesFailed(ModelStoreError):
         listed = "".join(f"\n  - {source}: {reason}" for source, reason in reasons.items())
         super().__init__(
             f"no source could serve model {name!r}:{listed or ' it has no public source'}\n"
-            f"With the files at hand, run: songmill models pull {name} --from FOLDER"
+            f"If you have the files, run: songmill models pull {name} --from FOLDER"
         )

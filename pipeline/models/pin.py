@@ -1,4 +1,4 @@
-"""For maintainers: run an entry's converter and print the pins of what it wrote, to be put into `registry.yaml`.
+"""For maintainers: runs an entry's converter and prints the pins of its output, for `registry.yaml`.
 
     python -m pipeline.models.pin e5-small
 
@@ -9,15 +9,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipeline.models.digests import sha256
 from pipeline.models.installation import Installation
 from pipeline.models.progress import silent
 from pipeline.models.registry import File
 from pipeline.models.store import ModelStore
+from schemas.files import file_digest
 
 
 def pins(store: ModelStore, name: str) -> list[File]:
-    """The files that an entry's converter writes now, hashed; the registry's pins are not looked at."""
+    """The files that an entry's converter writes now, hashed; the registry's pins are ignored."""
     with tempfile.TemporaryDirectory() as folder:
         entry = store.entry(name)
         target = Installation(
@@ -30,7 +30,7 @@ def pins(store: ModelStore, name: str) -> list[File]:
         ).converted()
         written = sorted(path for path in target.rglob("*") if path.is_file())
         return [
-            File(path=path.relative_to(target).as_posix(), size=path.stat().st_size, sha256=sha256(path))
+            File(path=path.relative_to(target).as_posix(), size=path.stat().st_size, sha256=file_digest(path))
             for path in written
         ]
 

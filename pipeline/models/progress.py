@@ -1,4 +1,4 @@
-"""How far a pull has come: whoever serves the bytes, the growth of the staging folder tells."""
+"""Progress of a pull, measured by the growth of the staging folder, whatever the source."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -10,19 +10,19 @@ _EVERY_S = 0.2
 
 
 class Progress(Protocol):
-    """Told about every step of a pull, several times a second while bytes arrive."""
+    """Called at every step of a pull, and several times a second while bytes arrive."""
 
     def __call__(self, name: str, step: str, done: int, total: int, /) -> None:
-        """Of the entry `name`, `done` of `total` bytes of this step (0 of 0: unknown) are through."""
+        """For the entry `name`, `done` of `total` bytes of this step are done (0 of 0 if unknown)."""
 
 
 def silent(name: str, step: str, done: int, total: int) -> None:
-    """The progress nobody watches."""
+    """Report no progress."""
 
 
 @contextmanager
 def watched(folder: Path, total: int, report: Callable[[int, int], None]) -> Iterator[None]:
-    """Report the bytes in `folder`, at most `total`, until the block ends; then that all are there."""
+    """Report the bytes in `folder`, at most `total`, until the block ends; then report `total`."""
     ended = Event()
 
     def watch() -> None:
@@ -41,7 +41,7 @@ def watched(folder: Path, total: int, report: Callable[[int, int], None]) -> Ite
 
 def _bytes_in(folder: Path) -> int:
     total = 0
-    with suppress(FileNotFoundError):  # pip has just moved a temporary file or folder; the next look counts the rest
+    with suppress(FileNotFoundError):  # pip has just moved a temporary file or folder; counted again next time
         for path in folder.rglob("*"):
             total += path.stat().st_size if path.is_file() else 0
     return total

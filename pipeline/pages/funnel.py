@@ -1,18 +1,18 @@
-"""Where rows are turned away: the steps of the DAG in the order in which rows meet them."""
+"""Where rows are turned away: the steps of the DAG in the order in which rows pass them."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pipeline.dag import NATIVE
-from pipeline.plan import Plan, StagePlan
-from pipeline.stats import VerdictCount
+from pipeline.dataset.stats import VerdictCount
+from pipeline.planning.dag import NATIVE
+from pipeline.planning.plan import Plan, StagePlan
 from schemas.dataset import FEATURES
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step of the DAG: rows that enter it, and those it turned away, by status and reason."""
+    """A step of the DAG: the rows that enter it, and those it turns away, by status and reason."""
 
     name: str
     entering: int
@@ -20,22 +20,22 @@ class Step:
 
     @property
     def leaving(self) -> int:
-        """Rows that go on."""
+        """Rows that pass the step."""
         return self.entering - sum(self.turned_away.values())
 
 
 def funnel(plan: Plan, verdicts: Iterable[VerdictCount], rows: int) -> list[Step]:
-    """Every step in the order in which rows meet it.
+    """Every step, in the order in which rows pass them.
 
     Args:
-        plan: the dataset's.
-        verdicts: of the rows that were turned away.
-        rows: of the whole dataset.
+        plan: the dataset's plan.
+        verdicts: counts of the rows that were turned away.
+        rows: number of rows in the dataset.
     """
     away: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for verdict in verdicts:
-        told = f"{verdict.status}: {verdict.reason or verdict.status}"
-        away[verdict.stage or ""][told] = away[verdict.stage or ""].get(told, 0) + verdict.rows
+        reason = f"{verdict.status}: {verdict.reason or verdict.status}"
+        away[verdict.stage or ""][reason] = away[verdict.stage or ""].get(reason, 0) + verdict.rows
     steps = []
     for name, stages in _order(plan, away):
         turned_away: dict[str, int] = {}
@@ -47,7 +47,7 @@ def funnel(plan: Plan, verdicts: Iterable[VerdictCount], rows: int) -> list[Step
 
 
 def _order(plan: Plan, away: Iterable[str]) -> list[tuple[str, set[str]]]:
-    """Step -> what verdicts call it: stages fail under their name, gates reject under their column's."""
+    """Step -> its names in verdicts: stages fail under their own name, gates reject under their column's."""
     stages = [(column, stage) for column, stage in plan.columns.items() if column not in FEATURES]
     scan = [_step(column, stage) for column, stage in stages if _is_scan(stage)]
     later = [_step(column, stage) for column, stage in stages if not _is_scan(stage)]

@@ -1,16 +1,17 @@
-"""Which values the figures of a dataset take, as histograms: all rows, and those of them that are kept."""
+"""Histograms of a dataset's numeric fields ("figures"), over all rows and over kept rows."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
 
-from pipeline.gates import Gate
+from pipeline.dataset.histogram import Bins, count_bins
 from pipeline.pages.row import unit
+from pipeline.planning.gates import Gate
 from schemas.dataset import FEATURES
 
 _BINS = 24
@@ -19,7 +20,7 @@ _NULL = "null::double"
 
 @dataclass(frozen=True)
 class Bin:
-    """Rows whose figure lies in `low` to `high`."""
+    """Number of rows, and of kept rows, whose figure is between `low` and `high`."""
 
     low: float
     high: float
@@ -29,11 +30,15 @@ class Bin:
 
 @dataclass(frozen=True)
 class Histogram:
-    """How a figure spreads over the rows that have it.
+    """The distribution of a figure over the rows that have it.
 
     Attributes:
+        column: the column of the figure.
+        field: its field in that column.
+        unit: its unit, if any.
+        bins: equally wide, in ascending order.
+        median: median over all rows.
         thresholds: (side, bound) of the gates that judge it.
-        median: over all rows.
     """
 
     column: str
@@ -45,12 +50,12 @@ class Histogram:
 
     @property
     def low(self) -> float:
-        """The least value."""
+        """The smallest value."""
         return self.bins[0].low
 
     @property
     def high(self) -> float:
-        """The greatest value."""
+        """The largest value."""
         return self.bins[-1].high
 
     @property
@@ -64,14 +69,14 @@ class Histogram:
         return max(bin.rows for bin in self.bins)
 
     def share(self, value: float) -> float | None:
-        """Where a value lies between `low` and `high`, 0..1; None outside."""
+        """The relative position of a value between `low` and `high`, 0..1; None outside."""
         if not self.low <= value <= self.high:
             return None
         return (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
 
 
 def histograms(connection: duckdb.DuckDBPyConnection, gates: Iterable[Gate]) -> list[Histogram]:
-    """One for every figure that rows of the dataset have, in the columns' order. All of it in two passes."""
+    """One histogram for every figure in the dataset, in the order of columns, in two passes over the data."""
     judged = defaultdict(list)
     for gate in gates:
         judged[gate.column, gate.field].append((gate.side, gate.bound))
@@ -88,17 +93,12 @@ class _Spread(NamedTuple):
     high: float
     median: float
 
-    @property
-    def width(self) -> float:
-        """Of a bin."""
-        return (self.high - self.low) / _BINS or 1.0
-
 
 @dataclass(frozen=True)
 class _Table:
-    """All rows with nothing but their figures, f0, f1 ..., and whether they are `kept`.
+    """All rows, reduced to their figures f0, f1, ..., and whether they are `kept`.
 
-    Taken from each view by itself: of a union of whole rows, DuckDB would read every column.
+    Selected from each view separately: for a union of whole rows, DuckDB would read every column.
     """
 
     figures: Sequence[tuple[str, str]]
@@ -106,7 +106,7 @@ class _Table:
 
     @classmethod
     def of(cls, connection: duckdb.DuckDBPyConnection) -> "_Table":
-        """That of the views `tracks` and `quarantine`."""
+        """The table of the views `tracks` and `quarantine`."""
         views = {view: list(_figures(connection, view)) for view in ("tracks", "quarantine")}
         figures = list(dict.fromkeys(figure for there in views.values() for figure in there))
         selects = (
@@ -117,38 +117,29 @@ class _Table:
         return cls(figures, f"({' union all '.join(selects)})")
 
     def spreads(self, connection: duckdb.DuckDBPyConnection) -> dict[tuple[str, str], _Spread]:
-        """Of those figures that some row has."""
+        """Minimum, maximum and median of those figures that any row has."""
         wanted = [
             f"{aggregate}(f{i}) filter (isfinite(f{i}))"
             for i in range(len(self.figures))
             for aggregate in ("min", "max", "median")
         ]
-        found = self._first(connection, wanted, [])
-        return {
-            f: _Spread(*spread) for f, spread in zip(self.figures, _groups(found, 3), strict=True) if None not in spread
-        }
+        if not wanted:
+            return {}
+        found = _groups(connection.execute(f"select {', '.join(wanted)} from {self.sql}").fetchone() or (), 3)
+        return {f: _Spread(*spread) for f, spread in zip(self.figures, found, strict=True) if None not in spread}
 
     def bins(
         self, connection: duckdb.DuckDBPyConnection, spreads: Mapping[tuple[str, str], _Spread]
     ) -> dict[tuple[str, str], list[Bin]]:
         """Of the figures with a spread."""
-        wanted, values = [], []
-        for figure, spread in spreads.items():
-            name = f"f{self.figures.index(figure)}"
-            for condition in ("", " and kept"):
-                wanted.append(
-                    f"histogram(least(floor(({name} - ?) / ?), {_BINS - 1})::int) filter (isfinite({name}){condition})"
-                )
-                values += [spread.low, spread.width]
-        counts = zip(spreads.items(), _groups(self._first(connection, wanted, values), 2), strict=True)
-        return {figure: list(_filled(spread, rows, kept or {})) for (figure, spread), (rows, kept) in counts}
-
-    def _first(
-        self, connection: duckdb.DuckDBPyConnection, wanted: Sequence[str], values: Sequence[float]
-    ) -> Sequence[Any]:
-        if not wanted:
-            return ()
-        return connection.execute(f"select {', '.join(wanted)} from {self.sql}", values).fetchone() or ()
+        names = {figure: f"f{i}" for i, figure in enumerate(self.figures)}
+        asked = [
+            Bins.between(names[figure], spread.low, spread.high, _BINS, where)
+            for figure, spread in spreads.items()
+            for where in ("true", "kept")
+        ]
+        counted = zip(asked[::2], _groups(count_bins(connection, self.sql, asked), 2), strict=True)
+        return {figure: list(_filled(*found)) for figure, found in zip(spreads, counted, strict=True)}
 
 
 def _figures(connection: duckdb.DuckDBPyConnection, view: str) -> Iterator[tuple[str, str]]:
@@ -160,12 +151,11 @@ def _figures(connection: duckdb.DuckDBPyConnection, view: str) -> Iterator[tuple
                     yield column.name, field.name
 
 
-def _filled(spread: _Spread, rows: Mapping[int, int], kept: Mapping[int, int]) -> Iterator[Bin]:
-    """Bins from the least value to the greatest; a single one of no width where all rows are alike."""
-    last = _BINS - 1 if spread.high > spread.low else 0
-    for i in range(last + 1):
-        high = spread.high if i == last else spread.low + (i + 1) * spread.width
-        yield Bin(spread.low + i * spread.width, high, rows.get(i, 0), kept.get(i, 0))
+def _filled(bins: Bins, counts: tuple[Sequence[int], Sequence[int]]) -> Iterator[Bin]:
+    """The bins with their rows, and with those of them that are kept."""
+    edges = pairwise([bins.low, *bins.borders, bins.high])
+    for (low, high), rows, kept in zip(edges, *counts, strict=True):
+        yield Bin(low, high, rows, kept)
 
 
 def _groups(values: Sequence[Any], size: int) -> Iterator[tuple[Any, ...]]:

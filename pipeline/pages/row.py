@@ -1,4 +1,4 @@
-"""One row of a dataset as a page shows it: a plain tree of values that JSON can hold, whatever columns the row has."""
+"""One row of a dataset as shown on a page: a plain JSON-compatible tree, whatever columns the row has."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,8 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.gates import Gate
 from pipeline.pages.timeline import timeline
+from pipeline.planning.gates import Gate
 from schemas import columns
 from schemas.dataset import FEATURES
 
@@ -26,7 +26,7 @@ _TYPES = {
     "sections": columns.SECTIONS,
 }
 _NOT_MEASURED = {*_IDENTITY, "track_id", "language", "given_lyrics", "flags", "verdict", *FEATURES}
-_LONGEST_UNIT = 12  # what is longer is a remark
+_LONGEST_UNIT = 12  # anything longer is a remark rather than a unit
 _CAPTIONS = ("simplified", "expanded", "descriptive", "synonyms", "use_cases")
 
 
@@ -35,17 +35,17 @@ def row_view(row: Mapping[str, Any], gates: Sequence[Gate]) -> dict[str, Any]:
 
     Args:
         row: a row of the view `tracks` or `quarantine` as a dictionary; any column may be absent or null.
-        gates: the thresholds that the row's figures are held against.
+        gates: the thresholds that the row's figures are judged by.
 
     Returns:
-        A dictionary of what JSON has, with the identity columns and
+        A JSON-compatible dictionary of the identity columns and
         `verdict` {status, stage, reason, message, attempts};
         `facts` [{name, value}], texts for a reader, only those that are known;
-        `scores` [{column, field, value, unit, gates: [{side, bound, passed}]}], every number of every stage's column,
-        and every threshold, whose `value` is None where nothing was measured;
+        `scores` [{column, field, value, unit, gates: [{side, bound, passed}]}], every number in every stage's column,
+        and every threshold, whose `value` is None if nothing was measured;
         `timeline` (see `pipeline.pages.timeline`);
         `transcript`, `captions` [{variant, text}], `tags` [{name, score}], `flags`, `duplicate_of`, and
-        `models` column -> what made it.
+        `models` column -> the model that computed it.
     """
     return {
         **{name: row.get(name) for name in _IDENTITY},
@@ -67,13 +67,13 @@ def row_view(row: Mapping[str, Any], gates: Sequence[Gate]) -> dict[str, Any]:
 
 
 def finite(value: Any) -> float | int | None:
-    """A number that JSON has; None for anything else, a truth value among it."""
+    """A finite number; None for anything else, including booleans."""
     numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
     return value if numeric and math.isfinite(value) else None
 
 
 def unit(column: str, name: str) -> str | None:
-    """The unit of a figure; None for a ratio of no unit, and for a stage that is the user's own."""
+    """The unit of a figure; None if it has none, or belongs to a user's own stage."""
     known = _TYPES.get(column)
     if known is None or known.get_field_index(name) < 0:
         return None
@@ -87,7 +87,7 @@ def _struct(row: Mapping[str, Any], column: str) -> Mapping[str, Any]:
 
 
 def _measured(row: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The columns of stages, a user's own among them."""
+    """The columns of stages, including a user's own."""
     return ((name, value) for name, value in row.items() if name not in _NOT_MEASURED and isinstance(value, Mapping))
 
 
@@ -105,7 +105,7 @@ def _facts(row: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
     yield "Meter", f"{rhythm['time_signature']} beats a bar" if rhythm.get("time_signature") else None
     yield "Key", " ".join(filter(None, (key.get("tonic"), key.get("mode"))))
     yield "Vocals", {True: "vocal", False: "instrumental"}.get(vocals.get("has_vocals"))  # type: ignore[arg-type]
-    yield "Language heard", transcript.get("language")
+    yield "Language detected", transcript.get("language")
     yield "Language declared", row.get("language")
     yield "Lyrics of", lyrics.get("song_id")
     yield "Format", _format(audio)
@@ -148,7 +148,7 @@ def _scores(row: Mapping[str, Any], gates: Sequence[Gate]) -> list[dict[str, Any
 
 
 def _is_number(column: str, name: str, value: Any) -> bool:
-    """By the column's type where songmill has it, so that a figure that is null still has its line."""
+    """By the column's type if songmill defines it, so that figures that are null are still listed."""
     type = _field_type(column, name)
     if type is None:
         return isinstance(value, (int, float)) and not isinstance(value, bool)

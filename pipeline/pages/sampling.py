@@ -6,18 +6,18 @@ from typing import Any
 
 import duckdb
 
-STATUSES = ("filtered", "failed", "kept", "pending")  # as a page lists them: what was turned away first
+STATUSES = ("filtered", "failed", "kept", "pending")  # in the order of a page: what was turned away comes first
 
 _EVERY = "(select * from tracks union all by name select * from quarantine)"
 
 
 def sample(connection: duckdb.DuckDBPyConnection, rows: int, seed: int) -> list[str]:
-    """Ids of rows, in the order in which a page lists them; the same seed names the same rows.
+    """Ids of rows, in the order in which a page lists them; the same seed gives the same rows.
 
     Args:
         connection: with the views `tracks` and `quarantine`.
-        rows: how many, at most.
-        seed: another one draws others.
+        rows: size of the sample, at most.
+        seed: seed of the sample.
     """
     drawn: defaultdict[str, defaultdict[tuple[str, str], list[str]]] = defaultdict(lambda: defaultdict(list))
     for row_id, status, stage, reason in connection.execute(
@@ -50,7 +50,7 @@ def fetch(connection: duckdb.DuckDBPyConnection, row_ids: Sequence[str]) -> list
 
 
 def _shares(sizes: Sequence[int], total: int) -> list[int]:
-    """Parts of a total that are as equal as the groups' sizes allow."""
+    """A total divided among groups as equally as their sizes allow."""
     shares = [0] * len(sizes)
     left = min(total, sum(sizes))
     while left:

@@ -1,4 +1,4 @@
-"""What a page plays for a row."""
+"""The audio that a page plays for a row."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ class Sound:
     """The audio of a row, or the reason why there is none.
 
     Attributes:
-        src: a data: URI, or an address on the page's own server; None where there is nothing to hear.
-        start_s: where in the song it begins.
-        length_s: how long it is.
+        src: a data: URI, or an address on the page's own server; None if there is no audio.
+        start_s: its start in the song, in seconds.
+        length_s: its length in seconds.
         peaks: bars of its waveform (see `pipeline.pages.waveform`).
-        peaks_src: where to ask for them as a JSON list once the row is seen, for a page that does not bring them.
-        remark: a sentence for the listener: what is heard, or why nothing is.
+        peaks_src: address that serves them as a JSON list, for pages that load them once the row is visible.
+        remark: a sentence for the listener: what this is, or why there is no audio.
     """
 
     src: str | None
@@ -29,10 +29,10 @@ class Sound:
 
     @property
     def end_s(self) -> float:
-        """Where in the song it ends."""
+        """Its end in the song, in seconds."""
         return self.start_s + self.length_s
 
     def of(self, view: Mapping[str, Any]) -> dict[str, Any]:
-        """A row's view (see `pipeline.pages.row.row_view`) with the timeline of what is heard."""
+        """A row's view (see `pipeline.pages.row.row_view`) with its timeline limited to this audio."""
         timeline = within(view["timeline"], self.start_s, self.length_s) if self.src else view["timeline"]
         return {**view, "timeline": timeline}

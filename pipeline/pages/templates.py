@@ -1,4 +1,4 @@
-"""The pages' templates: everything that comes from data is escaped, whatever the template."""
+"""The pages' templates; everything that comes from data is escaped."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -13,7 +13,7 @@ _ASSETS = Path(__file__).parent / "assets"
 
 @cache
 def environment() -> jinja2.Environment:
-    """Templates of `assets/`; `row.html` has the macro `row_card(row, sound)`."""
+    """The environment for templates in `assets/`; `row.html` has the macro `row_card(row, sound)`."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_ASSETS),
         autoescape=True,
@@ -26,18 +26,18 @@ def environment() -> jinja2.Environment:
 
 
 def asset(name: str) -> str:
-    """A style sheet or a script, as text."""
+    """The text of a style sheet or a script."""
     return (_ASSETS / name).read_text(encoding="utf-8")
 
 
 def figure(value: float) -> str:
-    """A number for a reader: four digits that count, thousands apart."""
+    """A number for a reader: four significant digits, with thousands separators."""
     if isinstance(value, int) or abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.4g}".replace("e-0", "e-")
 
 
 def ticks(times: Sequence[float], window: Mapping[str, float]) -> str:
-    """Moments as upright strokes of an SVG path in a box of 1000 x 100 that shows `window` {start_s, length_s}."""
+    """Times as vertical strokes of an SVG path, in a box of 1000 x 100 that spans `window` {start_s, length_s}."""
     start_s, length_s = window["start_s"], window["length_s"]
     return "".join(f"M{(time - start_s) / length_s * 1000:.1f} 0v100" for time in times)

@@ -4,23 +4,22 @@ from collections.abc import Iterable
 
 import pyarrow.parquet as pq
 
-from pipeline.gates import Gate, build_gates
-from pipeline.ledger import read_records
-from pipeline.plan import Plan
+from pipeline.planning.gates import Gate, build_gates, in_judging_order
+from pipeline.planning.plan import Plan
+from schemas.commits import committed_files
 from schemas.dataset import Layout
 
 
 def dataset_gates(layout: Layout, files: Iterable[str] | None = None) -> tuple[Gate, ...]:
-    """The gates of a dataset's plan, in the order in which they judge; none before its first rows.
+    """The gates of a dataset's plan, in the order in which they are applied; none before its first rows.
 
     Args:
         layout: the dataset.
-        files: its committed files, by path inside it, where they are known; else the records are read.
+        files: its committed files, by path inside it, if known; otherwise the records are read.
     """
     plan = Plan.model_validate_json(layout.plan.read_bytes())
     if files is None:
-        files = (name for record in read_records(layout) for name in record.files)
+        files = committed_files(layout)
     file = next((name for name in files if not name.startswith("features/")), None)
     types = {field.name: field.type for field in pq.read_schema(layout.root / file)} if file else {}
-    order = list(plan.columns)
-    return tuple(sorted(build_gates(plan.gates, types), key=lambda gate: order.index(gate.column)))
+    return in_judging_order(build_gates(plan.gates, types), plan.columns)

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from stages.lyric_alignment import tight
-from stages.lyric_text import LyricLine, heard_segments, parse
+from stages.matching.alignment import tight
+from stages.text.lyric_text import LyricLine, heard_segments, parse
 
 _UNTIMED = {"start_s": None, "end_s": None}
 
@@ -15,9 +15,9 @@ def timeline(row: Mapping[str, Any]) -> dict[str, Any]:
     """The timeline of a row.
 
     Returns:
-        `duration_s` (None where it is not known), `beats_s`, `downbeats_s`, `sections` [{start_s, end_s, label}] and
-        `lines` [{start_s, end_s, text, verdict, words: [{start_s, end_s, text}]}]: of the lyrics where there are some,
-        else of the transcript, else those that came with the song; a line that has no place has no times.
+        `duration_s` (None if unknown), `beats_s`, `downbeats_s`, `sections` [{start_s, end_s, label}] and `lines`
+        [{start_s, end_s, text, verdict, words: [{start_s, end_s, text}]}] from the lyrics if there are any, else from
+        the transcript, else from the lyrics that came with the song. A line without a position has null times.
     """
     rhythm = row.get("rhythm") or {}
     return {
@@ -34,9 +34,9 @@ def timeline(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def within(whole: Mapping[str, Any], start_s: float, length_s: float) -> dict[str, Any]:
-    """The part of a timeline that an excerpt lets hear; times go on counting from the start of the song.
+    """The part of a timeline that an excerpt covers; times still count from the start of the song.
 
-    Lines before and after it stay, without times: they are there to read.
+    Lines before and after it are kept, without times, for reading.
     """
     end_s = start_s + length_s
     return {
@@ -68,7 +68,7 @@ def _lines(row: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _given(lines: list[LyricLine]) -> Iterator[dict[str, Any]]:
-    """Lines of an LRC last until the next one begins."""
+    """Lines of an LRC, each lasting until the next one begins."""
     for line, after in pairwise([*lines, LyricLine("")]):
         end_s = after.start_s if after.start_s is not None else line.start_s
         yield {"start_s": line.start_s, "end_s": end_s, "text": line.text}
@@ -86,7 +86,7 @@ def _line(line: Mapping[str, Any], verdict: str | None) -> dict[str, Any]:
 
 
 def _words(words: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Words, each with what stands between it and the next one: nothing in Japanese, say."""
+    """Words, each with the gap to the next one: a space, or nothing in scripts such as Japanese."""
     texts = [(word.get("text") or "").strip() for word in words]
     for word, (text, after) in zip(words, pairwise([*texts, ""]), strict=True):
         yield {**_span(word), "text": text, "gap": "" if tight(text, after) else " "}

@@ -1,4 +1,4 @@
-"""The bars of a waveform."""
+"""Waveforms as bars."""
 
 from types import SimpleNamespace
 from typing import BinaryIO
@@ -17,11 +17,11 @@ class NoWaveform(DataProblem):
 
 
 def peaks(file: BinaryIO, bars: int = BARS) -> list[float]:
-    """Heights of the bars of an audio file, 0..1, relative to the highest; all 0 for silence.
+    """Bar heights of an audio file, 0..1, relative to the highest; all 0 for silence.
 
     Args:
-        file: opened for reading, of any format that FFmpeg knows (`stages.decode.opened` opens a path or a URI).
-        bars: how many, at most: a sound of fewer samples has a bar for each.
+        file: opened for reading, in any format that FFmpeg knows (`stages.decode.opened` opens a path or a URI).
+        bars: number of bars at most; audio of fewer samples has one bar per sample.
 
     Raises:
         NoWaveform: it cannot be decoded.
@@ -38,7 +38,7 @@ def peaks(file: BinaryIO, bars: int = BARS) -> list[float]:
 
 
 def bars_of(samples: np.ndarray, bars: int = BARS) -> list[float]:
-    """Heights of the bars of samples, mono or interleaved; see `peaks`."""
+    """Bar heights of samples, mono or interleaved; see `peaks`."""
     if not samples.size:
         return []
     parts = np.array_split(np.abs(samples), min(bars, samples.size))

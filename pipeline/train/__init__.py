@@ -1,1 +1,1 @@
-"""`songmill train`: what a user sees of training."""
+"""`songmill train`: settings, data, progress and model cards of training runs."""

@@ -1,4 +1,4 @@
-"""The recordings of curated datasets, decoded again from where they lie."""
+"""The recordings of curated datasets, decoded again from the original files."""
 
 import math
 import threading
@@ -12,44 +12,43 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.dataset.marks import read_marks
+from pipeline.dataset.stats import connect
 from pipeline.errors import DataProblem
-from pipeline.identity import track_id
-from pipeline.marks import read_marks
-from pipeline.remembered import require_dataset
-from pipeline.stats import connect
+from pipeline.ingest.identity import track_id
 from schemas.dataset import Layout
 from stages import pcm
 from stages.base import TrackError
 from stages.decode import DecodeParams, decode_file
-from training import audio
-from training.audio import Recording, UnreadableAudio
+from training.data import recordings
+from training.data.recordings import Recording, UnreadableAudio
 
 _CACHE_BYTES = 1 << 30
-# Curation has judged these very bytes: what it put up with is put up with here.
+# Curation accepted these very bytes, so nothing it tolerated is an error here.
 _AS_CURATED = DecodeParams(limit_s=math.inf, missing_s=math.inf, lost_ratio=1.0)
 _FACTS = ("source", "license", "artist", "language")
 
 
 class DatasetAudio:
-    """The kept rows of datasets as an `AudioSource`, each track once.
+    """The kept songs of datasets as an `AudioSource`, each track once.
 
     Attributes:
-        table: `track_id`, `uri`, `samples`, `source`, `license`, `artist` and `language` (null where unknown), in the
+        table: `track_id`, `uri`, `samples`, `source`, `license`, `artist` and `language` (null if unknown), in the
             order of `recordings`.
-        left_out: rows for which the condition does not hold, rows marked `drop`, and rows of a track that is there
-            already.
+        left_out: number of rows that do not match the condition, are marked `drop` or are duplicates.
     """
 
     def __init__(self, datasets: Sequence[Path], where: str | None = None, *, cache_bytes: int = _CACHE_BYTES) -> None:
-        """Read which songs there are; nothing is decoded yet.
+        """List the songs; nothing is decoded yet.
 
         Args:
             datasets: folders that `songmill curate` wrote.
-            where: SQL condition on the columns of the shards.
-            cache_bytes: of decoded songs that are kept; the last one read is kept however long it is.
+            where: SQL condition on the shards' columns.
+            cache_bytes: size of the cache of decoded songs; it always holds the last song read.
 
         Raises:
-            DataProblem: a folder is no dataset, the condition is no SQL or names an unknown column, or no song is left.
+            NoDataset: a folder is not a dataset.
+            DataProblem: the condition is not valid SQL, or no song is left.
         """
         chosen = [_songs(dataset, where) for dataset in datasets]
         rows = sum(total for _, total in chosen)
@@ -69,8 +68,8 @@ class DatasetAudio:
 
     @cached_property
     def fingerprint(self) -> str:
-        """See `training.audio.fingerprint`."""
-        return audio.fingerprint(self.recordings)
+        """See `training.data.recordings.fingerprint`."""
+        return recordings.fingerprint(self.recordings)
 
     def read(self, index: int) -> np.ndarray:
         """A song, int16 [2, samples] at 44.1 kHz; see `AudioSource`."""
@@ -82,18 +81,18 @@ class DatasetAudio:
             if track_id(uri) != recording.track_id:
                 raise UnreadableAudio(
                     recording.track_id,
-                    f"{uri}: its bytes are not those that were curated; restore the file, or curate it anew",
+                    f"{uri}: its bytes are not those that were curated; restore the file, or curate it again",
                 )
             decoded = decode_file(uri, {"pcm"}, _AS_CURATED).pcm
         except TrackError as problem:
             advice = "restore the file, or leave it out with --where"
             raise UnreadableAudio(recording.track_id, f"{problem}; {advice}") from problem
-        assert decoded is not None  # for there is no limit
+        assert decoded is not None  # since there is no limit
         return _of_length(np.frombuffer(decoded, "<i2").reshape(-1, pcm.CHANNELS).T, recording.samples)
 
 
 class _Cache:
-    """A function of a song's index that keeps the songs read last, as many as fit into so many bytes."""
+    """A least-recently-used cache of decoded songs, limited in bytes."""
 
     def __init__(self, read: Callable[[int], np.ndarray], limit: int) -> None:
         self._read, self._limit = read, limit
@@ -112,9 +111,9 @@ class _Cache:
 
 
 def _songs(dataset: Path, where: str | None) -> tuple[pa.Table, int]:
-    """The rows of a dataset for which the condition holds and that nobody has dropped, and how many it has."""
+    """The rows of a dataset that match the condition and are not marked `drop`, and its number of rows."""
     layout = Layout(dataset)
-    require_dataset(layout)
+    layout.require()
     with connect(layout) as connection:
         try:
             total = connection.sql("select count(*) from tracks").fetchall()[0][0]
@@ -122,7 +121,7 @@ def _songs(dataset: Path, where: str | None) -> tuple[pa.Table, int]:
                 raise DataProblem(f"{dataset} has no kept songs: `songmill inspect {dataset}` says why")
             rows = connection.sql("from tracks")
             chosen = rows.filter(where) if where else rows
-            seconds = f"cast(round(audio.duration_s * {audio.RATE_HZ}) as bigint) as samples"
+            seconds = f"cast(round(audio.duration_s * {recordings.RATE_HZ}) as bigint) as samples"
             songs = chosen.project(f"row_id, track_id, uri, {seconds}, {', '.join(_FACTS)}").to_arrow_table()
         except duckdb.Error as problem:
             raise DataProblem(f"{f'--where {where!r}' if where else dataset}: {_without_query(problem)}") from problem
@@ -144,7 +143,7 @@ def _without_query(problem: duckdb.Error) -> str:
 
 
 def _of_length(samples: np.ndarray, length: int) -> np.ndarray:
-    """Resampling may give a sample more or less than the length in seconds promises."""
+    """Pad or cut to `length`: resampling may give a sample more or less than the duration suggests."""
     missing = length - samples.shape[1]
     samples = np.pad(samples, ((0, 0), (0, missing))) if missing > 0 else samples[:, :length]
     samples.setflags(write=False)

@@ -1,7 +1,7 @@
-"""Features made of the audio in every batch, by the very stages that would have stored them.
+"""Features computed from audio for every batch, by the same stages that would store them.
 
-What a run without stored features costs, and what training on them is to be compared with: nothing is kept between
-batches. A song is encoded as a whole, as for the shards, whatever part of it the batch takes.
+For training without stored features, and as a baseline to compare them with: nothing is cached between batches. A song
+is encoded as a whole, as for stored features, even if the batch uses only a crop of it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,24 +14,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.dag import Node
+from pipeline.curation.feature_dag import build_feature_dag
 from pipeline.errors import DataProblem, UsageProblem
-from pipeline.feature_dag import build_feature_dag
-from pipeline.identity import track_id
+from pipeline.ingest.identity import track_id
 from pipeline.models.store import ModelStore
-from pipeline.plan import Plan
+from pipeline.planning.dag import Node
+from pipeline.planning.plan import Plan
 from schemas.dataset import Layout
 from stages import pcm
 from stages.base import Stage
+from stages.nets.codec.codec import CODEC_HZ, latent_length
 from stages.text_embedding import texts
 from training.data.config import DataConfig
 from training.data.errors import CorruptShard
-from training.data.facts import Facts
-from training.data.maker import Row
+from training.data.feature_summary import FeatureSummary
 from training.data.rows import RowReader
-from training.data.songs import Songs
+from training.data.song_index import Row, SongIndex
 from training.data.units import Unit, read_rows, read_schema
-from training.model.codec import CODEC_HZ, latent_length
 
 _LATENTS, _TEXT, _SSL = "latents", "text_embedding", "ssl"
 _SILENCE = pcm.encode(np.zeros((pcm.CHANNELS, pcm.RATE_HZ), np.float32))
@@ -39,17 +38,17 @@ _CAPTION = {"simplified": "silence"}
 
 
 def features_from_audio(config: DataConfig, codec: Path | None, store: ModelStore) -> "AudioFeatures":
-    """What makes the features that a run reads, as its datasets' plans say.
+    """A `FeatureMaker` for a run, configured as its datasets' plans say.
 
     Args:
         config: datasets and encoders.
-        codec: folder that holds `music_dcae_f8c8/`; by default the one that the datasets' latents were made with.
-        store: where the models lie.
+        codec: folder that holds `music_dcae_f8c8/`; by default the one that the datasets' latents were computed with.
+        store: the model store.
 
     Raises:
-        UsageProblem: no codec, a stage that does not fit, an encoder that no stage has.
-        DataProblem: a folder is no dataset, its features were made in another way, or two datasets make them in
-            different ways.
+        UsageProblem: no codec is known, a stage does not fit, or an encoder is unknown.
+        NoDataset: a folder is not a dataset.
+        DataProblem: its stored features were computed differently, or two datasets disagree.
     """
     names = [_LATENTS, _TEXT, *([_SSL] if config.ssl else [])]
     first, *others = (_nodes(dataset, names, codec, store) for dataset in config.datasets)
@@ -61,15 +60,16 @@ def features_from_audio(config: DataConfig, codec: Path | None, store: ModelStor
 
 
 def _nodes(dataset: Path, names: Sequence[str], codec: Path | None, store: ModelStore) -> dict[str, Node]:
-    """Column -> the stage that makes it, in the order in which they run."""
+    """Column -> the stage that computes it, in execution order."""
     layout = Layout(dataset)
     shards = sorted(layout.shards.glob("*.parquet"))
-    if not layout.plan.is_file() or not shards:
-        raise DataProblem(f"{dataset} has no plan or no shards: give a folder that `songmill curate` wrote")
+    layout.require()
+    if not shards:
+        raise DataProblem(f"{dataset} has no shards: give a folder that `songmill curate` wrote")
     plan = Plan.model_validate_json(layout.plan.read_bytes())
     if codec is None and _LATENTS not in plan.columns:
         raise UsageProblem(
-            f"--codec is missing: {dataset} has no latents that tell it; give the folder that holds music_dcae_f8c8/"
+            f"--codec is missing: {dataset} has no latents to take it from; give the folder that holds music_dcae_f8c8/"
         )
     overrides = [f"latents.codec={codec.resolve()}"] if codec else []
     made = build_feature_dag(dataset, plan, _schema(dataset, shards), names, overrides, store, as_planned=True)
@@ -80,38 +80,38 @@ def _nodes(dataset: Path, names: Sequence[str], codec: Path | None, store: Model
             if node.name == _LATENTS:
                 other, remedy = "codec", f"give the one they were made with as --codec, {stored.params['codec']}, or "
             raise DataProblem(
-                f"{dataset} has {node.column} of another {other}: {remedy}make them anew with "
+                f"{dataset} has {node.column} of another {other}: {remedy}compute them again with "
                 f"`songmill curate --add {node.name} {dataset}`"
             )
-    # Readers of training have no GPU: it is the trainer's.
+    # Reader processes have no GPU: it belongs to the trainer.
     return {node.column: replace(node, gpus=0.0) for node in made.dag.nodes}
 
 
 def _schema(dataset: Path, shards: Iterable[Path]) -> pa.Schema:
-    """Of the first shard that can be read; what becomes of the others is the stream's to say."""
+    """Schema of the first readable shard; the stream handles unreadable ones."""
     for shard in shards:
         with suppress(CorruptShard):
             return read_schema(shard)
-    raise DataProblem(f"{dataset}: none of its shards can be read; `songmill verify {dataset}` tells what is wrong")
+    raise DataProblem(f"{dataset}: none of its shards can be read; `songmill verify {dataset}` says what is wrong")
 
 
 class AudioFeatures:
-    """Makes features of the audio behind `uri`: a `training.data.FeatureMaker`.
+    """Computes features from the audio at `uri`: a `training.data.FeatureMaker`.
 
     Attributes:
-        reads: columns of the shards that this needs.
+        reads: columns of the shards that this reads.
     """
 
     def __init__(self, nodes: Sequence[Node], names: Sequence[str], ssl: Sequence[str]) -> None:
-        """Run the stages on a second of silence, to see what they make: widths, rates, models.
+        """Run the stages on a second of silence, to learn the widths, rates and models of their features.
 
         Args:
-            nodes: stages that make what is wanted, in order; they may read PCM and captions.
-            names: of those among them that make features.
-            ssl: encoders whose states are wanted.
+            nodes: the stages to run, in order; they may read PCM and captions.
+            names: names of those among them that compute features.
+            ssl: encoders to compute states of.
 
         Raises:
-            UsageProblem: no stage has one of them.
+            UsageProblem: no stage computes states of an encoder.
         """
         self._nodes = tuple(nodes)
         made = {column for node in nodes for column in (node.column, *node.stage_type.working)}
@@ -122,8 +122,8 @@ class AudioFeatures:
         self._models = {stage.column: stage.model for stage in features}
         self._sizes = _sizes(sample, ssl)
 
-    def facts(self, unit: Unit, config: DataConfig) -> Facts:
-        """Which rows can be made, and how long they will be: curation has decoded these very bytes before."""
+    def summarize(self, unit: Unit, config: DataConfig) -> FeatureSummary:
+        """Which rows features can be computed for, and their lengths, from what curation has recorded."""
         rows = read_rows(unit.shard, ["audio.duration_s", "audio.sample_rate_hz", "caption"])
         frames = [planned_frames(audio) for audio in rows["audio"].to_pylist()]
         spoken = [{variant for variant, _ in texts(caption or {})} for caption in rows["caption"].to_pylist()]
@@ -133,21 +133,21 @@ class AudioFeatures:
             for length, said in zip(frames, spoken, strict=True)
         ]
         table = pa.table({"frames": pa.array(frames, pa.int32()), "lacks": pa.array(lacks, pa.string())})
-        return Facts(table, self._sizes, self._models)
+        return FeatureSummary(table, self._sizes, self._models)
 
-    def rows(self, songs: Songs) -> "AudioRows":
-        """Makes the rows of these songs."""
+    def rows(self, songs: SongIndex) -> "AudioRows":
+        """A source of these songs' rows, with computed features."""
         return AudioRows(songs, self)
 
     def make(self, row: Row) -> Row:
-        """The features of a row.
+        """Compute the features of a row.
 
         Raises:
-            Exception: whatever a stage cannot cope with.
+            Exception: any error of a stage.
         """
         return _run(self._stages, row)
 
-    @cached_property  # in the process that reads
+    @cached_property  # created in the process that reads
     def _stages(self) -> Sequence[Stage]:
         stages = []
         for node in self._nodes:
@@ -165,15 +165,15 @@ class AudioFeatures:
 
 
 class AudioRows:
-    """Rows of an index with features that are made now: a `training.data.maker.RowSource`."""
+    """Rows of an index with features computed on reading: a `training.data.song_index.RowSource`."""
 
-    def __init__(self, songs: Songs, features: AudioFeatures) -> None:
+    def __init__(self, songs: SongIndex, features: AudioFeatures) -> None:
         self._features = features
         self._stored = RowReader(songs, (), more=features.reads)
         self._frames = songs.column("frames")
 
     def read(self, songs: Sequence[int]) -> Iterator[tuple[int, Row | CorruptShard]]:
-        """Songs in any order, each with its row or with what is wrong with its shard or its audio."""
+        """Yields each song's index, in any order, with its row or with the problem of its shard or audio."""
         for song, row in self._stored.read(songs):
             yield song, row if isinstance(row, CorruptShard) else self._complete(row, self._frames[song])
 
@@ -183,15 +183,15 @@ class AudioRows:
             if track_id(uri) != row["track_id"].as_py():
                 return CorruptShard(uri, "its bytes are not those that were curated")
             made = self._features.make(row)
-        except Exception as problem:  # as the operator has it: a stage may fail at anything, and it costs one song
+        except Exception as problem:  # as in curation, any failure of a stage costs only that song
             return CorruptShard(uri, f"{type(problem).__name__}: {problem}")
         if made[_LATENTS]["frames"].as_py() != frames:
-            return CorruptShard(uri, f"it has {made[_LATENTS]['frames']} latent frames, by its shard {frames}")
+            return CorruptShard(uri, f"it has {made[_LATENTS]['frames']} latent frames, but its shard says {frames}")
         return {**row, **made}
 
 
 def _run(stages: Iterable[Stage], row: Row) -> Row:
-    """What the stages make of a row, through the types of their columns."""
+    """Run the stages on a row and add their columns, in the columns' Arrow types."""
     for stage in stages:
         values = stage.run(pa.table({name: pa.array([value]) for name, value in row.items()}))
         types = {stage.column: stage.type, **{name: stage.working[name] for name in stage.wanted}}
@@ -200,19 +200,19 @@ def _run(stages: Iterable[Stage], row: Row) -> Row:
 
 
 def _sizes(sample: Row, ssl: Sequence[str]) -> dict[tuple[str, str], frozenset[Any]]:
-    """Widths and rates of what was made, as `Facts` has them."""
+    """Widths and rates of a row's features, as in `FeatureSummary.sizes`."""
     sizes = {(_TEXT, "dim"): frozenset({sample[_TEXT][0]["dim"].as_py()})}
     for encoder in ssl:
         states = sample[_SSL].as_py()
         if encoder not in states:
             known = ", ".join(name for name in states if name != "model")
-            raise UsageProblem(f"--ssl: there are no states of {encoder}; the stage ssl makes those of {known}")
+            raise UsageProblem(f"--ssl: there are no states of {encoder}; the stage ssl computes those of {known}")
         sizes |= {(f"{_SSL}.{encoder}", name): frozenset({states[encoder][name]}) for name in ("dim", "rate_hz")}
     return sizes
 
 
 def planned_frames(audio: Mapping[str, Any] | None) -> int:
-    """Latent frames of a song, as its shard tells the file's length: libsoxr rounds that to whole samples."""
+    """Latent frames of a song from its shard's `audio` column; libsoxr rounds the length to whole samples."""
     if not audio or not audio["duration_s"]:
         return 0
     rate_hz = audio["sample_rate_hz"]

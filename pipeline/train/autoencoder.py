@@ -1,4 +1,4 @@
-"""A run of the autoencoder as a user sees it: songs, steps, pictures, and a card that says what came of it."""
+"""Runs of `songmill train autoencoder`: data, training and the model card."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,14 +12,14 @@ from pipeline.train.audio import DatasetAudio
 from pipeline.train.autoencoder_card import write_card
 from pipeline.train.progress import shown
 from pipeline.train.running import find_device, stopped_gently
-from training.audio import UnreadableAudio
 from training.autoencoder.config import AutoencoderTrainConfig
 from training.autoencoder.model import NoSuchModel
 from training.autoencoder.trainer import AutoencoderTrainer
-from training.checkpoints import CheckpointProblem
-from training.events import TensorBoard
-from training.provenance import note_tracks
-from training.run_folder import RunFolder, RunProblem
+from training.checkpoints.released_layout import CheckpointProblem
+from training.data.recordings import UnreadableAudio
+from training.run.provenance import note_tracks
+from training.run.run_folder import RunFolder, RunProblem
+from training.run.tensorboard import TensorBoard
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class AutoencoderRun:
     """A run that can start.
 
     Attributes:
-        config: what to do.
-        folder: where.
-        audio: to train on.
-        device: to compute on.
+        config: settings of the run.
+        folder: the run's folder.
+        audio: recordings to train on.
+        device: device to compute on.
     """
 
     config: AutoencoderTrainConfig
@@ -40,36 +40,36 @@ class AutoencoderRun:
 
     @property
     def step(self) -> int:
-        """Of the last checkpoint; 0 before the first."""
+        """The step of the last checkpoint; 0 before the first."""
         return max(self.folder.steps(), default=0)
 
 
 def prepare(config: AutoencoderTrainConfig, out: Path, *, device: str = "auto") -> AutoencoderRun:
-    """Check that a run fits its folder, find its songs and a device.
+    """Check a run's folder, list its songs and choose a device.
 
     Raises:
-        DataProblem: there are no songs, or the folder holds another run.
-        UsageProblem: the device is not there.
+        DataProblem: there are no songs, or the folder holds a run with other settings.
+        UsageProblem: the device is not available.
     """
     found = find_device(device)
-    with problems_told():
+    with config_errors_reported():
         folder = RunFolder(out)
         folder.prepare(config.model_dump(mode="json"))
         return AutoencoderRun(config, folder, DatasetAudio(config.data.datasets, config.data.where), found)
 
 
 def train(run: AutoencoderRun, *, progress: bool = True) -> bool:
-    """Take the steps that are left and write the card; whether all are taken, or the user stopped before.
+    """Train to the end and write the model card. Returns whether all steps were taken, or the user stopped the run.
 
     Raises:
-        DataProblem: it cannot go on; the message says what to do.
-        KeyboardInterrupt: stopped before the step at hand was through.
+        DataProblem: the run cannot continue; the message says what to do.
+        KeyboardInterrupt: stopped in the middle of a step.
     """
     steps = run.config.steps
     if run.step < steps:
         note_tracks(run.folder.root, run.audio.table["track_id"].to_pylist())
         with (
-            problems_told(),
+            config_errors_reported(),
             shown(run.folder.metrics, run.step, steps, enabled=progress),
             closing(TensorBoard(run.folder)) as board,
         ):
@@ -83,8 +83,8 @@ def train(run: AutoencoderRun, *, progress: bool = True) -> bool:
 
 
 @contextmanager
-def problems_told() -> Iterator[None]:
-    """Turns what can go wrong with the run into what a user can mend."""
+def config_errors_reported() -> Iterator[None]:
+    """Turn errors that the user can fix into the pipeline's own."""
     try:
         yield
     except (RunProblem, UnreadableAudio, CheckpointProblem) as problem:

@@ -1,4 +1,4 @@
-"""The card of an autoencoder run: what it heard, and how well it gives back what it has not heard."""
+"""The model card of an autoencoder run: training data and reconstruction of held-out songs."""
 
 from importlib import resources
 
@@ -6,20 +6,20 @@ import jinja2
 import pyarrow.compute as pc
 import yaml
 
-from pipeline.ledger import write_durably
 from pipeline.train.audio import DatasetAudio
-from training.audio import RATE_HZ, held_out
+from schemas.files import write_durably
 from training.autoencoder.config import AutoencoderTrainConfig
-from training.run_folder import RunFolder
+from training.data.recordings import RATE_HZ, held_out
+from training.run.run_folder import RunFolder
 
 
 def write_card(folder: RunFolder, config: AutoencoderTrainConfig, audio: DatasetAudio) -> None:
     """Write README.md of a run that has a checkpoint.
 
     Args:
-        folder: of the run.
-        config: of the run.
-        audio: that it heard.
+        folder: the run's folder.
+        config: the run's settings.
+        audio: the run's recordings.
     """
     steps, figures = folder.steps(), folder.figures()
     if not steps or not figures:

@@ -1,33 +1,33 @@
-"""The card of a run: what it was trained on and how, and what came of it."""
+"""The model card of a transformer run: data, losses, memory and settings."""
 
 from importlib import resources
 
 import jinja2
 import yaml
 
-from pipeline.ledger import write_durably
-from training.data import Epoch, Songs
-from training.memory import MemoryEstimate
-from training.run_folder import RunFolder
-from training.train_config import TrainConfig
+from schemas.files import write_durably
+from training.data import Epoch, SongIndex
+from training.dit.config import TrainConfig
+from training.dit.memory_estimate import MemoryEstimate
+from training.run.run_folder import RunFolder
 
 _LOSSES_SHOWN = 12
 
 
 def write_card(
-    folder: RunFolder, config: TrainConfig, songs: Songs, workers: int, reckoned: MemoryEstimate | None
+    folder: RunFolder, config: TrainConfig, songs: SongIndex, workers: int, memory: MemoryEstimate | None
 ) -> None:
     """Write README.md of a run that has a checkpoint.
 
     Args:
-        folder: of the run.
-        config: of the run.
-        songs: that it was trained on.
-        workers: that trained together.
-        reckoned: memory, where it was; a run that was complete already keeps the card it has.
+        folder: the run's folder.
+        config: the run's settings.
+        songs: the songs it was trained on.
+        workers: number of workers.
+        memory: the estimate; None for a run that was already complete, which keeps the card it has.
     """
     steps, figures = folder.steps(), folder.figures()
-    if not steps or not figures or (reckoned is None and (folder.root / "README.md").exists()):
+    if not steps or not figures or (memory is None and (folder.root / "README.md").exists()):
         return
     progress = folder.progress(steps[-1])
     trained_on = songs.part("train", config.data.validation_share)
@@ -42,7 +42,7 @@ def write_card(
         songs=trained_on,
         padding=Epoch(trained_on.column("frames"), config.data, progress["stream"]["epoch"], workers).padding,
         hours=progress["stream"]["hours"],
-        reckoned=reckoned,
+        memory=memory,
         peak_gb=max(step["peak_memory_gb"] for step in figures),
         settings=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
     )
@@ -50,7 +50,7 @@ def write_card(
 
 
 def _some(figures: list[dict[str, float]]) -> list[dict[str, float]]:
-    """A few, evenly spread, the first and the last among them."""
+    """A few entries, evenly spaced, including the first and the last."""
     last = len(figures) - 1
     places = {round(last * place / (_LOSSES_SHOWN - 1)) for place in range(_LOSSES_SHOWN)}
     return [figures[place] for place in sorted(places)]

@@ -1,4 +1,4 @@
-"""A training run as a user sees it: what it will need, its steps, and a card that says what came of it."""
+"""Runs of `songmill train dit`: memory estimate, training and the model card."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,16 +12,16 @@ from pipeline.errors import DataProblem, UsageProblem
 from pipeline.train.card import write_card
 from pipeline.train.progress import shown
 from pipeline.train.running import find_device, stopped_gently
-from training.checkpoints import CheckpointProblem, empty_transformer
-from training.data import DatasetProblem, FeatureMaker, Songs, open_songs
-from training.events import TensorBoard
-from training.memory import MemoryEstimate, estimate
+from training.checkpoints.released_layout import CheckpointProblem, empty_transformer
+from training.data import DatasetProblem, FeatureMaker, SongIndex, open_songs
+from training.dit.config import TrainConfig
+from training.dit.memory_estimate import MemoryEstimate, estimate
+from training.dit.presets import next_smaller
+from training.dit.trainer import Trainer, make_trainable, model_sizes
 from training.model import ACEStepTransformer2DModel
-from training.presets import next_smaller
-from training.provenance import note_tracks, tracks_of
-from training.run_folder import RunFolder, RunProblem
-from training.train_config import TrainConfig
-from training.trainer import Trainer, make_trainable, model_sizes
+from training.run.provenance import note_tracks, tracks_of
+from training.run.run_folder import RunFolder, RunProblem
+from training.run.tensorboard import TensorBoard
 
 
 @dataclass(frozen=True)
@@ -29,24 +29,24 @@ class Run:
     """A run that can start.
 
     Attributes:
-        config: what to do.
-        folder: where.
-        songs: to train on.
-        device: type, `cpu` or `cuda`, or one device.
-        workers: processes that train together.
-        readers: processes of each that read songs ahead.
+        config: settings of the run.
+        folder: the run's folder.
+        songs: songs to train on.
+        device: `cpu`, `cuda` or one device such as `cuda:1`.
+        workers: number of training processes.
+        readers: processes per worker that read songs ahead.
     """
 
     config: TrainConfig
     folder: RunFolder
-    songs: Songs
+    songs: SongIndex
     device: str
     workers: int
     readers: int
 
     @property
     def step(self) -> int:
-        """Of the last checkpoint; 0 before the first."""
+        """The step of the last checkpoint; 0 before the first."""
         return max(self.folder.steps(), default=0)
 
 
@@ -60,25 +60,25 @@ def prepare(
     workers: int = 1,
     readers: int | None = None,
 ) -> Run:
-    """Check that a run fits its folder and its songs, and find a device.
+    """Check a run's folder, index its songs and choose a device.
 
     Args:
-        config: what to do.
-        out: folder of the run.
-        from_audio: make features in every batch; see `pipeline.train.audio_rows`.
-        codec: for latents made from audio; by default that of the datasets.
-        device: `auto`, or what PyTorch calls it.
-        workers: processes that train together.
-        readers: processes of each that read songs ahead; by default 4 on a GPU, else none.
+        config: settings of the run.
+        out: the run's folder.
+        from_audio: compute features for every batch; see `pipeline.train.audio_rows`.
+        codec: codec for latents from audio; by default that of the datasets.
+        device: `auto`, or a PyTorch device.
+        workers: number of training processes.
+        readers: processes per worker that read songs ahead; by default 4 on a GPU, else none.
 
     Raises:
-        DataProblem: the songs cannot be trained on, or the folder holds another run.
-        UsageProblem: the device is not there, or there is no codec.
+        DataProblem: the songs cannot be trained on, or the folder holds a run with other settings.
+        UsageProblem: the device is not available, or no codec is known.
     """
     if codec and not from_audio:
-        raise UsageProblem("--codec makes latents from audio: give --from-audio too, or leave it out")
+        raise UsageProblem("--codec is for latents from audio: give --from-audio too, or leave it out")
     found = find_device(device)
-    with problems_told():
+    with config_errors_reported():
         folder = RunFolder(out)
         folder.prepare(config.model_dump(mode="json"))
         songs = open_songs(config.data, maker=_maker(config, codec) if from_audio else None)
@@ -86,20 +86,20 @@ def prepare(
 
 
 def _maker(config: TrainConfig, codec: Path | None) -> FeatureMaker:
-    # Here, for the stages take a second to import and runs on stored features do without.
+    # Imported here: the stages take a second to import, and runs on stored features do not need them.
     from pipeline.models.store import ModelStore
     from pipeline.train.audio_rows import features_from_audio
 
     return features_from_audio(config.data, codec, ModelStore())
 
 
-def reckon(run: Run) -> MemoryEstimate:
-    """The memory that the largest batch will take.
+def estimate_memory(run: Run) -> MemoryEstimate:
+    """Estimate the memory of the largest batch.
 
     Raises:
         DataProblem: the checkpoint to start from cannot be read.
     """
-    with problems_told(), init_empty_weights():
+    with config_errors_reported(), init_empty_weights():
         if run.config.checkpoint:
             transformer = empty_transformer(run.config.checkpoint)
         else:
@@ -109,36 +109,37 @@ def reckon(run: Run) -> MemoryEstimate:
     return estimate(run.config, transformer, run.songs.widths, frames, lyric_ids)
 
 
-def train(run: Run, *, presets: list[str], reckoned: MemoryEstimate | None, progress: bool = True) -> bool:
-    """Take the steps that are left and write the card; whether all are taken, or the user stopped before.
+def train(run: Run, *, presets: list[str], memory: MemoryEstimate | None, progress: bool = True) -> bool:
+    """Train to the end and write the model card. Returns whether all steps were taken, or the user stopped the run.
 
     Raises:
-        DataProblem: it cannot go on; the message says what to do.
-        KeyboardInterrupt: stopped before the step at hand was through, or on several workers.
+        DataProblem: the run cannot continue; the message says what to do.
+        KeyboardInterrupt: stopped in the middle of a step, or on several workers.
     """
     folder, steps = run.folder, run.config.steps
-    with problems_told(presets), shown(folder.metrics, run.step, steps, enabled=progress):
+    with config_errors_reported(presets), shown(folder.metrics, run.step, steps, enabled=progress):
         if run.step < steps:
             note_tracks(folder.root, _tracks(run))
             if run.workers > 1:
                 _train_together(run)
             else:
                 _train_here(run)
-    write_card(folder, run.config, run.songs, run.workers, reckoned)
+    write_card(folder, run.config, run.songs, run.workers, memory)
     return run.step >= steps
 
 
 def _tracks(run: Run) -> set[str]:
-    """What the run learns from, and what the checkpoint that it starts from has."""
+    """Track ids that the run trains on, and those that its starting checkpoint was trained on."""
     songs = run.songs.part("train", run.config.data.validation_share)
     before = tracks_of(run.config.checkpoint) if run.config.checkpoint else set()
     return {*songs.table["track_id"].to_pylist(), *before}
 
 
 def _train_together(run: Run) -> None:
-    from pipeline.cluster import cluster  # here, for Ray takes seconds to import and one process does without
+    # Imported here: Ray takes seconds to import, and a single process does not need it.
+    from pipeline.execution.cluster import cluster
     from schemas.config import ResourceConfig
-    from training.distributed import train_on_ray
+    from training.dit.distributed import train_on_ray
 
     with cluster(ResourceConfig()):
         train_on_ray(
@@ -166,8 +167,8 @@ def _train_here(run: Run) -> None:
 
 
 @contextmanager
-def problems_told(presets: list[str] | None = None) -> Iterator[None]:
-    """Turns what can go wrong with the run into what a user can mend."""
+def config_errors_reported(presets: list[str] | None = None) -> Iterator[None]:
+    """Turn errors that the user can fix into the pipeline's own."""
     try:
         yield
     except (DatasetProblem, RunProblem, CheckpointProblem) as problem:
@@ -175,13 +176,13 @@ def problems_told(presets: list[str] | None = None) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError) as problem:
         raise DataProblem(out_of_memory(presets or [])) from problem
     except RuntimeError as problem:
-        if "can't allocate memory" not in str(problem):  # what PyTorch says of main memory
+        if "can't allocate memory" not in str(problem):  # PyTorch's message for main memory
             raise
         raise DataProblem(out_of_memory(presets or [])) from problem
 
 
 def out_of_memory(presets: list[str]) -> str:
-    """What to do when memory was not enough."""
+    """The error message for lack of memory, with the next smaller preset."""
     smaller = next_smaller(presets)
     if smaller is None:
         return (

@@ -1,6 +1,5 @@
-"""What `songmill train dit` was asked for: presets, a file and the command line, as one `TrainConfig`."""
+"""The `TrainConfig` of `songmill train dit`, from presets, a file and the command line."""
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,14 @@ import duckdb
 from pipeline.errors import UsageProblem
 from pipeline.train.settings import named, read_settings
 from schemas.dataset import Layout
-from stages.lyric_bpe import BUILT_IN
+from schemas.files import file_digest
 from stages.lyric_tokens import load_vocabulary
-from training.presets import PRESETS, SIZES
-from training.samples import SamplesConfig
-from training.train_config import TrainConfig
+from stages.text.bpe import BUILT_IN
+from training.dit.config import TrainConfig
+from training.dit.presets import PRESETS, SIZES
+from training.dit.previews import PreviewsConfig
 
-# Flags and the settings they stand for; all others are reached by --set.
+# Flag -> the setting it sets; --set reaches all others.
 FLAGS = {
     "--steps": "steps",
     "--lr": "optimizer.lr",
@@ -41,18 +41,18 @@ def build_config(
     overrides: Sequence[str],
     vocabulary: Path | None,
 ) -> TrainConfig:
-    """The settings of presets, under those of a file, of flags and of `--set`, in this order.
+    """Merge settings from presets, a file, flags and `--set`; later ones take precedence.
 
     Args:
-        presets: names.
-        size: of a new model.
-        file: YAML of a `TrainConfig`.
-        flags: flag, see `FLAGS`, -> value; None is not given.
+        presets: names of presets.
+        size: size of a new model.
+        file: YAML file of a `TrainConfig`.
+        flags: flag (see `FLAGS`) -> value; None if not given.
         overrides: `key.sub=value`.
-        vocabulary: that the shards' lyrics were encoded with; None is songmill's own.
+        vocabulary: lyric vocabulary that the shards were encoded with; None is songmill's own.
 
     Raises:
-        UsageProblem: every problem found, each by its flag.
+        UsageProblem: the settings are invalid; the message lists every problem with its flag.
     """
     settings = read_settings(
         TrainConfig,
@@ -71,13 +71,15 @@ def build_config(
 
 
 def _with_full_paths(config: TrainConfig) -> TrainConfig:
-    """The same from any working folder, that of a worker or of the next start."""
+    """With absolute paths, valid in workers and when the run is resumed from another folder."""
     checkpoint = config.checkpoint.resolve() if config.checkpoint else None
     data = config.data.model_copy(update={"datasets": tuple(path.resolve() for path in config.data.datasets)})
-    return config.model_copy(update={"data": data, "checkpoint": checkpoint, "samples": _heard(config.samples)})
+    return config.model_copy(
+        update={"data": data, "checkpoint": checkpoint, "samples": _with_full_sample_paths(config.samples)}
+    )
 
 
-def _heard(samples: SamplesConfig | None) -> SamplesConfig | None:
+def _with_full_sample_paths(samples: PreviewsConfig | None) -> PreviewsConfig | None:
     if samples is None:
         return None
     paths = {name: getattr(samples, name) for name in ("codec", "text_encoder", "vocabulary")}
@@ -87,23 +89,23 @@ def _heard(samples: SamplesConfig | None) -> SamplesConfig | None:
 def _check_model(config: TrainConfig, size: str | None) -> None:
     for path in config.data.datasets:
         if not path.is_dir():
-            raise UsageProblem(f"DATASET {path} is no folder")
+            raise UsageProblem(f"DATASET {path} is not a folder")
     if config.checkpoint and not config.checkpoint.is_dir():
-        raise UsageProblem(f"--checkpoint {config.checkpoint} is no folder")
+        raise UsageProblem(f"--checkpoint {config.checkpoint} is not a folder")
     if config.checkpoint and (size or config.model):
         raise UsageProblem("--checkpoint has its own size: leave --size and model out")
     if config.lora and not config.checkpoint:
-        raise UsageProblem("lora adapts a trained model: say which with --checkpoint, or leave its preset out")
+        raise UsageProblem("lora adapts a trained model: name it with --checkpoint, or choose a preset without lora")
 
 
 def _with_vocabulary(config: TrainConfig, vocabulary: Path | None) -> TrainConfig:
-    """A new model that knows as many lyric tokens as the vocabulary has."""
+    """Set a new model's lyric vocabulary size; the shards must have been encoded with this vocabulary."""
     if "lyric_encoder_vocab_size" in config.model:
         return config
     path = vocabulary or BUILT_IN
     try:
         known = load_vocabulary(path).get_vocab_size()
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+        digest = file_digest(path)[:8]
     except Exception as problem:  # tokenizers raises nothing narrower
         raise UsageProblem(f"--vocabulary {path}: {problem}") from problem
     for name in _vocabularies(config.data.datasets):
@@ -126,4 +128,4 @@ def _vocabularies(datasets: Iterable[Path]) -> list[str]:
             names = connection.read_parquet(shards, union_by_name=True).project("lyric_tokens.vocabulary as name")
             return sorted(name for (name,) in names.distinct().fetchall() if name)
         except duckdb.Error:
-            return []  # shards without lyrics, or damaged ones: the trainer says what is wrong with them
+            return []  # shards without lyrics, or damaged ones, which the trainer reports

@@ -1,6 +1,6 @@
-"""How far a training run is, on stderr: a live bar on a terminal, a line now and then elsewhere.
+"""Progress of a training run on stderr: a live bar on a terminal, otherwise a line every few seconds.
 
-It follows the run's own figures, so it does not matter in which processes the steps are taken.
+It follows the run's `metrics.jsonl`, so it works in whichever process the steps are taken.
 """
 
 import json
@@ -22,12 +22,12 @@ Figures = Mapping[str, float]
 
 @contextmanager
 def shown(metrics: Path, first: int, steps: int, *, enabled: bool = True) -> Iterator[None]:
-    """Show the figures that are added to a file while the body runs.
+    """Show metrics as they are added to a file, while the context is open.
 
     Args:
-        metrics: `metrics.jsonl` of the run.
-        first: step it goes on from.
-        steps: that it will have in the end.
+        metrics: the run's `metrics.jsonl`.
+        first: step that the run resumes from.
+        steps: total number of steps.
         enabled: whether to show anything.
     """
     if not enabled:
@@ -62,7 +62,7 @@ def _follow(tail: "_Tail", display: _Display, stop: threading.Event) -> None:
 
 
 class _Tail:
-    """The steps that a file of figures gets. A worker that starts again takes some back and adds them anew."""
+    """Reads new entries of a metrics file. A worker that restarts removes some entries and writes them again."""
 
     def __init__(self, path: Path, after: int) -> None:
         self._path, self._after = path, after
@@ -92,7 +92,7 @@ class _Bar:
         self._progress.start()
 
     def update(self, figures: Figures) -> None:
-        self._progress.update(self._task, completed=figures["step"], figures=_told(figures))
+        self._progress.update(self._task, completed=figures["step"], figures=_format_figures(figures))
 
     def close(self) -> None:
         self._progress.stop()
@@ -111,13 +111,15 @@ class _Lines:
         self._last_line = now
         left = (self._steps - step) * (now - self._began) / max(1, step - self._first)
         eta = f", ETA {left:.0f} s" if step < self._steps else ""
-        self._console.print(f"step {step}/{self._steps}: {_told(figures)}{eta}", highlight=False, soft_wrap=True)
+        self._console.print(
+            f"step {step}/{self._steps}: {_format_figures(figures)}{eta}", highlight=False, soft_wrap=True
+        )
 
     def close(self) -> None:
         pass
 
 
-def _told(figures: Figures) -> str:
+def _format_figures(figures: Figures) -> str:
     validation = f", held out {figures['validation/loss']:.4f}" if "validation/loss" in figures else ""
     rate = next((name for name in figures if name.endswith("_per_s")), None)
     speed = f", {figures[rate]:.1f} {rate.removesuffix('_per_s')}/s" if rate else ""

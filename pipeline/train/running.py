@@ -1,4 +1,4 @@
-"""What all runs share while they run: a device, and a stop that loses nothing."""
+"""What all training commands share: choosing a device, and a graceful stop."""
 
 import signal
 from collections.abc import Iterator
@@ -7,15 +7,16 @@ from typing import Any
 
 import torch
 
+from pipeline.console.interrupts import handled_by
 from pipeline.errors import UsageProblem
-from training.loop import Loop
+from training.run.base_trainer import BaseTrainer
 
 
 def find_device(asked: str) -> str:
-    """The device that `auto`, `cpu` or `cuda` stands for.
+    """The device to use for `auto`, `cpu` or `cuda`.
 
     Raises:
-        UsageProblem: it is not there.
+        UsageProblem: it is not available.
     """
     if asked == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -25,18 +26,13 @@ def find_device(asked: str) -> str:
 
 
 @contextmanager
-def stopped_gently(loop: Loop) -> Iterator[None]:
-    """The first Ctrl-C, or a scheduler's SIGTERM, lets the step end and saves; the second Ctrl-C does not wait."""
+def stopped_gently(trainer: BaseTrainer) -> Iterator[None]:
+    """On the first Ctrl-C or a SIGTERM, finish the step and save a checkpoint; on a second Ctrl-C, stop at once."""
     plain = signal.getsignal(signal.SIGINT)
 
     def stop(*_: Any) -> None:
         signal.signal(signal.SIGINT, plain)
-        loop.stop()
+        trainer.stop()
 
-    terminate = signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    try:
+    with handled_by(stop, signal.SIGINT, signal.SIGTERM):
         yield
-    finally:
-        signal.signal(signal.SIGINT, plain)
-        signal.signal(signal.SIGTERM, terminate)

@@ -1,4 +1,4 @@
-"""The settings of a run, of whatever kind: presets, under those of a file, of flags and of `--set`, in this order."""
+"""Settings of any training run, from presets, a file, flags and `--set`; later ones take precedence."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import UsageProblem
-from training.presets import laid_over
+from training.dit.presets import deep_merge
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -23,20 +23,20 @@ def read_settings(
     flags: Mapping[str, Any],
     overrides: Sequence[str],
 ) -> ConfigT:
-    """The checked settings of a run.
+    """Merge and validate the settings of a run.
 
     Args:
         kind: class of the settings.
-        names: flag -> the setting it stands for; all others are reached by `--set`.
-        presets: settings.
-        file: YAML of settings.
-        flags: flag -> value; None is not given.
+        names: flag -> the setting it sets; `--set` reaches all others.
+        presets: partial settings.
+        file: YAML file of settings.
+        flags: flag -> value; None if not given.
         overrides: `key.sub=value`.
 
     Raises:
-        UsageProblem: every problem found, each by its flag.
+        UsageProblem: the settings are invalid; the message lists every problem with its flag.
     """
-    settings = laid_over(
+    settings = deep_merge(
         *presets,
         _read(file) if file else {},
         *(_nested(names[flag], value) for flag, value in flags.items() if value is not None),
@@ -45,18 +45,18 @@ def read_settings(
     try:
         return kind.model_validate(settings)
     except ValidationError as error:
-        told = [_told(problem, kind, names) for problem in error.errors()]
-        raise UsageProblem("\n       ".join(told)) from error
+        problems = [_format_problem(problem, kind, names) for problem in error.errors()]
+        raise UsageProblem("\n       ".join(problems)) from error
 
 
 def named(flag: str, name: str, choices: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
     """A preset by name.
 
     Raises:
-        UsageProblem: there is none; the message lists the names.
+        UsageProblem: the name is unknown; the message lists the names.
     """
     if name not in choices:
-        raise UsageProblem(f"{flag}: there is no {name}; choose of {', '.join(choices)}")
+        raise UsageProblem(f"{flag}: there is no {name}; choose from {', '.join(choices)}")
     return choices[name]
 
 
@@ -86,8 +86,8 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def _told(problem: Mapping[str, Any], kind: type[BaseModel], names: Mapping[str, str]) -> str:
-    """A problem of pydantic's by the flag of its setting, or as it is where several settings do not fit together."""
+def _format_problem(problem: Mapping[str, Any], kind: type[BaseModel], names: Mapping[str, str]) -> str:
+    """A pydantic error as text, with the flag of its setting; unchanged if it concerns several settings."""
     message = problem["msg"].removeprefix("Value error, ")
     if not problem["loc"]:
         return str(message)
@@ -102,7 +102,7 @@ def _told(problem: Mapping[str, Any], kind: type[BaseModel], names: Mapping[str,
 
 
 def _settings(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """Dotted names of all settings."""
+    """Dotted names of all settings of a model."""
     names = []
     for name, field in model.model_fields.items():
         kinds = [kind for kind in (field.annotation, *getattr(field.annotation, "__args__", ())) if _is_model(kind)]

@@ -1,4 +1,4 @@
-"""A run of the speaker encoder as a user sees it: voices prepared once, steps, and a card."""
+"""Runs of `songmill train speaker`: preparation of voices, training and the model card."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,12 +12,12 @@ from pipeline.train.progress import shown
 from pipeline.train.running import find_device, stopped_gently
 from pipeline.train.speaker_card import write_card
 from pipeline.train.voices import prepare_voices, sung_songs
-from training.events import TensorBoard
-from training.model.speaker_encoder import SpeakerEncoder
-from training.provenance import note_tracks
-from training.run_folder import RunFolder, RunProblem
+from stages.nets.omni_scale import SpeakerEncoder
+from training.run.provenance import note_tracks
+from training.run.run_folder import RunFolder, RunProblem
+from training.run.tensorboard import TensorBoard
 from training.speaker.config import SpeakerConfig
-from training.speaker.segments import Segments
+from training.speaker.segment_store import SegmentStore
 from training.speaker.trainer import SEGMENTS, SpeakerTrainer, frame_hz
 from training.speaker.voices import Voices
 
@@ -27,10 +27,10 @@ class SpeakerRun:
     """A run that can start.
 
     Attributes:
-        config: what to do.
-        folder: where.
-        voices: to learn from.
-        device: to compute on.
+        config: settings of the run.
+        folder: the run's folder.
+        voices: voices to train on.
+        device: device to compute on.
     """
 
     config: SpeakerConfig
@@ -40,39 +40,39 @@ class SpeakerRun:
 
     @property
     def step(self) -> int:
-        """Of the last checkpoint; 0 before the first."""
+        """The step of the last checkpoint; 0 before the first."""
         return max(self.folder.steps(), default=0)
 
     @property
     def failed(self) -> dict[str, str]:
-        """Songs without segments: track id -> why."""
-        return Segments(self.folder.root / SEGMENTS).failed()
+        """Songs that could not be prepared: track id -> why."""
+        return SegmentStore(self.folder.root / SEGMENTS).failed()
 
 
 def prepare(
     config: SpeakerConfig, out: Path, *, device: str = "auto", workers: int = 1, progress: bool = True
 ) -> SpeakerRun:
-    """Check that a run fits its folder, and make the voices that it lacks.
+    """Check a run's folder, and prepare the voices that it lacks.
 
-    A run that has a checkpoint keeps to the voices it has: it needs no dataset any more.
+    A run with a checkpoint keeps the voices it has, and does not need the dataset any more.
 
     Args:
-        config: what to do.
-        out: folder of the run.
+        config: settings of the run.
+        out: the run's folder.
         device: `auto`, `cpu` or `cuda`.
         workers: processes that separate songs.
-        progress: show how far it is, on stderr.
+        progress: show progress on stderr.
 
     Raises:
-        DataProblem: there are fewer than two singers, or the folder holds another run.
-        UsageProblem: no such device or column, or no encoder has such sizes.
+        DataProblem: there are fewer than two singers, or the folder holds a run with other settings.
+        UsageProblem: an unavailable device, an unknown column, or invalid sizes of the encoder.
     """
     found = find_device(device)
     encoder = _encoder(config)
-    with problems_told():
+    with config_errors_reported():
         folder = RunFolder(out)
         folder.prepare(config.model_dump(mode="json"))
-        segments = Segments(out / SEGMENTS)
+        segments = SegmentStore(out / SEGMENTS)
         if not folder.steps():
             songs = sung_songs(config.data)
             if len({song.label for song in songs}) < 2:
@@ -85,29 +85,29 @@ def prepare(
         return SpeakerRun(config, folder, Voices(segments, config.data, frame_hz(encoder)), found)
 
 
-def _require_voices(segments: Segments) -> None:
-    """Say why songs failed where too few singers are left for that."""
+def _require_voices(segments: SegmentStore) -> None:
+    """If failed songs leave too few singers, say why they failed."""
     failed, heard = segments.failed(), {song.label for song in segments.songs() if song.segments}
     if failed and len(heard) < 2:
         track, why = next(iter(failed.items()))
         raise DataProblem(
-            f"{len(heard)} singer to learn from, two at least are needed: {len(failed)} songs could not be heard, such "
-            f"as {track}: {why}"
+            f"{len(heard)} singer to learn from, at least two are needed: {len(failed)} songs could not be separated, "
+            f"such as {track}: {why}"
         )
 
 
 def train(run: SpeakerRun, *, progress: bool = True) -> bool:
-    """Take the steps that are left and write the card; whether all are taken, or the user stopped before.
+    """Train to the end and write the model card. Returns whether all steps were taken, or the user stopped the run.
 
     Raises:
-        DataProblem: it cannot go on; the message says what to do.
-        KeyboardInterrupt: stopped before the step at hand was through.
+        DataProblem: the run cannot continue; the message says what to do.
+        KeyboardInterrupt: stopped in the middle of a step.
     """
     steps = run.config.steps
     if run.step < steps:
-        note_tracks(run.folder.root, (song.track_id for song in Segments(run.folder.root / SEGMENTS).songs()))
+        note_tracks(run.folder.root, (song.track_id for song in SegmentStore(run.folder.root / SEGMENTS).songs()))
         with (
-            problems_told(),
+            config_errors_reported(),
             shown(run.folder.metrics, run.step, steps, enabled=progress),
             closing(TensorBoard(run.folder)) as board,
         ):
@@ -119,8 +119,8 @@ def train(run: SpeakerRun, *, progress: bool = True) -> bool:
 
 
 @contextmanager
-def problems_told() -> Iterator[None]:
-    """Turns what can go wrong with the run into what a user can mend."""
+def config_errors_reported() -> Iterator[None]:
+    """Turn errors that the user can fix into the pipeline's own."""
     try:
         yield
     except (RunProblem, OSError) as problem:

@@ -1,4 +1,4 @@
-"""The card of a speaker run: whose voices it learnt from, and how well it tells strangers apart."""
+"""The model card of a speaker run: voices, and error rates on held-out singers."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -7,8 +7,8 @@ from importlib import resources
 import jinja2
 import yaml
 
-from pipeline.ledger import write_durably
-from training.run_folder import RunFolder
+from schemas.files import write_durably
+from training.run.run_folder import RunFolder
 from training.speaker.config import SpeakerConfig
 from training.speaker.voices import Voices
 
@@ -19,9 +19,9 @@ def write_card(folder: RunFolder, config: SpeakerConfig, voices: Voices, failed:
     """Write README.md of a run that has a checkpoint.
 
     Args:
-        folder: of the run.
-        config: of the run.
-        voices: that it learnt from.
+        folder: the run's folder.
+        config: the run's settings.
+        voices: the voices it was trained on.
         failed: track id -> why a song was left out.
     """
     steps, figures = folder.steps(), folder.figures()
@@ -47,6 +47,6 @@ def write_card(folder: RunFolder, config: SpeakerConfig, voices: Voices, failed:
 
 
 def _some(figures: list[dict[str, float]]) -> list[dict[str, float]]:
-    """A few, evenly spread, the first and the last among them."""
+    """A few entries, evenly spaced, including the first and the last."""
     last = len(figures) - 1
     return [figures[place] for place in sorted({round(last * row / (_ROWS - 1)) for row in range(_ROWS)})]

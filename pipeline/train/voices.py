@@ -1,4 +1,4 @@
-"""The voices of a speaker run, made once: every song with vocals is separated, what is sung in it kept as log-mels."""
+"""Prepares the voices of a speaker run: separates every song with vocals, and stores sung segments as log-mels."""
 
 import json
 import time
@@ -17,20 +17,19 @@ import torch
 from rich.console import Console
 from rich.progress import track as tracked
 
+from pipeline.dataset.stats import connect
 from pipeline.errors import DataProblem, UsageProblem
 from pipeline.models.store import ModelStore
-from pipeline.plan import Plan
-from pipeline.remembered import require_dataset
-from pipeline.stats import connect
+from pipeline.planning.plan import Plan
 from pipeline.train.audio import DatasetAudio
 from schemas.dataset import Layout
 from stages import pcm
 from stages.base import Stage, Weights
+from stages.nets.omni_scale import SpeakerEncoder
 from stages.registry import stage_class
-from stages.voice import voiced_segments
-from training.model.speaker_encoder import SpeakerEncoder
+from stages.signal.voice_activity import voiced_segments
 from training.speaker.config import VoicesConfig
-from training.speaker.segments import Segments, Song
+from training.speaker.segment_store import SegmentStore, Voice
 
 _VOCALS, _STEM = "vocals", "vocal_stem"
 _FRONT_END = ("sampling_rate", "n_fft", "win_length", "hop_length", "f_min", "f_max", "n_mels")
@@ -39,13 +38,13 @@ _LINE_INTERVAL_S = 10.0
 
 @dataclass(frozen=True)
 class SungSong:
-    """A kept row with vocals.
+    """A kept song with vocals.
 
     Attributes:
-        dataset: that it is of.
-        track_id: its id.
-        label: who sings; its own id where the row does not say.
-        license: that it came with.
+        dataset: the dataset it is from.
+        track_id: the song's id.
+        label: name of the singer; the track id if unknown.
+        license: the song's licence.
     """
 
     dataset: Path
@@ -58,8 +57,9 @@ def sung_songs(config: VoicesConfig) -> list[SungSong]:
     """The songs with vocals of all datasets, each track once.
 
     Raises:
-        UsageProblem: no column of that name, or the condition is no SQL.
-        DataProblem: a folder is no dataset, was curated without the stage `vocals`, or nobody sings.
+        UsageProblem: the label column is unknown, or the condition is not valid SQL.
+        NoDataset: a folder is not a dataset.
+        DataProblem: a dataset lacks the column `vocals`, or no song has vocals.
     """
     songs: dict[str, SungSong] = {}
     for dataset in config.datasets:
@@ -72,21 +72,21 @@ def sung_songs(config: VoicesConfig) -> list[SungSong]:
 
 
 def prepare_voices(
-    segments: Segments,
+    segments: SegmentStore,
     songs: Sequence[SungSong],
     encoder: SpeakerEncoder,
     *,
     workers: int = 1,
     progress: bool = True,
 ) -> None:
-    """Make the segments of all songs that have none yet, and write down which songs there are and which failed.
+    """Prepare the segments of all songs that have none yet, and store the list of songs and of failures.
 
     Args:
-        segments: folder for them.
-        songs: to prepare.
-        encoder: whose front end hears them.
-        workers: processes that separate songs; a single one is this process.
-        progress: show how far it is, on stderr.
+        segments: where to store them.
+        songs: songs to prepare.
+        encoder: encoder whose front end computes the log-mel bands.
+        workers: processes that separate songs; with 1, this process does.
+        progress: show progress on stderr.
 
     Raises:
         DataProblem: a model is missing, the stage cannot start, or a process was killed.
@@ -97,12 +97,12 @@ def prepare_voices(
     recipes = {dataset: separation.recipe for dataset, separation in separations.items()}
     due = [song for song in songs if not _stored(segments, song, recipes)]
     jobs = [_Job(song.track_id, separations[song.dataset]) for song in due]
-    made = _shown(_separated(jobs, segments.folder, min(workers, len(jobs))), len(jobs), progress)
+    made = _with_progress(_separate_all(jobs, segments.folder, min(workers, len(jobs))), len(jobs), progress)
     failed = {track_id: problem for track_id, problem in made if problem}
     segments.choose([song for song in (_stored(segments, song, recipes) for song in songs) if song], failed)
 
 
-def _stored(segments: Segments, song: SungSong, recipes: Mapping[Path, str]) -> Song | None:
+def _stored(segments: SegmentStore, song: SungSong, recipes: Mapping[Path, str]) -> Voice | None:
     return segments.find(song.track_id, recipes[song.dataset], label=song.label, license=song.license)
 
 
@@ -135,20 +135,20 @@ def _sung(dataset: Path, where: str | None, label: str) -> list[SungSong]:
 
 def _plan(dataset: Path) -> Plan:
     layout = Layout(dataset)
-    require_dataset(layout)
+    layout.require()
     return Plan.model_validate_json(layout.plan.read_bytes())
 
 
 @dataclass(frozen=True)
 class _Separation:
-    """How a dataset's songs become segments; picklable, so that workers build the stage themselves.
+    """How to separate a dataset's songs; picklable, so that worker processes can build the stage.
 
     Attributes:
-        dataset: whose stage `vocals` it is.
-        engine: of the stage.
-        params: of the stage.
-        weights: of the stage.
-        front_end: arguments of the encoder that its log-mel bands depend on.
+        dataset: the dataset whose stage `vocals` this is.
+        engine: engine of the stage.
+        params: parameters of the stage.
+        weights: weights of the stage.
+        front_end: the encoder's arguments that its log-mel bands depend on.
     """
 
     dataset: Path
@@ -159,7 +159,7 @@ class _Separation:
 
     @classmethod
     def planned(cls, dataset: Path, encoder: SpeakerEncoder, store: ModelStore) -> "_Separation":
-        """As the dataset's plan says, with the models of today's store."""
+        """As in the dataset's plan, with the models of the current store."""
         plan = _plan(dataset).columns[_VOCALS]
         kind = stage_class(_VOCALS, plan.engine)
         stage = kind(kind.Params.model_validate(plan.params))
@@ -170,18 +170,18 @@ class _Separation:
 
     @property
     def recipe(self) -> str:
-        """What the segments depend on besides the song."""
-        facts = {
+        """Everything besides the song that the segments depend on, as JSON."""
+        recipe = {
             "engine": self.engine,
             "revision": stage_class(_VOCALS, self.engine).revision,
             "params": self.params,
             "weights": {name: weights.digest for name, weights in self.weights.items()},
             "front_end": self.front_end,
         }
-        return json.dumps(facts, sort_keys=True, default=str)
+        return json.dumps(recipe, sort_keys=True, default=str)
 
     def build(self) -> Stage:
-        """The stage, set up."""
+        """Build the stage and load its weights."""
         kind = stage_class(_VOCALS, self.engine)
         stage = kind(kind.Params.model_validate(self.params))
         try:
@@ -197,19 +197,19 @@ class _Job:
     separation: _Separation
 
 
-class _Separator:
-    """Songs of a dataset to segments."""
+class _SongSeparator:
+    """Separates songs of one dataset into segments."""
 
     def __init__(self, separation: _Separation) -> None:
         self._audio = DatasetAudio([separation.dataset], cache_bytes=0)
         self._places = {recording.track_id: place for place, recording in enumerate(self._audio.recordings)}
         self._stage = separation.build()
-        # A small one has the same front end.
+        # A small encoder with the same front end.
         self._encoder = SpeakerEncoder(**separation.front_end, channels=(16, 16, 16), blocks=(1, 1), parts=1)
 
     @torch.inference_mode()
     def __call__(self, track_id: str) -> list[np.ndarray]:
-        """Log-mel bands of what is sung, [n_mels, frames] each."""
+        """Log-mel bands of the sung segments, [n_mels, frames] each."""
         heard = self._audio.read(self._places[track_id])
         batch = pa.table({"pcm": pa.array([heard.T.astype("<i2").tobytes()], pcm.PCM)})
         stem = self._stage.run(batch)[_STEM][0]
@@ -217,31 +217,31 @@ class _Separator:
         return [self._encoder.log_mel(torch.from_numpy(segment)[None])[0].numpy() for segment in voice]
 
 
-class _Workshop:
-    """Does jobs one after the other; models are loaded once."""
+class _SeparationWorker:
+    """Processes jobs one at a time; models are loaded once per dataset."""
 
     def __init__(self, folder: Path) -> None:
-        self._segments = Segments(folder)
-        self._separators: dict[Path, _Separator] = {}
+        self._segments = SegmentStore(folder)
+        self._separators: dict[Path, _SongSeparator] = {}
 
     def __call__(self, job: _Job) -> tuple[str, str | None]:
-        """Make the segments of a song; its track id and what went wrong."""
+        """Prepare the segments of a song; returns its track id, and the error if it failed."""
         dataset = job.separation.dataset
         if dataset not in self._separators:
-            self._separators[dataset] = _Separator(job.separation)
+            self._separators[dataset] = _SongSeparator(job.separation)
         try:
             voice = self._separators[dataset](job.track_id)
-        except Exception as error:  # a song costs a line, whatever it does to a decoder or a network
+        except Exception as error:  # any failure costs only this song
             return job.track_id, str(error) or repr(error)
         self._segments.add(job.track_id, job.separation.recipe, voice)
         return job.track_id, None
 
 
-def _separated(jobs: Sequence[_Job], folder: Path, workers: int) -> Iterator[tuple[str, str | None]]:
+def _separate_all(jobs: Sequence[_Job], folder: Path, workers: int) -> Iterator[tuple[str, str | None]]:
     if workers <= 1:
-        yield from map(_Workshop(folder), jobs)
+        yield from map(_SeparationWorker(folder), jobs)
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _open_workshop, (folder,))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (folder,))
     try:
         for done in as_completed([pool.submit(_work, job) for job in jobs]):
             yield done.result()
@@ -253,21 +253,23 @@ def _separated(jobs: Sequence[_Job], folder: Path, workers: int) -> Iterator[tup
         pool.shutdown(cancel_futures=True)
 
 
-_workshop: _Workshop  # of a worker process
+_worker: _SeparationWorker  # of a worker process
 
 
-def _open_workshop(folder: Path) -> None:
-    global _workshop
+def _start_worker(folder: Path) -> None:
+    global _worker
     torch.set_num_threads(1)
-    _workshop = _Workshop(folder)
+    _worker = _SeparationWorker(folder)
 
 
 def _work(job: _Job) -> tuple[str, str | None]:
-    return _workshop(job)
+    return _worker(job)
 
 
-def _shown(made: Iterator[tuple[str, str | None]], total: int, enabled: bool) -> Iterator[tuple[str, str | None]]:
-    """What is made, with a live bar on a terminal and a line now and then elsewhere."""
+def _with_progress(
+    made: Iterator[tuple[str, str | None]], total: int, enabled: bool
+) -> Iterator[tuple[str, str | None]]:
+    """Pass results on, with a live bar on a terminal and otherwise a line every few seconds."""
     console = Console(stderr=True)
     if not enabled or not total:
         yield from made

@@ -1,1 +1,1 @@
-"""`songmill ui`: a page in the browser for every task of the sampler."""
+"""`songmill ui`: a web page for all tasks of the sampler."""

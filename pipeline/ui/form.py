@@ -1,4 +1,4 @@
-"""The fields of the page, and the call of the sampler that they stand for."""
+"""The form of the page, and the sampler call that it describes."""
 
 import re
 import secrets
@@ -13,32 +13,32 @@ from pydantic import ValidationError
 
 from pipeline.ui.tasks import TASKS
 from pipeline.ui.waveforms import repaint_window
-from stages.language import LANGUAGES
+from stages.text.language import LANGUAGES
 from training.sampling.errors import SamplingError
 from training.sampling.options import MAX_DURATION_S, Guidance, SamplingOptions, Scheduler
 
-_MAX_SEED = 2**32  # of those drawn here; a browser counts exactly up to 2**53
+_MAX_SEED = 2**32  # of random seeds; JavaScript represents integers exactly up to 2**53
 
 _TAGS = "[intro] [verse] [pre-chorus] [chorus] [hook] [bridge] [solo] [inst] [break] [outro]"
 _DEFAULTS = SamplingOptions()
 _ALWAYS = frozenset({"task", "prompt", "lyrics", "language", "infer_steps", "new_seed"})
 
-# The window and the numbers beside it follow each other in the browser, without asking the server.
+# The window and the numbers beside it are kept in step in the browser, without the server.
 _NUMBERS_OF_WINDOW = "(window) => [window.start, window.end]"
 _WINDOW_OF_NUMBERS = """(start, end, window) => window &&
     ({...window, start: Math.max(start ?? 0, 0), end: Math.min(end ?? window.duration, window.duration)})"""
 
 
 class Form:
-    """The left side of the page; to be made within `gr.Blocks`.
+    """The left side of the page; must be created within `gr.Blocks`.
 
     Attributes:
-        fields: by the name of the option or argument they fill; see `Task.fields`.
-        window: the waveform of the source with the window to paint anew.
+        fields: name of the option or argument -> its component; see `Task.fields`.
+        window: the waveform of the source with the window to repaint.
     """
 
     def __init__(self) -> None:
-        self.fields: dict[str, Any] = {}  # Gradio makes the events of components as it goes
+        self.fields: dict[str, Any] = {}  # Any: Gradio adds event methods to components at run time
         self.window: gr.HTML
         self._groups: list[tuple[gr.blocks.BlockContext, list[str]]] = []
         self._open: list[list[str]] = []
@@ -52,10 +52,10 @@ class Form:
         self._follow()
 
     def call(self, values: Mapping[gr.components.Component, Any]) -> dict[str, Any]:
-        """Arguments for `Sampler.generate`: what the task shows and the user has filled.
+        """Arguments for `Sampler.generate`: the fields that the task shows and the user has filled.
 
         Raises:
-            SamplingError: no source where the task needs one, or steps that are no numbers.
+            SamplingError: the task needs a source and has none, or the optimal steps are not whole numbers.
         """
         task = values[self.fields["task"]]
         shown = {name: values[self.fields[name]] for name in self.fields if _matters(name, task)}
@@ -73,8 +73,8 @@ class Form:
                 given[f"{name}s"] = secrets.randbelow(_MAX_SEED) if seed is None or name in drawn else int(seed)
         return {"prompt": "", **given}
 
-    def told(self, error: SamplingError | ValidationError) -> str:
-        """An error in the words of the page: with the labels of the fields that it names."""
+    def format_error(self, error: SamplingError | ValidationError) -> str:
+        """An error message with the labels of fields in place of their names."""
         labels = {name: f"“{component.label}”" for name, component in self.fields.items()}
         if isinstance(error, ValidationError):
             problems = [(problem["loc"], problem["msg"].removeprefix("Value error, ")) for problem in error.errors()]
@@ -97,7 +97,7 @@ class Form:
                 type="filepath",
                 editable=False,
                 buttons=[],
-                waveform_options=gr.WaveformOptions(show_recording_waveform=False),  # the window's is enough
+                waveform_options=gr.WaveformOptions(show_recording_waveform=False),  # the window shows the waveform
                 elem_id="source",
             )
             self._add("source", audio)
@@ -186,7 +186,7 @@ class Form:
 
     @contextmanager
     def _group(self, context: gr.blocks.BlockContext) -> Iterator[None]:
-        """What is shown as long as one of the fields made within is."""
+        """A group that is visible if any of the fields created within is."""
         names: list[str] = []
         self._groups.append((context, names))
         self._open.append(names)

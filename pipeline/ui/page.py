@@ -1,4 +1,4 @@
-"""The page: a form on the left, the session's takes on the right, one generation at a time."""
+"""The page: the form on the left, the session's takes on the right; one generation at a time."""
 
 import os
 import tempfile
@@ -17,7 +17,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from pipeline.ui.form import Form
-from pipeline.ui.take import Take
+from pipeline.ui.take import SessionTake
 from pipeline.ui.tasks import TASKS
 from pipeline.ui.waveforms import peaks, take_decks
 from training.sampling import Clip, Sampler, SamplingError, Step
@@ -28,10 +28,10 @@ LOOPBACK = "127.0.0.1"
 _MAX_WAITING = 8
 _PROGRESS = gr.Progress()
 
-# A site elsewhere could have its own name resolved to this machine, to read the page as if it were its own.
+# Against DNS rebinding: another site could resolve its own name to this machine to read the page.
 _LOCAL_NAMES = Middleware(TrustedHostMiddleware, allowed_hosts=[LOOPBACK, "localhost"])
 
-# Fonts of the system: the page loads nothing from elsewhere.
+# System fonts: the page loads nothing from elsewhere.
 _THEME = gr.themes.Default(
     primary_hue="indigo",
     neutral_hue="slate",
@@ -42,16 +42,16 @@ _CSS = Path(__file__).parent / "assets" / "page.css"
 
 
 class _Stopped(Exception):  # noqa: N818
-    """The user has had enough of the generation under way."""
+    """The user has stopped the current generation."""
 
 
 class Page:
-    """Everything a browser sees of one sampler.
+    """The page of one sampler.
 
     Args:
-        sampler: see `Sampler`.
-        loaded: the settings that it was loaded with, `checkpoint` among them; takes record them.
-        folder: where clips are written; Gradio's own, since it serves no other.
+        sampler: the loaded sampler.
+        loaded: the settings it was loaded with, including `checkpoint`; takes record them.
+        folder: folder for clips; must be Gradio's temporary folder, the only one that it serves.
     """
 
     def __init__(self, sampler: Sampler, loaded: Mapping[str, Any], folder: Path) -> None:
@@ -117,10 +117,10 @@ class Page:
         takes = [*values[self._takes], take]
         return takes, [one.shown for one in takes], _timing(clip, take), clip.seed, clip.retake_seed
 
-    def _keep(self, clip: Clip, call: Mapping[str, Any], number: int) -> Take:
+    def _keep(self, clip: Clip, call: Mapping[str, Any], number: int) -> SessionTake:
         path = self._folder / f"{uuid.uuid4().hex}.wav"
         write_audio(path, clip.waveform, SAMPLE_RATE_HZ)
-        return Take(
+        return SessionTake(
             number=number,
             path=path,
             peaks=peaks(clip.waveform),
@@ -130,7 +130,7 @@ class Page:
         )
 
     def _show_source(self, path: str | None) -> tuple[dict[str, Any] | None, float, float | None]:
-        """Its waveform, with the middle third as the window."""
+        """The source's waveform, with the middle third as the window."""
         if path is None:
             return None, 0.0, None
         with self._shown_errors():
@@ -141,22 +141,22 @@ class Page:
 
     @contextmanager
     def _shown_errors(self) -> Iterator[None]:
-        """What the user can mend is shown on the page; a message is text there, not markup."""
+        """Show errors that the user can fix on the page, escaped."""
         try:
             yield
         except _Stopped:
             raise _problem("Stopped") from None
         except (SamplingError, ValidationError) as error:
-            raise _problem(self._form.told(error).replace(f"{self._folder}{os.sep}", "")) from error
+            raise _problem(self._form.format_error(error).replace(f"{self._folder}{os.sep}", "")) from error
         except torch.cuda.OutOfMemoryError as error:
             raise _problem("The GPU's memory is too small: try a shorter duration, --offload or --int8") from error
 
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """A folder for uploads and clips that no other user can read, gone afterwards.
+    """A temporary folder for uploads and clips that no other user can read.
 
-    Gradio's default is one folder of a known name for all users of the machine.
+    Gradio's default is one folder with a known name for all users of the machine.
     """
     with tempfile.TemporaryDirectory(prefix="songmill-ui-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
@@ -165,14 +165,14 @@ def private_folder() -> Iterator[Path]:
 
 @contextmanager
 def serve(page: Page, port: int | None, *, browser: bool = False) -> Iterator[str]:
-    """The page at an address that only this machine reaches.
+    """Serve the page on the loopback interface; yields its address.
 
     Args:
-        page: what to serve.
-        port: None takes the first free one from 7860 on.
-        browser: open the page in it.
+        page: the page to serve.
+        port: port; None takes the first free one from 7860 on.
+        browser: whether to open the page in a browser.
     """
-    # Gradio asks its own server whether it is up; a proxy would not find it.
+    # Gradio checks its own server over HTTP, which must not go through a proxy.
     os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy", os.environ.get("NO_PROXY")), LOOPBACK]))
     page.blocks.queue(max_size=_MAX_WAITING, default_concurrency_limit=4)
     _, address, _ = page.blocks.launch(
@@ -197,12 +197,12 @@ def serve(page: Page, port: int | None, *, browser: bool = False) -> Iterator[st
         page.blocks.close(verbose=False)
 
 
-def _use_as_source(takes: list[Take], task: str, event: gr.EventData) -> tuple[str, str]:
-    """The take's file, and a task that takes a source."""
+def _use_as_source(takes: list[SessionTake], task: str, event: gr.EventData) -> tuple[str, str]:
+    """The take's file, and the current task if it takes a source, else repaint."""
     return str(takes[event.take].path), task if "source" in TASKS[task].fields else "repaint"
 
 
-def _timing(clip: Clip, take: Take) -> str:
+def _timing(clip: Clip, take: SessionTake) -> str:
     total_s = sum(clip.seconds.values())
     return f"{take.duration:.1f} s of audio in {total_s:.1f} s, {take.duration / total_s:.1f} x real time"
 

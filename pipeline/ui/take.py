@@ -1,4 +1,4 @@
-"""A clip of the session."""
+"""A clip generated in this session of the page."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.ui.tasks import TASKS
 from training.sampling import SamplingOptions
 
-# Arguments of `Sampler.generate` that `songmill sample --config` calls otherwise.
+# Argument of `Sampler.generate` -> its name in `songmill sample --config`, where they differ.
 _SETTINGS = {
     "lyrics": "lyrics_text",
     "target_lyrics": "target_lyrics_text",
@@ -18,8 +18,8 @@ _SETTINGS = {
 
 
 @dataclass(frozen=True)
-class Take:
-    """What was generated, and with what.
+class SessionTake:
+    """A generated clip and its parameters.
 
     Attributes:
         number: from 1.
@@ -39,12 +39,12 @@ class Take:
 
     @property
     def shown(self) -> dict[str, Any]:
-        """The take as the decks know it."""
+        """The take as the decks' component expects it."""
         task = self.call["task"]
         return {
             "title": f"{self.number} · {TASKS[task].label} · {self.duration:.1f} s",
             "name": self._name,
-            "file": {"path": str(self.path), "meta": {"_type": "gradio.FileData"}},  # Gradio adds its address
+            "file": {"path": str(self.path), "meta": {"_type": "gradio.FileData"}},  # Gradio adds the URL
             "peaks": self.peaks,
             "duration": self.duration,
             "parameters": {"settings": self.settings},
@@ -52,9 +52,9 @@ class Take:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that `songmill sample --config` needs to make the clip again.
+        """The settings with which `songmill sample --config` reproduces the clip.
 
-        An upload is known by its name only.
+        Of an upload, only the name is known.
         """
         given = {name: value for name, value in self.call.items() if name not in SamplingOptions.model_fields}
         options = {name: value for name, value in self.call.items() if name not in given}

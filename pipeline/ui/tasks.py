@@ -1,4 +1,4 @@
-"""What the page says about each task, and which fields it shows for it."""
+"""The sampler's tasks on the page: labels, descriptions and visible fields."""
 
 from dataclasses import dataclass
 
@@ -24,9 +24,9 @@ class Task:
     """A task of the sampler as the page offers it.
 
     Attributes:
-        label: on the button.
-        about: one sentence below it.
-        fields: names of the `SamplingOptions` and inputs that matter to it, besides prompt, lyrics and steps.
+        label: label of the radio button.
+        about: one sentence shown below.
+        fields: names of the options and inputs to show, besides prompt, lyrics and steps.
     """
 
     label: str
@@ -47,12 +47,12 @@ TASKS = {
     ),
     "repaint": Task(
         "Repaint",
-        "Paint a window of the source anew and keep the rest.",
+        "Regenerate a window of the source and keep the rest.",
         frozenset({"source", "repaint_start", "repaint_end"}) | _STEPS | _SONG_GUIDANCE | _RETAKE,
     ),
     "extend": Task(
         "Extend",
-        "Go on after the end of the source, or put something before its start.",
+        "Continue after the end of the source, or add something before its start.",
         frozenset({"source", "extend_left", "extend_right"}) | _STEPS | _SONG_GUIDANCE | _RETAKE,
     ),
     "edit": Task(

@@ -1,4 +1,4 @@
-"""Parts of the page that Gradio does not have: a window drawn on a waveform, two takes played against each other."""
+"""Custom components of the page: a window on a waveform, and two takes to compare."""
 
 from pathlib import Path
 from typing import Any
@@ -13,23 +13,25 @@ _ASSETS = Path(__file__).parent / "assets"
 
 
 def repaint_window() -> gr.HTML:
-    """Draws and moves a window; its value is `{peaks, duration, start, end}` (seconds), or None without a source.
+    """A waveform to draw a window on.
 
-    The user's changes are `input` events.
+    Its value is `{peaks, duration, start, end}`, times in seconds, or None without a source. The user's
+    changes are `input` events.
     """
     return _component("window", value=None, elem_id="window")
 
 
 def take_decks() -> gr.HTML:
-    """Plays one of two takes; its value is the list of takes, oldest first, each as `{title, name, file, peaks, ...}`.
+    """A player for two takes, A and B.
 
-    A new take becomes A and what was heard before it B. The event `source` names the take to go on from.
+    Its value is the list of takes, oldest first, each as `{title, name, file, peaks, ...}`. A new take
+    becomes A, and the one played before becomes B. The event `source` names the take to use as a source.
     """
     return _component("takes", value=[], elem_id="takes", sides=["A", "B"])
 
 
 def peaks(waveform: Tensor) -> list[float]:
-    """Heights of the bars of [channels, samples], relative to the highest."""
+    """Bar heights of a waveform [channels, samples], `BARS` values in 0..1 relative to the highest."""
     heights = waveform.abs().amax(dim=0)
     bars = torch.nn.functional.adaptive_max_pool1d(heights[None, None], BARS)[0, 0]
     return [round(bar, 3) for bar in (bars / bars.max().clamp(min=1e-9)).tolist()]

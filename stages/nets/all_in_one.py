@@ -1,8 +1,8 @@
 """All-In-One: song structure and beats from the spectrograms of four stems.
 
 Kim and Nam, "All-In-One Metrical and Functional Structure Analysis with Neighborhood Attentions on Demixed Audio",
-WASPAA 2023; the package `all-in-one-infer`. Its own loader downloads, and importing it as a whole takes torchaudio and
-a separator, so only its modules for spectrogram, network and decoding are opened.
+WASPAA 2023; the package `all-in-one-infer`. Its own loader downloads files, and importing the whole package requires
+torchaudio and a separator, so only its modules for spectrogram, network and decoding are imported.
 """
 
 import sys
@@ -19,12 +19,12 @@ import torch
 SAMPLE_RATE_HZ = 44_100
 FRAME_HZ = 100
 STEMS = ("bass", "drums", "other", "vocals")
-_LEAST_SPREAD = 1e-4  # of the section probabilities: below it, the network has heard nothing that changes
+_LEAST_SPREAD = 1e-4  # of the section probabilities: below it, the network saw no change in the song
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a song; times in seconds, the label one of All-In-One's ten."""
+    """A part of a song; times in seconds, and one of All-In-One's ten labels."""
 
     start_s: float
     end_s: float
@@ -33,7 +33,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Structure:
-    """What was found in a song: contiguous segments that cover it, and its tempo, None with fewer than two beats."""
+    """A song's structure: contiguous segments that cover it, and its tempo in BPM, None with fewer than two beats."""
 
     segments: list[Segment]
     bpm: float | None
@@ -48,7 +48,7 @@ class AllInOne:
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> "AllInOne":
-        """All checkpoints (`*.pth`) of a folder: dictionaries of `config` and `state_dict`.
+        """Load all checkpoints (`*.pth`) of a folder: dictionaries of `config` and `state_dict`.
 
         Raises:
             ImportError: the package is not installed.
@@ -60,12 +60,12 @@ class AllInOne:
         if not (files := sorted(folder.glob("*.pth"))):
             raise ValueError(f"{folder}: expected All-In-One's checkpoints (*.pth), found none")
         networks = [_network(file) for file in files]
-        # A list inside the ensemble, not a ModuleList: it does not move its members itself.
+        # The ensemble keeps its members in a list, not a ModuleList, and so does not move them to the device.
         return cls(Ensemble([network.eval().to(device) for network in networks]), device)
 
     @torch.inference_mode()
     def analyse(self, stems: Mapping[str, np.ndarray]) -> Structure:
-        """Int16 mono stems [samples] at 44.1 kHz by the names in `STEMS`, all of one length, to their structure."""
+        """Int16 mono stems [samples] at 44.1 kHz by the names in `STEMS`, all equally long, to their structure."""
         duration_s = len(stems["vocals"]) / SAMPLE_RATE_HZ
         if duration_s * FRAME_HZ < 1:
             return Structure([], None)
@@ -90,16 +90,16 @@ class AllInOne:
         from allin1_infer.postprocessing import postprocess_functional_structure
 
         if torch.sigmoid(logits.logits_section[0]).std(correction=0) < _LEAST_SPREAD:
-            # Its peak picking would take rounding errors for boundaries.
+            # The package's peak picking would take rounding errors for boundaries.
             return [Segment(0.0, duration_s, _labels()[int(logits.logits_function[0].softmax(0).mean(1).argmax())])]
         found = postprocess_functional_structure(logits, self._network.cfg)
         starts_s = [0.0, *(float(segment.start) for segment in found[1:])]
-        ends_s = [*starts_s[1:], duration_s]  # frames end up to 10 ms before or behind the audio
+        ends_s = [*starts_s[1:], duration_s]  # frames end up to 10 ms before or after the audio
         spans = zip(starts_s, ends_s, found, strict=True)
         return [Segment(start_s, end_s, segment.label) for start_s, end_s, segment in spans if start_s < end_s]
 
     def _bpm(self, logits: Any) -> float | None:
-        """The commonest tempo between the beats that the package's dynamic Bayesian network settles on."""
+        """The most common tempo between the beats that the package's dynamic Bayesian network decodes."""
         from allin1_infer.postprocessing import estimate_tempo_from_beats, postprocess_metrical_structure
 
         bpm = estimate_tempo_from_beats(postprocess_metrical_structure(logits, self._network.cfg)["beats"])

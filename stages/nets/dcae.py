@@ -1,4 +1,4 @@
-"""Music to latents: the analysis side of the music codec, which needs no weight of the vocoder."""
+"""Music to latents: the encoder side of the music codec, which does not need the vocoder's weights."""
 
 from pathlib import Path
 
@@ -7,10 +7,9 @@ import torch
 from accelerate import init_empty_weights
 from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 
-from training.model import ADaMoSHiFiGANV1, GriffinLim, MusicDCAE
-from training.model.codec import CODEC_HZ, COMPRESSION, VOCODERS, latent_length
-
-CHANNELS, BINS = 8, 16  # of a latent frame, as shards have it
+from schemas.columns import LATENT_FRAME
+from stages.nets.codec import ADaMoSHiFiGANV1, GriffinLim, MusicDCAE
+from stages.nets.codec.codec import CODEC_HZ, COMPRESSION, VOCODERS, latent_length
 
 
 class LatentEncoder:
@@ -21,26 +20,27 @@ class LatentEncoder:
 
     @classmethod
     def load(cls, autoencoder: Path, vocoder: Path, device: str = "cpu") -> "LatentEncoder":
-        """Load the autoencoder of a folder; the vocoder's config tells the mel scale, by default the released one's.
+        """Load the autoencoder in a folder; the vocoder's config defines the mel scale, by default the released one.
 
         Raises:
-            ValueError: config and weights do not fit together, weights are not finite, or the latents are not of 8
-                channels and 16 bins.
+            ValueError: config and weights do not match, weights are not finite, or the latents do not have 8 channels
+                and 16 bins.
             OSError: no config, or no safetensors weights.
         """
         codec = MusicDCAE.from_parts(_autoencoder(autoencoder), _vocoder(vocoder)).eval()
         frame = (codec.autoencoder.config["latent_channels"], codec.vocoder.config["n_mels"] // COMPRESSION)
-        if frame != (CHANNELS, BINS):
-            raise ValueError(f"{autoencoder}: latents of {frame[0]} channels and {frame[1]} bins, expected 8 and 16")
-        # Not `to`: the vocoder's weights are on the meta device, and stay there.
+        if frame != LATENT_FRAME:
+            expected = f"expected {LATENT_FRAME[0]} and {LATENT_FRAME[1]}"
+            raise ValueError(f"{autoencoder}: latents of {frame[0]} channels and {frame[1]} bins, {expected}")
+        # Not `to`: the vocoder's weights are on the meta device and have to stay there.
         codec._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(device))
         return cls(codec, device)
 
     def __call__(self, audio: np.ndarray) -> np.ndarray:
-        """float32 [2, samples] at 44.1 kHz to float16 [T, 8, 16]: a frame for every full 4096 samples."""
+        """Float32 [2, samples] at 44.1 kHz to float16 [T, 8, 16]: one frame for every full 4096 samples."""
         frames = latent_length(audio.shape[1], CODEC_HZ)
         if not frames:
-            return np.zeros((0, CHANNELS, BINS), np.float16)
+            return np.zeros((0, *LATENT_FRAME), np.float16)
         waveform = torch.from_numpy(np.ascontiguousarray(audio))[None].to(self._device)
         latents, _ = self._codec.encode(waveform, CODEC_HZ)
         return latents[0, :, :, :frames].permute(2, 0, 1).half().cpu().numpy()
@@ -50,16 +50,16 @@ def _autoencoder(folder: Path) -> AutoencoderDC:
     model, found = AutoencoderDC.from_pretrained(
         folder, use_safetensors=True, local_files_only=True, output_loading_info=True
     )
-    # diffusers only warns of these, and leaves random numbers where a weight is missing.
+    # diffusers only warns about these, and leaves a missing weight randomly initialised.
     if wrong := [f"{kind.replace('_', ' ')} {keys[0]}" for kind, keys in found.items() if keys]:
-        raise ValueError(f"{folder}: config and weights do not fit together: {', '.join(wrong)}")
+        raise ValueError(f"{folder}: config and weights do not match: {', '.join(wrong)}")
     if not all(weight.isfinite().all() for weight in model.state_dict().values()):
         raise ValueError(f"{folder}: weights hold NaN or infinity")
     return model
 
 
 def _vocoder(folder: Path) -> ADaMoSHiFiGANV1 | GriffinLim:
-    """A vocoder that can only listen: its mel scale is computed, its weights take no memory."""
+    """A vocoder that can only analyse: its mel scale is computed, its weights take no memory."""
     config = {}
     if (folder / "config.json").is_file():
         config = ADaMoSHiFiGANV1.load_config(folder, local_files_only=True)

@@ -1,8 +1,8 @@
 """Demucs: separates the stems of a mix, several segments at a time.
 
 Rouard, Massa and Défossez, "Hybrid Transformers for Music Source Separation", ICASSP 2023; the package `demucs`.
-Segments overlap and are faded into each other as the package does it, but go through the network in batches, and a song
-comes out piece by piece.
+Segments overlap and are cross-faded as in the package, but they go through the network in batches, and a song is
+returned piece by piece.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,23 +23,23 @@ _SILENT = 1e-8
 
 
 class Demucs:
-    """One network, or a bag of them that share in each source. A network is read when a source first needs it."""
+    """One network, or a weighted bag of them. A network is loaded when a source first needs it."""
 
     def __init__(self, shares: dict[Path, dict[str, float]], device: str) -> None:
-        """Files of networks with their shares in the sources they make."""
+        """From the networks' files, each with its weight in every source that it separates."""
         self._shares = shares
         self._device = device
         self._networks: dict[Path, Any] = {}
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> "Demucs":
-        """The bag in a folder: NAME.yaml with a list of models, and a safetensors file for each.
+        """Load the bag in a folder: NAME.yaml with a list of models, and a safetensors file for each.
 
         Raises:
             ImportError: the package is not installed.
             ValueError: the folder holds no bag, or a file of a kind that Demucs does not publish.
         """
-        import demucs.hf  # noqa: F401 - what is missing shows now, not at the first song
+        import demucs.hf  # noqa: F401 - so that a missing package shows now, not at the first song
 
         if len(bags := sorted(folder.glob("*.yaml"))) != 1:
             raise ValueError(f"{folder}: expected one .yaml that lists the models, found {len(bags)}")
@@ -53,9 +53,9 @@ class Demucs:
 
     @torch.inference_mode()
     def separate(self, mix: np.ndarray, sources: Sequence[str] = ("vocals",)) -> Iterator[np.ndarray]:
-        """Float32 [2, samples] at 44.1 kHz to `sources`, in pieces [sources, 2, some samples], one after the other.
+        """Float32 [2, samples] at 44.1 kHz to `sources`, in consecutive pieces [sources, 2, some samples].
 
-        Networks that have no share in any of the sources do not run.
+        Networks without a weight in any of the sources do not run.
         """
         audio = torch.from_numpy(np.ascontiguousarray(mix))
         reference = audio.mean(0)
@@ -72,14 +72,14 @@ class Demucs:
         length, segment = audio.shape[1], int(networks[0][0].segment * networks[0][0].samplerate)
         stride = int((1 - _OVERLAP) * segment)
         fade = _triangle(segment)
-        # What segments have added up to from the next piece on, and by which weights.
+        # Running sums of the segments from the next piece on, and of their weights.
         sums, weights = torch.zeros(len(sources), 2, segment), torch.zeros(segment)
         for first in range(0, length, stride * _TOGETHER):
             offsets = range(first, min(length, first + stride * _TOGETHER), stride)
             segments = torch.stack([_around(audio, offset, segment) for offset in offsets]).to(self._device)
-            made_of_each = sum(shares * _picked(network, segments, sources) for network, shares in networks)
-            assert isinstance(made_of_each, Tensor)  # there is at least one network
-            for offset, made in zip(offsets, made_of_each.cpu(), strict=True):
+            separated = sum(shares * _picked(network, segments, sources) for network, shares in networks)
+            assert isinstance(separated, Tensor)  # there is at least one network
+            for offset, made in zip(offsets, separated.cpu(), strict=True):
                 known = min(segment, length - offset)
                 begin = (segment - known) // 2
                 sums[..., :known] += fade[:known] * made[..., begin : begin + known]
@@ -90,7 +90,7 @@ class Demucs:
                 weights = torch.nn.functional.pad(weights[stride:], (0, stride))
 
     def _sharing(self, sources: Sequence[str]) -> list[tuple[Any, Tensor]]:
-        """Networks that have a share in any of the sources, and these shares [sources, 1, 1]."""
+        """Networks with a weight in any of the sources, and these weights [sources, 1, 1]."""
         total = torch.tensor([sum(made[source] for made in self._shares.values()) for source in sources])
         sharing = []
         for file, made in self._shares.items():
@@ -110,8 +110,8 @@ def _picked(network: Any, segments: Tensor, sources: Sequence[str]) -> Tensor:
 
 def _sources(file: Path) -> list[str]:
     metadata = _metadata(file)
-    told = yaml.safe_load(metadata["kwargs"]).get("sources") or yaml.safe_load(metadata["args"])[0]
-    return list(told)
+    sources = yaml.safe_load(metadata["kwargs"]).get("sources") or yaml.safe_load(metadata["args"])[0]
+    return list(sources)
 
 
 def _network(file: Path) -> Any:
@@ -121,7 +121,7 @@ def _network(file: Path) -> Any:
 
 
 def _metadata(file: Path) -> dict[str, str]:
-    """Of a file whose class is one of Demucs': the package would import and call whatever a file names."""
+    """A file's metadata, if its class is one of Demucs': the package would import and call whatever a file names."""
     with safe_open(str(file), framework="pt") as opened:
         metadata: dict[str, str] = opened.metadata() or {}
     if metadata.get("klass") not in _CLASSES or "structure" in metadata:
@@ -130,7 +130,7 @@ def _metadata(file: Path) -> dict[str, str]:
 
 
 def _around(audio: Tensor, offset: int, segment: int) -> Tensor:
-    """A segment; one that ends behind the audio has what there is on both sides of it, and zeros beyond."""
+    """A segment; one that extends past the end of the audio is centred on what is left, with zeros on both sides."""
     missing = max(0, offset + segment - audio.shape[1])
     start = offset - missing // 2
     begin, end = max(0, start), min(audio.shape[1], start + segment)

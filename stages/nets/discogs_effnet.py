@@ -1,7 +1,7 @@
 """Discogs-EffNet and classifiers on its embeddings, as the Music Technology Group publishes them for ONNX.
 
 Alonso-Jiménez, Serra and Bogdanov, "Music Representation Learning Based on Editorial Metadata from Discogs", ISMIR
-2022. A network is two files: NAME.onnx, and NAME.json with its classes and what its outputs are for.
+2022. A network is two files: NAME.onnx, and NAME.json with its classes and the purposes of its outputs.
 """
 
 import json
@@ -15,7 +15,7 @@ from stages.nets.musicnn import log_mel
 
 PATCH = 128  # frames of a patch, 2 s
 HOP = 62  # frames from patch to patch, 1 s
-# What an output is called where the metadata has only TensorFlow's name for it.
+# An output's name where the metadata has only TensorFlow's name for it.
 _USUAL = {"predictions": "activations", "embeddings": "embeddings"}
 
 
@@ -23,7 +23,7 @@ class PublishedNetwork:
     """One network with its class names."""
 
     def __init__(self, folder: Path, device: str) -> None:
-        """Open the one network in a folder; `device` is "cpu" or "cuda".
+        """Open the network in a folder; `device` is "cpu" or "cuda".
 
         Raises:
             FileNotFoundError: the folder holds no .onnx file, or no metadata beside it.
@@ -42,14 +42,18 @@ class PublishedNetwork:
         self._session = onnxruntime.InferenceSession(file, options, [name for name in wanted if name in there])
 
     def __call__(self, inputs: np.ndarray, *purposes: str) -> list[np.ndarray]:
-        """Outputs [inputs, width] by purpose, "predictions" or "embeddings"; ValueError where there is none such."""
+        """Outputs [inputs, width] by purpose, "predictions" or "embeddings".
+
+        Raises:
+            ValueError: the network has no such output.
+        """
         names = [self._output(purpose) for purpose in purposes]
         return self._session.run(names, {self._session.get_inputs()[0].name: inputs})
 
     def _output(self, purpose: str) -> str:
         there = [output.name for output in self._session.get_outputs()]
-        told = [output["name"] for output in self._outputs if output.get("output_purpose") == purpose]
-        for name in (*told, _USUAL[purpose]):
+        listed = [output["name"] for output in self._outputs if output.get("output_purpose") == purpose]
+        for name in (*listed, _USUAL[purpose]):
             if name in there:
                 return name
         if len(there) == 1:
@@ -60,7 +64,7 @@ class PublishedNetwork:
 def patches(audio: np.ndarray) -> np.ndarray:
     """Mel patches float32 [patches, PATCH, 96] of mono audio [samples] at 16 kHz, overlapping by half.
 
-    A rest too short for a patch is dropped, a track too short for one repeated. The spectrogram is that of musicnn.
+    A remainder too short for a patch is dropped; a track too short for one is repeated. The spectrogram is musicnn's.
     """
     mel = log_mel(audio)
     if len(mel) < PATCH:

@@ -1,4 +1,4 @@
-"""multilingual-e5-small as a token encoder: a BERT of 384-d states that reads about a hundred languages.
+"""multilingual-e5-small as a token encoder: a BERT with 384-d states for about a hundred languages.
 
 Wang et al., "Multilingual E5 Text Embeddings: A Technical Report", 2024.
 """
@@ -17,16 +17,16 @@ _VOCABULARY = "embeddings.word_embeddings.weight"
 
 
 class E5(TokenEncoder):
-    """Token states of a text."""
+    """Token states [tokens, 384] of a text."""
 
-    prefix = "query: "  # what the model card asks for where the states are features and not the documents of a search
+    prefix = "query: "  # required by the model card where the states are used as features, not as documents of a search
 
     @classmethod
     def load(cls, folder: Path, max_tokens: int) -> "E5":
-        """The encoder of a folder with `model.safetensors`, `config.json`, `tokenizer.json`; longer texts are cut."""
+        """Load a folder with `model.safetensors`, `config.json`, `tokenizer.json`; longer texts are truncated."""
         model = BertModel(BertConfig(**json.loads((folder / "config.json").read_text())), add_pooling_layer=False)
         weights = load_file(folder / "model.safetensors")
-        # Looking words up needs no arithmetic: the vocabulary, four fifths of the parameters, stays in float16.
+        # An embedding lookup needs no arithmetic: the vocabulary, four fifths of the parameters, stays in float16.
         model.load_state_dict(
             {name: tensor if name == _VOCABULARY else tensor.float() for name, tensor in weights.items()}, assign=True
         )

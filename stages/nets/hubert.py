@@ -1,8 +1,8 @@
 """HuBERT encoders as feature extractors: MERT (music, 75 Hz) and mHuBERT (speech in 147 languages, 50 Hz).
 
 Hsu et al., "HuBERT", 2021; Li et al., "MERT", ICLR 2024; Zanon Boito et al., "mHuBERT-147", 2024. MERT's released
-configurations are HuBERT's by another name, so transformers' own `HubertModel` reads its weights and none of the
-repository's code runs.
+configurations are HuBERT's under another name, so transformers' own `HubertModel` loads its weights and no code from
+the model's repository runs.
 """
 
 import json
@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from transformers import HubertConfig, HubertModel
 
-_EPSILON = 1e-7  # as `Wav2Vec2FeatureExtractor` adds to the variance
-_TOGETHER_S = 60  # seconds in a batch of chunks: 1.3 GB of activations in MERT's 330 M
+_EPSILON = 1e-7  # added to the variance, as in `Wav2Vec2FeatureExtractor`
+_TOGETHER_S = 60  # seconds in a batch of chunks: 1.3 GB of activations in MERT 330M
 _AS_HUBERT = {"feature_extractor_cqt": False, "deepnorm": False, "feat_proj_layer_norm": True}
 
 
@@ -22,17 +22,17 @@ class HubertStates:
     """The last layer's states for audio of any length.
 
     Attributes:
-        input_rate_hz: of the audio.
-        rate_hz: of the states.
+        input_rate_hz: sampling rate of the audio.
+        rate_hz: rate of the states.
     """
 
     def __init__(self, model: HubertModel, input_rate_hz: int, chunk_s: float) -> None:
-        """Of a model.
+        """Wrap a model.
 
         Args:
             model: HuBERT of any size.
-            input_rate_hz: that it was trained at.
-            chunk_s: that it was trained on, and hears at once.
+            input_rate_hz: sampling rate that it was trained at.
+            chunk_s: length of the excerpts that it was trained on, and of the chunks that it gets here.
         """
         self._model = model.eval().requires_grad_(False)
         self._stride, self._reach = _stride_and_reach(model.config)
@@ -43,39 +43,43 @@ class HubertStates:
 
     @classmethod
     def load(cls, folder: Path, input_rate_hz: int, chunk_s: float, device: str = "cpu") -> "HubertStates":
-        """The encoder in a folder with `config.json` and `model.safetensors` or `pytorch_model.bin`.
+        """Load the encoder in a folder with `config.json` and `model.safetensors` or `pytorch_model.bin`.
 
         Raises:
-            ValueError: the configuration asks for what HuBERT has not, or a weight is missing.
+            ValueError: the configuration needs features that HuBERT lacks, or a weight is missing.
         """
-        told: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        stored: dict[str, Any] = json.loads((folder / "config.json").read_text())
         for name, value in _AS_HUBERT.items():
-            if told.get(name, value) != value:
-                raise ValueError(f"{folder / 'config.json'}: {name} is {told[name]}, which only its own code computes")
+            if stored.get(name, value) != value:
+                raise ValueError(
+                    f"{folder / 'config.json'}: {name} is {stored[name]}, which only the model's own code supports"
+                )
         loaded: Any = HubertModel.from_pretrained(
             folder,
-            config=HubertConfig(**{name: value for name, value in told.items() if name not in ("model_type", "dtype")}),
+            config=HubertConfig(
+                **{name: value for name, value in stored.items() if name not in ("model_type", "dtype")}
+            ),
             dtype=torch.float32,
             local_files_only=True,
             output_loading_info=True,
         )
         model, report = loaded
-        # Drawn for masking, which happens in pretraining alone.
+        # `masked_spec_embed` is for masking, which only happens in pretraining.
         if missing := sorted({*report["missing_keys"]} - {"masked_spec_embed"}):
             raise ValueError(f"{folder}: {len(missing)} weights are missing, {missing[0]} the first of them")
         return cls(model.to(device), input_rate_hz, chunk_s)
 
     @property
     def dim(self) -> int:
-        """Numbers in a state."""
+        """Dimension of a state."""
         return int(self._model.config.hidden_size)
 
     @torch.inference_mode()
     def __call__(self, audio: np.ndarray) -> np.ndarray:
         """Mono audio [samples] to float32 states [ceil(samples / stride), dim].
 
-        The whole track is brought to zero mean and unit variance. All chunks are of the same length: the last one
-        begins so much earlier, and what it has in common with the one before is cut off.
+        The whole track is normalised to zero mean and unit variance. All chunks have the same length: the last one
+        starts earlier to make that so, and its overlap with the one before is dropped.
         """
         states = -(-len(audio) // self._stride)
         if not states:
@@ -84,20 +88,20 @@ class HubertStates:
         padded = np.pad(_normalised(audio), (0, states * self._stride + self._reach - len(audio)))
         starts = [*range(0, states - chunk, chunk), states - chunk]
         cut = [padded[start * self._stride :][: chunk * self._stride + self._reach] for start in starts]
-        heard = torch.from_numpy(np.stack(cut))
-        parts = [self._hear(batch) for batch in heard.split(self._batch)]
+        chunks = torch.from_numpy(np.stack(cut))
+        parts = [self._states(batch) for batch in chunks.split(self._batch)]
         made = np.concatenate(parts)
         kept = [part[start - begin :] for part, begin, start in zip(made, starts, range(0, states, chunk), strict=True)]
         return np.concatenate(kept)
 
-    def _hear(self, chunks: torch.Tensor) -> np.ndarray:
+    def _states(self, chunks: torch.Tensor) -> np.ndarray:
         """[batch, samples] to [batch, states, dim]."""
         states: torch.Tensor = self._model(chunks.to(self._model.device)).last_hidden_state
         return states.float().cpu().numpy()
 
 
 def _stride_and_reach(config: Any) -> tuple[int, int]:
-    """Samples from state to state, and samples that the first one needs beyond that."""
+    """Samples from one state to the next, and how many samples more than that a state depends on."""
     stride, field = 1, 1
     for kernel, step in zip(config.conv_kernel, config.conv_stride, strict=True):
         field += (kernel - 1) * stride

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from stages.spectrum import magnitudes, mel_bands
+from stages.signal.spectrum import magnitudes, mel_bands
 
 RATE_HZ = 16_000
 MELS = 96
@@ -24,14 +24,14 @@ _FRONT_END = 2 * 204 + 3 * 51
 
 
 def log_mel(audio: np.ndarray) -> np.ndarray:
-    """Mono audio [samples] at RATE_HZ to the mel spectrogram float32 [frames, MELS] musicnn was trained on."""
+    """Mono audio [samples] at RATE_HZ to the mel spectrogram float32 [frames, MELS] that musicnn was trained on."""
     power = mel_bands(magnitudes(audio, 512, 256) ** 2, RATE_HZ, MELS).T
     stored = power.astype(np.float16).astype(np.float32)  # the training set was stored with this precision
     return np.log10(10_000 * stored + 1)
 
 
 def patches(audio: np.ndarray) -> Tensor:
-    """Mel patches [patches, PATCH, MELS] of a track; a rest is dropped, a track too short for one patch repeated."""
+    """Mel patches [patches, PATCH, MELS] of mono audio; a remainder is dropped, a track too short is repeated."""
     mel = log_mel(audio)
     if len(mel) < PATCH:
         mel = np.resize(mel, (PATCH, mel.shape[1]))
@@ -42,8 +42,8 @@ def patches(audio: np.ndarray) -> Tensor:
 class _Filters(nn.Module):
     """[batch, 1, frames, MELS] to [batch, channels, frames]: the strongest normalised response at any height.
 
-    The norm keeps the order of a filter's responses, or turns it round where its weight is negative. So of all heights
-    only the greatest response, or the least, is rectified and normalised: the same figures for less work.
+    Batch norm preserves the order of a filter's responses, or reverses it where its weight is negative. So only the
+    greatest response of all heights, or the least, is rectified and normalised: the same result for less work.
     """
 
     def __init__(self, channels: int, length: int, height: int) -> None:
@@ -54,7 +54,7 @@ class _Filters(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         sign = self.norm.weight.sign()
-        # [batch, frames, heights, channels], the order in which the greatest of the heights is soonest found
+        # [batch, frames, heights, channels], the layout in which the maximum over heights is fastest
         responses = F.conv2d(F.pad(x, self.pad), self.conv.weight * sign[:, None, None, None]).movedim(1, 3)
         strongest = responses.amax(2) * sign + self.conv.bias  # type: ignore[operator]
         return self.norm(F.relu(strongest).transpose(1, 2))
@@ -92,7 +92,7 @@ class Musicnn(nn.Module):
         """The pretrained network from a folder with `model.safetensors`."""
         model = cls()
         model.load_state_dict(load_file(folder / "model.safetensors"))
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a CPU is a quarter faster so
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a quarter faster on a CPU
         return model.eval()
 
     @torch.inference_mode()
@@ -104,11 +104,11 @@ class Musicnn(nn.Module):
         second = self.mid_end[1](first) + first
         third = self.mid_end[2](second) + second
         features = torch.cat([front, first, second, third], dim=1)
-        pooled = torch.stack([features.amax(2), features.mean(2)], dim=2).flatten(1)  # max and mean of each, in turn
+        pooled = torch.stack([features.amax(2), features.mean(2)], dim=2).flatten(1)  # interleaved max and mean
         hidden = self.penultimate_norm(F.relu(self.penultimate(self.pool_norm(pooled))))
         return torch.sigmoid(self.output(hidden))
 
     def mean_scores(self, patches: Tensor) -> list[float]:
-        """Probability of every tag, the mean over the patches of a track [patches, PATCH, MELS]."""
-        # One by one: the filters' responses to a single patch take 15 MB, which is more than most caches hold.
+        """Probability of every tag, averaged over the patches of a track [patches, PATCH, MELS]."""
+        # One by one: the filters' responses to a single patch already take 15 MB, more than most caches hold.
         return torch.cat([self(patch) for patch in patches.split(1)]).mean(0).tolist()

@@ -1,4 +1,4 @@
-"""OpenAI's own Whisper: its checkpoints (`large-v3.pt`) and its decoder, made reproducible and fed with voices only."""
+"""OpenAI's own Whisper: its checkpoints (`large-v3.pt`) and decoder, made reproducible and given only voiced audio."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from faster_whisper.vad import VadOptions, get_speech_timestamps
 
 from stages.nets.whisper import RATE_HZ
 
-# Radford et al. 2022, section 4.5: what the beam search says badly is sampled, ever more freely.
+# Radford et al. 2022, section 4.5: where beam search fails, the window is sampled at rising temperatures.
 _TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _SURE_LANGUAGE = 0.5  # probability at which one window of 30 s decides, as it does in faster-whisper
 
@@ -23,10 +23,10 @@ class OpenaiWhisper:
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> "OpenaiWhisper":
-        """The checkpoint (`*.pt`) in a folder: a dictionary of `dims` and `model_state_dict`.
+        """Load the checkpoint (`*.pt`) in a folder: a dictionary of `dims` and `model_state_dict`.
 
-        The heads whose attention times words are known for a file under its published name; else they are all of the
-        upper half of the decoder.
+        The attention heads used for word times are known for files with a published name; otherwise all heads in the
+        upper half of the decoder are used.
 
         Raises:
             ImportError: the library is not installed.
@@ -38,7 +38,7 @@ class OpenaiWhisper:
         if len(files) != 1:
             raise ValueError(f"{folder}: expected one Whisper checkpoint (*.pt), found {len(files)}")
         model = whisper.load_model(str(files[0]), device)
-        if heads := whisper._ALIGNMENT_HEADS.get(files[0].stem):  # a path has no heads, only a name to download
+        if heads := whisper._ALIGNMENT_HEADS.get(files[0].stem):  # `load_model` sets them for names, not for paths
             model.set_alignment_heads(heads)
         return cls(model)
 
@@ -50,12 +50,12 @@ class OpenaiWhisper:
     def transcribe(
         self, audio: np.ndarray, language: str | None, voice: VadOptions, language_windows: int, **options: Any
     ) -> tuple[list[Segment], str | None]:
-        """Segments with word times in mono audio [samples] at 16 kHz, and their language, None where nobody speaks.
+        """Segments with word times in mono audio [samples] at 16 kHz, and their language, None if there is no voice.
 
         Args:
             audio: float32 samples.
             language: ISO 639-1 code; None to detect it in up to `language_windows` windows of 30 s.
-            voice: when Silero VAD believes in a voice; nothing else is heard.
+            voice: options of Silero VAD; only the voiced audio is transcribed.
             language_windows: at least 1.
             **options: of `whisper.transcribe`.
         """
@@ -63,13 +63,13 @@ class OpenaiWhisper:
 
         if not (spans := get_speech_timestamps(audio, voice)):
             return [], None
-        heard = np.concatenate([audio[span["start"] : span["end"]] for span in spans])
-        language = language or self._language(heard, language_windows)
+        voiced = np.concatenate([audio[span["start"] : span["end"]] for span in spans])
+        language = language or self._language(voiced, language_windows)
         with torch.random.fork_rng(self._cuda()):
             torch.manual_seed(0)  # a song's text must not depend on the songs before it
             made = whisper.transcribe(
                 self._model,
-                heard,
+                voiced,
                 language=language,
                 temperature=_TEMPERATURES,
                 word_timestamps=True,
@@ -89,7 +89,7 @@ class OpenaiWhisper:
         return [self._model.device] if self._model.device.type == "cuda" else []
 
     def _language(self, audio: np.ndarray, windows: int) -> str:
-        """That of the first window that is sure, else the one most windows are in."""
+        """The language of the first window with a confident detection, else that of most windows."""
         import whisper
 
         if not self._model.is_multilingual:

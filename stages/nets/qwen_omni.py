@@ -1,8 +1,8 @@
-"""Qwen2.5-Omni's thinker: words about sounds.
+"""Qwen2.5-Omni's thinker, which answers text and audio with text.
 
-Xu et al., "Qwen2.5-Omni Technical Report" (arXiv 2503.20215); transformers' implementation. Only the thinker is read,
-not the talker, which speaks. transformers' processor needs torchvision even for sound alone, so the features and the
-conversation's text are put together here.
+Xu et al., "Qwen2.5-Omni Technical Report" (arXiv 2503.20215); transformers' implementation. Only the thinker is loaded,
+not the talker, which generates speech. transformers' processor needs torchvision even for audio alone, so the features
+and the conversation's text are assembled here.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ Message = dict[str, Any]
 
 
 class QwenOmni:
-    """Answers conversations whose messages have text and sound."""
+    """Answers conversations whose messages contain text and audio."""
 
     def __init__(self, thinker: Any, tokenizer: Any, device: str) -> None:
         """The thinker and its tokenizer, moved to the device."""
@@ -39,7 +39,7 @@ class QwenOmni:
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> "QwenOmni":
-        """A checkpoint of the whole Qwen2.5-Omni in safetensors; bfloat16 on a GPU, float32 elsewhere.
+        """Load a checkpoint of the whole Qwen2.5-Omni in safetensors; bfloat16 on a GPU, float32 elsewhere.
 
         Raises:
             ValueError: the checkpoint lacks weights of the thinker.
@@ -53,37 +53,37 @@ class QwenOmni:
             use_safetensors=True,
             output_loading_info=True,
         )
-        thinker, told = loaded
-        if missing := sorted(told["missing_keys"]):
+        thinker, report = loaded
+        if missing := sorted(report["missing_keys"]):
             raise ValueError(f"{folder}: no weights for {', '.join(missing[:3])} and {len(missing) - 1} more")
         return cls(thinker, AutoTokenizer.from_pretrained(folder, local_files_only=True), device)
 
     @torch.inference_mode()
     def answer(self, messages: list[Message], max_tokens: int, temperature: float = 0.0) -> str:
-        """What the thinker says next.
+        """The thinker's next turn.
 
         Args:
             messages: `role` and `content`: a text, or parts {"type": "text", "text": ...} and {"type": "audio",
                 "audio": float32 [samples] at 16 kHz, at most five minutes}.
-            max_tokens: of the answer.
+            max_tokens: upper limit for the answer.
             temperature: 0 takes the likeliest token every time.
         """
         sounds = [part["audio"] for message in messages for part in _parts(message) if part["type"] == "audio"]
-        heard = self._hear(sounds) if sounds else {}
-        lengths = self._token_counts(heard["feature_attention_mask"]) if heard else []
+        features = self._audio_features(sounds) if sounds else {}
+        lengths = self._token_counts(features["feature_attention_mask"]) if features else []
         asked = self._tokenizer(_conversation(messages, lengths), return_tensors="pt", add_special_tokens=False)
         sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
         made = self._thinker.generate(
-            **{name: value.to(self._device) for name, value in {**asked, **heard}.items()},
+            **{name: value.to(self._device) for name, value in {**asked, **features}.items()},
             max_new_tokens=max_tokens,
             eos_token_id=self._tokenizer.convert_tokens_to_ids(_TURN_END),
             pad_token_id=self._tokenizer.pad_token_id,
             **sampling,
         )
-        said: str = self._tokenizer.decode(made[0, asked["input_ids"].shape[1] :], skip_special_tokens=True)
-        return said
+        text: str = self._tokenizer.decode(made[0, asked["input_ids"].shape[1] :], skip_special_tokens=True)
+        return text
 
-    def _hear(self, sounds: list[np.ndarray]) -> dict[str, torch.Tensor]:
+    def _audio_features(self, sounds: list[np.ndarray]) -> dict[str, torch.Tensor]:
         padded = [np.pad(sound, (0, max(0, _MIN_SAMPLES - len(sound)))) for sound in sounds]
         made = self._features(
             padded, sampling_rate=SAMPLE_RATE_HZ, return_attention_mask=True, padding="longest", return_tensors="pt"
@@ -103,7 +103,7 @@ def _parts(message: Message) -> list[Message]:
 
 
 def _conversation(messages: list[Message], audio_tokens: list[int]) -> str:
-    """Messages in Qwen's ChatML up to where the assistant begins, each sound as so many audio tokens."""
+    """Messages in Qwen's ChatML up to the start of the assistant's turn, each sound as its number of audio tokens."""
     remaining = iter(audio_tokens)
     turns = []
     for message in messages:

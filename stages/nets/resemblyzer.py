@@ -1,4 +1,4 @@
-"""Resemblyzer's speaker encoder: who is singing, as a direction in 256 dimensions.
+"""Resemblyzer's speaker encoder: who is singing, as a unit vector in 256 dimensions.
 
 Wan, Wang, Papir, Lopez Moreno, "Generalized end-to-end loss for speaker verification", ICASSP 2018.
 """
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from stages.spectrum import magnitudes, mel_bands
+from stages.signal.spectrum import magnitudes, mel_bands
 
 RATE_HZ = 16_000
 DIM = 256
@@ -25,7 +25,7 @@ _TARGET_DBFS = -30.0
 
 
 class SpeakerEncoder(nn.Module):
-    """An LSTM whose last state, projected, is the speaker's direction."""
+    """An LSTM whose projected last state is the speaker's embedding."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class SpeakerEncoder(nn.Module):
         return model.eval()
 
     def forward(self, mel: Tensor) -> Tensor:
-        """Mel spectrograms [batch, frames, 40] to embeddings [batch, DIM] of length 1 without negative values."""
+        """Mel spectrograms [batch, frames, 40] to non-negative embeddings [batch, DIM] of unit length."""
         _, (hidden, _) = self.lstm(mel)
         return F.normalize(F.relu(self.projection(hidden[-1])), dim=1)
 
@@ -48,7 +48,7 @@ class SpeakerEncoder(nn.Module):
     def embed(self, voice: np.ndarray) -> np.ndarray:
         """The embedding float32 [DIM] of one utterance: mono audio [samples] at RATE_HZ without long silences.
 
-        It is the mean over overlapping partial utterances, of length 1 again.
+        It is the mean over overlapping partial utterances, rescaled to unit length.
         """
         starts = _partial_starts(len(voice))
         missing = (starts[-1] + PARTIAL) * _HOP - len(voice)
@@ -59,7 +59,7 @@ class SpeakerEncoder(nn.Module):
 
 
 def _partial_starts(samples: int) -> list[int]:
-    """First frames of the partial utterances; there is always one."""
+    """First frames of the partial utterances; there is always at least one."""
     frames = -(-(samples + 1) // _HOP)
     starts = list(range(0, max(1, frames - PARTIAL + _STEP + 1), _STEP))
     covered = samples / _HOP - starts[-1]
@@ -67,7 +67,7 @@ def _partial_starts(samples: int) -> list[int]:
 
 
 def _loud_enough(voice: np.ndarray) -> np.ndarray:
-    """Raised to an RMS of -30 dBFS where it is quieter, as in training."""
+    """The voice, amplified to an RMS of -30 dBFS if it is quieter, as in training."""
     rms = float(np.sqrt(np.mean(np.square(voice, dtype=np.float64))))
     gain = 10 ** (_TARGET_DBFS / 20) / max(rms, 1e-9)
     return voice * np.float32(max(1.0, gain))

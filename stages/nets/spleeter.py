@@ -1,4 +1,4 @@
-"""Spleeter, two stems: one U-Net a stem estimates its magnitude, their ratio is the mask.
+"""Spleeter with two stems: one U-Net per stem estimates its magnitudes, their ratio is the mask.
 
 Hennequin, Khlif, Voituret, Moussallam, "Spleeter: a fast and efficient music source separation tool with pre-trained
 models", JOSS 2020; the U-Net is that of Jansson et al., ISMIR 2017.
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 N_FFT = 4096
 HOP = 1024
 BINS = 1024  # the lower half; everything above 11 kHz counts as accompaniment
-SEGMENT = 512  # frames the network sees at a time, 11.9 s
+SEGMENT = 512  # frames per network call, 11.9 s
 _EPSILON = 1e-10
 _CHANNELS = (2, 16, 32, 64, 128, 256, 512)
 _OVERLAP = N_FFT - HOP
@@ -38,7 +38,7 @@ class _Down(nn.Module):
 
 
 class _Up(nn.Module):
-    """Doubles time and frequency. `conv` gives the four outputs of each input: see `_four_outputs`."""
+    """Doubles time and frequency. `conv` computes all four outputs of each input: see `_four_outputs`."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class _Up(nn.Module):
 
 
 class UNet(nn.Module):
-    """Finds one stem."""
+    """Estimates the magnitudes of one stem."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class Spleeter(nn.Module):
             parameters[name] = _four_outputs(parameters[name])
         model = cls()
         model.load_state_dict(parameters)
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a CPU is a quarter faster so
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a quarter faster on a CPU
         return model.eval()
 
     def forward(self, magnitude: Tensor) -> Tensor:
@@ -108,10 +108,10 @@ class Spleeter(nn.Module):
         """The vocals of a stereo mix at 44.1 kHz, both float32 [2, frames], piece by piece.
 
         Memory does not grow with the song: each segment of SEGMENT frames is transformed, masked and overlap-added on
-        its own, and the segments meet without a seam because all frames keep one grid.
+        its own, and the segments join seamlessly because all frames are on one grid.
         """
         length = mix.shape[1]
-        # A frame of zeros on the left, as Spleeter has it, puts every sample under four windows.
+        # A frame of zeros on the left, as in Spleeter, puts every sample under four windows.
         step, start = SEGMENT * HOP, -N_FFT
         tail = torch.zeros(2, _OVERLAP)
         while start < length:
@@ -122,7 +122,7 @@ class Spleeter(nn.Module):
             start += step
 
     def _vocals(self, block: Tensor) -> Tensor:
-        """One segment [2, samples], windowed and unscaled at its ends so that its neighbours can be added."""
+        """The vocals of one segment [2, samples], with its ends left windowed so that its neighbours can be added."""
         spectrum = torch.fft.rfft(block.unfold(1, N_FFT, HOP) * self.window)[..., :BINS]  # [2, SEGMENT, BINS]
         frames = torch.fft.irfft(spectrum * self(spectrum.abs()[None])[0], N_FFT) * (self.window / _WINDOW_GAIN)
         hops = block.new_zeros(2, block.shape[1] // HOP, HOP)
@@ -132,11 +132,11 @@ class Spleeter(nn.Module):
 
 
 def _four_outputs(transposed: Tensor) -> Tensor:
-    """Weight [inputs, outputs, 5, 5] or bias [outputs] of a transposed convolution, stride 2, for a plain one.
+    """Weight [inputs, outputs, 5, 5] or bias [outputs] of a transposed convolution, stride 2, for a plain convolution.
 
-    Output 2i + p of it hears input i + d through tap 1 + p - 2d, if there is one: of each axis the even outputs are a
+    Output 2i + p depends on input i + d through tap 1 + p - 2d, if there is one: along each axis the even outputs are a
     convolution with the taps 3, 1 and none, the odd ones with 4, 2 and 0. All four kinds of outputs together are one
-    convolution, [4 outputs, inputs, 3, 3] in the order of `pixel_shuffle`, for which a CPU has much better code.
+    convolution, [4 outputs, inputs, 3, 3] in the order of `pixel_shuffle`, which is much faster on a CPU.
     """
     if transposed.ndim == 1:
         return transposed.repeat_interleave(4)

@@ -1,4 +1,4 @@
-"""What pretrained text encoders have in common: texts in, one state a token out."""
+"""What pretrained text encoders have in common: texts in, one state per token out."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,20 +11,20 @@ from torch import Tensor, nn
 
 
 class TokenEncoder(ABC):
-    """A transformers encoder with its tokenizer; texts over a number of tokens are cut.
+    """A transformers encoder with its tokenizer; longer texts are truncated.
 
     Attributes:
-        prefix: what stands before every text.
-        max_tokens: longest reading of a text, prefix and special tokens included.
+        prefix: prepended to every text.
+        max_tokens: most tokens of a text that are read, including the prefix and special tokens.
     """
 
     prefix: ClassVar[str] = ""
 
     def __init__(self, model: Any, tokenizer: Tokenizer, max_tokens: int) -> None:
-        """Model and tokenizer of one another.
+        """Combine a model and its tokenizer.
 
         Raises:
-            ValueError: the tokenizer knows more tokens than the model.
+            ValueError: the tokenizer has more tokens than the model.
         """
         if (tokens := tokenizer.get_vocab_size()) > model.config.vocab_size:
             raise ValueError(f"the tokenizer has {tokens} tokens, the model {model.config.vocab_size}")
@@ -36,7 +36,7 @@ class TokenEncoder(ABC):
 
     @property
     def dim(self) -> int:
-        """Numbers in a state."""
+        """Dimension of a state."""
         return self._model.config.hidden_size
 
     @property
@@ -45,12 +45,12 @@ class TokenEncoder(ABC):
         """Query projection of every block, first to last."""
 
     def __call__(self, text: str) -> np.ndarray:
-        """Float32 states [tokens, dim] of the prefixed text, its special tokens included."""
+        """Float32 states [tokens, dim] of the prefixed text, including its special tokens."""
         return self.encode([text])[0][0].numpy()
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """A batch of texts.
+        """Encode a batch of texts.
 
         Returns:
             Float32 states [B, L, dim], zeros on padding, and their mask, int64 [B, L], 0 on padding; on the CPU.
@@ -63,6 +63,6 @@ class TokenEncoder(ABC):
         return states.masked_fill(mask[..., None] == 0, 0.0), mask
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of a whole text, prefix and special tokens included, however many are read."""
+        """Tokens of a whole text, including the prefix, special tokens and whatever would be truncated."""
         reading = self._tokenizer.encode(self.prefix + text)
         return len(reading.ids) + sum(part.special_tokens_mask.count(0) for part in reading.overflowing)

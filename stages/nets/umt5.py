@@ -1,4 +1,4 @@
-"""umT5 as a token encoder: the encoder half of a T5 that reads 107 languages, the text encoder of ACE-Step.
+"""umT5 as a token encoder: the encoder half of a T5 for 107 languages, the text encoder of ACE-Step.
 
 Chung et al., "UniMax: Fairer and More Effective Language Sampling for Large-Scale Multilingual Pretraining", 2023.
 """
@@ -15,16 +15,16 @@ from stages.nets.token_encoder import TokenEncoder
 
 
 class UMT5(TokenEncoder):
-    """Token states of a text; those of its forerunners T5 and mT5 too, which share its layout."""
+    """Token states of a text, by umT5 or its predecessors T5 and mT5, which share its layout."""
 
     @classmethod
     def load(cls, folder: Path, max_tokens: int, device: str = "cpu") -> "UMT5":
-        """The encoder of a folder with safetensors, `config.json`, `tokenizer.json`; longer texts are cut.
+        """Load a folder with safetensors, `config.json`, `tokenizer.json`; longer texts are truncated.
 
         Raises:
             ValueError: the folder lacks a weight.
         """
-        disable_progress_bar()  # a second's work, and the command draws bars of its own
+        disable_progress_bar()  # loading takes a second, and the command draws progress bars of its own
         model, report = AutoModelForTextEncoding.from_pretrained(
             folder,
             dtype=torch.float32,
@@ -35,7 +35,7 @@ class UMT5(TokenEncoder):
         )
         if missing := sorted(report["missing_keys"]):
             raise ValueError(f"{len(missing)} weights are missing, {missing[0]} the first of them")
-        # The file itself and not AutoTokenizer, which rebuilds a T5 tokenizer without its own normaliser.
+        # The file itself rather than AutoTokenizer, which rebuilds a T5 tokenizer without its normaliser.
         return cls(model.to(device), Tokenizer.from_file(str(folder / "tokenizer.json")), max_tokens)
 
     @property

@@ -1,4 +1,4 @@
-"""faster-whisper, made reproducible and kept off the network."""
+"""faster-whisper, made reproducible and without network access."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -11,20 +11,21 @@ from faster_whisper.transcribe import Segment, TranscriptionInfo, TranscriptionO
 
 RATE_HZ = 16_000
 
-# Tried on sung loops: milder leaves some of them as they are, a stronger penalty costs words that are sung.
+# Tuned on sung loops: milder values leave some loops in place, stronger ones drop words that are sung.
 _AGAINST_LOOPS: dict[str, Any] = {"repetition_penalty": 1.1, "no_repeat_ngram_size": 3}
 
 
 class Whisper(WhisperModel):
-    """Whisper that answers a looping window with a second beam search that discourages repetition.
+    """Whisper that decodes a looping window again, with a beam search that penalises repetition.
 
     The published remedy is sampling at rising temperatures (Radford et al. 2022, section 4.5), but CTranslate2 seeds
-    its generator once a process: a song's text would depend on the songs before it. Call `transcribe` at temperature 0.
+    its generator once per process: a song's text would depend on the songs before it. Call `transcribe` with
+    temperature 0.
     """
 
     @classmethod
     def load(cls, folder: Path, device: str, compute_type: str) -> "Whisper":
-        """The CTranslate2 model in a folder, on one thread.
+        """Load the CTranslate2 model in a folder, on one thread.
 
         Raises:
             FileNotFoundError: the tokenizer is missing; faster-whisper would ask the hub for one.
@@ -50,9 +51,9 @@ class Whisper(WhisperModel):
     def transcribe_together(
         self, audio: np.ndarray, windows: int, **options: Any
     ) -> tuple[Iterable[Segment], TranscriptionInfo]:
-        """`transcribe` with up to that many windows of 30 s, cut where nobody sings, decoded at once.
+        """`transcribe` with up to `windows` windows of 30 s, split where nobody sings, decoded together.
 
-        No window is searched again, whether it loops or not.
+        Looping windows are not decoded again.
         """
         pipeline = BatchedInferencePipeline(self)
         return pipeline.transcribe(audio, batch_size=windows, without_timestamps=False, **options)

@@ -16,7 +16,12 @@ _STATE_SAMPLES = 320  # a mel hop of 160, halved by the second convolution
 
 
 class WhisperStates:
-    """The encoder's states for audio of any length."""
+    """The encoder's states for audio of any length.
+
+    Attributes:
+        input_rate_hz: sampling rate of the audio.
+        rate_hz: rate of the states.
+    """
 
     def __init__(self, encoder: WhisperEncoder) -> None:
         self._encoder = encoder
@@ -26,7 +31,7 @@ class WhisperStates:
 
     @classmethod
     def load(cls, folder: Path) -> "WhisperStates":
-        """The encoder in a folder with `model.safetensors` and `config.json`."""
+        """Load the encoder in a folder with `model.safetensors` and `config.json`."""
         with torch.device("meta"):
             encoder = WhisperEncoder(WhisperConfig(**json.loads((folder / "config.json").read_text())))
         weights = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
@@ -36,8 +41,8 @@ class WhisperStates:
     def __call__(self, audio: np.ndarray) -> np.ndarray:
         """Mono audio [samples] at 16 kHz to float32 states [ceil(samples / 320), dim] at 50 Hz.
 
-        The encoder sees windows of 30 s, one after the other; the last one is filled with silence, whose states are
-        cut off.
+        The encoder processes consecutive windows of 30 s; the last one is padded with silence, whose states are
+        dropped.
         """
         step = self._mel.n_samples
         windows = [audio[start : start + step] for start in range(0, len(audio), step)]

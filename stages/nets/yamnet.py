@@ -1,4 +1,4 @@
-"""YAMNet: which of 521 AudioSet classes is heard. A MobileNet over mel patches, quantised to 8 bits, in ONNX.
+"""YAMNet: which of 521 AudioSet classes are present. A MobileNet over mel patches, quantised to 8 bits, in ONNX.
 
 Plakal and Ellis, TensorFlow model garden, 2019; classes of Gemmeke et al., "Audio Set", ICASSP 2017.
 """
@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 from scipy.special import expit
 
-from stages.spectrum import magnitudes, mel_filters
+from stages.signal.spectrum import magnitudes, mel_filters
 
 RATE_HZ = 16_000
 _N_FFT, _WINDOW, _HOP = 512, 400, 160

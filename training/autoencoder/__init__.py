@@ -1,5 +1,5 @@
-"""Training the music autoencoder: spectrograms of both channels to latents an eighth as wide and as long, and back.
+"""Training the music autoencoder, which compresses stereo log-mel spectrograms eightfold in bands and in time.
 
-The phases are those of Chen et al., "Deep Compression Autoencoder" (arXiv 2410.10733). What is an image's resolution
-there is a spectrogram's length here: attention in the deepest stage reaches over all of it.
+The phases follow Chen et al., "Deep Compression Autoencoder" (arXiv 2410.10733), with the length of the spectrogram in
+the place of image resolution: attention in the deepest stage spans all of it.
 """

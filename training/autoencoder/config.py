@@ -1,4 +1,4 @@
-"""What a run of `songmill train autoencoder` is asked for."""
+"""Settings of a run of `songmill train autoencoder`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,16 +6,17 @@ from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from training.loop import LoopConfig
-from training.model.codec import AUTOENCODER
-from training.optimizer import OptimizerConfig
+from schemas.columns import LATENT_CHANNELS
+from stages.nets.codec.codec import AUTOENCODER
+from training.run.base_trainer import BaseTrainConfig
+from training.run.optimizer import OptimizerConfig
 
 PhaseName = Literal["full", "middle", "head"]
 PHASES: tuple[PhaseName, ...] = ("full", "middle", "head")
 
-# What the stage `latents` and the released transformer want of a codec.
-_FIXED = {"in_channels": 2, "latent_channels": 8}
-_STAGES = 4  # three halvings between them: compression 8
+# Required by the stage `latents` and the released transformer.
+_FIXED = {"in_channels": 2, "latent_channels": LATENT_CHANNELS}
+_STAGES = 4  # with three halvings between them: compression 8
 
 
 class _Config(BaseModel):
@@ -23,13 +24,13 @@ class _Config(BaseModel):
 
 
 class PhaseConfig(_Config):
-    """One phase.
+    """Settings of one phase.
 
     Attributes:
-        steps: optimizer steps; 0 leaves the phase out.
-        excerpt_s: length of what is taken of a song at once.
-        batch_size: excerpts.
-        optimizer: AdamW; its warm-up and decay are those of the phase.
+        steps: optimizer steps; 0 skips the phase.
+        excerpt_s: length of a crop in seconds.
+        batch_size: crops per batch.
+        optimizer: AdamW; its warm-up and decay run over the phase.
     """
 
     steps: int = Field(0, ge=0)
@@ -38,16 +39,16 @@ class PhaseConfig(_Config):
     optimizer: OptimizerConfig = OptimizerConfig(warmup_steps=500)
 
 
-class ExcerptsConfig(_Config):
-    """Which songs, and how excerpts are drawn from them.
+class CropsConfig(_Config):
+    """Which songs to use, and how to draw crops from them.
 
     Attributes:
-        datasets: folders that `songmill curate` wrote. A track that stands in two of them counts once.
-        where: SQL condition on the columns of the shards.
-        excerpts_per_visit: taken of a song before another one is decoded.
-        validation_share: of the songs, held out. Which ones follows from their audio alone.
-        validation_s: length of the excerpts that are validated on.
-        validation_excerpts: how many, spread evenly over the songs held out.
+        datasets: folders that `songmill curate` wrote. A track in several of them counts once.
+        where: SQL condition on the shards' columns.
+        excerpts_per_visit: crops drawn from a song before the next song is decoded.
+        validation_share: share of the songs to hold out; which ones depends only on their own audio.
+        validation_s: length of the validation crops in seconds.
+        validation_excerpts: number of validation crops, spread evenly over the held-out songs.
     """
 
     datasets: tuple[Path, ...] = Field(min_length=1)
@@ -59,7 +60,7 @@ class ExcerptsConfig(_Config):
 
 
 class ReconstructionConfig(_Config):
-    """Distance of spectrograms, both on the codec's scale of -1 to 1.
+    """Reconstruction loss between spectrograms on the codec's scale of -1 to 1.
 
     Attributes:
         mse: weight of the mean squared error.
@@ -72,7 +73,7 @@ class ReconstructionConfig(_Config):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.mse + self.l1:
-            raise ValueError("one of mse and l1 has to be more than 0")
+            raise ValueError("mse or l1 must be greater than 0")
         return self
 
 
@@ -80,13 +81,13 @@ class AdversarialConfig(_Config):
     """The patch GAN of the phase `head`.
 
     Attributes:
-        weight: of the adversarial part; 0 leaves it out.
-        adaptive: scale it so that its gradient in the last layer is as large as the reconstruction's (Esser et al.,
-            "Taming Transformers", 2021).
+        weight: weight of the adversarial loss; 0 switches it off.
+        adaptive: scale it so that its gradient in the last layer is as large as that of the reconstruction loss (Esser
+            et al., "Taming Transformers", 2021).
         loss: `hinge` or `least_squares`.
-        channels: of the discriminator's first layer.
-        layers: of the discriminator that halve the spectrogram.
-        lr: of the discriminator.
+        channels: channels of the discriminator's first layer.
+        layers: number of layers of the discriminator that halve the spectrogram.
+        lr: learning rate of the discriminator.
     """
 
     weight: float = Field(0.5, ge=0)
@@ -98,12 +99,12 @@ class AdversarialConfig(_Config):
 
 
 class Moment(NamedTuple):
-    """Where in the phases a step lies.
+    """The phase that a step belongs to.
 
     Attributes:
-        name: of the phase.
-        phase: its settings.
-        step: of the phase, counted from 0.
+        name: name of the phase.
+        phase: settings of the phase.
+        step: step within the phase, from 0.
     """
 
     name: PhaseName
@@ -111,27 +112,28 @@ class Moment(NamedTuple):
     step: int
 
 
-class AutoencoderTrainConfig(LoopConfig):
+class AutoencoderTrainConfig(BaseTrainConfig):
     """A run of `songmill train autoencoder`.
 
     Attributes:
-        kind: tells it from other runs.
-        data: songs.
-        checkpoint: folder with `music_dcae_f8c8/` to go on from; None trains from random weights.
-        model: arguments of diffusers' `AutoencoderDC` where there is no checkpoint; what is left out is as released.
-        linear_start: begin as the best linear codec of some of the songs (see `training.autoencoder.linear_start`), for
-            autoencoders without layers in the first stage, with `upsample_block_type: pixel_shuffle`.
-        full: short excerpts, all weights.
-        middle: long excerpts, the deepest stages and what lies between them.
-        head: short excerpts, the decoder's last layers against a discriminator.
+        kind: kind of the run, as stored in its `config.json`.
+        data: songs and crops.
+        checkpoint: folder with `music_dcae_f8c8/` to start from; None starts from random weights.
+        model: arguments of diffusers' `AutoencoderDC` for a new model; missing ones take the released values.
+        linear_start: initialise as the best linear codec of some of the songs (see
+            `training.autoencoder.linear_start`); needs an autoencoder without layers in the first stage and with
+            `upsample_block_type: pixel_shuffle`.
+        full: phase 1: short crops, all weights.
+        middle: phase 2: long crops, only the deepest stages and the latent layers between them.
+        head: phase 3: short crops, only the decoder's last layers, against a discriminator.
         reconstruction: loss of all phases.
-        adversarial: loss of `head`.
-        precision: of the forward pass; the weights stay in float32.
-        steps: of all phases together, or fewer to stop before.
+        adversarial: additional loss of `head`.
+        precision: dtype of the forward pass; the weights stay in float32.
+        steps: steps of all phases together, or fewer to stop early.
     """
 
     kind: Literal["autoencoder"] = "autoencoder"
-    data: ExcerptsConfig
+    data: CropsConfig
     checkpoint: Path | None = None
     model: dict[str, Any] = Field(default_factory=dict)
     linear_start: bool = False
@@ -156,35 +158,35 @@ class AutoencoderTrainConfig(LoopConfig):
     def _check(self) -> Self:
         planned = sum(phase.steps for _, phase in self.phases())
         if not planned:
-            raise ValueError("no phase has steps: give a preset, or full.steps")
+            raise ValueError("no phase has any steps: choose a preset, or set full.steps")
         if not 0 < self.steps <= planned:
-            raise ValueError(f"the phases have {planned} steps in all")
+            raise ValueError(f"the phases have {planned} steps in total")
         if self.checkpoint and (self.model or self.linear_start):
             raise ValueError(
-                "a checkpoint has its own sizes and weights: leave model, linear_start and --size out, or undo a "
+                "a checkpoint has its own sizes and weights: leave out model, linear_start and --size, or undo a "
                 "preset's with --set model={} --set linear_start=false"
             )
         _check_sizes({**AUTOENCODER, **self.model})
         return self
 
     def phases(self) -> Iterator[tuple[PhaseName, PhaseConfig]]:
-        """In their order."""
+        """Name and settings of each phase, in order."""
         return ((name, getattr(self, name)) for name in PHASES)
 
     def moment(self, step: int) -> Moment:
-        """The phase that a step belongs to; of the step after the last one, the last phase."""
+        """The phase of a step; beyond the last step, the last step of the last phase."""
         left = min(step, sum(phase.steps for _, phase in self.phases()) - 1)
         for name, phase in self.phases():
             if left < phase.steps:
                 return Moment(name, phase, left)
             left -= phase.steps
-        raise AssertionError  # `steps` is not more than they have
+        raise AssertionError  # `left` is below their sum
 
 
 def _check_sizes(model: dict[str, Any]) -> None:
     for name, value in _FIXED.items():
         if model[name] != value:
-            raise ValueError(f"model.{name} has to be {value}")
+            raise ValueError(f"model.{name} must be {value}")
     for name in ("encoder_block_out_channels", "decoder_block_out_channels"):
         if len(model[name]) != _STAGES:
-            raise ValueError(f"model.{name} has to name {_STAGES} stages, for a compression of 8")
+            raise ValueError(f"model.{name} must list {_STAGES} stages, for a compression of 8")

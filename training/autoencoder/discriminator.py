@@ -1,4 +1,4 @@
-"""Tells spectrograms of music from reconstructions, patch by patch.
+"""A patch discriminator between spectrograms of music and reconstructions.
 
 Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks" (2017), with the spectral
 normalisation of Miyato et al. (2018) in place of batch statistics.
@@ -13,16 +13,16 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 _SLOPE = 0.2
 _TINY, _LARGEST = 1e-6, 1e4
-_WIDEST = 8  # times the first layer
+_WIDEST = 8  # most channels, as a multiple of the first layer's
 
 
 class PatchDiscriminator(nn.Sequential):
-    """Spectrograms [B, in_channels, bands, frames] to a score for every patch: the higher, the more like music.
+    """Maps spectrograms [B, in_channels, bands, frames] to one score per patch; higher means more like music.
 
     Args:
-        in_channels: of the spectrograms.
-        channels: of the first layer; each one after it has twice as many, up to eight times.
-        layers: that halve the spectrogram.
+        in_channels: channels of the spectrograms.
+        channels: channels of the first layer; each further layer has twice as many, up to eight times.
+        layers: number of layers that halve the spectrogram.
     """
 
     def __init__(self, in_channels: int, channels: int, layers: int) -> None:
@@ -34,19 +34,19 @@ class PatchDiscriminator(nn.Sequential):
 
 
 def discriminator_loss(real: Tensor, made: Tensor, kind: str) -> Tensor:
-    """Of scores for spectrograms of music and for reconstructions: `hinge` or `least_squares`."""
+    """Loss of the discriminator from its scores for music and for reconstructions; `hinge` or `least_squares`."""
     if kind == "hinge":
         return (F.relu(1 - real).mean() + F.relu(1 + made).mean()) / 2
     return ((real - 1).square().mean() + made.square().mean()) / 2
 
 
 def adversarial_loss(made: Tensor, kind: str) -> Tensor:
-    """What the autoencoder has to lower to be taken for music."""
+    """Adversarial loss of the autoencoder from the scores for its reconstructions; `hinge` or `least_squares`."""
     return -made.mean() if kind == "hinge" else (made - 1).square().mean()
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
-    """How large the reconstruction's gradient in the last layer is, compared with the adversarial one's."""
+    """Ratio of the gradient norms in the last layer: reconstruction loss over adversarial loss, at most 10,000."""
     wanted, found = (
         torch.autograd.grad(loss, last_layer, retain_graph=True)[0].norm() for loss in (reconstruction, adversarial)
     )

@@ -1,25 +1,25 @@
-"""Latents of mean 0 and variance 1 a channel, without a number that users of the codec would have to know.
+"""Latents of zero mean and unit variance per channel, without constants that users of a codec would have to know.
 
-While the autoencoder is trained, its codes are normalised by their running statistics and put where the released
-codec's constants expect them. Afterwards all of that is folded into the encoder's last convolution. The decoder has
-seen nothing else, its padding included, so that it stays as it is: the result is the same to the last rounding.
+During training, codes are normalised by running statistics and scaled and shifted so that the released codec's
+constants bring them to unit variance. On export, this is folded into the encoder's last convolution. The decoder has
+only ever seen normalised codes, padding included, and stays as it is: the result is the same up to rounding.
 """
 
 import torch
 from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from torch import Tensor, nn
 
-from training.model.codec import SCALE, SHIFT
+from stages.nets.codec.codec import SCALE, SHIFT
 
 _MOMENTUM = 0.02
 _EPS = 1e-5
 
 
 class LatentNorm(nn.Module):
-    """Codes [B, channels, bins, frames] to codes of which the codec makes latents near unit variance.
+    """Normalises codes [B, channels, bins, frames] so that the codec's latents have about unit variance.
 
-    Training normalises by the running statistics as well, not by the batch's, which would take from every batch what
-    its excerpts have in common, such as how loud they are.
+    Training uses the running statistics too, not those of the batch, which would remove what its crops have in common,
+    such as their loudness.
     """
 
     mean: Tensor
@@ -34,18 +34,18 @@ class LatentNorm(nn.Module):
 
     @property
     def deviation(self) -> Tensor:
-        """Of each channel."""
+        """Standard deviation of each channel, [channels]."""
         return (self.variance + _EPS).sqrt()
 
     def forward(self, code: Tensor) -> Tensor:
-        """Normalised; in training the statistics follow the codes."""
+        """Normalised codes; in training mode this updates the running statistics."""
         if self.training:
             self.follow(code, _MOMENTUM)
         return (code - self.mean[:, None, None]) / (self.deviation[:, None, None] * SCALE) - SHIFT
 
     @torch.no_grad()
     def follow(self, code: Tensor, momentum: float) -> None:
-        """Take in the statistics of a batch; the first one's are taken as they are."""
+        """Update the running statistics with a batch; the first batch sets them."""
         momentum = momentum if self.seen else 1.0
         self.mean = self.mean.lerp(code.float().mean((0, 2, 3)), momentum)
         self.variance = self.variance.lerp(code.float().var((0, 2, 3)), momentum)
@@ -54,9 +54,9 @@ class LatentNorm(nn.Module):
 
 @torch.no_grad()
 def fold(autoencoder: AutoencoderDC, norm: LatentNorm) -> AutoencoderDC:
-    """An autoencoder whose encoder ends with the norm.
+    """A copy of the autoencoder with the normalisation folded into its encoder's last convolution.
 
-    The shortcut around the last convolution, a mean over groups of channels, becomes a part of its kernel's centre.
+    The shortcut around that convolution, a mean over groups of channels, is added to the centre of its kernel.
     """
     folded = AutoencoderDC(**_arguments(autoencoder) | {"encoder_out_shortcut": False})
     folded.load_state_dict(autoencoder.state_dict())

@@ -1,9 +1,8 @@
-"""A start from what is known: the best linear codec of some music, written into the weights before the first step.
+"""Initialisation as the best linear codec of some music.
 
-From random weights, a small autoencoder spends a thousand steps on finding out that neighbouring bands and frames are
-alike. Principal components say so at once. Every stage of the encoder begins as the components of its input's patches
-of 2 by 2, every stage of the decoder as the same components the other way round, and whatever bends begins with weight
-0. Training then takes it from there.
+From random weights, a small autoencoder needs a thousand steps to learn that neighbouring bands and frames are alike,
+which principal components show at once. Every stage of the encoder is initialised with the principal components of its
+input's 2 x 2 patches, every stage of the decoder with their transpose, and all nonlinear branches with weight 0.
 """
 
 import math
@@ -18,21 +17,21 @@ from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC, DCDownBl
 from diffusers.models.transformers.sana_transformer import GLUMBConv
 from torch import Tensor, nn
 
+from stages.nets.codec.codec import SCALE, SHIFT
 from training.autoencoder.latent_norm import LatentNorm
-from training.model.codec import SCALE, SHIFT
 
-_TAPS = slice(1, 3)  # of a kernel of 3 with stride 2 and padding 1: the patch of 2 by 2 itself
+_TAPS = slice(1, 3)  # of a 3 x 3 kernel with stride 2 and padding 1: the 2 x 2 patch itself
 _CENTRE = (1, 1)
 _LOUD = 4.0  # see `_undo_norm`
 
 
 @dataclass(frozen=True)
 class _Components:
-    """Principal components of patches: a coefficient each, which together give the patch back.
+    """Principal components of 2 x 2 patches.
 
     Attributes:
-        mean: [channels * 4], of the patches.
-        basis: [coefficients, channels * 4], orthonormal rows, the largest variance first.
+        mean: [channels * 4], mean patch.
+        basis: [coefficients, channels * 4], orthonormal rows, largest variance first.
     """
 
     mean: Tensor
@@ -40,16 +39,16 @@ class _Components:
 
     @classmethod
     def of(cls, signal: Tensor, coefficients: int) -> "_Components":
-        """Of a signal [B, channels, bands, frames]."""
+        """Components of a signal [B, channels, bands, frames]."""
         patches = F.pixel_unshuffle(signal, 2).movedim(1, -1).flatten(0, 2).double()
         mean = patches.mean(0)
         centred = patches - mean
-        _, vectors = torch.linalg.eigh(centred.T @ centred)  # the smallest variance first
+        _, vectors = torch.linalg.eigh(centred.T @ centred)  # smallest variance first
         return cls(mean.float(), vectors.flip(1).T[:coefficients].float())
 
 
 def is_possible(autoencoder: AutoencoderDC) -> bool:
-    """Whether its stages are patches of 2 by 2, with channels to spare in front of the last one."""
+    """Whether every stage maps 2 x 2 patches, with spare channels before the last one."""
     config = autoencoder.config
     return (
         config["downsample_block_type"] == "Conv"
@@ -62,11 +61,11 @@ def is_possible(autoencoder: AutoencoderDC) -> bool:
 
 @torch.no_grad()
 def start_linear(autoencoder: AutoencoderDC, norm: LatentNorm, music: Tensor) -> None:
-    """Set the weights.
+    """Initialise the weights in place.
 
     Args:
-        autoencoder: with fresh weights; `is_possible` says whether it can be one.
-        norm: of its latents, which gets the statistics of the music.
+        autoencoder: freshly initialised, one for which `is_possible` holds.
+        norm: its latent normalisation; gets the statistics of the music.
         music: spectrograms [B, 2, bands, frames].
     """
     _straighten(autoencoder)
@@ -94,7 +93,7 @@ def start_linear(autoencoder: AutoencoderDC, norm: LatentNorm, music: Tensor) ->
 
 
 def _straighten(autoencoder: AutoencoderDC) -> None:
-    """Without what bends: residual branches end with a norm, whose weight becomes 0."""
+    """Switch off the nonlinear residual branches: each ends with a norm, whose weight is set to 0."""
     for module in autoencoder.modules():
         branch: Any = module
         if isinstance(module, ResBlock | GLUMBConv):
@@ -108,7 +107,7 @@ def _downsampling(encoder: nn.Module) -> Iterator[DCDownBlock2d]:
 
 
 def _upsampling(decoder: Any) -> Iterator[DCUpBlock2d]:
-    """From the deepest to the spectrogram's."""
+    """Upsampling blocks, from the deepest to the output."""
     for stage in reversed(decoder.up_blocks):
         yield from (module for module in stage if isinstance(module, DCUpBlock2d))
     yield decoder.conv_out
@@ -120,7 +119,7 @@ def _coefficients(signal: Tensor, components: _Components) -> Tensor:
 
 
 def _analyse(stage: Any, components: _Components) -> None:
-    """A stage that gives coefficients; channels beyond them stay as they are."""
+    """Make a stage output coefficients; further channels keep their weights."""
     conv, (count, size) = stage.conv, components.basis.shape
     weight = torch.zeros_like(conv.weight[:count])
     weight[:, : size // 4, _TAPS, _TAPS] = components.basis.unflatten(1, (-1, 2, 2))
@@ -132,7 +131,7 @@ def _analyse(stage: Any, components: _Components) -> None:
 
 
 def _select(conv: Any, shortcut: bool) -> None:
-    """The first coefficients as codes."""
+    """Make a convolution output the first coefficients as codes."""
     conv.weight.zero_()
     conv.bias.zero_()
     codes = conv.out_channels
@@ -144,7 +143,7 @@ def _select(conv: Any, shortcut: bool) -> None:
 
 
 def _place(conv: Any, mean: Tensor, deviation: Tensor, shortcut: bool) -> None:
-    """Codes, normalised as `LatentNorm` has it, as the first coefficients; the others are 0."""
+    """Make a convolution output the first coefficients from normalised codes, and 0 for the others."""
     conv.weight.zero_()
     conv.bias.zero_()
     codes = conv.in_channels
@@ -156,12 +155,12 @@ def _place(conv: Any, mean: Tensor, deviation: Tensor, shortcut: bool) -> None:
 
 
 def _synthesise(stage: Any, components: _Components, scale: float | None = None) -> None:
-    """A stage that gives patches; channels beyond them become 0.
+    """Make a stage output patches, and 0 on further channels.
 
     Args:
-        stage: to set.
-        components: of the patches.
-        scale: of the coefficients that the stage gets, moved up by 1; None where they are as they are.
+        stage: the stage to initialise.
+        components: components of the patches.
+        scale: by what its input coefficients were divided, before 1 was added; None if they are unchanged.
     """
     conv, (count, size) = stage.conv, components.basis.shape
     conv.weight.zero_()
@@ -175,10 +174,10 @@ def _synthesise(stage: Any, components: _Components, scale: float | None = None)
 
 
 def _undo_norm(norm: Any, before: Any, used: int) -> float:
-    """Make the decoder's last norm and its ReLU next to linear; returns by what it divides.
+    """Make the decoder's last norm and ReLU almost linear; returns the norm's divisor.
 
-    The norm divides by the root mean square over channels. Channels that nobody uses get a constant that is loud enough
-    to settle it, and the others are moved up, out of the ReLU's reach.
+    The norm divides by the root mean square over channels. Unused channels get a constant large enough to dominate it,
+    and the others a bias that keeps them positive, so that the ReLU does not clip them.
     """
     channels = before.conv.out_channels // 4
     before.conv.bias[4 * used :] = _LOUD

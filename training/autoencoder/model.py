@@ -1,4 +1,4 @@
-"""What is trained: the autoencoder, with its latents kept near unit variance."""
+"""The autoencoder in training, with its latents kept near unit variance."""
 
 from pathlib import Path
 from typing import Any
@@ -7,24 +7,24 @@ import torch
 from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from torch import Tensor, nn
 
+from stages.nets.codec import autoencoder as spectrograms
+from stages.nets.codec.codec import AUTOENCODER, SCALE, SHIFT, scaled_mel
+from stages.nets.codec.mel import LogMel
 from training.autoencoder.latent_norm import LatentNorm, fold
 from training.autoencoder.linear_start import is_possible, start_linear
-from training.checkpoints import load_autoencoder
-from training.model import autoencoder as spectrograms
-from training.model.codec import AUTOENCODER, SCALE, SHIFT, scaled_mel
-from training.model.mel import LogMel
+from training.checkpoints.released_layout import load_autoencoder
 
 
-class NoSuchModel(ValueError):  # noqa: N818 - it says what kind of problem
-    """Sizes of which no autoencoder for the codec can be made."""
+class NoSuchModel(ValueError):  # noqa: N818 - names the problem
+    """Sizes that do not make an autoencoder for the codec."""
 
 
 class SpectrogramAutoencoder(nn.Module):
-    """Spectrograms to spectrograms, through diffusers' own forward pass.
+    """Maps spectrograms to their reconstructions, through diffusers' own encoder and decoder.
 
     Args:
-        autoencoder: to train.
-        normalise: keep the latents near unit variance. A released autoencoder's are, and somebody has learnt them.
+        autoencoder: the model to train.
+        normalise: normalise the latents. Not for a released autoencoder, whose latents other models were trained on.
     """
 
     def __init__(self, autoencoder: AutoencoderDC, *, normalise: bool) -> None:
@@ -38,25 +38,25 @@ class SpectrogramAutoencoder(nn.Module):
         return self.latents(self.autoencoder.encoder(spectrogram))
 
     def decode(self, code: Tensor) -> Tensor:
-        """Codes to spectrograms."""
+        """Codes [B, 8, 16, frames] to spectrograms [B, 2, 128, frames * 8]."""
         return self.autoencoder.decoder(code)
 
     def forward(self, spectrogram: Tensor) -> Tensor:
-        """The reconstruction."""
+        """The reconstruction of spectrograms [B, 2, 128, frames * 8]."""
         return self.decode(self.encode(spectrogram))
 
     @property
     def last_layer(self) -> Tensor:
-        """The weight that makes the spectrogram."""
+        """The weight of the decoder's output convolution."""
         last: Any = self.autoencoder.decoder.conv_out
         weight: Tensor = last.weight if isinstance(last, nn.Conv2d) else last.conv.weight
         return weight
 
     def start_linear(self, music: Tensor) -> None:
-        """Begin as the best linear codec of some music, spectrograms [B, 2, 128, frames].
+        """Initialise as the best linear codec of some music, spectrograms [B, 2, 128, frames].
 
         Raises:
-            NoSuchModel: its layout does not allow it.
+            NoSuchModel: the model's layout does not allow it.
         """
         if not isinstance(self.latents, LatentNorm) or not is_possible(self.autoencoder):
             raise NoSuchModel(
@@ -66,20 +66,20 @@ class SpectrogramAutoencoder(nn.Module):
         start_linear(self.autoencoder, self.latents, music)
 
     def finished(self) -> AutoencoderDC:
-        """The autoencoder alone, which gives the same codes and the same reconstructions."""
+        """The autoencoder with the normalisation folded in: the same codes and reconstructions."""
         return fold(self.autoencoder, self.latents) if isinstance(self.latents, LatentNorm) else self.autoencoder
 
 
 def build_model(sizes: dict[str, Any], checkpoint: Path | None) -> SpectrogramAutoencoder:
-    """The model to train: a checkpoint's, or a new one.
+    """The model to train: loaded from a checkpoint, or new.
 
     Args:
-        sizes: arguments of diffusers' `AutoencoderDC`; what is left out is as released.
-        checkpoint: folder that holds `music_dcae_f8c8/`.
+        sizes: arguments of diffusers' `AutoencoderDC` for a new model; missing ones take the released values.
+        checkpoint: folder that holds `music_dcae_f8c8/`; None makes a new model.
 
     Raises:
         CheckpointProblem: the checkpoint is damaged.
-        NoSuchModel: the sizes make no autoencoder for the codec.
+        NoSuchModel: the sizes do not make an autoencoder for the codec.
     """
     if checkpoint:
         return SpectrogramAutoencoder(load_autoencoder(checkpoint), normalise=False)
@@ -91,16 +91,16 @@ def build_model(sizes: dict[str, Any], checkpoint: Path | None) -> SpectrogramAu
 
 
 def _check_sizes(sizes: dict[str, Any]) -> None:
-    """Stages that do not fit together would only fail in their first step."""
+    """Catch stages that do not fit together, which would only fail in the first step."""
     with torch.device("meta"):
         frame = torch.zeros(1, 2, 128, 8)
         made = AutoencoderDC(**AUTOENCODER | sizes)(frame).sample
     if made.shape != frame.shape:
-        raise ValueError(f"it makes spectrograms {list(made.shape)} of {list(frame.shape)}")
+        raise ValueError(f"it turns spectrograms {list(frame.shape)} into {list(made.shape)}")
 
 
 def as_latents(code: Tensor) -> Tensor:
-    """What the codec makes of codes."""
+    """The codec's latents for codes, of the same shape."""
     return (code + SHIFT) * SCALE
 
 
@@ -113,5 +113,5 @@ class StereoMel(nn.Module):
 
     @torch.no_grad()
     def forward(self, waveforms: Tensor) -> Tensor:
-        """Of both channels."""
+        """Spectrograms of both channels."""
         return scaled_mel(self.log_mel(waveforms.flatten(0, 1))).unflatten(0, (-1, 2))

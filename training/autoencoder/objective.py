@@ -1,4 +1,4 @@
-"""Losses of the autoencoder: how far a reconstruction is from the music, and whether it can be told from it."""
+"""Losses of the autoencoder: reconstruction and adversarial."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,29 +17,29 @@ from training.autoencoder.discriminator import (
 
 
 @dataclass(frozen=True)
-class Losses:
-    """Of a batch.
+class AutoencoderLosses:
+    """Losses of a batch, all scalars.
 
     Attributes:
-        total: what the autoencoder lowers.
-        parts: by name, for people to watch.
+        total: the loss to backpropagate.
+        parts: name -> part of the loss, for the log.
     """
 
     total: Tensor
     parts: Mapping[str, Tensor]
 
 
-def reconstruction_losses(made: Tensor, music: Tensor, config: ReconstructionConfig) -> Losses:
-    """Distance of spectrograms."""
+def reconstruction_losses(made: Tensor, music: Tensor, config: ReconstructionConfig) -> AutoencoderLosses:
+    """Weighted mean squared and absolute error between two spectrograms of one shape."""
     mse, l1 = F.mse_loss(made, music), F.l1_loss(made, music)
-    return Losses(config.mse * mse + config.l1 * l1, {"mse": mse, "l1": l1})
+    return AutoencoderLosses(config.mse * mse + config.l1 * l1, {"mse": mse, "l1": l1})
 
 
 class PatchGan:
-    """The two sides of the adversarial game.
+    """Adversarial training: the losses of the autoencoder and of the discriminator.
 
     Args:
-        discriminator: which of the patches are music.
+        discriminator: scores patches of spectrograms.
         config: weight and kind of the loss.
     """
 
@@ -47,15 +47,15 @@ class PatchGan:
         self.discriminator = discriminator
         self._config = config
 
-    def against(self, made: Tensor, reconstruction: Losses, last_layer: Tensor) -> Losses:
-        """The autoencoder's losses with the adversarial one; the discriminator gets no gradient."""
+    def against(self, made: Tensor, reconstruction: AutoencoderLosses, last_layer: Tensor) -> AutoencoderLosses:
+        """The autoencoder's losses including the adversarial one; the discriminator gets no gradient."""
         self.discriminator.requires_grad_(False)
         adversarial = adversarial_loss(self.discriminator(made), self._config.loss)
         weight = torch.as_tensor(self._config.weight, device=made.device)
         if self._config.adaptive:
             weight = weight * adaptive_weight(reconstruction.total, adversarial, last_layer)
-        told = {"adversarial": adversarial, "adversarial_weight": weight}
-        return Losses(reconstruction.total + weight * adversarial, {**reconstruction.parts, **told})
+        parts = {"adversarial": adversarial, "adversarial_weight": weight}
+        return AutoencoderLosses(reconstruction.total + weight * adversarial, {**reconstruction.parts, **parts})
 
     def discriminate(self, made: Tensor, music: Tensor) -> Tensor:
         """The discriminator's loss; the autoencoder gets no gradient."""

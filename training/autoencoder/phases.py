@@ -1,7 +1,7 @@
-"""Which weights a phase trains.
+"""Which weights each phase trains.
 
-All are trained on short excerpts. Long ones, where attention reaches further, change the deepest stages alone. The
-adversarial loss is for detail and sees the last layers alone: latents stay what they were.
+Short crops train all weights. Long ones, where attention reaches further, train only the deepest stages. The
+adversarial loss is for detail and trains only the last layers, so that latents do not change.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from training.autoencoder.model import SpectrogramAutoencoder
 
 
 def set_phase(model: SpectrogramAutoencoder, phase: PhaseName) -> None:
-    """Freeze what a phase does not train; statistics of the latents belong to the encoder."""
+    """Freeze what a phase does not train. The latents' statistics belong to the encoder: `head` keeps them."""
     model.requires_grad_(phase == "full")
     for part in trained_parts(model, phase):
         part.requires_grad_(True)
@@ -23,7 +23,7 @@ def set_phase(model: SpectrogramAutoencoder, phase: PhaseName) -> None:
 
 
 def trained_parts(model: SpectrogramAutoencoder, phase: PhaseName) -> Iterator[nn.Module]:
-    """What a phase trains, from the encoder's beginning to the decoder's end."""
+    """The modules that a phase trains, from the encoder's input to the decoder's output."""
     encoder: Any = model.autoencoder.encoder
     decoder: Any = model.autoencoder.decoder
     if phase == "full":

@@ -1,11 +1,11 @@
-"""Sizes of the autoencoder and settings that go together."""
+"""Model sizes and presets for the autoencoder."""
 
 from collections.abc import Mapping
 from typing import Any
 
 SIZES: Mapping[str, Mapping[str, Any]] = {
     "tiny": {
-        # The first stage has no layers: the spectrogram is halved at once, which saves most of the work.
+        # The first stage has no layers: the spectrogram is halved right away, which saves most of the computation.
         "encoder_block_out_channels": (16, 16, 32, 64),
         "decoder_block_out_channels": (16, 16, 32, 64),
         "encoder_layers_per_block": (0, 1, 1, 1),
@@ -20,7 +20,7 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
 _WARM = {"warmup_steps": 20, "decay": "cosine", "betas": (0.9, 0.95), "clip": 1.0}
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    # A minute and a half on two CPU cores. In so few steps a discriminator learns nothing: there is no `head`.
+    # Takes a minute and a half on two CPU cores. So few steps would not train a discriminator: there is no `head`.
     "tiny": {
         "model": SIZES["tiny"],
         "linear_start": True,
@@ -32,7 +32,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "validate_every": 70,
         "save_every": 140,
     },
-    # 140,000 steps as ACE-Step's autoencoder (arXiv 2506.00045, table 4); how they are shared out is DC-AE's idea.
+    # 140,000 steps as ACE-Step's autoencoder (arXiv 2506.00045, table 4); their division into phases follows DC-AE.
     "released": {
         "full": {"steps": 100_000, "excerpt_s": 3.0, "batch_size": 32},
         "middle": {"steps": 20_000, "excerpt_s": 24.0, "batch_size": 4},

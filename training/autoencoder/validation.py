@@ -1,4 +1,4 @@
-"""How well fixed excerpts of songs held out are reconstructed, in numbers and in pictures."""
+"""Reconstruction of fixed crops of held-out songs, in numbers and in images."""
 
 from collections.abc import Mapping
 from math import log
@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.audio import RATE_HZ, AudioSource
-from training.autoencoder.config import ExcerptsConfig
-from training.autoencoder.excerpts import read_excerpts, spread, whole_frames
+from training.autoencoder.config import CropsConfig
+from training.autoencoder.crops import read_crops, spread, whole_frames
 from training.autoencoder.model import SpectrogramAutoencoder, StereoMel, as_latents
+from training.data.recordings import RATE_HZ, AudioSource
 
 _DECIBELS = 7 * 20 / log(10)  # of 1 on the codec's scale: 7 natural logarithms of a magnitude
 _SHOWN = 4
@@ -18,31 +18,31 @@ _DARKEST, _BRIGHTEST = -0.7, 0.7  # of the scale, in pictures; music hardly leav
 
 
 class HeldOut:
-    """Spectrograms of fixed excerpts, and what becomes of them.
+    """Spectrograms of fixed crops of held-out songs, to validate on.
 
     Args:
-        audio: to read them from.
-        songs: indexes of those that are held out.
-        config: how long and how many.
-        mel: makes spectrograms.
+        audio: recordings to read from.
+        songs: indices of the held-out songs.
+        config: length and number of the crops.
+        mel: computes spectrograms.
     """
 
-    def __init__(self, audio: AudioSource, songs: list[int], config: ExcerptsConfig, mel: StereoMel) -> None:
+    def __init__(self, audio: AudioSource, songs: list[int], config: CropsConfig, mel: StereoMel) -> None:
         length = whole_frames(config.validation_s)
         samples = [audio.recordings[song].samples for song in songs]
         places = spread(songs, samples, length, config.validation_excerpts) if songs else []
-        # One after the other, and on the CPU: they are few, and stay.
-        self._spectrograms = [mel(read_excerpts(audio, [place], length).waveforms) for place in places]
+        # One at a time, and kept on the CPU: they are few.
+        self._spectrograms = [mel(read_crops(audio, [place], length).waveforms) for place in places]
         self.names = [
             f"{audio.recordings[place.song].track_id[:8]} at {place.start / RATE_HZ:.0f} s" for place in places
         ]
 
     @torch.no_grad()
     def figures(self, model: SpectrogramAutoencoder, device: torch.device) -> dict[str, float]:
-        """Mean errors of the reconstructions, and how the latents are spread; nothing without songs held out.
+        """Mean reconstruction errors and latent statistics; empty without held-out songs.
 
-        `validation/loss` is the mean squared error on the codec's scale, whatever is trained on;
-        `validation/baseline` is that of each band's mean, known beforehand: what a model that hears nothing gets.
+        `validation/loss` is the mean squared error on the codec's scale, whatever the training loss is;
+        `validation/baseline` is the error of predicting each band's mean.
         """
         if not self._spectrograms:
             return {}
@@ -65,7 +65,7 @@ class HeldOut:
 
     @torch.no_grad()
     def pictures(self, model: SpectrogramAutoencoder, device: torch.device) -> Mapping[str, np.ndarray]:
-        """The first excerpts and under each its reconstruction: left channels, uint8 [2 * 128 + 1, frames]."""
+        """The first crops with their reconstructions below: left channel, uint8 [2 * 128 + 1, frames]."""
         shown = zip(self.names[:_SHOWN], self._spectrograms[:_SHOWN], strict=True)
         return {name: _picture(music, model(music.to(device)).cpu()) for name, music in shown}
 

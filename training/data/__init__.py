@@ -1,15 +1,15 @@
-"""Songs for training: from the shards that `songmill curate` wrote to batches, in an order that can be resumed.
+"""Training data: batches from the shards that `songmill curate` wrote, in an order that can be resumed.
 
-`open_songs` reads which songs there are, `Epoch` cuts them into batches, `RowReader` reads their features, `collate`
-pads them, and `ShardStream` does all of it.
+`open_songs` indexes the songs, `Epoch` plans the batches, `RowReader` reads features, `collate` pads them, and
+`ShardStream` ties these together.
 """
 
 from training.data.config import DataConfig
+from training.data.epoch import Epoch
 from training.data.errors import DatasetProblem
 from training.data.hours import HoursSeen
-from training.data.maker import FeatureMaker
-from training.data.plan import Epoch
-from training.data.songs import Songs, Widths, open_songs
+from training.data.song_index import FeatureMaker, SongIndex, Widths
+from training.data.song_selection import open_songs
 from training.data.stream import ShardStream
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "FeatureMaker",
     "HoursSeen",
     "ShardStream",
-    "Songs",
+    "SongIndex",
     "Widths",
     "open_songs",
 ]

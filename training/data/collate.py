@@ -1,5 +1,6 @@
 """From stored rows to a padded batch."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,27 +10,33 @@ import torch
 from torch import Tensor
 
 from schemas import ssl_codec
-from training.batch import Batch
+from schemas.columns import LATENT_FRAME
+from stages.nets.codec.codec import LATENT_HZ
+from training.data.batch import Batch
 from training.data.config import DataConfig
 from training.data.rows import Row
-from training.data.songs import Widths
-from training.model.codec import LATENT_HZ
+from training.data.song_index import Widths
 
-_CHANNELS, _BINS = 8, 16
-_FRAME_BYTES = 2 * _CHANNELS * _BINS
+_FRAME_BYTES = 2 * math.prod(LATENT_FRAME)  # of float16
 
 
 @dataclass(frozen=True)
-class Part:
-    """What of a song one epoch takes: drawn from the seed, the epoch and the song, whatever batch it is in."""
+class Crop:
+    """The part of a song that one epoch uses; it depends on the seed, the epoch and the song, not on its batch.
+
+    Attributes:
+        start: first latent frame.
+        frames: length in latent frames.
+        text: position in 0..1 among the caption variants.
+    """
 
     start: int
     frames: int
-    text: float  # place in 0..1 among the caption variants
+    text: float
 
     @classmethod
-    def draw(cls, key: int, frames: int, epoch: int, config: DataConfig) -> "Part":
-        """Of a song with `frames` latent frames."""
+    def draw(cls, key: int, frames: int, epoch: int, config: DataConfig) -> "Crop":
+        """Draw the crop of a song with `frames` latent frames; `key` is the song's number in the index."""
         where, text = np.random.default_rng([config.seed, epoch, key]).random(2)
         taken = min(frames, config.max_frames_per_song)
         return cls(int(where * (frames - taken + 1)), taken, float(text))
@@ -40,11 +47,11 @@ class Sample:
     """One song, ready for a batch.
 
     Attributes:
-        track_id: of the song.
+        track_id: the song's id.
         latents: float16 [frames, 8, 16].
-        text: float16 [tokens, dim].
-        lyrics: [ids].
-        speaker: [dim], or None.
+        text: float16 [tokens, dim], states of the drawn caption variant.
+        lyrics: int64 [ids].
+        speaker: float32 [dim], or None.
         ssl: encoder -> float32 [frames, dim].
     """
 
@@ -56,15 +63,15 @@ class Sample:
     ssl: Mapping[str, np.ndarray]
 
 
-def decode(row: Row, track_id: str, part: Part, widths: Widths, config: DataConfig) -> Sample:
-    """The wanted part of a stored song.
+def decode(row: Row, track_id: str, crop: Crop, widths: Widths, config: DataConfig) -> Sample:
+    """The crop of a stored song as arrays.
 
     Raises:
-        ValueError: its latents are damaged.
+        ValueError: its latents are not finite.
     """
     data = row["latents"]["data"].as_buffer()
-    latents = np.frombuffer(data.slice(part.start * _FRAME_BYTES, part.frames * _FRAME_BYTES), "<f2")
-    latents = latents.reshape(part.frames, _CHANNELS, _BINS).copy()  # a view would keep its whole row group
+    latents = np.frombuffer(data.slice(crop.start * _FRAME_BYTES, crop.frames * _FRAME_BYTES), "<f2")
+    latents = latents.reshape(crop.frames, *LATENT_FRAME).copy()  # a view would keep its whole row group
     if not np.isfinite(latents).all():
         raise ValueError(f"latents of {track_id} are not finite")
     speaker = row["speaker"].get("embedding")
@@ -72,16 +79,16 @@ def decode(row: Row, track_id: str, part: Part, widths: Widths, config: DataConf
     return Sample(
         track_id=track_id,
         latents=latents,
-        text=_text(row, part.text, config),
+        text=_text(row, crop.text, config),
         lyrics=_list(lyrics, np.int64)[: config.max_lyric_ids],
         speaker=_list(speaker, np.float32) if speaker.is_valid else None,
-        ssl={name: _states(row["ssl"][name], part, dim, widths.ssl_rate_hz[name]) for name, dim in widths.ssl.items()},
+        ssl={name: _states(row["ssl"][name], crop, dim, widths.ssl_rate_hz[name]) for name, dim in widths.ssl.items()},
     )
 
 
 def collate(samples: Sequence[Sample], widths: Widths) -> Batch:
-    """Samples padded at the end to the longest of each kind."""
-    latents, frame_mask = _padded([sample.latents for sample in samples], (_CHANNELS, _BINS), torch.float32)
+    """Pad samples at the end to the longest of each kind and stack them."""
+    latents, frame_mask = _padded([sample.latents for sample in samples], LATENT_FRAME, torch.float32)
     text, text_mask = _padded([sample.text for sample in samples], (widths.text,), torch.float32)
     lyrics, lyric_mask = _padded([sample.lyrics for sample in samples], (), torch.int64)
     silent = np.zeros(widths.speaker, np.float32)
@@ -109,10 +116,10 @@ def _text(row: Row, place: float, config: DataConfig) -> np.ndarray:
     return states[: config.max_text_tokens].copy()
 
 
-def _states(stored: Row, part: Part, dim: int, rate_hz: float) -> np.ndarray:
-    """The states under the part's frames; at the latent rate one a frame, or fewer at the song's very end."""
+def _states(stored: Row, crop: Crop, dim: int, rate_hz: float) -> np.ndarray:
+    """The states under the crop's frames; at the latent rate one a frame, or fewer at the song's very end."""
     per_frame = rate_hz / LATENT_HZ
-    start, end = (round(frame * per_frame) for frame in (part.start, part.start + part.frames))
+    start, end = (round(frame * per_frame) for frame in (crop.start, crop.start + crop.frames))
     scales = np.frombuffer(stored["scales"].as_buffer(), "<f2")[start:end]
     data = np.frombuffer(stored["data"].as_buffer(), np.int8)[start * dim : end * dim]
     return ssl_codec.decode(scales, data, dim)

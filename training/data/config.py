@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-# The fields that decide which songs meet in which batch, besides the songs themselves.
+# The fields that, with the songs themselves, determine the batches.
 ORDERING = ("seed", "batch_size", "max_frames", "max_frames_per_song", "bucket_width", "text_variants")
 
 
@@ -13,20 +13,18 @@ class DataConfig(BaseModel):
     """Everything about the data. Lengths are latent frames (10.77 a second).
 
     Attributes:
-        datasets: folders that `songmill curate` wrote. A track that stands in two of them counts once.
-        where: SQL condition on the columns of the shards, e.g. `quality.bandwidth_hz > 15000 and license in ('CC0')`.
-        batch_size: songs of a batch at the most, on each worker.
-        max_frames: frames of a batch at the most, padding included.
-        max_frames_per_song: of a longer song a random part is taken, another one each epoch.
-        bucket_width: songs whose lengths differ by this share at the most are shuffled among each other; it bounds the
-            padding.
-        text_variants: the caption variants to draw from, one a song and epoch; empty is all.
-        max_text_tokens: longer texts are cut.
+        datasets: folders that `songmill curate` wrote. A track in several of them counts once.
+        where: SQL condition on the shards' columns, e.g. `quality.bandwidth_hz > 15000 and license in ('CC0')`.
+        batch_size: most songs in a batch, on each worker.
+        max_frames: most frames in a batch, padding included.
+        max_frames_per_song: longer songs are cropped at random, differently in each epoch.
+        bucket_width: songs whose lengths differ by at most this share are shuffled together; it bounds the padding.
+        text_variants: caption variants to draw from, one per song and epoch; empty means all.
+        max_text_tokens: longer captions are cut.
         max_lyric_ids: longer lyrics are cut.
-        ssl: encoders whose states to align with.
-        validation_share: of the songs, held out. Which ones follows from their audio alone, so that the others may
-            change.
-        seed: of order, parts and caption variants.
+        ssl: encoders to align the model with.
+        validation_share: share of the songs to hold out; which ones depends only on their own audio.
+        seed: seed of order, crops and caption variants.
         on_corrupt: `stop` at a file that cannot be read, or `skip` its songs and list it.
     """
 

@@ -1,4 +1,4 @@
-"""How much of what a model has been trained on."""
+"""Hours of audio that a model has been trained on."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ class HoursSeen:
         self._hours = {kind: Counter((hours or {}).get(kind, {})) for kind in KINDS}
 
     def add(self, songs: Iterable[Mapping[str, str]], seconds: Iterable[float]) -> None:
-        """Count songs, each with a value of every kind, and how long a part of each was seen."""
+        """Add songs, each with its source, language and licence, and the seconds used of each."""
         for song, length in zip(songs, seconds, strict=True):
             for kind, hours in self._hours.items():
                 hours[song[kind]] += length / 3600  # type: ignore[assignment]

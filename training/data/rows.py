@@ -1,4 +1,4 @@
-"""Reads single songs out of shards and features: the needed columns of the needed row groups, memory-mapped."""
+"""Reads single songs from shards and features: only the needed columns and row groups, memory-mapped."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
@@ -10,22 +10,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from training.data.errors import CorruptShard
-from training.data.maker import Row
-from training.data.songs import Songs
+from training.data.song_index import Row, SongIndex
 
-_OPEN_FILES = 128  # of each worker process
+_OPEN_FILES = 128  # per process
 
 
 class RowReader:
-    """Reads rows of an index, in a worker process of its own or in the trainer's."""
+    """Reads rows of an index, in a worker process or in the trainer's."""
 
-    def __init__(self, songs: Songs, ssl: Sequence[str], more: Sequence[str] = ()) -> None:
-        """Nothing is opened yet.
+    def __init__(self, songs: SongIndex, ssl: Sequence[str], more: Sequence[str] = ()) -> None:
+        """Set up the columns to read; no file is opened yet.
 
         Args:
             songs: the index.
             ssl: encoders whose states to read.
-            more: columns of the shards to read besides.
+            more: further columns to read from the shards.
         """
         self._in_shard = ["lyric_tokens.ids", "speaker.embedding", *more]
         self._units = songs.units
@@ -37,9 +36,9 @@ class RowReader:
         }
 
     def read(self, songs: Sequence[int]) -> Iterator[tuple[int, Row | CorruptShard]]:
-        """Songs in any order, each with its row or with what is wrong with its file.
+        """Yields each song's index with its row, or with the problem of its file, in any order.
 
-        A row group is decoded once for all songs in it.
+        A row group is decoded once for all its songs.
         """
         units = self._unit[songs]
         for unit in np.unique(units):
@@ -73,7 +72,7 @@ class RowReader:
             raise CorruptShard(str(path), str(problem).partition("\n")[0].rstrip(".")) from problem
         return {name: [values[row][name] for row in rows] for name in table.column_names}
 
-    @cached_property  # made in the process that reads
+    @cached_property  # created in the process that reads
     def _opened(self) -> Any:
         return lru_cache(_OPEN_FILES)(_open)
 

@@ -1,4 +1,4 @@
-"""The endless stream of batches that training takes its steps on, and where in it a run is."""
+"""The stream of batches that a trainer consumes, and its resumable position."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,36 +8,35 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from training.batch import Batch
-from training.data.collate import Part, Sample, collate, decode
+from stages.nets.codec.codec import LATENT_HZ
+from training.data.batch import Batch
+from training.data.collate import Crop, Sample, collate, decode
 from training.data.config import ORDERING, DataConfig
+from training.data.epoch import Epoch
 from training.data.errors import CorruptShard, DatasetProblem
 from training.data.hours import KINDS, HoursSeen
-from training.data.maker import Row, RowSource
-from training.data.plan import Epoch
 from training.data.rows import RowReader
-from training.data.songs import Songs, Split
-from training.model.codec import LATENT_HZ
+from training.data.song_index import Row, RowSource, SongIndex, Split
 
-_PREFETCHED = 4  # batches of each worker process
+_PREFETCHED = 4  # batches per worker process
 
 
 class ShardStream:
-    """Batches of one rank. What comes at which place depends on songs, configuration and world size alone.
+    """Batches of one rank. The sequence depends only on the songs, the configuration and the world size.
 
-    So a place is two numbers, epoch and batch, and worker processes have no state. The training split never ends; the
-    validation split is one pass, the same each time.
+    So a position is two numbers, epoch and batch, and worker processes have no state. The training split never ends;
+    the validation split is one pass, the same each time.
 
     Attributes:
-        epoch: of the next batch.
-        batch: its place in the epoch.
-        hours: what has been trained on, on all ranks.
-        skipped: file -> why it could not be read, of this rank and of the start.
+        epoch: epoch of the next batch.
+        batch: index of the next batch in the epoch.
+        hours: hours of audio trained on, over all ranks.
+        skipped: file -> why it could not be read, by this rank or when the songs were indexed.
     """
 
     def __init__(
         self,
-        songs: Songs,
+        songs: SongIndex,
         config: DataConfig,
         *,
         split: Split = "train",
@@ -49,11 +48,11 @@ class ShardStream:
 
         Args:
             songs: from `open_songs`.
-            config: what to make of them.
+            config: how they are cropped and batched.
             split: `train` or `validation`, see `DataConfig.validation_share`.
-            rank: of this process among those that train together.
-            world_size: how many those are.
-            workers: processes that read ahead; they change nothing else.
+            rank: rank of this process.
+            world_size: number of ranks.
+            workers: processes that read ahead; they do not affect the batches.
 
         Raises:
             DatasetProblem: the split has fewer songs than ranks.
@@ -73,7 +72,7 @@ class ShardStream:
         self.plan(0)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches from where the stream is; leaving off and starting again goes on with the next one.
+        """Batches from the current position on; a new iterator continues after the last batch that was yielded.
 
         Raises:
             CorruptShard: a file cannot be read, and `on_corrupt` is `stop`.
@@ -85,7 +84,7 @@ class ShardStream:
             batch_size=None,
             num_workers=self._workers,
             prefetch_factor=_PREFETCHED if self._workers else None,
-            generator=torch.Generator(),  # else it draws from the global one, which the trainer's steps depend on
+            generator=torch.Generator(),  # the default draws from the global one, which the trainer's steps depend on
         )
         for read in loader:
             self._note(read.problems)
@@ -103,14 +102,14 @@ class ShardStream:
         return self._plans[epoch]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream is: epoch, next batch, hours seen, and what the place refers to. Plain values."""
+        """The position, the hours seen, and what the position depends on, as JSON values."""
         return {"epoch": self.epoch, "batch": self.batch, "hours": self.hours.as_dict(), "order": self._order()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another stream over the same songs was.
+        """Restore the position of another stream over the same songs.
 
         Raises:
-            DatasetProblem: songs, configuration or world size differ, so that the place means something else here.
+            DatasetProblem: songs, configuration or world size differ, so that the position would not mean the same.
         """
         own = self._order()
         changed = [
@@ -128,7 +127,7 @@ class ShardStream:
         made_by = dict(self.songs.models)
         return {**settings, "world_size": self._world_size, "songs": self.songs.fingerprint(), "models": made_by}
 
-    def _places(self) -> Iterator["_Place"]:
+    def _places(self) -> Iterator["_StreamPosition"]:
         epoch, first = (self.epoch, self.batch) if self._endless else (0, 0)
         while True:
             for step in range(first, len(self.plan(epoch))):
@@ -137,8 +136,8 @@ class ShardStream:
                 return
             epoch, first = epoch + 1, 0
 
-    def _place(self, epoch: int, step: int) -> "_Place":
-        return _Place(epoch, step, self.plan(epoch).steps[step][self._rank].tolist())
+    def _place(self, epoch: int, step: int) -> "_StreamPosition":
+        return _StreamPosition(epoch, step, self.plan(epoch).steps[step][self._rank].tolist())
 
     def _note(self, problems: Mapping[int, CorruptShard]) -> None:
         for problem in problems.values():
@@ -146,8 +145,8 @@ class ShardStream:
                 raise problem
             self.skipped[problem.path] = problem.error
 
-    def _next_readable(self, place: "_Place") -> Batch:
-        """Instead of a batch of which no song can be read, the rank's next one: all ranks must take every step."""
+    def _next_readable(self, place: "_StreamPosition") -> Batch:
+        """A replacement for a batch without readable songs, the rank's next one: all ranks must take every step."""
         reader = _BatchReader(self.songs, self.config)
         steps = len(self.plan(place.epoch))
         for offset in range(1, steps):
@@ -160,7 +159,7 @@ class ShardStream:
         )
 
     def _count(self, read: "_Read") -> None:
-        """Every rank counts for all of them, so that any one's state tells the whole; songs that others skip too."""
+        """Count the songs of all ranks, so that any rank's state is complete; also songs that other ranks skipped."""
         step = self.plan(read.place.epoch).steps[read.place.step]
         seen = [song for batch in step for song in batch.tolist() if song not in read.problems]
         seconds = [min(self._frames[song], self.config.max_frames_per_song) / LATENT_HZ for song in seen]
@@ -168,8 +167,8 @@ class ShardStream:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """A place in the stream and the songs that it wants."""
+class _StreamPosition:
+    """A position in the stream and the songs of its batch."""
 
     epoch: int
     step: int
@@ -178,23 +177,23 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Read:
-    """A batch, or None where none of its songs can be read; and the songs that cannot."""
+    """A batch, or None if none of its songs can be read, and the problems of songs that cannot."""
 
-    place: _Place
+    place: _StreamPosition
     batch: Batch | None
     problems: Mapping[int, CorruptShard] = field(default_factory=dict)
 
 
 class _BatchReader(Dataset[_Read]):
-    """Place -> batch, in a worker process or in the trainer's."""
+    """Position -> batch; runs in a worker process or in the trainer's."""
 
-    def __init__(self, songs: Songs, config: DataConfig) -> None:
+    def __init__(self, songs: SongIndex, config: DataConfig) -> None:
         self._songs, self._config = songs, config
         maker = songs.maker
         self._rows: RowSource = maker.rows(songs) if maker else RowReader(songs, config.ssl)
         self._keys, self._frames = songs.column("key"), songs.column("frames")
 
-    def __getitem__(self, place: _Place) -> _Read:
+    def __getitem__(self, place: _StreamPosition) -> _Read:
         samples: dict[int, Sample] = {}
         problems: dict[int, CorruptShard] = {}
         for song, row in self._rows.read(place.songs):
@@ -208,9 +207,9 @@ class _BatchReader(Dataset[_Read]):
 
     def _decode(self, song: int, row: Row, epoch: int) -> Sample | CorruptShard:
         known = self._songs.table
-        part = Part.draw(int(self._keys[song]), int(self._frames[song]), epoch, self._config)
+        crop = Crop.draw(int(self._keys[song]), int(self._frames[song]), epoch, self._config)
         try:
-            return decode(row, known["track_id"][song].as_py(), part, self._songs.widths, self._config)
+            return decode(row, known["track_id"][song].as_py(), crop, self._songs.widths, self._config)
         except ValueError as problem:
             unit = self._songs.units[known["unit"][song].as_py()]
             return CorruptShard(str(unit.features.get("latents", unit.shard)), str(problem))

@@ -1,6 +1,5 @@
 """Shards and the features beside them: do they belong together, and were all made in the same way?"""
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from schemas.commits import committed_files
 from schemas.dataset import (
     FOOTER_FINGERPRINTS,
     FOOTER_SCHEMA_VERSION,
@@ -18,6 +18,7 @@ from schemas.dataset import (
     Layout,
     unit_of,
 )
+from schemas.files import file_digest
 from training.data.errors import CorruptShard, DatasetProblem
 
 _IN_SHARD = ("lyric_tokens", "speaker")
@@ -49,7 +50,7 @@ def find_units(roots: Iterable[Path], features: Sequence[str]) -> tuple[list[Uni
     units, corrupt = [], []
     for root in roots:
         layout = Layout(root)
-        committed = _committed(layout)
+        committed = committed_files(layout)  # none where a dataset comes without records
         for shard in _shards(layout, committed):
             try:
                 units.append(_unit(layout, shard, features, committed))
@@ -88,15 +89,6 @@ def _first_line(problem: BaseException) -> str:
     return str(problem).partition("\n")[0].rstrip(".")
 
 
-def _committed(layout: Layout) -> dict[str, str]:
-    """File -> sha256 by the commit records; empty where a dataset comes without them."""
-    records = [json.loads(path.read_bytes()) for path in sorted(layout.commits.glob("*.json"))]
-    replaced = {record.get("supersedes") for record in records}
-    standing = {record["unit"]: record for record in records if record["unit"] not in replaced}
-    files = (record["files"] for record in standing.values() if record.get("split_from") not in standing)
-    return {name: digest for unit in files for name, digest in unit.items()}
-
-
 def _shards(layout: Layout, committed: Mapping[str, str]) -> list[Path]:
     found = sorted(path for path in layout.shards.glob("*.parquet") if unit_of(path) is not None)
     if committed:  # a file without a record does not count
@@ -116,7 +108,7 @@ def _unit(layout: Layout, shard: Path, features: Sequence[str], committed: Mappi
             f"{shard} has no {', '.join(missing)}: `songmill curate --add {','.join(missing)} {layout.root}` adds "
             "them, and `songmill train dit --from-audio` does without"
         )
-    digest = committed.get(str(shard.relative_to(layout.root))) or _sha256(shard)
+    digest = committed.get(layout.name_of(shard)) or _digest(shard)
     schema = _checked_schema(shard)
     for column in _IN_SHARD:
         if column not in schema.names:
@@ -130,10 +122,9 @@ def _unit(layout: Layout, shard: Path, features: Sequence[str], committed: Mappi
     return Unit(shard, paths, fingerprints)
 
 
-def _sha256(path: Path) -> str:
+def _digest(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(path)
     except OSError as problem:
         raise CorruptShard(str(path), _first_line(problem)) from problem
 

@@ -6,9 +6,9 @@ _EPS = 1e-12
 
 
 def add_control(x: Tensor, control: Tensor, scale: float, frame_mask: Tensor | None) -> Tensor:
-    """Hidden states [B, T, D] plus `scale` times `control` [B, T, D] moved to their mean and deviation, per item.
+    """Hidden states [B, T, D] plus `scale` times `control` [B, T, D], normalised to their mean and deviation per item.
 
-    Mean and deviation run over all channels of the frames of `frame_mask`, boolean [B, T]; without it of all frames.
+    Mean and deviation are taken over all channels and the frames of `frame_mask`, boolean [B, T]; None is all frames.
     """
     mean, deviation = _moments(x, frame_mask)
     control_mean, control_deviation = _moments(control, frame_mask)

@@ -1,6 +1,4 @@
-"""Linear attention over the frames: what it computes, and which code computes it on which device."""
-
-from importlib.util import find_spec
+"""Linear attention over the frames in plain PyTorch, the reference for the Triton kernel."""
 
 import torch
 import torch.nn.functional as F
@@ -10,15 +8,13 @@ from training.model.rotary import Rotary, rotate
 
 EPS = 1e-15
 
-_HAS_TRITON = torch.version.cuda is not None and find_spec("triton") is not None
-
 
 def linear_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """ReLU attention without softmax (Katharopoulos et al., arXiv 2006.16236; Sana, arXiv 2410.10629, section 2.2).
 
     All [B, heads, T, d]; returns [B, heads, T, d] in the dtype of `query`. Every sum is accumulated in float32, under
     autocast too. The keys meet the values in a state [d, d + 1] whose last column is the normaliser, so time is
-    O(T d^2) and memory beyond the inputs O(T d). A frame whose key is 0 is not seen; one whose query is 0 gets 0.
+    O(T d^2) and memory beyond the inputs O(T d). A key of 0 hides a frame; a query of 0 gives 0.
     """
     with torch.autocast(query.device.type, enabled=False):
         q, k, v = F.relu(query).float(), F.relu(key).float(), value.float()
@@ -27,29 +23,19 @@ def linear_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return (weighted / (total + EPS)).to(query.dtype)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, rotary: Rotary, frame_mask: Tensor | None) -> Tensor:
-    """Linear attention of queries and keys that are still to be turned by their positions.
+def attend_in_torch(query: Tensor, key: Tensor, value: Tensor, rotary: Rotary, frame_mask: Tensor | None) -> Tensor:
+    """Linear attention with rotary embedding of queries and keys.
 
     Args:
-        query: [B, T, heads, d], as a projection leaves it.
+        query: [B, T, heads, d], before rotary embedding.
         key: as `query`.
         value: as `query`.
         rotary: of the T frames, the same for all items.
-        frame_mask: boolean [B, T]; padded frames are neither seen nor see anything. None for no padding.
+        frame_mask: boolean [B, T]; padded frames neither attend nor are attended to. None for no padding.
 
     Returns:
         [B, T, heads, d], 0 on padded frames.
     """
-    if _HAS_TRITON and query.is_cuda:
-        from training.model import linear_attention_kernel as kernel
-
-        if kernel.takes(query):
-            return kernel.attend(query, key, value, rotary, frame_mask)
-    return attend_in_torch(query, key, value, rotary, frame_mask)
-
-
-def attend_in_torch(query: Tensor, key: Tensor, value: Tensor, rotary: Rotary, frame_mask: Tensor | None) -> Tensor:
-    """As `attend`, in PyTorch's own operations: the reference of the kernel."""
     query, key = (rotate(x.transpose(1, 2), rotary) for x in (query, key))
     if frame_mask is not None:
         inside = frame_mask[:, None, :, None]

@@ -1,8 +1,8 @@
-"""`linear_attention.attend` as two Triton kernels: rotation, mask, ReLU, sums and division without a trip to memory.
+"""Linear attention as two Triton kernels, which fuse rotary embedding, mask, ReLU, sums and division.
 
-The first sums keys and values to a state [d, d] and a normaliser [d], a part of the song in each program, so that a
-batch of one fills a large GPU; the parts are added in a fixed order, which makes the result repeatable. The second
-reads the state frame by frame. Sums are float32.
+The first sums keys and values into a state [d, d] and a normaliser [d]. Each program handles a part of the song, so
+that a batch of one fills a large GPU; the parts are added in a fixed order, so that results are reproducible. The
+second applies the state to each frame's query. Sums are float32.
 """
 
 from typing import Any
@@ -21,12 +21,12 @@ _SIZES = (16, 32, 64, 128)
 
 
 def takes(query: Tensor) -> bool:
-    """Whether the kernels are made for this dtype and head size."""
+    """Whether the kernels support the dtype and head size of a query [B, T, heads, d]."""
     return query.dtype in (torch.bfloat16, torch.float16, torch.float32) and query.shape[-1] in _SIZES
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, rotary: Rotary, frame_mask: Tensor | None) -> Tensor:
-    """As `linear_attention.attend`, differentiable by query, key and value."""
+    """The same as `linear_attention.attend_in_torch`; differentiable with respect to query, key and value."""
     cos, sin = (table[0, 0] for table in rotary)
     return _attend(query, key, value, cos, sin, frame_mask)
 
@@ -35,12 +35,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, rotary: Rotary, frame_mask
 def _attend(query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Tensor, frame_mask: Tensor | None) -> Tensor:
     batch, frames, heads, size = query.shape
     query, key, value, cos, sin = (x.contiguous() for x in (query, key, value, cos, sin))
-    mask = query if frame_mask is None else frame_mask.contiguous().view(torch.uint8)  # a pointer it needs in any case
+    # The kernel needs a pointer even without a mask.
+    mask = query if frame_mask is None else frame_mask.contiguous().view(torch.uint8)
     options: dict[str, Any] = {
         "masked": frame_mask is not None,
         "size": size,
         "block": _BLOCK,
-        "precision": "tf32x3" if query.dtype == torch.float32 else "tf32",  # TF32 holds halves without loss
+        "precision": "tf32x3" if query.dtype == torch.float32 else "tf32",  # TF32 represents 16-bit floats exactly
         "num_warps": 8 if size == 128 else 4,
         "num_stages": 1,  # more do not fit into the shared memory of a small GPU
     }
@@ -62,8 +63,8 @@ _attend.register_fake(lambda query, *_: query.new_empty(query.shape))
 def _turned(x, at, cos, sin, frame, mask, inside, size: tl.constexpr, masked: tl.constexpr):  # type: ignore[no-untyped-def]
     """ReLU of a block of frames [block, size] of one head after rotation, 0 on padded frames.
 
-    As `rotary.rotate`: a channel meets its neighbour of the pair, by tables that repeat by halves, and the result is
-    rounded to the dtype of `x`. It comes back as float32.
+    As in `rotary.rotate`, adjacent channels are rotated with tables that repeat by halves, and the result is rounded to
+    the dtype of `x`. Returned as float32.
     """
     channel = tl.arange(0, size)
     partner = channel ^ 1
@@ -142,7 +143,7 @@ def _read_kernel(  # type: ignore[no-untyped-def]
     q = _turned(query, at, cos, sin, frame, mask + item * frames + frame, inside, size, masked)
     weight = tl.sum(q * tl.load(total + row * size + channel)[None], 1) + eps
     held = tl.load(state + (row * size + channel[:, None]) * size + channel[None])
-    if precision == "tf32":  # the hardware cuts the last 13 bits off: half of the last one kept makes that a rounding
+    if precision == "tf32":  # the hardware truncates the last 13 bits; adding half of the last bit kept rounds instead
         held = (held.to(tl.uint32, bitcast=True) + 0x1000).to(tl.float32, bitcast=True)
     mean = tl.dot(q, held, input_precision=precision) / weight[:, None]
     tl.store(out + at[:, None] + channel[None], mean.to(out.dtype.element_ty), mask=inside[:, None])
@@ -153,7 +154,7 @@ def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """By hand, with the state computed again: nested autograd would not go through torch.compile."""
+    """Manual gradient, recomputing the state: nested autograd would not work under torch.compile."""
     query, key, value, cos, sin, frame_mask, out = ctx.saved_tensors
     tables = cos[:, None], sin[:, None]
     q, k = (_rotated(x.float(), *tables) for x in (query, key))

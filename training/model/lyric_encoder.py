@@ -11,7 +11,7 @@ _LAYERS = 6
 _HEADS = 16
 _FEED_FORWARD = 4096
 _DROPOUT = 0.1
-_ROWS = 128  # tokens whose scores are held at once
+_ROWS = 128  # rows of attention scores computed at a time
 
 
 class LyricEncoder(nn.Module):
@@ -19,7 +19,7 @@ class LyricEncoder(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.gradient_checkpointing = False  # compute each layer's activations again on the way back
+        self.gradient_checkpointing = False  # recompute each layer's activations in the backward pass
         self.embed = _Embed(dim)
         self.encoders = nn.ModuleList(_Layer(dim) for _ in range(_LAYERS))
         self.after_norm = nn.LayerNorm(dim, eps=1e-5)
@@ -27,7 +27,7 @@ class LyricEncoder(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, query_scale: Tensor | None = None) -> Tensor:
         """Embedded tokens [B, L, dim] with their mask, boolean [B, L], to [B, L, dim].
 
-        `query_scale` [layers, B] weakens the queries of an item in a layer. Padded tokens are seen by none.
+        `query_scale` [layers, B] weakens an item's queries in a layer. Padded tokens are not attended to.
         """
         x = self.embed(x)
         positions = _relative_positions(x.shape[1], x.shape[2], x.device).to(x.dtype)
@@ -73,9 +73,9 @@ class _FeedForward(nn.Module):
 
 
 class RelativeAttention(nn.Module):
-    """Self-attention that scores content and distance apart (Dai et al., "Transformer-XL", arXiv 1901.02860, 3.3).
+    """Self-attention that scores content and distance separately (Dai et al., "Transformer-XL", arXiv 1901.02860, 3.3).
 
-    Some rows at a time: of the scores by distance each needs a window only, and memory grows with L and not L^2.
+    Computed some rows at a time, each of which needs only a window of distances, so that memory grows with L, not L^2.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -109,7 +109,7 @@ class RelativeAttention(nn.Module):
             rows = slice(start, min(start + _ROWS, length))
             window = distance[:, length - rows.stop : 2 * length - 1 - start]
             bias = _shift(by_position[:, :, rows] @ window.mT)
-            # The smallest number and not -inf: an item without lyrics must not send NaN gradients back.
+            # The smallest number instead of -inf: an item without lyrics must not give NaN gradients.
             bias = bias.masked_fill(~mask[:, None, None, :], torch.finfo(bias.dtype).min)
             mixed.append(F.scaled_dot_product_attention(by_content[:, :, rows], key, value, attn_mask=bias))
         seen = torch.cat(mixed, 2).transpose(1, 2).flatten(2) * mask.any(-1)[:, None, None]
@@ -127,7 +127,7 @@ def _relative_positions(length: int, dim: int, device: torch.device) -> Tensor:
 def _shift(scores: Tensor) -> Tensor:
     """Scores by distance [B, heads, n, L + n - 1] to scores by token, a view [B, heads, n, L].
 
-    The first row starts at column n - 1, each further one a column earlier: rows that are a column shorter.
+    The first row starts at column n - 1 and each further row one column earlier: a view with rows one column shorter.
     """
     rows, distances = scores.shape[-2:]
     if rows == 1:

@@ -20,8 +20,8 @@ class MixFFN(nn.Module):
     def forward(self, x: Tensor, frame_mask: Tensor | None) -> Tensor:
         """Frames [B, T, D] to [B, T, D].
 
-        With a mask, boolean [B, T], the convolution reads zeros in place of padded frames, as it does beyond the end
-        of an item that comes alone. Without, it reads whatever the padded frames hold.
+        With a mask, boolean [B, T], the convolution reads zeros for padded frames, as it does beyond the end of an
+        unpadded item. Without one, it reads whatever padded frames hold.
         """
         x = self.inverted_conv(x.mT)
         if frame_mask is not None:

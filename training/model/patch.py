@@ -25,18 +25,18 @@ class PatchEmbed(nn.Module):
     def forward(self, latents: Tensor, frame_mask: Tensor | None) -> Tensor:
         """Latents [B, channels, bins, T] to [B, T, D].
 
-        The group norm's statistics run over the frames of `frame_mask`, boolean [B, T]; without it over all of them.
+        The group norm's statistics are taken over the frames of `frame_mask`, boolean [B, T]; None is all frames.
         """
         patchify, norm, project = self.early_conv_layers
         frames = project(norm(patchify(latents), frame_mask)).flatten(2).mT
-        # What follows keeps the layout it is given, and reads rows of D channels.
+        # Later layers keep this memory layout, and are fastest on rows of D channels.
         return frames.clone(memory_format=torch.contiguous_format)
 
 
 class _FrameConv(nn.Conv2d):
-    """A convolution whose kernel is a whole frame, as the matrix product that it is.
+    """A convolution whose kernel is a whole frame, computed as a matrix product.
 
-    oneDNN's bfloat16 convolution of this shape is plain wrong on CPUs with AMX where T is a multiple of 16.
+    oneDNN's bfloat16 convolution of this shape gives wrong results on CPUs with AMX if T is a multiple of 16.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class _FrameConv(nn.Conv2d):
 
 
 class _MaskedGroupNorm(nn.GroupNorm):
-    """Group norm whose mean and variance leave padded frames out."""
+    """Group norm whose mean and variance exclude padded frames."""
 
     def forward(self, x: Tensor, frame_mask: Tensor | None = None) -> Tensor:
         """`x` [B, C, 1, T] to the same, the statistics in float32."""

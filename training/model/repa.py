@@ -1,4 +1,4 @@
-"""Representation alignment (REPA, arXiv 2410.06940): a hidden layer is drawn to self-supervised audio features."""
+"""Representation alignment (REPA, arXiv 2410.06940): a hidden layer is trained to match self-supervised features."""
 
 from collections.abc import Sequence
 
@@ -17,8 +17,8 @@ def projector(dim: int, target_dim: int) -> nn.Sequential:
 def alignment_loss(projected: Tensor, targets: Sequence[Tensor], frame_mask: Tensor | None) -> Tensor:
     """Mean over items and frames of 1 - cosine, a float32 scalar (ACE-Step, arXiv 2506.00045).
 
-    `projected` [B, T, dim] is stretched linearly to each target [frames, dim], at whatever rate that one runs. The
-    frames of `frame_mask`, boolean [B, T], are stretched; without it all of them, padded ones included.
+    `projected` [B, T, dim] is interpolated linearly to the length of each target [frames, dim], whatever its rate. Only
+    frames of `frame_mask`, boolean [B, T], are used; without it all frames, including padding.
     """
     losses = []
     for index, target in enumerate(targets):

@@ -1,4 +1,4 @@
-"""Rotary position embedding (Su et al., "RoFormer", arXiv 2104.09864) in the combination ACE-Step was trained with."""
+"""Rotary position embedding (Su et al., "RoFormer", arXiv 2104.09864) in the variant that ACE-Step was trained with."""
 
 import torch
 from torch import Tensor
@@ -18,10 +18,10 @@ def rotary_table(positions: Tensor, head_dim: int, theta: float) -> Rotary:
 
 
 def rotate(x: Tensor, table: Rotary) -> Tensor:
-    """`x` [B, heads, positions, head_dim] turned by its positions, in its own dtype.
+    """Rotate `x` [B, heads, positions, head_dim] by its positions, in its own dtype.
 
-    The table repeats its frequencies by halves while the rotation pairs adjacent channels. The two conventions do not
-    belong together, but the released weights were trained with exactly this.
+    The table repeats its frequencies by halves while the rotation pairs adjacent channels. These conventions do not
+    match, but the released weights were trained with exactly this combination.
     """
     cos, sin = table
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)

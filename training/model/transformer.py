@@ -1,4 +1,4 @@
-"""The diffusion transformer of ACE-Step v1 (technical report, arXiv 2506.00045): velocity of the latents at a time."""
+"""The diffusion transformer of ACE-Step v1 (technical report, arXiv 2506.00045)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from training.model.attention import CrossAttention, LinearAttention
-from training.model.context import Condition, Context, Memory, Surroundings
+from training.model.context import Condition, Context, KeyValue, SequenceInfo
 from training.model.control import add_control
 from training.model.lyric_encoder import LyricEncoder
 from training.model.mix_ffn import MixFFN
@@ -29,12 +29,12 @@ _EPS = 1e-6
 
 @dataclass
 class TransformerOutput(BaseOutput):
-    """What `decode` computes.
+    """Output of `decode`.
 
     Attributes:
         sample: velocity [B, channels, bins, T].
-        proj_losses: (name, scalar) of each REPA head, where targets were given.
-        projections: (name, [B, T, feature dim]) of each REPA head, where they were asked for.
+        proj_losses: (name, scalar) of each REPA head, if targets were given.
+        projections: (name, [B, T, feature dim]) of each REPA head, if requested.
     """
 
     sample: Tensor
@@ -58,15 +58,15 @@ class TransformerBlock(nn.Module):
         self,
         x: Tensor,
         modulation: Tensor,
-        condition: Condition | Memory,
-        around: Surroundings,
+        condition: Condition | KeyValue,
+        around: SequenceInfo,
         query_scale: Tensor | None = None,
     ) -> Tensor:
-        """Frames [B, T, D] to [B, T, D]; `modulation` [B, 6, D] is the time, shared by all blocks."""
+        """Frames [B, T, D] to [B, T, D]; `modulation` [B, 6, D] encodes the time and is shared by all blocks."""
         table = self.scale_shift_table + modulation
         shift, scale, gate, ff_shift, ff_scale, ff_gate = table.chunk(6, 1)
         x = x + gate * self.attn(self.norm1(x) * (1 + scale) + shift, around, query_scale)
-        memory = condition if isinstance(condition, Memory) else self.cross_attn.remember(condition)
+        memory = condition if isinstance(condition, KeyValue) else self.cross_attn.project(condition)
         x = x + self.cross_attn(x, memory, around, query_scale)
         return x + ff_gate * self.ff(self.norm2(x) * (1 + ff_scale) + ff_shift, around.mixing_mask)
 
@@ -74,18 +74,18 @@ class TransformerBlock(nn.Module):
 class ACEStepTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ignore[misc]
     """The linear diffusion transformer of ACE-Step v1, 3.3 B parameters in the released config.
 
-    `encode` turns the conditions into tokens, `decode` computes the velocity of latents under them; `forward` does
-    both, as training needs it. A sampler asks for the velocity many times under the same condition: `prepare` once,
-    then `velocity` at every step.
+    `encode` turns the conditions into tokens and `decode` computes the velocity of latents under them; `forward` does
+    both, for training. For a sampler, which needs the velocity many times under the same condition, there are
+    `prepare`, called once, and `velocity`, called at every step.
 
-    A padded batch gives each item what it gets alone: the patch embedding's group norm, the Mix-FFN's convolution,
-    the control input's statistics and the REPA heads leave padded frames out, and condition tokens count their
-    positions without the padding between text and lyrics. The reference does none of this, so there an item depends
-    on how far its batch is padded; `compat=True`, an argument and not a config key, since the weights are the same,
-    computes what the reference does. Without padding the two agree. Frames are padded at the end. What `sample`
-    holds on padded frames means nothing in either.
+    In a padded batch, each item gets the same result as alone: the patch embedding's group norm, the Mix-FFN's
+    convolution, the control input's statistics and the REPA heads exclude padded frames, and condition tokens count
+    their positions without the padding between text and lyrics. The reference does none of this, so that there an item
+    depends on how far its batch is padded. `compat=True` computes what the reference does; it is an argument rather
+    than a config key since the weights are the same. Without padding the two agree. Frames are padded at the end, and
+    `sample` is undefined on padded frames in both.
 
-    diffusers' group offloading works at its `leaf_level`; its `block_level` knows of `forward` only.
+    diffusers' group offloading works at `leaf_level`; its `block_level` supports only `forward`.
     """
 
     _repeated_blocks = ["TransformerBlock"]  # for `compile_repeated_blocks`
@@ -113,31 +113,31 @@ class ACEStepTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # t
         lyric_encoder_vocab_size: int = 6693,
         lyric_hidden_size: int = 1024,
     ) -> None:
-        """Of the released config's keys, `max_position` and `max_width` are kept but bound nothing.
+        """The released config's keys; `max_position` and `max_width` have no effect.
 
         Args:
-            in_channels: of the latents.
-            num_layers: blocks.
+            in_channels: channels of the latents.
+            num_layers: number of blocks.
             inner_dim: D, `num_attention_heads` times `attention_head_dim`.
             attention_head_dim: channels of a head, even.
             num_attention_heads: heads of both attentions.
-            mlp_ratio: of the Mix-FFN's gated width to D.
-            out_channels: of the velocity.
-            max_position: of the released rotary table.
+            mlp_ratio: ratio of the Mix-FFN's gated width to D.
+            out_channels: channels of the velocity.
+            max_position: length of the released rotary table.
             rope_theta: base of the rotary frequencies.
-            speaker_embedding_dim: of `speaker_embeds`.
-            text_embedding_dim: of the text encoder's states.
-            ssl_encoder_depths: 0-based block after which each REPA head reads.
-            ssl_names: of the REPA heads.
-            ssl_latent_dims: of the REPA heads' targets.
+            speaker_embedding_dim: width of `speaker_embeds`.
+            text_embedding_dim: width of the text encoder's states.
+            ssl_encoder_depths: index of the block whose output each REPA head reads.
+            ssl_names: names of the REPA heads.
+            ssl_latent_dims: widths of the REPA heads' targets.
             patch_size: latent bins and frames of a patch, (`max_height`, 1).
             max_height: bins of the latents.
             max_width: frames of the released model's longest song.
-            lyric_encoder_vocab_size: lyric tokens.
-            lyric_hidden_size: of the lyric encoder.
+            lyric_encoder_vocab_size: size of the lyric vocabulary.
+            lyric_hidden_size: width of the lyric encoder.
 
         Raises:
-            ValueError: these sizes do not belong together.
+            ValueError: these sizes do not fit together.
         """
         super().__init__()
         if inner_dim != num_attention_heads * attention_head_dim:
@@ -149,7 +149,7 @@ class ACEStepTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # t
         patch = (max_height, 1)
         self.head_dim = attention_head_dim
         self.rope_theta = rope_theta
-        self.gradient_checkpointing = False  # compute each block's activations again on the way back
+        self.gradient_checkpointing = False  # recompute each block's activations in the backward pass
         self.ssl_names = ssl_names
         self.ssl_depths = ssl_encoder_depths
 
@@ -185,7 +185,7 @@ class ACEStepTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # t
         return_projections: bool = False,
         compat: bool = False,
     ) -> TransformerOutput:
-        """`encode`, then `decode`: their arguments."""
+        """`encode`, then `decode`; see there for the arguments."""
         states, mask = self.encode(
             encoder_text_hidden_states, text_attention_mask, speaker_embeds, lyric_token_idx, lyric_mask
         )
@@ -210,12 +210,12 @@ class ACEStepTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # t
         *,
         lyric_query_scale: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The conditions as tokens: speaker, text, lyrics in this order.
+        """Turn the conditions into tokens: speaker, text and lyrics, in this order.
 
         Args:
             encoder_text_hidden_states: the text encoder's states [B, Lt, text dim].
             text_attention_mask: [B, Lt], 0 on padding.
-            speaker_embeds: [B, speaker dim], zeros for none.
+            speaker_embeds: [B, speaker dim], zeros for no particular voice.
             lyric_token_idx: integers [B, Ll].
             lyric_mask: [B, Ll], 0 on padding.
             lyric_query_scale: [lyric layers, B], weakens the lyric encoder's queries (entropy-rectifying guidance).
@@ -288,25 +288,25 @@ class ACEStepTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # t
         *,
         compat: bool = False,
     ) -> Context:
-        """All of a song that does not change from step to step, for `velocity`; the arguments are those of `decode`.
+        """Compute all that does not change from step to step, for `velocity`; the arguments are those of `decode`.
 
-        It holds the keys and values of these weights: prepare again after loading or scaling an adapter.
+        The result holds keys and values: prepare again after loading or scaling an adapter.
         """
         around, condition = self._surround(attention_mask, encoder_hidden_states, encoder_hidden_mask, compat)
-        memories = [cast(TransformerBlock, block).cross_attn.remember(condition) for block in self.transformer_blocks]
-        return Context(around.without_needless_masks(), memories)
+        key_values = [cast(TransformerBlock, block).cross_attn.project(condition) for block in self.transformer_blocks]
+        return Context(around.without_needless_masks(), key_values)
 
     def velocity(
         self, hidden_states: Tensor, timestep: Tensor, context: Context, *, query_scale: Tensor | None = None
     ) -> Tensor:
-        """The `sample` that `decode` computes of the same arguments, with the song's share of the work done before."""
+        """The `sample` that `decode` would compute, [B, channels, bins, T], given a prepared context."""
         x = self._embed(hidden_states, context.around)
-        x, time, _ = self._blocks(x, timestep, context.memories, context.around, query_scale)
+        x, time, _ = self._blocks(x, timestep, context.key_values, context.around, query_scale)
         return self.final_layer(x, time)
 
     def _surround(
         self, attention_mask: Tensor, condition: Tensor, encoder_hidden_mask: Tensor, compat: bool
-    ) -> tuple[Surroundings, Condition]:
+    ) -> tuple[SequenceInfo, Condition]:
         frame_mask, condition_mask = attention_mask.bool(), encoder_hidden_mask.bool()
         frames = torch.arange(frame_mask.shape[1], device=frame_mask.device)[None]
         if compat:
@@ -314,11 +314,11 @@ class ACEStepTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # t
         else:
             tokens = (condition_mask.cumsum(-1) - 1).clamp(min=0)
         rotary, condition_rotary = (rotary_table(at, self.head_dim, self.rope_theta) for at in (frames, tokens))
-        around = Surroundings.of(frame_mask, condition_mask, rotary, compat=compat)
+        around = SequenceInfo.of(frame_mask, condition_mask, rotary, compat=compat)
         return around, Condition(condition, condition_rotary)
 
     def _embed(
-        self, latents: Tensor, around: Surroundings, control: Tensor | None = None, control_scale: float = 1.0
+        self, latents: Tensor, around: SequenceInfo, control: Tensor | None = None, control_scale: float = 1.0
     ) -> Tensor:
         x = self.proj_in(latents, around.mixing_mask)
         return x if control is None else add_control(x, control, control_scale, around.mixing_mask)
@@ -327,8 +327,8 @@ class ACEStepTransformer2DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # t
         self,
         x: Tensor,
         timestep: Tensor,
-        conditions: Sequence[Condition | Memory],
-        around: Surroundings,
+        conditions: Sequence[Condition | KeyValue],
+        around: SequenceInfo,
         query_scale: Tensor | None,
     ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
         """Frames after the last block [B, T, D], the time embedding [B, D], and frames where the REPA heads read."""

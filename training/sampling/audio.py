@@ -1,8 +1,6 @@
-"""Audio files of the sampler: sources in, clips out. Sources are read by what the shards went through."""
+"""Audio files of the sampler: reads sources, with the decoder that curation uses, and writes clips."""
 
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from schemas.files import written_whole
 from stages import pcm
 from stages.base import TrackError
 from stages.decode import DecodeParams, decode_file
@@ -19,8 +18,8 @@ from training.sampling.errors import SamplingError
 MAX_SOURCE_S = 1800.0
 
 _FULL_SCALE = 1 << 23  # 24 bits
-_BLOCK = 1 << 16  # samples encoded at once
-_TAG_LENGTH = 2000  # characters; a WAV header is no place for more
+_BLOCK = 1 << 16  # samples encoded at a time
+_TAG_LENGTH = 2000  # characters; longer tags do not belong in a WAV header
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,10 @@ FORMATS = {
 
 
 def read_audio(path: Path) -> tuple[Tensor, int]:
-    """Any audio file as float32 [2, samples] in -1..1, and its rate, which is always 44.1 kHz.
+    """Read an audio file: float32 [2, samples] in -1..1, and its sample rate, which is always 44.1 kHz.
 
     Raises:
-        SamplingError: no audio, damaged, or longer than 30 minutes; the message names the file.
+        SamplingError: the file has no audio, is damaged, or is longer than 30 minutes; the message names it.
     """
     try:
         decoded = decode_file(str(path), {"pcm"}, DecodeParams(limit_s=MAX_SOURCE_S))
@@ -55,45 +54,40 @@ def read_audio(path: Path) -> tuple[Tensor, int]:
 
 
 def write_audio(path: Path, waveform: Tensor, rate_hz: int = 48_000, tags: Mapping[str, str] | None = None) -> float:
-    """Write a clip in the format of its extension; the file appears whole or not at all, and replaces an older one.
+    """Write a clip atomically, in the format of the file's extension; an existing file is replaced.
 
-    `.wav` and `.flac` hold 24-bit samples, `.ogg` Opus at 192 kbit/s. Samples beyond full scale would be cut off: a
-    clip that has any is turned down as a whole until its peak fits. The same clip gives the same bytes.
+    `.wav` and `.flac` hold 24-bit samples, `.ogg` Opus at 192 kbit/s. A clip that exceeds full scale is turned down
+    as a whole until its peak fits. The same clip gives the same bytes.
 
     Args:
-        path: where to; its folder is made.
+        path: file to write; its folder is created if needed.
         waveform: float [2, samples] in -1..1.
-        rate_hz: of the waveform; Opus knows 48000, 24000, 16000, 12000 and 8000.
+        rate_hz: sample rate; Opus accepts 48000, 24000, 16000, 12000 and 8000.
         tags: metadata such as title and comment; long values are cut.
 
     Returns:
-        What the waveform was multiplied by: 1.0, or less if it was too loud.
+        The gain applied: 1.0, or less if the clip was too loud.
 
     Raises:
-        SamplingError: unknown extension, another shape, no samples, values that are no numbers, or a path that cannot
-            be written.
+        SamplingError: unknown extension, wrong shape, no samples, non-finite values, or a path that cannot be written.
     """
     form = audio_format(path)
     samples = _checked(waveform)
     gain = min(1.0, 1.0 / max(float(np.abs(samples).max()), 1e-9))
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _encode(unfinished, samples, gain, rate_hz, form, tags or {})
-        unfinished.replace(path)
+        with written_whole(path) as draft:
+            _encode(draft, samples, gain, rate_hz, form, tags or {})
     except OSError as error:  # FFmpeg's errors among them
         raise SamplingError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            unfinished.unlink()
     return gain
 
 
 def audio_format(path: Path) -> _Format:
-    """How a file of this name is written.
+    """The format for a file name.
 
     Raises:
-        SamplingError: its extension is none of `FORMATS`.
+        SamplingError: its extension is not one of `FORMATS`.
     """
     try:
         return FORMATS[path.suffix.lower()]
@@ -112,13 +106,13 @@ def _checked(waveform: Tensor) -> np.ndarray:
     if samples.ndim != 2 or samples.shape[0] != pcm.CHANNELS or samples.shape[1] == 0:
         raise SamplingError(f"a clip must be stereo, [2, samples], not {list(samples.shape)}")
     if not np.isfinite(samples).all():
-        raise SamplingError("the clip holds values that are no numbers: check the weights, or sample in float32")
+        raise SamplingError("the clip holds NaN or infinity: check the weights, or sample in float32")
     return samples
 
 
 def _encode(path: Path, samples: np.ndarray, gain: float, rate_hz: int, form: _Format, tags: Mapping[str, str]) -> None:
-    # Without "bitexact" FFmpeg writes its version and, into Ogg, a random serial number. It gets an open file, for it
-    # would take "a:b.wav" for a protocol.
+    # Without "bitexact" FFmpeg writes its version and, into Ogg, a random serial number. It gets an open file, because
+    # it would take the "a" of "a:b.wav" for a protocol.
     bitexact = {"fflags": "+bitexact"}
     with path.open("wb") as file, av.open(file, "w", format=form.container, options=bitexact) as container:
         container.metadata.update({name: " ".join(value.split())[:_TAG_LENGTH] for name, value in tags.items()})
@@ -142,6 +136,6 @@ def _frame(block: np.ndarray, start: int, rate_hz: int, form: _Format) -> av.Aud
 
 
 def _quantised(samples: np.ndarray) -> np.ndarray:
-    """The nearest 24-bit steps, in the upper bits of int32, as FFmpeg's 24-bit encoders take them."""
+    """Samples rounded to 24 bits, in the upper bits of int32, as FFmpeg's 24-bit encoders expect them."""
     steps = np.rint(samples * _FULL_SCALE)
     return np.clip(steps, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int32) << 8

@@ -1,4 +1,4 @@
-"""What a batch of songs is generated from."""
+"""The conditions of a batch of songs."""
 
 from dataclasses import dataclass
 
@@ -13,15 +13,15 @@ class Conditions:
 
     Attributes:
         text: [B, L, dim] states of the text encoder.
-        text_mask: [B, L], nonzero where there is a token.
-        speaker: [B, speaker dim]; zeros where there is none.
+        text_mask: [B, L], 0 on padding.
+        speaker: [B, speaker dim]; zeros for no particular voice.
         lyrics: int64 [B, Ll] token ids.
-        lyric_mask: [B, Ll], nonzero where there is a token.
-        text_null: [B, L, dim] states of the weakened text encoder, where guidance takes them for the unconditional
-            pass (entropy-rectifying guidance on the tag); None where it takes zeros.
+        lyric_mask: [B, Ll], 0 on padding.
+        text_null: [B, L, dim] states of the weakened text encoder, for the unconditional branch of entropy-rectifying
+            guidance on the prompt; None uses zeros there.
 
     Raises:
-        SamplingError: shapes do not belong together.
+        SamplingError: shapes or dtypes do not fit together.
     """
 
     text: torch.Tensor
@@ -32,7 +32,7 @@ class Conditions:
     text_null: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Compare every shape with the ones it must agree with."""
+        """Check shapes and dtypes."""
         for name, tensor, ndim in (("text", self.text, 3), ("speaker", self.speaker, 2), ("lyrics", self.lyrics, 2)):
             if tensor.ndim != ndim or 0 in tensor.shape:
                 raise SamplingError(f"{name} must have {ndim} non-empty dimensions, not shape {list(tensor.shape)}")
@@ -52,7 +52,7 @@ class Conditions:
         return len(self.text)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "Conditions":
-        """All tensors on a device, states and speakers in a dtype; ids stay int64 and masks what they are."""
+        """The conditions on a device, with states and speakers in a dtype; ids and masks keep theirs."""
         return Conditions(
             text=self.text.to(device, dtype),
             text_mask=self.text_mask.to(device),
@@ -63,7 +63,7 @@ class Conditions:
         )
 
     def repeat(self, count: int) -> "Conditions":
-        """The batch `count` times over, one after another: item i of repeat r is at `r * batch_size + i`."""
+        """The batch repeated `count` times: item i of repetition r is at `r * batch_size + i`."""
         return Conditions(
             text=self.text.repeat(count, 1, 1),
             text_mask=self.text_mask.repeat(count, 1),

@@ -1,5 +1,5 @@
-"""What a user of the sampler can mend."""
+"""Errors that a user of the sampler can fix."""
 
 
 class SamplingError(ValueError):
-    """Input that cannot be sampled from; the message says what is wrong and how to mend it."""
+    """Input that cannot be sampled from; the message says what is wrong and how to fix it."""

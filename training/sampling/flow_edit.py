@@ -7,23 +7,24 @@ from torch import Tensor
 
 from training.sampling.conditions import Conditions
 from training.sampling.guidance import ProjectedGuidance
+from training.sampling.job import SamplingJob
 from training.sampling.schedules import sigma_grid
-from training.sampling.song import Song
 from training.sampling.velocity import BranchedVelocity, Branches
 
 
-def edit(song: Song) -> Tensor:
-    """Latents float32 [B, C, bins, frames]: the source, moved from its own conditions to the target's.
+def edit(job: SamplingJob) -> Tensor:
+    """Edit the source: latents float32 [B, C, bins, frames], moved from its own conditions to the target's.
 
-    Up to `n_max` the source moves by what the two velocities differ; from there on the result is sampled freely.
+    Up to the share `n_max` of the steps, the source moves by the difference of the two velocities; the remaining steps
+    sample freely.
     """
-    assert song.source is not None
-    assert song.target is not None
-    options, noise = song.options, song.retake_noise()
-    of_source = _Guided(song, song.conditions)
-    of_target = _Guided(song, song.target)
+    assert job.source is not None
+    assert job.target is not None
+    options, noise = job.options, job.retake_noise()
+    of_source = _Guided(job, job.conditions)
+    of_target = _Guided(job, job.target)
     first, free = int(options.infer_steps * options.n_min), int(options.infer_steps * options.n_max)
-    source, x = song.source, song.source
+    source, x = job.source, job.source
     source_momentum, target_momentum = ProjectedGuidance(), ProjectedGuidance()
 
     levels = list(pairwise(sigma_grid(options.infer_steps).tolist()))
@@ -31,26 +32,26 @@ def edit(song: Song) -> Tensor:
         if index < free:
             velocity = torch.zeros_like(x)
             for _ in range(options.n_avg):
-                noisy = (1 - sigma) * source + sigma * noise.draw(song.frames)
+                noisy = (1 - sigma) * source + sigma * noise.draw(job.frames)
                 moved = of_target(x + noisy - source, sigma, ProjectedGuidance())
                 velocity = velocity + (moved - of_source(noisy, sigma, source_momentum)) / options.n_avg
         else:
             if index == free:
-                x = x + (1 - sigma) * source + sigma * noise.draw(song.frames) - source
+                x = x + (1 - sigma) * source + sigma * noise.draw(job.frames) - source
             velocity = of_target(x, sigma, target_momentum)
         x = x + (following - sigma) * velocity
-        song.report(index - first + 1, len(levels) - first, x)
+        job.report(index - first + 1, len(levels) - first, x)
     return x
 
 
 class _Guided:
-    """The velocity under conditions, guided against none at all in every step."""
+    """The velocity under conditions, guided in every step against a branch without any."""
 
-    def __init__(self, song: Song, conditions: Conditions) -> None:
-        self._scale = song.options.guidance_scale
-        encoded = Branches(song.transformer, conditions, song.options)
+    def __init__(self, job: SamplingJob, conditions: Conditions) -> None:
+        self._scale = job.options.guidance_scale
+        encoded = Branches(job.transformer, conditions, job.options)
         branches = [encoded.conditional(), encoded.empty()] if self._scale > 1 else [encoded.conditional()]
-        self._velocities = BranchedVelocity(song.transformer, branches, song.frames, song.compat)
+        self._velocities = BranchedVelocity(job.transformer, branches, job.frames)
 
     def __call__(self, x: Tensor, sigma: float, guidance: ProjectedGuidance) -> Tensor:
         if self._scale <= 1:

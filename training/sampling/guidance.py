@@ -1,4 +1,4 @@
-"""How the conditional and the unconditional velocity make one."""
+"""Guidance: combining conditional and unconditional velocities."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ _Combine = Callable[[Tensor, Tensor, float], Tensor]
 
 _MOMENTUM = -0.75
 _NORM_LIMIT = 2.5
-_ZERO_STEPS = 2  # evaluations in which CFG-Zero* does not trust the velocity yet
+_ZERO_STEPS = 2  # first evaluations, in which CFG-Zero* uses a velocity of zero
 
 
 @dataclass(frozen=True)
 class Interval:
-    """The evaluations that are guided, and with which scale (Kynkäänniemi et al., arXiv 2404.07724).
+    """The guided evaluations of the model and their scale (Kynkäänniemi et al., arXiv 2404.07724).
 
     Attributes:
         start: first guided evaluation.
-        stop: first one after them.
+        stop: first evaluation after the interval.
         scale: guidance scale at the start.
-        fall: by how much the scale is lower at the last one.
+        fall: how much the scale has fallen at the last guided evaluation.
     """
 
     start: int
@@ -33,7 +33,7 @@ class Interval:
 
     @classmethod
     def of(cls, options: SamplingOptions, steps: int) -> "Interval":
-        """The middle share of a run of `steps`; each evaluation of heun counts as one."""
+        """The middle share of `steps`, applied to numbers of evaluations, of which heun has two per step."""
         start = int(steps * (1 - options.guidance_interval) / 2)
         stop = int(steps * (options.guidance_interval / 2 + 0.5))
         fall = (options.guidance_scale - options.min_guidance_scale) * options.guidance_interval_decay
@@ -48,7 +48,7 @@ class Interval:
 
 
 class ProjectedGuidance:
-    """Adaptive projected guidance (Sadat et al., arXiv 2410.02416); keeps the momentum of one run."""
+    """Adaptive projected guidance (Sadat et al., arXiv 2410.02416); holds the momentum of one run."""
 
     def __init__(self) -> None:
         self._average: Tensor | float = 0.0
@@ -60,24 +60,26 @@ class ProjectedGuidance:
 
 
 def classifier_free(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598)."""
+    """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598); velocities [B, C, bins, T]."""
     return unconditional + scale * (conditional - unconditional)
 
 
 def zero_star(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-    """CFG-Zero* (Fan et al., arXiv 2503.18886): the unconditional velocity scaled to its share of the conditional."""
+    """CFG-Zero* (Fan et al., arXiv 2503.18886): the unconditional velocity is first scaled to
+    fit the conditional one.
+    """
     product = (conditional * unconditional).sum((1, 2, 3), keepdim=True)
     share = product / (unconditional.square().sum((1, 2, 3), keepdim=True) + 1e-8)
     return classifier_free(conditional, unconditional * share, scale)
 
 
 def doubly_guided(full: Tensor, text_only: Tensor, unconditional: Tensor, text: float, lyric: float) -> Tensor:
-    """Text and lyrics guided apart: the text against nothing by `text`, the lyrics against the text by `lyric`."""
+    """Separate scales for the text (against no conditions) and for the lyrics (against the text only)."""
     return (1 - text) * unconditional + (text - lyric) * text_only + lyric * full
 
 
 class SingleGuidance:
-    """One of the three ways with an unconditional branch, within its interval."""
+    """Guidance of one of the three kinds, with the scale of its interval."""
 
     def __init__(self, kind: Guidance, interval: Interval) -> None:
         self._kind = kind
@@ -98,7 +100,7 @@ def _limited(difference: Tensor) -> Tensor:
 
 
 def _orthogonal(difference: Tensor, direction: Tensor) -> Tensor:
-    """The part of `difference` that is orthogonal to `direction`, in float64: what is taken off may be nearly all."""
+    """The part of `difference` orthogonal to `direction`, computed in float64 since it may be a tiny remainder."""
     exact, unit = difference.double(), torch.nn.functional.normalize(direction.double().flatten(-2), dim=-1)
     unit = unit.view_as(exact)
     return (exact - (exact * unit).sum((-2, -1), keepdim=True) * unit).to(difference.dtype)

@@ -1,38 +1,21 @@
-"""What the sampler is given, in the form that the tasks take; or what is wrong with it."""
+"""Checks and normalises the sampler's inputs."""
 
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from training.sampling.conditions import Conditions
 from training.sampling.errors import SamplingError
-from training.sampling.options import SOURCED, SamplingOptions, Task
-from training.sampling.window import frames_of
+from training.sampling.options import SOURCED, SamplingOptions
 
 MAX_SEED = 2**63 - 1
 
 
-def asked_task(
-    options: Mapping[str, Any], source: Tensor | None, has_target: bool, add_retake_noise: bool, audio2audio: bool
-) -> Task:
-    """The task that the arguments of `generate_latents` imply."""
-    if has_target:
-        return "edit"
-    if source is None:
-        return "retake" if add_retake_noise else "text2music"
-    if audio2audio:
-        return "audio2audio"
-    beyond = frames_of(options.get("repaint_end") or 0) > source.shape[-1] or options.get("repaint_start", 0) < 0
-    return "extend" if beyond or "extend_left" in options or "extend_right" in options else "repaint"
-
-
 def require_inputs(options: SamplingOptions, source: Any, target: Any) -> None:
-    """Source and target must be given to the tasks that take them, and to no other.
+    """Require a source and a target for the tasks that use them, and for no others.
 
     Raises:
-        SamplingError: one is missing or too many.
+        SamplingError: one is missing, or not used by the task.
     """
     if options.needs_source != (source is not None):
         raise SamplingError(
@@ -42,22 +25,22 @@ def require_inputs(options: SamplingOptions, source: Any, target: Any) -> None:
         )
     if (options.task == "edit") != (target is not None):
         raise SamplingError(
-            "task edit needs to know what to make of the source: say it with `target_prompt`"
+            "task edit needs a description of the result: give it as `target_prompt`"
             if target is None
             else f"task {options.task} takes no target: leave it out, or choose edit"
         )
 
 
 def several(text: str | Sequence[str]) -> list[str]:
-    """One text or several."""
+    """A list of texts from one or several."""
     return [text] if isinstance(text, str) else list(text)
 
 
 def for_each(targets: list[str], prompts: Sequence[str]) -> list[str]:
-    """Target prompts, one a prompt.
+    """One target prompt per prompt; a single one is repeated.
 
     Raises:
-        SamplingError: their numbers differ.
+        SamplingError: there are several, but not one per prompt.
     """
     if len(targets) not in (1, len(prompts)):
         raise SamplingError(f"{len(targets)} target prompts for {len(prompts)} prompts: give one, or one for each")
@@ -65,26 +48,26 @@ def for_each(targets: list[str], prompts: Sequence[str]) -> list[str]:
 
 
 def seeds_of(given: int | Sequence[int] | None, songs: int) -> list[int]:
-    """One seed a song: those given, consecutive ones from the one given, or random ones.
+    """One seed per song: those given, consecutive ones from a single one, or random ones for None.
 
     Raises:
-        SamplingError: their number differs from the songs', or no generator takes one of them.
+        SamplingError: there are more or fewer seeds than songs, or one is outside 0..`MAX_SEED`.
     """
     if given is None:
         return [random.getrandbits(32) for _ in range(songs)]
     seeds = [given + song for song in range(songs)] if isinstance(given, int) else list(given)
     if len(seeds) != songs:
-        raise SamplingError(f"{len(seeds)} seeds for {songs} songs: give one for each, or the first alone")
+        raise SamplingError(f"{len(seeds)} seeds for {songs} songs: give one for each, or only the first")
     if unfit := [seed for seed in seeds if not 0 <= seed <= MAX_SEED]:
         raise SamplingError(f"the seed {unfit[0]} lies outside 0..{MAX_SEED}")
     return seeds
 
 
 def require_fit(conditions: Conditions, transformer: Mapping[str, Any]) -> None:
-    """Conditions must have the sizes that a transformer of this config reads.
+    """Require conditions to have the widths in a transformer's config.
 
     Raises:
-        SamplingError: one of them has another, or a lyric token is unknown.
+        SamplingError: a width differs, or a lyric token is not in the vocabulary.
     """
     sizes = (
         ("text states", conditions.text, transformer["text_embedding_dim"]),
@@ -92,7 +75,7 @@ def require_fit(conditions: Conditions, transformer: Mapping[str, Any]) -> None:
     )
     for name, tensor, dim in sizes:
         if tensor.shape[-1] != dim:
-            raise SamplingError(f"{name} have {tensor.shape[-1]} numbers, and this transformer reads {dim}")
+            raise SamplingError(f"{name} have {tensor.shape[-1]} dimensions, but this transformer expects {dim}")
     words = transformer["lyric_encoder_vocab_size"]
     if int(conditions.lyrics.min()) < 0 or int(conditions.lyrics.max()) >= words:
-        raise SamplingError(f"lyric tokens must lie in 0..{words - 1}: they are of another vocabulary")
+        raise SamplingError(f"lyric tokens must lie in 0..{words - 1}: they come from another vocabulary")

@@ -1,4 +1,4 @@
-"""Noise by seed: the same on every device and in every batch."""
+"""Seeded noise, the same on every device and in every batch."""
 
 import math
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 class SeededNoise:
-    """Standard normal latents, each item's from a generator of its own.
+    """Standard normal latents, drawn from a separate generator for each item.
 
     Args:
-        seeds: one an item.
+        seeds: one per item.
         shape: channels and bins of the latents.
-        device: where drawn noise goes; it is drawn on the CPU, for the generators of devices differ.
+        device: device of the result; the noise is drawn on the CPU, since generators differ between devices.
     """
 
     def __init__(self, seeds: Sequence[int], shape: tuple[int, int], device: torch.device) -> None:
@@ -22,17 +22,12 @@ class SeededNoise:
         self._device = device
 
     def draw(self, frames: int) -> Tensor:
-        """Float32 [B, C, bins, frames], the generators' next."""
+        """The next noise from the generators, float32 [B, C, bins, frames]."""
         items = [torch.randn(1, *self._shape, frames, generator=generator) for generator in self._generators]
         return torch.cat(items).to(self._device)
 
-    def draw_from_first(self, frames: int) -> Tensor:
-        """The whole batch from the first item's generator, as the reference does for `pingpong`."""
-        shape = (len(self._generators), *self._shape, frames)
-        return torch.randn(shape, generator=self._generators[0]).to(self._device)
-
 
 def mixture(noise: Tensor, other: Tensor, variance: float) -> Tensor:
-    """Noise on the way to other noise, of unit variance all along."""
+    """Noise rotated towards `other`, by 90 degrees at a variance of 1; it keeps unit variance."""
     angle = variance * math.pi / 2
     return math.cos(angle) * noise + math.sin(angle) * other

@@ -1,4 +1,4 @@
-"""Prompts, lyrics and voices as the conditions of a batch, through the very code that shards went through."""
+"""Encodes prompts, lyrics and voices as conditions, with the same code that curation uses."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from stages import lyric_tokens
-from stages.language import LANGUAGES, known
+from stages.text.language import LANGUAGES, known
 from training.sampling.conditions import Conditions
 from training.sampling.errors import SamplingError
 from training.sampling.text_encoder import TextEncoder, load_text_encoder
@@ -16,7 +16,7 @@ __all__ = ["MAX_LYRIC_TOKENS", "TextEncoder", "load_text_encoder", "lyric_ids", 
 
 MAX_LYRIC_TOKENS = 4096
 
-_NO_TOKEN = 0  # what lyrics are padded with
+_NO_TOKEN = 0  # padding of lyrics
 
 
 def make_conditions(
@@ -30,20 +30,20 @@ def make_conditions(
     speaker: Tensor | None = None,
     weakened_text: bool = False,
 ) -> Conditions:
-    """Everything that a batch of songs is generated from, on the CPU.
+    """Encode the conditions of a batch of songs, on the CPU.
 
     Args:
-        prompts: one description a song.
-        lyrics: one text a song, or one for all; empty is none. See `lyric_ids`.
-        text_encoder: reads the prompts.
+        prompts: one description per song.
+        lyrics: one text per song, or one for all; empty is none. See `lyric_ids`.
+        text_encoder: encodes the prompts.
         vocabulary: the model's lyric vocabulary (`stages.lyric_tokens.load_vocabulary`).
-        speaker_dim: size of a speaker embedding.
-        language: of lyric lines whose own language is unsure.
-        speaker: embedding [speaker_dim] of all songs or [B, speaker_dim]; by default zeros, no particular voice.
-        weakened_text: add the weakened states that entropy-rectifying guidance on the tag needs.
+        speaker_dim: width of a speaker embedding.
+        language: language of lyric lines whose own cannot be detected reliably.
+        speaker: embedding [speaker_dim] for all songs, or [B, speaker_dim]; None is no particular voice (zeros).
+        weakened_text: also encode with the weakened encoder, for entropy-rectifying guidance on the prompt.
 
     Raises:
-        SamplingError: an empty prompt, lyrics that do not fit, or a speaker of another size.
+        SamplingError: no or an empty prompt, lyrics that do not fit, or a speaker embedding of another width.
     """
     prompts = [_prompt(text, index) for index, text in enumerate(prompts, 1)]
     if not prompts:
@@ -63,17 +63,17 @@ def make_conditions(
 
 
 def lyric_ids(lyrics: str, vocabulary: Tokenizer | None, language: str | None = None) -> list[int]:
-    """Token ids of a lyrics file: lines of text under structure tags such as `[verse]`.
+    """Token ids of lyrics: lines of text under structure tags such as `[verse]`.
 
-    Without a word there are no ids, which the model takes for lyrics left open; `[inst]` asks for an instrumental.
+    Empty lyrics have no ids, which leaves them to the model; `[inst]` asks for an instrumental.
 
     Args:
-        lyrics: whole text, with line ends of any system.
-        vocabulary: the model's; None where the checkpoint brings none.
-        language: of lines whose own language is unsure; by default what most of the others are in.
+        lyrics: the whole text, with any kind of line ends.
+        vocabulary: the model's vocabulary; None if the checkpoint has none.
+        language: language of lines whose own cannot be detected reliably; by default that of most other lines.
 
     Raises:
-        SamplingError: an unknown language, no vocabulary, or more than `MAX_LYRIC_TOKENS`.
+        SamplingError: an unknown language, no vocabulary, or more than `MAX_LYRIC_TOKENS` tokens.
     """
     if language is not None and known(language) is None:
         raise SamplingError(f"unknown lyrics language {language!r}: take one of {', '.join(LANGUAGES)}")
@@ -82,8 +82,8 @@ def lyric_ids(lyrics: str, vocabulary: Tokenizer | None, language: str | None = 
         return []
     if vocabulary is None:
         raise SamplingError(
-            "the checkpoint brings no lyric vocabulary: put it there as lyric_vocabulary.json, or name the file with"
-            " `vocabulary`; without one leave lyrics empty"
+            "the checkpoint has no lyric vocabulary: put it there as lyric_vocabulary.json, or name the file with"
+            " `vocabulary`; without one, leave lyrics empty"
         )
     ids = lyric_tokens.encode(text, language, vocabulary)
     if (surplus := len(ids) - MAX_LYRIC_TOKENS) > 0:
@@ -102,7 +102,7 @@ def _prompt(text: str, number: int) -> str:
 
 
 def _lyrics(lyrics: Sequence[str], vocabulary: Tokenizer | None, language: str | None) -> tuple[Tensor, Tensor]:
-    """Ids and mask [lyrics, L] of lyrics, padded to the longest and to one token at least."""
+    """Ids and mask of lyrics, each [lyrics, L], padded to the longest and to at least one token."""
     songs = [lyric_ids(text, vocabulary, language) for text in lyrics]
     length = max(1, *map(len, songs))
     ids = torch.tensor([song + [_NO_TOKEN] * (length - len(song)) for song in songs])
@@ -114,9 +114,9 @@ def _speakers(speaker: Tensor | None, songs: int, dim: int) -> Tensor:
         return torch.zeros(songs, dim)
     if speaker.shape not in {(dim,), (songs, dim)}:
         raise SamplingError(
-            f"a speaker embedding of this model has {dim} numbers, one for all songs or one for each of {songs}:"
+            f"a speaker embedding of this model has {dim} dimensions, one for all songs or one for each of {songs}:"
             f" [{dim}] or [{songs}, {dim}], not {list(speaker.shape)}"
         )
     if not speaker.isfinite().all():
-        raise SamplingError("the speaker embedding holds NaN or infinity: compute it anew")
+        raise SamplingError("the speaker embedding holds NaN or infinity: compute it again")
     return speaker.float().expand(songs, dim)

@@ -1,4 +1,4 @@
-"""The sampler of ACE-Step models: from prompts and lyrics, or from a song, to songs."""
+"""The sampler of ACE-Step models: generates songs from prompts and lyrics, or from another song."""
 
 import math
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,25 +14,25 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from stages.lyric_tokens import load_vocabulary
-from training.checkpoints import load_checkpoint
-from training.lora import Lora, load_loras
+from stages.nets.codec.codec import CODEC_HZ, LATENT_HZ, SAMPLES_PER_FRAME
+from training.checkpoints.lora import Lora, load_loras
+from training.checkpoints.released_layout import load_checkpoint
 from training.model import ACEStepTransformer2DModel, MusicDCAE
-from training.model.codec import CODEC_HZ, LATENT_HZ, SAMPLES_PER_FRAME
 from training.sampling.audio import read_audio
 from training.sampling.conditions import Conditions
 from training.sampling.errors import SamplingError
 from training.sampling.flow_edit import edit
 from training.sampling.generation import audio2audio, retake, text2music
-from training.sampling.inputs import asked_task, for_each, require_fit, require_inputs, seeds_of, several
+from training.sampling.inputs import for_each, require_fit, require_inputs, seeds_of, several
+from training.sampling.job import SamplingJob, Step
 from training.sampling.options import SamplingOptions, Task
 from training.sampling.prompts import TextEncoder, load_text_encoder, make_conditions
 from training.sampling.repaint import extend, repaint
-from training.sampling.song import Song, Step
 from training.sampling.window import frames_of
 
 SAMPLE_RATE_HZ = 48_000
 
-_TASKS: dict[Task, Callable[[Song], Tensor]] = {
+_TASKS: dict[Task, Callable[[SamplingJob], Tensor]] = {
     "text2music": text2music,
     "retake": retake,
     "repaint": repaint,
@@ -49,9 +49,9 @@ class Clip:
     Attributes:
         waveform: float32 [2, samples] at 48 kHz, on the CPU.
         latents: float32 [C, bins, frames], on the CPU.
-        seed: of its noise.
-        retake_seed: of its second noise, which retake, repaint, extend and edit draw from.
-        seconds: what the whole batch took: `encode` (text, lyrics, source), `steps`, `decode`.
+        seed: seed of its noise.
+        retake_seed: seed of its second noise, used by retake, repaint, extend and edit.
+        seconds: time the whole batch took: `encode` (text, lyrics, source), `steps`, `decode`.
     """
 
     waveform: Tensor
@@ -62,19 +62,22 @@ class Clip:
 
 
 class Sampler:
-    """A loaded model with all that it takes to sample from it.
+    """A loaded model with everything needed to sample from it.
 
     Args:
         transformer: the diffusion transformer, on the device to sample on and in the dtype to compute in.
-        codec: latents to waveforms and back; only `generate` needs it.
-        text_encoder: the one that the transformer was trained with; only `generate` needs it.
+        codec: converts latents to waveforms and back; only `generate` needs it.
+        text_encoder: the encoder that the transformer was trained with; only `generate` needs it.
         vocabulary: the transformer's lyric vocabulary; without it songs have no lyrics.
-        device: where to compute; by default where the transformer is.
-        offload: keep models in main memory while they are not at work.
+        device: device to compute on; by default the transformer's.
+        offload: keep models in main memory while they are not in use.
 
     Raises:
         SamplingError: the text encoder or the vocabulary is not the transformer's.
     """
+
+    # What a batch is sampled as; the tests substitute the reference implementation's behaviour here.
+    _job: ClassVar[type[SamplingJob]] = SamplingJob
 
     def __init__(
         self,
@@ -108,34 +111,34 @@ class Sampler:
         int8: bool = False,
         offload: bool = False,
     ) -> "Sampler":
-        """The sampler of a checkpoint in the released folder layout.
+        """Load a checkpoint in the released folder layout.
 
         Args:
-            folder: see `training.checkpoints`.
-            device: where to compute.
-            dtype: of the transformer; bfloat16 is for GPUs.
-            text_encoder: folder of the text encoder, where the checkpoint holds none.
-            vocabulary: file of the lyric vocabulary, where the checkpoint holds none.
-            loras: adapters to load on top.
-            compile: compile the transformer's blocks; `warm_up` pays for it before the first song.
+            folder: see `training.checkpoints.released_layout`.
+            device: device to compute on.
+            dtype: dtype of the transformer; use bfloat16 on GPUs.
+            text_encoder: folder of the text encoder; None takes the checkpoint's.
+            vocabulary: file of the lyric vocabulary; None takes the checkpoint's, if any.
+            loras: adapters to load.
+            compile: compile the transformer's blocks; call `warm_up` to do so before the first song.
             int8: keep the transformer's weights in 8 bits.
-            offload: keep models in main memory while they are not at work, for small cards.
+            offload: keep models in main memory while they are not in use, for small cards.
 
         Raises:
             CheckpointProblem: the checkpoint or an adapter is damaged or does not fit.
-            SamplingError: there is no text encoder, or these options exclude each other.
+            SamplingError: there is no text encoder, or int8 and LoRAs are combined.
         """
         if int8 and loras:
-            raise SamplingError("int8 weights take no LoRA: leave one of the two out")
+            raise SamplingError("int8 weights do not support LoRAs: leave one of the two out")
         checkpoint = load_checkpoint(Path(folder), dtype=dtype, device="cpu" if offload else device)
         encoder = text_encoder or checkpoint.text_encoder
         if encoder is None:
-            raise SamplingError(f"{folder} holds no text encoder (umt5-base/): name its folder with text_encoder")
+            raise SamplingError(f"{folder} has no text encoder (umt5-base/): name its folder with text_encoder")
         if torch.device(device).type == "cpu":
             checkpoint.codec.float()  # its convolutions in bfloat16 are slow on CPUs, and on some of them wrong
         load_loras(checkpoint.transformer, loras)
         if int8:
-            from training.int8 import quantize
+            from training.checkpoints.int8 import quantize
 
             quantize(checkpoint.transformer)
         if compile:
@@ -165,30 +168,32 @@ class Sampler:
         on_step: Callable[[Step], None] | None = None,
         **options: Any,
     ) -> list[Clip]:
-        """Songs as waveforms, one a prompt, all sampled in one batch; each is what it would be alone.
+        """Generate songs as waveforms, one per prompt. They are sampled in one batch, but do not affect each other.
 
         Args:
-            prompt: what to make; of an edit, what the source is.
-            lyrics: one text a prompt or one for all; empty leaves them open, `[inst]` asks for an instrumental.
-            language: of lyric lines whose own language is unsure.
-            seeds: one a prompt, or the first of consecutive ones; random if None, and reported in the clips.
+            prompt: what to generate; for an edit, a description of the source.
+            lyrics: one text per prompt or one for all; empty leaves them to the model, `[inst]` asks for an
+                instrumental.
+            language: language of lyric lines whose own cannot be detected reliably.
+            seeds: one per prompt, or the first of consecutive ones; None draws them at random. Clips report them.
             retake_seeds: the same for the second noise.
-            speaker: embedding [speaker dim] or [prompts, speaker dim] of the voice.
-            source: audio file of the tasks that start from one.
-            target_prompt: of an edit, what to make of the source.
-            target_lyrics: of an edit; those of the source if None.
+            speaker: embedding of the voice, [speaker dim] or [prompts, speaker dim].
+            source: audio file, for tasks that start from a song.
+            target_prompt: for an edit, a description of the result.
+            target_lyrics: for an edit; None keeps those of the source.
             on_step: called after every step.
-            **options: `SamplingOptions`.
+            **options: fields of `SamplingOptions`.
 
         Raises:
-            SamplingError: something that cannot be sampled; pydantic's ValidationError for options out of range.
+            SamplingError: the inputs cannot be sampled from.
+            pydantic.ValidationError: an option is unknown or out of range.
         """
         chosen = SamplingOptions(**options)
         prompts, texts = several(prompt), several(lyrics)
         targets = None if target_prompt is None else several(target_prompt)
         require_inputs(chosen, source, targets)
         if self.codec is None or self.text_encoder is None:
-            raise SamplingError("this sampler holds no codec or no text encoder: load it with Sampler.from_pretrained")
+            raise SamplingError("this sampler has no codec or no text encoder: load it with Sampler.from_pretrained")
         numbers = seeds_of(seeds, len(prompts)), seeds_of(retake_seeds, len(prompts))
 
         clock = _Clock()
@@ -228,61 +233,41 @@ class Sampler:
         target_speaker: Tensor | None = None,
         target_lyrics: Tensor | None = None,
         target_lyric_mask: Tensor | None = None,
-        task: Task | None = None,
-        seeds: Sequence[int] | None = None,
-        retake_seeds: Sequence[int] | None = None,
-        seed: int = 1,
-        generator_seed: int = 100,
-        B: int | None = None,  # noqa: N803  its name in the reference's parameters
-        src_latents: Tensor | None = None,
-        ref_latents: Tensor | None = None,
-        add_retake_noise: bool = False,
-        audio2audio_enable: bool = False,
-        compat: bool = False,
+        source: Tensor | None = None,
+        seeds: int | Sequence[int] = 1,
+        retake_seeds: int | Sequence[int] = 100,
         on_step: Callable[[Step], None] | None = None,
         **options: Any,
     ) -> Tensor:
-        """Latents from conditions that are encoded already.
+        """Generate latents from encoded conditions.
 
         Args:
             text: states of the text encoder [B, L, text dim].
             lyrics: int64 tokens [B, Ll].
-            text_mask: [B, L], 0 on padding; nothing is padded if None.
-            text_null: states [B, L, text dim] of the weakened text encoder, for `use_erg_tag`; without them the
-                unconditional branch has no text.
-            speaker: embeddings [B, speaker dim]; zeros if None.
-            lyric_mask: [B, Ll], 0 on padding; nothing is padded if None.
-            target_text: of an edit, like `text`; the same for the other `target_*`, which default to the source's.
+            text_mask: [B, L], 0 on padding; None if nothing is padded.
+            text_null: states [B, L, text dim] of the weakened text encoder, for `use_erg_tag`; None uses zeros in the
+                unconditional branch.
+            speaker: embeddings [B, speaker dim]; None is no particular voice (zeros).
+            lyric_mask: [B, Ll], 0 on padding; None if nothing is padded.
+            target_text: for an edit, the conditions of the result; other `target_*` default to the source's.
             target_text_mask: see `target_text`.
             target_speaker: see `target_text`.
             target_lyrics: see `target_text`.
             target_lyric_mask: see `target_text`.
-            task: by default what the other arguments ask for.
-            seeds: one an item; `seed` and those after it if None.
-            retake_seeds: one an item; `generator_seed` and those after it if None.
-            seed: see `seeds`.
-            generator_seed: see `retake_seeds`.
-            B: sample this many songs of conditions for one.
-            src_latents: the source [1 or B, C, bins, frames] of repaint, extend and edit.
-            ref_latents: the source of audio2audio.
-            add_retake_noise: whether a run without source is a retake, where `task` leaves it open.
-            audio2audio_enable: whether a run with source is audio2audio, where `task` leaves it open.
-            compat: compute as the reference does where it couples the items of a batch (the mean of a step, pingpong's
-                noise, padding) or miscounts an extension to both sides.
+            source: latents [1 or B, C, bins, frames] that repaint, extend, edit and audio2audio start from.
+            seeds: one per song, or the first of consecutive ones.
+            retake_seeds: the same for the second noise, of retake, repaint, extend and edit.
             on_step: called after every step.
-            **options: `SamplingOptions`.
+            **options: fields of `SamplingOptions`.
 
         Returns:
-            Float32 [B, C, bins, frames].
+            Latents, float32 [B, C, bins, frames].
 
         Raises:
-            SamplingError: what does not fit together; pydantic's ValidationError for options out of range.
+            SamplingError: the inputs do not fit together or the model.
+            pydantic.ValidationError: an option is unknown or out of range.
         """
-        source = ref_latents if src_latents is None else src_latents
-        chosen = SamplingOptions(
-            task=task or asked_task(options, source, target_text is not None, add_retake_noise, audio2audio_enable),
-            **options,
-        )
+        chosen = SamplingOptions(**options)
         require_inputs(chosen, source, target_text)
         given = self._encoded(text, text_mask, speaker, lyrics, lyric_mask, text_null)
         target = None
@@ -291,20 +276,15 @@ class Sampler:
             other_mask = lyric_mask if target_lyrics is None else target_lyric_mask
             other_speaker = speaker if target_speaker is None else target_speaker
             target = self._encoded(target_text, target_text_mask, other_speaker, other_lyrics, other_mask)
-        if B is not None and given.batch_size != B:
-            if given.batch_size != 1:
-                raise SamplingError(f"B is {B}, but the conditions are for {given.batch_size} songs")
-            given, target = given.repeat(B), target and target.repeat(B)
-        items = given.batch_size
+        songs = given.batch_size
         return self._sample(
             given,
             chosen,
             frames_of(chosen.duration) if source is None else source.shape[-1],
-            seeds_of(seed if seeds is None else seeds, items),
-            seeds_of(generator_seed if retake_seeds is None else retake_seeds, items),
+            seeds_of(seeds, songs),
+            seeds_of(retake_seeds, songs),
             source=source,
             target=target,
-            compat=compat,
             on_step=on_step,
         )
 
@@ -319,7 +299,6 @@ class Sampler:
         *,
         source: Tensor | None,
         target: Conditions | None,
-        compat: bool = False,
         on_step: Callable[[Step], None] | None,
     ) -> Tensor:
         items = conditions.batch_size
@@ -331,8 +310,8 @@ class Sampler:
         if source is not None:
             source = self._expanded(source, items)
         dtype = self.transformer.dtype
-        with self._at_work(self.transformer):
-            song = Song(
+        with self._on_device(self.transformer):
+            job = self._job(
                 transformer=self.transformer,
                 conditions=conditions.to(self.device, dtype),
                 options=options,
@@ -341,19 +320,18 @@ class Sampler:
                 retake_seeds=retake_seeds,
                 source=source,
                 target=None if target is None else target.to(self.device, dtype),
-                compat=compat,
                 on_step=on_step,
             )
-            return _TASKS[options.task](song)
+            return _TASKS[options.task](job)
 
     def warm_up(self, songs: int = 1) -> None:
-        """Compile, or tune kernels, so that the first batch of this many songs does not wait for it."""
+        """Trigger compilation and kernel tuning, so that the first batch of `songs` songs does not wait for it."""
         config = self.transformer.config
         self.generate_latents(
             text=torch.zeros(songs, 3, config["text_embedding_dim"]),
             lyrics=torch.zeros(songs, 5, dtype=torch.int64),
             duration=2.0,
-            infer_steps=4,  # the middle ones guided, the others not: both batch sizes
+            infer_steps=4,  # the middle ones are guided, the others not: covers both batch sizes
         )
 
     def _conditions(
@@ -407,18 +385,18 @@ class Sampler:
     def _encode(self, source: Path | str) -> tuple[Tensor, Tensor]:
         assert self.codec is not None
         waveform, rate_hz = read_audio(Path(source))
-        with self._at_work(self.codec):
+        with self._on_device(self.codec):
             latents, _ = self.codec.encode(_in_whole_frames(waveform)[None].to(self.device), rate_hz)
         return waveform, latents
 
     def _decode(self, latents: Tensor, samples: int) -> list[Tensor]:
-        """One by one: the waveforms of a batch together would need memory that nothing else does."""
+        """Decode one song at a time: decoding the whole batch would need more memory than anything else."""
         assert self.codec is not None
-        with self._at_work(self.codec):
+        with self._on_device(self.codec):
             return [self.codec.decode(item[None], SAMPLE_RATE_HZ)[0, :, :samples].cpu() for item in latents]
 
     @contextmanager
-    def _at_work(self, model: nn.Module) -> Iterator[None]:
+    def _on_device(self, model: nn.Module) -> Iterator[None]:
         if not self._offload:
             yield
             return
@@ -433,19 +411,19 @@ class Sampler:
         dim = config["text_embedding_dim"]
         if self.text_encoder is not None and self.text_encoder.dim != dim:
             raise SamplingError(
-                f"the text encoder's states have {self.text_encoder.dim} numbers and the transformer reads "
-                f"{dim}: take the text encoder that it was trained with"
+                f"the text encoder's states have {self.text_encoder.dim} dimensions and the transformer expects "
+                f"{dim}: use the text encoder that it was trained with"
             )
         words = config["lyric_encoder_vocab_size"]
         if self.vocabulary is not None and self.vocabulary.get_vocab_size() != words:
             raise SamplingError(
-                f"the lyric vocabulary has {self.vocabulary.get_vocab_size()} entries and the transformer reads "
-                f"{words}: take the vocabulary that it was trained with"
+                f"the lyric vocabulary has {self.vocabulary.get_vocab_size()} entries and the transformer expects "
+                f"{words}: use the vocabulary that it was trained with"
             )
 
 
 class _Clock:
-    """Seconds of the phases of a run."""
+    """Measures the seconds of each phase of a run."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -457,9 +435,9 @@ class _Clock:
 
 
 def _in_whole_frames(waveform: Tensor) -> Tensor:
-    """A source [2, samples] at the codec's rate, its end mirrored to fill the last frame.
+    """A source [2, samples] at the codec's rate, with its end mirrored to fill the last frame.
 
-    The codec would fill it with silence, and a song that is extended would have a gap of up to 93 ms there.
+    The codec would pad with silence, which would leave a gap of up to 93 ms in an extended song.
     """
     missing = -waveform.shape[-1] % SAMPLES_PER_FRAME
     return F.pad(waveform, (0, missing), mode="reflect") if missing < waveform.shape[-1] else waveform
@@ -469,4 +447,4 @@ def _vocabulary(path: Path) -> Tokenizer:
     try:
         return load_vocabulary(path)
     except Exception as error:  # tokenizers raises nothing narrower for a missing or damaged file
-        raise SamplingError(f"{path} is no lyric vocabulary: {error}") from error
+        raise SamplingError(f"{path} is not a lyric vocabulary: {error}") from error

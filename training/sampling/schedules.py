@@ -1,6 +1,6 @@
-"""Noise levels of the steps: sigma 1 is noise, 0 is the latents; the model's timestep is 1000 sigma.
+"""Noise levels of the steps: sigma is 1 for noise and 0 for clean latents; the model's timestep is 1000 sigma.
 
-The grids of flow matching with a shift of 3 (Esser et al., arXiv 2403.03206, section 5.3.2, for the shift).
+Grids of flow matching with a shift of 3 (Esser et al., arXiv 2403.03206, section 5.3.2).
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ Level = TypeVar("Level", float, Tensor)
 
 
 def shifted(sigma: Level) -> Level:
-    """Sigma moved towards the noise."""
+    """Sigma shifted towards the noise."""
     return SHIFT * sigma / (1 + (SHIFT - 1) * sigma)
 
 
 def sigma_grid(steps: int, start: float = 1.0) -> Tensor:
     """Sigmas of `steps` steps, float32 [steps + 1], from `shifted(shifted(start))` to 0.
 
-    The ends are shifted, and then the grid between them once more, as the released sampler does.
+    The ends are shifted, and then the whole grid once more, as in the released sampler.
     """
     ends = torch.linspace(shifted(start), shifted(1 / TRAIN_STEPS), steps, dtype=torch.float64)
     return _ended(shifted(ends))

@@ -8,22 +8,29 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-# Evaluates the guided velocity of latents at the `index`-th evaluation, sigma as given.
+# Guided velocity [B, C, bins, T] of latents, given the number of the evaluation (from 0) and sigma.
 Velocity = Callable[[Tensor, int, float], Tensor]
+
+_ITEM_DIMS = (1, 2, 3)
 
 
 class Solver(Protocol):
-    """Yields the latents [B, C, bins, T] after every step."""
+    """A solver of the flow."""
 
     def __call__(self, x: Tensor, sigmas: Sequence[float], velocity: Velocity) -> Iterator[Tensor]:
-        """Solve from `x` at `sigmas[0]` to `sigmas[-1]`, 0."""
+        """Solve from `x` [B, C, bins, T] at `sigmas[0]` down to 0; yields the latents after every step."""
 
 
 class Euler:
-    """A straight line a step: see `_Scaled` for the arguments."""
+    """One straight line per step.
 
-    def __init__(self, omega: float, coupled: bool = False) -> None:
-        self._scaled = _Scaled(omega, coupled)
+    Args:
+        omega: scales each step about its mean: by 1 at 0, by up to 1.1 above it and down to 0.9 below.
+        mean_dims: dimensions of [B, C, bins, T] that the mean runs over; by default those of one item.
+    """
+
+    def __init__(self, omega: float, mean_dims: Sequence[int] = _ITEM_DIMS) -> None:
+        self._scaled = _Scaled(omega, mean_dims)
 
     def __call__(self, x: Tensor, sigmas: Sequence[float], velocity: Velocity) -> Iterator[Tensor]:
         """See `Solver`."""
@@ -33,10 +40,15 @@ class Euler:
 
 
 class Heun:
-    """A predictor and the mean of the velocities at both ends; the last step is plain."""
+    """Euler's step as a predictor, then the mean of the velocities at both ends; the last step is Euler's.
 
-    def __init__(self, omega: float, coupled: bool = False) -> None:
-        self._scaled = _Scaled(omega, coupled)
+    Args:
+        omega: see `Euler`.
+        mean_dims: see `Euler`.
+    """
+
+    def __init__(self, omega: float, mean_dims: Sequence[int] = _ITEM_DIMS) -> None:
+        self._scaled = _Scaled(omega, mean_dims)
 
     def __call__(self, x: Tensor, sigmas: Sequence[float], velocity: Velocity) -> Iterator[Tensor]:
         """See `Solver`."""
@@ -52,7 +64,11 @@ class Heun:
 
 
 class Pingpong:
-    """To the latents and back to the next noise level with fresh noise: a stochastic solver."""
+    """A stochastic solver: denoises fully, then adds fresh noise up to the next level.
+
+    Args:
+        fresh_noise: draws noise [B, C, bins, T].
+    """
 
     def __init__(self, fresh_noise: Callable[[], Tensor]) -> None:
         self._fresh_noise = fresh_noise
@@ -66,15 +82,12 @@ class Pingpong:
 
 
 class _Scaled:
-    """A step whose mean is kept while the rest is scaled: by 0.9 to 1.1, 1 at an `omega` of 0.
+    """Scales a step about its mean, which is kept."""
 
-    `coupled` takes the mean over the whole batch, so that an item depends on its neighbours, as the reference does.
-    """
-
-    def __init__(self, omega: float, coupled: bool) -> None:
+    def __init__(self, omega: float, mean_dims: Sequence[int]) -> None:
         self._factor = 1 + 0.1 * math.tanh(omega / 20)
-        self._dims = (0, 1, 2, 3) if coupled else (1, 2, 3)
+        self._mean_dims = tuple(mean_dims)
 
     def __call__(self, step: Tensor) -> Tensor:
-        mean = step.mean(self._dims, keepdim=True)
+        mean = step.mean(self._mean_dims, keepdim=True)
         return torch.lerp(mean, step, self._factor)

@@ -24,16 +24,16 @@ _KINDS = ("umt5", "mt5", "t5", "bert")
 
 
 class TextEncoder(Protocol):
-    """What turns prompts into states."""
+    """Encodes prompts."""
 
     @property
     def dim(self) -> int:
-        """Numbers in a state."""
+        """Width of the states."""
 
     def encode(self, texts: Sequence[str], weakened: bool = False) -> tuple[Tensor, Tensor]:
         """Float32 states [B, L, dim] of a batch of texts and their mask, int64 [B, L], 0 on padding.
 
-        Weakened is how an encoder reads whose middle blocks hardly tell one token from another.
+        With `weakened`, middle blocks attend almost uniformly to all tokens (entropy-rectifying guidance).
         """
 
 
@@ -41,7 +41,7 @@ def load_text_encoder(folder: Path) -> "PromptEncoder":
     """The text encoder in a folder of the transformers layout, in float32 on the CPU: a umT5, or E5, a BERT.
 
     Raises:
-        SamplingError: there is none in the folder, one of another kind, or a damaged one.
+        SamplingError: the folder has no text encoder, one of another kind, or a damaged one.
     """
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
@@ -51,8 +51,8 @@ def load_text_encoder(folder: Path) -> "PromptEncoder":
         raise SamplingError(f"the text encoder at {folder} is of type {kind!r}; take one of {', '.join(_KINDS)}")
     try:
         return PromptEncoder(_load(folder, kind))
-    # What transformers, tokenizers and safetensors raise for files that are missing, damaged or do not fit together;
-    # tokenizers knows plain Exception only.
+    # transformers, tokenizers and safetensors raise many types for missing, damaged or mismatched files; tokenizers
+    # raises plain Exception.
     except Exception as error:
         raise SamplingError(
             f"the text encoder at {folder} does not load; it needs config.json, tokenizer.json and *.safetensors that"
@@ -61,21 +61,21 @@ def load_text_encoder(folder: Path) -> "PromptEncoder":
 
 
 class PromptEncoder:
-    """A token encoder that says when it cuts a prompt, and that can read with weakened queries."""
+    """A token encoder that warns when it cuts a prompt, and can encode with weakened queries."""
 
     def __init__(self, net: "TokenEncoder") -> None:
         self._net = net
 
     @property
     def dim(self) -> int:
-        """Numbers in a state."""
+        """Width of the states."""
         return self._net.dim
 
     def encode(self, texts: Sequence[str], weakened: bool = False) -> tuple[Tensor, Tensor]:
         """See `TextEncoder`.
 
         Warns:
-            UserWarning: a text is too long and was cut; the weakened reading of it says nothing.
+            UserWarning: a text is too long and was cut; not repeated for `weakened`.
 
         Raises:
             SamplingError: the encoder is too shallow to be weakened, or damaged.
@@ -86,7 +86,7 @@ class PromptEncoder:
             states, mask = self._net.encode(texts)
         if not states.isfinite().all():
             raise SamplingError(
-                "the text encoder makes states that are not finite: its weights are damaged, get them anew"
+                "the text encoder's states are not finite: its weights are damaged, download them again"
             )
         return states, mask
 
@@ -103,14 +103,14 @@ class PromptEncoder:
         queries = self._net.queries
         if not queries[_WEAKENED_BLOCKS]:
             raise SamplingError(
-                f"the text encoder has {len(queries)} blocks, and guidance by its weakened reading weakens blocks"
+                f"the text encoder has {len(queries)} blocks, but entropy-rectifying guidance weakens its blocks"
                 f" {_WEAKENED_BLOCKS.start} and {_WEAKENED_BLOCKS.stop - 1}: switch it off with use_erg_tag=False"
             )
         return queries[_WEAKENED_BLOCKS]
 
 
 def _load(folder: Path, kind: str) -> "TokenEncoder":
-    # Here, for transformers takes seconds to import.
+    # Imported here: transformers takes seconds to import.
     if kind == "bert":
         from stages.nets.e5 import E5
 
@@ -122,7 +122,7 @@ def _load(folder: Path, kind: str) -> "TokenEncoder":
 
 @contextmanager
 def _weakened(projections: Sequence[nn.Module]) -> Iterator[None]:
-    """Projections give a hundredth of themselves, bias included, until the context is left."""
+    """Within the context, projections output a hundredth of their value, bias included."""
     with ExitStack() as hooks:
         for projection in projections:
             hooks.enter_context(projection.register_forward_hook(lambda _module, _inputs, output: output * _TAU))

@@ -1,4 +1,4 @@
-"""The velocity that solvers follow: the transformer under its conditions, guided."""
+"""The guided velocity that solvers follow."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from training.sampling.guidance import Interval, SingleGuidance, doubly_guided
 from training.sampling.options import SamplingOptions
 from training.sampling.schedules import TRAIN_STEPS
 
-_TAU = 0.01  # by which entropy-rectifying guidance weakens queries
+_TAU = 0.01  # factor by which entropy-rectifying guidance scales queries
 _WEAK_LYRIC_LAYERS = slice(4, 6)
 _WEAK_BLOCKS = slice(15, 20)
 
 
 @dataclass(frozen=True)
 class Branch:
-    """One way to condition the transformer.
+    """One set of condition tokens for the transformer.
 
     Attributes:
         states: condition tokens [B, L, D].
         mask: [B, L], 0 on padding.
-        weakened: whether the transformer's middle blocks are to look at it with weakened queries.
+        weakened: whether the transformer's middle blocks use weakened queries.
     """
 
     states: Tensor
@@ -34,7 +34,13 @@ class Branch:
 
 
 class Branches:
-    """The conditional, text-only and unconditional branches of one song, each encoded once."""
+    """Encodes the conditional, text-only, unconditional and empty branches of a batch of songs.
+
+    Args:
+        transformer: the model.
+        conditions: the songs' conditions, on the model's device.
+        options: which parts entropy-rectifying guidance (ERG) weakens.
+    """
 
     def __init__(
         self, transformer: ACEStepTransformer2DModel, conditions: Conditions, options: SamplingOptions
@@ -44,23 +50,23 @@ class Branches:
         self._options = options
 
     def conditional(self) -> Branch:
-        """Everything as asked for."""
+        """All conditions."""
         given = self._conditions
         return self._encode(given.text, given.speaker, given.lyrics, given.lyric_mask)
 
     def text_only(self) -> Branch:
-        """The text alone; the lyrics weakened instead of gone under lyric ERG."""
+        """Only the text; with lyric ERG, the lyrics are weakened instead of removed."""
         return self._without_lyrics(self._conditions.text)
 
     def unconditional(self) -> Branch:
-        """Nothing, or under ERG a weakened look at everything."""
+        """No conditions; with ERG, weakened ones."""
         given = self._conditions
         weakened = given.text_null if self._options.use_erg_tag else None
         text = torch.zeros_like(given.text) if weakened is None else weakened
         return self._without_lyrics(text, weak_blocks=self._options.use_erg_diffusion)
 
     def empty(self) -> Branch:
-        """Nothing, without a lyric token to look at: what edits are guided against."""
+        """No conditions and all lyrics masked: what edits are guided against."""
         given = self._conditions
         return self._encode(
             torch.zeros_like(given.text),
@@ -111,28 +117,25 @@ class BranchedVelocity:
 
     Args:
         transformer: the model.
-        branches: equally padded; the first is the one that `first` computes.
-        frames: of the latents.
-        compat: of the transformer's `prepare`.
+        branches: branches of one padded length; `first` computes the first one.
+        frames: latent frames.
     """
 
-    def __init__(
-        self, transformer: ACEStepTransformer2DModel, branches: Sequence[Branch], frames: int, compat: bool = False
-    ) -> None:
+    def __init__(self, transformer: ACEStepTransformer2DModel, branches: Sequence[Branch], frames: int) -> None:
         self._transformer = transformer
         self._branches = len(branches)
         states = torch.cat([branch.states for branch in branches])
         mask = torch.cat([branch.mask for branch in branches])
-        self._all = transformer.prepare(mask.new_ones(len(states), frames), states, mask, compat=compat)
+        self._all = transformer.prepare(mask.new_ones(len(states), frames), states, mask)
         self._first = self._all.select(slice(len(branches[0].states)))
         self._query_scale = self._weak_blocks(branches) if any(branch.weakened for branch in branches) else None
 
     def first(self, x: Tensor, sigma: float) -> Tensor:
-        """The first branch's velocity float32 [B, C, bins, T] of latents at a noise level."""
+        """The first branch's velocity, float32 [B, C, bins, T], of latents at a noise level."""
         return self._evaluate(x, sigma, self._first, None)
 
     def all(self, x: Tensor, sigma: float) -> Sequence[Tensor]:
-        """Every branch's velocity of the same latents."""
+        """Each branch's velocity, float32 [B, C, bins, T], of the same latents."""
         repeated = x.repeat(self._branches, 1, 1, 1)
         return self._evaluate(repeated, sigma, self._all, self._query_scale).chunk(self._branches)
 
@@ -149,15 +152,14 @@ class BranchedVelocity:
 
 
 class GuidedVelocity:
-    """What solvers follow: guided within the interval, the conditional branch alone outside it.
+    """The velocity for solvers: guided within the interval, only the conditional branch outside it.
 
     Args:
         transformer: the model.
-        conditions: of the songs, on the model's device and in its dtype.
+        conditions: the songs' conditions, on the model's device and in its dtype.
         options: guidance and its interval.
-        steps: of the run, which the interval is a share of.
-        frames: of the latents.
-        compat: see `generate_latents`.
+        steps: steps of the run, which the interval is a share of.
+        frames: latent frames.
     """
 
     def __init__(
@@ -167,7 +169,6 @@ class GuidedVelocity:
         options: SamplingOptions,
         steps: int,
         frames: int,
-        compat: bool = False,
     ) -> None:
         self._options = options
         self._interval = Interval.of(options, steps)
@@ -178,10 +179,10 @@ class GuidedVelocity:
             branches.append(encoded.text_only())
         if options.guided:
             branches.append(encoded.unconditional())
-        self._velocities = BranchedVelocity(transformer, branches, frames, compat)
+        self._velocities = BranchedVelocity(transformer, branches, frames)
 
     def __call__(self, x: Tensor, index: int, sigma: float) -> Tensor:
-        """The velocity [B, C, bins, T] of latents at a noise level, at the run's `index`-th evaluation."""
+        """The velocity [B, C, bins, T] of latents at a noise level, in evaluation `index` of the run."""
         if not self._options.guided or index not in self._interval:
             return self._velocities.first(x, sigma)
         conditional, *others = self._velocities.all(x, sigma)

@@ -1,24 +1,24 @@
-"""Seconds to latent frames: what a repaint covers and an extension adds."""
+"""The latent frames that a repaint covers or an extension adds."""
 
 from dataclasses import dataclass
 
-from training.model.codec import LATENT_HZ
+from stages.nets.codec.codec import LATENT_HZ
 from training.sampling.errors import SamplingError
 from training.sampling.options import SamplingOptions
 
-_MOST_NEW_S = 120.0  # a side; more would leave the model little of the source to go on from
+_MOST_NEW_S = 120.0  # per side; more would leave the model little of the source to continue
 
 
 def frames_of(seconds: float) -> int:
-    """Whole latent frames of a duration, towards zero."""
+    """Latent frames of a duration, rounded towards zero."""
     return int(seconds * LATENT_HZ)
 
 
 def repaint_window(options: SamplingOptions, frames: int) -> range:
-    """The frames to generate anew; an end within the last frame, which no song quite fills, takes all of it.
+    """The frames to regenerate. An end within the last frame, which songs rarely fill, includes all of it.
 
     Raises:
-        SamplingError: it lies outside the source or covers no frame.
+        SamplingError: the window lies outside the source or covers no frame.
     """
     start, length = options.repaint_start, frames / LATENT_HZ
     end = length if options.repaint_end is None else options.repaint_end
@@ -41,25 +41,23 @@ class Extension:
     """Frames to add to a source.
 
     Attributes:
-        left: before it.
-        right: after it.
+        left: frames before it.
+        right: frames after it.
     """
 
     left: int
     right: int
 
     @classmethod
-    def of(cls, options: SamplingOptions, frames: int, compat: bool) -> "Extension":
-        """What `extend_left` and `extend_right`, or a repaint window that leaves the source, ask for.
-
-        The reference counts the window's end from the extended beginning: `compat` loses the left frames on the right.
+    def of(cls, options: SamplingOptions, frames: int) -> "Extension":
+        """From `extend_left` and `extend_right`, or from a repaint window that reaches beyond the source.
 
         Raises:
-            SamplingError: nothing is asked for, or too much.
+            SamplingError: there is nothing to add, or too much.
         """
         beyond = 0 if options.repaint_end is None else frames_of(options.repaint_end) - frames
         left = max(frames_of(options.extend_left), -frames_of(options.repaint_start))
-        right = max(frames_of(options.extend_right), beyond - left if compat else beyond, 0)
+        right = max(frames_of(options.extend_right), beyond, 0)
         if not left and not right:
             raise SamplingError("nothing to extend: set extend_left or extend_right to the seconds to add")
         if max(left, right) > frames_of(_MOST_NEW_S):

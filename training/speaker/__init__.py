@@ -1,1 +1,1 @@
-"""Training the speaker encoder on voices: which singer is it, and do two of them belong to the same one?"""
+"""Training the speaker encoder: which singer is it, and are two voices the same singer's?"""

@@ -1,14 +1,14 @@
-"""What a run of `songmill train speaker` is asked for."""
+"""Settings of a run of `songmill train speaker`."""
 
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from training.loop import LoopConfig
-from training.optimizer import OptimizerConfig
+from training.run.base_trainer import BaseTrainConfig
+from training.run.optimizer import OptimizerConfig
 
-_SHORTEST_S = 0.2  # what the encoder makes something of
+_SHORTEST_S = 0.2  # the least that the encoder can process
 
 
 class _Config(BaseModel):
@@ -16,21 +16,20 @@ class _Config(BaseModel):
 
 
 class VoicesConfig(_Config):
-    """Which voices, and how they are batched.
+    """Which voices to use, and how they are batched and augmented.
 
     Attributes:
         datasets: folders that `songmill curate` wrote.
-        where: condition on the shards' rows, in SQL.
-        label: column that names the singer. A song without one has a singer of its own.
-        singers: of a batch.
-        segments: of each singer in a batch, from different songs where there are some.
-        crop_s: shortest and longest part that is heard of a segment; all of a batch are as long.
-        tilt_db: most by which the top of the spectrum is raised or lowered against the bottom, so that nobody is told
-            by his microphone.
-        masked_share: longest stretch of frames, and of bands, that is muted in a segment (SpecAugment, Park et al.
-            2019).
-        validation_share: of the singers, held out.
-        validation_segments: of each singer held out, at most.
+        where: SQL condition on the shards' columns.
+        label: column that names the singer. A song without one counts as a singer of its own.
+        singers: singers per batch.
+        segments: segments per singer in a batch, from different songs if possible.
+        crop_s: shortest and longest crop of a segment, in seconds; all crops of a batch are equally long.
+        tilt_db: largest random tilt of the spectrum, top against bottom, so that singers are not told apart by their
+            microphones.
+        masked_share: longest run of frames, and of bands, to mask in a crop (SpecAugment, Park et al. 2019).
+        validation_share: share of the singers to hold out.
+        validation_segments: most segments of each held-out singer.
     """
 
     datasets: tuple[Path, ...] = Field(min_length=1)
@@ -58,9 +57,9 @@ class SpeakerObjectiveConfig(_Config):
     Attributes:
         classification: weight of the additive-margin softmax over the singers.
         verification: weight of the supervised contrastive loss within a batch.
-        margin: by which the cosine to one's own class has to be larger.
-        scale: of the cosines to the classes.
-        temperature: of the cosines to each other.
+        margin: subtracted from the cosine to the right class.
+        scale: multiplies the cosines to the classes.
+        temperature: divides the cosines between embeddings.
     """
 
     classification: float = Field(1.0, ge=0)
@@ -70,16 +69,16 @@ class SpeakerObjectiveConfig(_Config):
     temperature: float = Field(0.1, gt=0)
 
 
-class SpeakerConfig(LoopConfig):
+class SpeakerConfig(BaseTrainConfig):
     """A run of `songmill train speaker`.
 
     Attributes:
-        kind: tells it from other runs.
+        kind: kind of the run, as stored in its `config.json`.
         data: voices.
-        model: config of the encoder; what is left out is OSNet's size.
+        model: config of the encoder; missing keys take OSNet's values.
         objective: losses.
-        optimizer: AdamW.
-        precision: of the forward pass.
+        optimizer: AdamW and its learning rate.
+        precision: dtype of the forward pass.
     """
 
     kind: Literal["speaker"] = "speaker"
@@ -94,7 +93,7 @@ class SpeakerConfig(LoopConfig):
     validate_every: int = Field(500, ge=0)
 
 
-# Sizes of a new encoder.
+# Configs of a new encoder, by `--size`.
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"channels": [16, 32, 48, 64], "blocks": [1, 1, 1]},
     "small": {"channels": [32, 128, 192, 256], "blocks": [1, 1, 1]},

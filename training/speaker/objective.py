@@ -1,4 +1,4 @@
-"""Two ways to ask whose voice it is: which of all singers, and which of those in the batch."""
+"""Losses of the speaker encoder: classification over all singers, contrast within the batch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from training.speaker.config import SpeakerObjectiveConfig
 
 @dataclass(frozen=True)
 class SpeakerLosses:
-    """Of one batch.
+    """Losses of one batch, all scalars.
 
     Attributes:
-        total: weighted sum of the other two.
+        total: weighted sum of the two losses, to backpropagate.
         classification: additive-margin softmax.
         verification: supervised contrastive.
-        accuracy: share of voices that are nearest to their own class.
+        accuracy: share of voices whose nearest class is their own.
     """
 
     total: Tensor
@@ -28,12 +28,12 @@ class SpeakerLosses:
 
 
 class SpeakerClassifier(nn.Module):
-    """The encoder with a direction for each singer, which training alone needs.
+    """The encoder with a learnt direction for each singer, which only training needs.
 
     Args:
-        encoder: log-mel bands to directions.
-        dim: of the directions.
-        singers: how many there are to tell apart.
+        encoder: maps log-mel bands [N, n_mels, frames] to unit embeddings [N, dim].
+        dim: width of the embeddings.
+        singers: number of singers to classify.
     """
 
     def __init__(self, encoder: Callable[[Tensor], Tensor], dim: int, singers: int) -> None:
@@ -53,9 +53,9 @@ def speaker_losses(
     """Both losses of a batch.
 
     Args:
-        embeddings: [N, dim], of length 1.
-        cosines: to the classes, [N, classes].
-        singers: class of each, [N].
+        embeddings: [N, dim], unit length.
+        cosines: [N, classes], to the classes.
+        singers: int64 [N], class of each.
         config: weights and margins.
     """
     classification = additive_margin_softmax(cosines, singers, config.margin, config.scale)
@@ -69,7 +69,7 @@ def speaker_losses(
 
 
 def additive_margin_softmax(cosines: Tensor, classes: Tensor, margin: float, scale: float) -> Tensor:
-    """Cross-entropy of scaled cosines, that to the own class less a margin.
+    """Cross-entropy of scaled cosines, with a margin subtracted from that to the right class.
 
     Wang, Cheng, Liu, Liu, "Additive Margin Softmax for Face Verification" (2018), equation 6.
     """
@@ -78,9 +78,10 @@ def additive_margin_softmax(cosines: Tensor, classes: Tensor, margin: float, sca
 
 
 def supervised_contrastive(embeddings: Tensor, singers: Tensor, temperature: float) -> Tensor:
-    """For each voice, how unlikely its singer's other voices are among all other voices; the mean.
+    """Mean over voices of the negative log-likelihood of the same singer's other voices among all other voices.
 
-    Voices whose singer has no other are not asked. Khosla et al., "Supervised Contrastive Learning" (2020), equation 2.
+    Voices whose singer has no other in the batch are left out. Khosla et al., "Supervised Contrastive
+    Learning" (2020), equation 2.
     """
     itself = torch.eye(len(singers), dtype=torch.bool, device=singers.device)
     same = (singers[:, None] == singers) & ~itself

@@ -1,4 +1,4 @@
-"""Training the speaker encoder: steps over batches of singers, and how well it tells strangers apart."""
+"""Training the speaker encoder on batches of singers, validated on held-out singers."""
 
 import time
 from collections.abc import Callable
@@ -10,30 +10,30 @@ import torch
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-from training.loop import Figures, Loop
-from training.model.speaker_encoder import SpeakerEncoder
-from training.optimizer import build_optimizer, set_learning_rate
-from training.run_folder import RunProblem
+from stages.nets.omni_scale import SpeakerEncoder
+from training.run.base_trainer import BaseTrainer, Figures
+from training.run.optimizer import build_optimizer, set_learning_rate
+from training.run.run_folder import RunProblem
 from training.speaker.config import SpeakerConfig
 from training.speaker.objective import SpeakerClassifier, SpeakerLosses, speaker_losses, supervised_contrastive
-from training.speaker.segments import Segments
+from training.speaker.segment_store import SegmentStore
 from training.speaker.verification import area_under_curve, equal_error_rate
 from training.speaker.voices import VoiceBatch, Voices
 
-SEGMENTS = "segments"  # folder in that of the run
+SEGMENTS = "segments"  # subfolder of the run
 
 
-class SpeakerTrainer(Loop):
-    """A run in one process: `Loop` with both losses on voices from the run's own segments.
+class SpeakerTrainer(BaseTrainer):
+    """Trains the speaker encoder in one process, on voices from the run's own `segments/`.
 
     Args:
-        config: what to do.
-        folder: of the run, which has `segments/`; one that holds a checkpoint goes on from it.
-        device: to compute on.
-        report: called with the figures of each logged step.
+        config: settings of the run.
+        folder: the run's folder, with `segments/`; if it holds a checkpoint, training resumes from it.
+        device: device to compute on.
+        report: called with the metrics of each logged step.
 
     Raises:
-        RunProblem: the folder belongs to another run, or its voices do not do.
+        RunProblem: the folder holds a run with other settings, or its voices are missing, changed or too few.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class SpeakerTrainer(Loop):
         self._device = torch.device(device)
         torch.manual_seed(config.seed)
         self.encoder = SpeakerEncoder(**config.model)
-        self.voices = Voices(Segments(folder / SEGMENTS), config.data, frame_hz(self.encoder))
+        self.voices = Voices(SegmentStore(folder / SEGMENTS), config.data, frame_hz(self.encoder))
         self._require_same_voices()
         dim = self.encoder.config["embedding_dim"]
         self.model = SpeakerClassifier(self.encoder, dim, len(self.voices.singers)).to(self._device).train()
@@ -81,10 +81,10 @@ class SpeakerTrainer(Loop):
         }
 
     def validated(self) -> dict[str, float]:
-        """Contrastive loss, equal error rate and area under the curve over pairs of segments of singers held out.
+        """Contrastive loss, equal error rate and area under the curve over pairs of segments of held-out singers.
 
-        Two segments of one song are told to be of one singer by more than the voice. Where singers have several songs,
-        `..._across_songs` leaves such pairs out.
+        Two segments of one song have more in common than the voice. If singers have several songs,
+        `validation/eer_across_songs` leaves such pairs out.
         """
         if not self.voices.held_out:
             return {}
@@ -96,16 +96,16 @@ class SpeakerTrainer(Loop):
         return {"validation/loss": loss.item(), **pair_figures(embeddings.numpy(), singers.numpy(), tracks)}
 
     def state(self) -> dict[str, Any]:
-        """Weights of encoder and classes, and the optimizer's moments."""
+        """Weights of the encoder and of the classes, and optimizer state."""
         weights, optimizer = get_state_dict(self.model, self.optimizer)
         return {"model": weights, "optimizer": optimizer}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on with those."""
+        """Restore weights and optimizer state."""
         set_state_dict(self.model, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
 
     def progress(self) -> dict[str, Any]:
-        """What the encoder is, and which voices it learns from."""
+        """The encoder's config, and the fingerprint of the voices."""
         return {"model": encoder_config(self.encoder), "voices": self.voices.fingerprint()}
 
     def _require_same_voices(self) -> None:
@@ -130,12 +130,12 @@ class SpeakerTrainer(Loop):
 
 
 def pair_figures(embeddings: np.ndarray, singers: np.ndarray, tracks: np.ndarray) -> dict[str, float]:
-    """Equal error rate and area under the curve over all pairs, and over those of different songs.
+    """Equal error rate and area under the curve over all pairs, and over pairs from different songs.
 
     Args:
-        embeddings: [N, dim], of length 1.
-        singers: of each, [N].
-        tracks: its song, [N].
+        embeddings: [N, dim], unit length.
+        singers: [N], singer of each.
+        tracks: [N], song of each.
     """
     first, second = np.triu_indices(len(singers), k=1)
     scores = np.einsum("nd,nd->n", embeddings[first], embeddings[second])
@@ -150,10 +150,10 @@ def pair_figures(embeddings: np.ndarray, singers: np.ndarray, tracks: np.ndarray
 
 
 def frame_hz(encoder: SpeakerEncoder) -> float:
-    """Frames a second of an encoder's log-mel bands."""
+    """Frame rate of an encoder's log-mel bands."""
     return float(encoder.config["sampling_rate"] / encoder.config["hop_length"])
 
 
 def encoder_config(encoder: SpeakerEncoder) -> dict[str, Any]:
-    """What the encoder is made from, as plain values."""
+    """The encoder's config as JSON values."""
     return {name: value for name, value in encoder.config.items() if not name.startswith("_")}

@@ -1,17 +1,17 @@
-"""How well same and different singers are told apart by a score, such as the cosine of two embeddings."""
+"""How well a score, such as the cosine of two embeddings, separates pairs of one singer from pairs of two."""
 
 import numpy as np
 from scipy.stats import rankdata
 
 
 def equal_error_rate(scores: np.ndarray, same: np.ndarray) -> float:
-    """The error at the threshold where as large a share of same pairs is refused as of different ones accepted.
+    """The error rate at the threshold where false rejections and false acceptances are equally frequent.
 
-    Between two thresholds both shares are taken to change along a straight line.
+    Both rates are interpolated linearly between thresholds.
 
     Args:
-        scores: of pairs [N]; higher is more alike.
-        same: whether they are the same, bool [N]; both occur.
+        scores: [N], of pairs; higher is more alike.
+        same: bool [N], whether a pair is the same singer; both values must occur.
     """
     order = np.argsort(-scores, kind="stable")
     last = np.flatnonzero(np.diff(scores[order], append=np.inf) != 0)  # ties are accepted together
@@ -29,7 +29,7 @@ def area_under_curve(scores: np.ndarray, same: np.ndarray) -> float:
 
     Args:
         scores: of pairs [N].
-        same: whether they are the same, bool [N]; both occur.
+        same: bool [N], whether a pair is the same singer; both values must occur.
     """
     count, others = int(same.sum()), int((~same).sum())
     return float((rankdata(scores)[same].sum() - count * (count + 1) / 2) / (count * others))

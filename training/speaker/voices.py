@@ -1,4 +1,4 @@
-"""From segments to batches: who is held out, whose voices are heard together, which part of each."""
+"""Batches of singers: who is held out, who shares a batch, and which crops are used."""
 
 import hashlib
 import math
@@ -11,21 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.run_folder import RunProblem
+from training.run.run_folder import RunProblem
 from training.speaker.config import VoicesConfig
-from training.speaker.segments import Segments, Song
+from training.speaker.segment_store import SegmentStore, Voice
 
-_MOST_HELD_OUT = 200  # singers; their voices are compared each with each
+_MOST_HELD_OUT = 200  # singers; all pairs of their segments are compared
 
 
 @dataclass(frozen=True)
 class VoiceBatch:
-    """Segments of one length.
+    """Crops of segments, equally long.
 
     Attributes:
         log_mel: float32 [N, bands, frames].
-        singers: number of each one's singer, int64 [N].
-        track_ids: of each.
+        singers: int64 [N], number of each one's singer.
+        track_ids: song of each.
     """
 
     log_mel: Tensor
@@ -34,30 +34,31 @@ class VoiceBatch:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _SegmentRef:
     """A segment on disk."""
 
-    song: Song
+    song: Voice
     number: int
 
 
 class Voices:
-    """The singers of a run, those to learn from and those held out, and batches that follow from seed and step alone.
+    """The training and held-out singers of a run, and batches that depend only on seed and step.
 
     Args:
-        segments: of the songs.
-        config: which of them, and how they are batched.
-        frame_hz: of the log-mel bands.
+        segments: the run's segments.
+        config: batching, augmentation and held-out share.
+        frame_hz: frame rate of the log-mel bands.
 
     Attributes:
-        singers: to learn from, by label.
-        held_out: to be compared, by label.
+        songs: songs with at least one segment.
+        singers: labels of the training singers, sorted.
+        held_out: labels of the held-out singers, sorted.
 
     Raises:
-        RunProblem: there are fewer than two singers to tell apart.
+        RunProblem: fewer than two singers are left to train on, or the list of songs is missing.
     """
 
-    def __init__(self, segments: Segments, config: VoicesConfig, frame_hz: float) -> None:
+    def __init__(self, segments: SegmentStore, config: VoicesConfig, frame_hz: float) -> None:
         self.songs = [song for song in segments.songs() if song.segments]
         self.config = config
         self._segments, self._frame_hz = segments, frame_hz
@@ -66,12 +67,12 @@ class Voices:
         self.singers = sorted(self._places.keys() - set(self.held_out))
         if len(self.singers) < 2:
             raise RunProblem(
-                f"{len(self.singers)} singer to learn from: at least two are needed, told apart by the column that "
-                "--label names, of songs with vocals"
+                f"{len(self.singers)} singer to learn from: at least two are needed. They are told apart by the column "
+                "that --label names, among songs with vocals"
             )
 
     def batch(self, seed: int, step: int) -> VoiceBatch:
-        """`config.singers` singers, drawn without repetition, `config.segments` segments of each."""
+        """A training batch: `config.singers` different singers with `config.segments` segments each."""
         rng = np.random.default_rng([seed, step])
         drawn = rng.permutation(len(self.singers))[: self.config.singers]
         frames = round(rng.uniform(*self.config.crop_s) * self._frame_hz)
@@ -84,7 +85,7 @@ class Voices:
         )
 
     def validation(self) -> list[VoiceBatch]:
-        """Segments of those held out, whole and one at a time, for their lengths differ."""
+        """Whole segments of the held-out singers, one per batch since their lengths differ."""
         return [
             VoiceBatch(torch.from_numpy(self._read(place))[None], torch.tensor([number]), [place.song.track_id])
             for number, singer in enumerate(self.held_out)
@@ -96,18 +97,18 @@ class Voices:
         known = "\n".join(f"{song.track_id}\t{song.label}\t{song.file}\t{song.segments}" for song in self.songs)
         return hashlib.blake2b(known.encode(), digest_size=16).hexdigest()
 
-    def _draw(self, singer: str, rng: np.random.Generator) -> list[_Place]:
-        """From as many songs as there are, each segment once before any comes again."""
+    def _draw(self, singer: str, rng: np.random.Generator) -> list[_SegmentRef]:
+        """Segments from as many songs as possible; none is repeated before all have been used."""
         songs = list(self._places[singer].values())
         shuffled = {str(i): [songs[i][j] for j in rng.permutation(len(songs[i]))] for i in rng.permutation(len(songs))}
         places = _interleaved(shuffled)
         return (places * math.ceil(self.config.segments / len(places)))[: self.config.segments]
 
-    def _read(self, place: _Place) -> np.ndarray:
+    def _read(self, place: _SegmentRef) -> np.ndarray:
         return self._segments.read(place.song, place.number)
 
     def _varied(self, log_mel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Another equalisation; a stretch of frames and of bands at the level of the mean."""
+        """Augment: tilt the spectrum, and set a run of frames and one of bands to the mean."""
         bands, frames = log_mel.shape
         nepers = rng.uniform(-1, 1) * self.config.tilt_db * math.log(10) / 20
         varied = log_mel + np.linspace(-nepers / 2, nepers / 2, bands, dtype=np.float32)[:, None]
@@ -117,18 +118,18 @@ class Voices:
         return varied
 
 
-def _by_singer(songs: Sequence[Song]) -> dict[str, dict[str, list[_Place]]]:
+def _by_singer(songs: Sequence[Voice]) -> dict[str, dict[str, list[_SegmentRef]]]:
     """Label -> track id -> segments."""
-    singers: defaultdict[str, dict[str, list[_Place]]] = defaultdict(dict)
+    singers: defaultdict[str, dict[str, list[_SegmentRef]]] = defaultdict(dict)
     for song in songs:
-        singers[song.label][song.track_id] = [_Place(song, number) for number in range(song.segments)]
+        singers[song.label][song.track_id] = [_SegmentRef(song, number) for number in range(song.segments)]
     return dict(singers)
 
 
-def _held_out(places: dict[str, dict[str, list[_Place]]], share: float) -> list[str]:
-    """A share of the singers in an order of their own: two at least, and two left, or none.
+def _held_out(places: dict[str, dict[str, list[_SegmentRef]]], share: float) -> list[str]:
+    """The held-out singers: a share of all in hash order, at least two and leaving at least two, or none.
 
-    They have two segments or more; no pair of one can be the same singer's.
+    Only singers with two or more segments qualify, since others form no same-singer pair.
     """
     able = [singer for singer, songs in places.items() if sum(map(len, songs.values())) > 1]
     wanted = min(max(2, round(share * len(places))), _MOST_HELD_OUT) if share else 0
@@ -142,13 +143,13 @@ def _rank(singer: str) -> bytes:
     return hashlib.blake2b(singer.encode(), digest_size=8).digest()
 
 
-def _interleaved(songs: dict[str, list[_Place]]) -> list[_Place]:
-    """One of each song, then the next of each."""
+def _interleaved(songs: dict[str, list[_SegmentRef]]) -> list[_SegmentRef]:
+    """The first segment of each song, then the second of each, and so on."""
     return [place for row in zip_longest(*songs.values()) for place in row if place]
 
 
 def _crop(log_mel: np.ndarray, frames: int, rng: np.random.Generator) -> np.ndarray:
-    """A part of that length; a shorter voice begins anew until it is as long."""
+    """A random crop of `frames` frames; shorter segments are repeated to that length."""
     have = log_mel.shape[1]
     if have < frames:
         return np.tile(log_mel, math.ceil(frames / have))[:, :frames]

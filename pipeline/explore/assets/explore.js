@@ -84,7 +84,7 @@ const mark = async (element, kind, note = song ? document.getElementById("note")
   const { row, name } = element.dataset;
   const body = new URLSearchParams({ row_id: row, mark: kind, note, token: document.body.dataset.token });
   const answer = await fetch("/mark", { method: "POST", body, headers: { Accept: "application/json" } }).catch(() => null);
-  if (!answer?.ok) return say(`${name} could not be marked: load the page again`);
+  if (!answer?.ok) return say(`${name} could not be marked: reload the page`);
   element.dataset.mark = kind === "none" ? "" : kind;
   element.dataset.note = kind === "none" ? "" : note;
   element.querySelector(".mark").replaceChildren(...chip(kind, note));

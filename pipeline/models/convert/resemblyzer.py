@@ -1,4 +1,4 @@
-"""Resemblyzer's speaker encoder (GE2E, Wan et al. 2018): a training checkpoint to safetensors without the optimiser."""
+"""Resemblyzer's speaker encoder (GE2E, Wan et al. 2018): training checkpoint to safetensors, without the optimiser."""
 
 from pathlib import Path
 

@@ -9,7 +9,7 @@ from numpy._core import multiarray
 from safetensors.torch import save_file
 
 _CHECKPOINTS = {"vocals": "testcheckpoint0.ckpt", "accompaniment": "testcheckpoint1.ckpt"}
-# Everything a pickled float32 array refers to; the first still names the module as numpy 1 did.
+# Everything that a pickled float32 array refers to; the first is under its module name from numpy 1.
 _ARRAY_GLOBALS: list[Any] = [
     (multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
     np.ndarray,

@@ -1,7 +1,7 @@
 """Reads a TensorFlow checkpoint of format V2 (tensor bundle) with numpy alone.
 
-`.index` is an SSTable of the LevelDB kind from variable name to a `BundleEntryProto`; `.data-00000-of-00001` holds
-the values. Only what such checkpoints use is read: one shard, blocks without compression, floats and integers.
+`.index` is a LevelDB-style SSTable from variable name to a `BundleEntryProto`; `.data-00000-of-00001` holds the values.
+Only what such checkpoints use is supported: one shard, blocks without compression, floats and integers.
 """
 
 import struct

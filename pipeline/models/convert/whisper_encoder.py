@@ -1,7 +1,7 @@
 """The encoder of a CTranslate2 Whisper as Hugging Face safetensors.
 
-Transcription runs the CTranslate2 file itself; SSL features need the encoder alone, in torch, with gradients or on
-a GPU if somebody wants them. Same numbers, other names: CTranslate2 stacks query, key and value into `linear_0`.
+Transcription runs the CTranslate2 file itself; SSL features need only the encoder, in torch, optionally with gradients
+or on a GPU. The numbers are the same, the names differ: CTranslate2 stacks query, key and value into `linear_0`.
 """
 
 import json
@@ -22,7 +22,7 @@ def convert(source: Path, target: Path) -> None:
         target: existing folder to write into.
 
     Raises:
-        ValueError: `model.bin` is no CTranslate2 Whisper, or its tensors are quantized.
+        ValueError: `model.bin` is not a CTranslate2 Whisper, or its tensors are quantised.
     """
     variables = _read_ctranslate2((source / "model.bin").read_bytes())
     layers = sum(name.startswith("encoder/layer_") and name.endswith("ffn/linear_0/weight") for name in variables)

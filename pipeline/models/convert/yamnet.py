@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.models.convert import protobuf
 
 _MEMBERS = ("model.onnx", "model.data")
-_TENSORS = ("audio", "class_scores")  # what the graph calls its input and its output
+_TENSORS = ("audio", "class_scores")  # the graph's names for its input and output
 
 
 def convert(source: Path, target: Path) -> None:

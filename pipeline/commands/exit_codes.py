@@ -1,0 +1,58 @@
+"""How a command ends when it cannot do what it was asked for.
+
+Exit code 0 is fine, 1 a data problem, 2 a usage problem, 130 and 143 say that Ctrl-C or SIGTERM ended it.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from pipeline.console.escaping import tell
+from pipeline.console.interrupts import exit_code, raised_on_sigterm
+from pipeline.errors import DataProblem, UsageProblem, is_mendable, unwritable
+from schemas.dataset import NoDataset
+
+DATA_PROBLEM, USAGE_PROBLEM = 1, 2
+
+_log = logging.getLogger("songmill.cli")
+
+
+class Commands(TyperGroup):
+    """The commands of `songmill`: what a user can mend ends any of them with a sentence, and so does a signal."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        with guarded(), raised_on_sigterm():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def guarded(interrupted: str = "interrupted") -> Iterator[None]:
+    """Turn the errors that users can mend into a message and an exit code.
+
+    Args:
+        interrupted: what to say when a signal ends the command.
+    """
+    try:
+        yield
+    except UsageProblem as error:
+        fail(str(error), USAGE_PROBLEM)
+    except (DataProblem, NoDataset) as error:
+        fail(str(error), DATA_PROBLEM)
+    except KeyboardInterrupt as stop:
+        fail(interrupted, exit_code(stop))
+    except OSError as error:
+        if not is_mendable(error):
+            raise
+        fail(unwritable(error), DATA_PROBLEM)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Print an error and exit."""
+    _log.debug("exit code %d: %s", code, message)
+    tell(f"error: {message}", "red")
+    raise typer.Exit(code)

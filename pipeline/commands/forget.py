@@ -1,0 +1,77 @@
+"""`songmill forget`: removes rows from a dataset for good."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.commands.exit_codes import guarded
+from pipeline.errors import DataProblem, UsageProblem
+
+if TYPE_CHECKING:
+    from schemas.dataset import Layout
+
+
+def forget_command(
+    dataset: Annotated[Path, typer.Argument(help="A curated dataset.")],
+    track: Annotated[list[str] | None, typer.Option(help="Row or track id; may be repeated.")] = None,
+    where: Annotated[str | None, typer.Option(help="SQL condition over the columns of a row.")] = None,
+    copies: Annotated[bool, typer.Option(help="Also forget rows turned away as copies of them.")] = True,
+    reason: Annotated[str | None, typer.Option(help="Why; stored with the ids.")] = None,
+    runs: Annotated[
+        list[Path] | None, typer.Option(help="Folders to search for models; default: the dataset's parent folder.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Allow these ids to come back with the next curate.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Remove songs from shards, features, quarantine and scan; no later curate brings them back.
+
+    Only a song's two hashes are kept, so that it is recognised if it reappears under any name. Rows that were turned
+    away as its copies are removed too. Models trained on it are listed but not changed; neither is the song's file.
+
+    [bold]Examples[/]
+
+      songmill forget dataset --track 5f2c8a91d0b64c1f8a7e3b2d9c0f1e42 --reason "takedown 2026-114"
+
+      songmill forget dataset --where "artist = 'X'" --runs models/ --yes
+    """
+    from schemas.dataset import Layout
+
+    layout = Layout(dataset.resolve())
+    with guarded():
+        if undo:
+            _undo(layout, track or [])
+            return
+        from pipeline.edit.forget import find_forgettable, forget, models_trained_on  # here because Ray loads slowly
+
+        found = find_forgettable(layout, track or [], where, copies=copies)
+        amount = f"{len(found.tracks)} rows ({found.copies} of them copies), {found.hours:.3f} h of kept audio"
+        if not yes:
+            _ask(f"{dataset}: forget {amount}?")
+        forget(layout, found, reason)
+        models = models_trained_on(found.tracks.values(), runs or [layout.root.parent])
+    if as_json:
+        forgotten = {"rows": found.tracks, "copies": found.copies, "hours": found.hours}
+        print(json.dumps({**forgotten, "models": [str(model) for model in models]}, indent=2))
+        return
+    typer.echo(f"{dataset}: forgot {amount}")
+    typer.echo("\n".join(["trained on them:", *(f"  {model}" for model in models)]) if models else "no model found")
+
+
+def _ask(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise UsageProblem(f"{question} Give --yes to confirm")
+    typer.confirm(question, abort=True)
+
+
+def _undo(layout: "Layout", ids: list[str]) -> None:
+    from pipeline.dataset.tombstones import unbury
+
+    if not ids:
+        raise UsageProblem("name what may come back: --undo --track ID")
+    if not layout.tombstones.is_file() or not (count := unbury(layout, ids)):
+        raise DataProblem(f"{layout.root}: none of these is forgotten: {', '.join(ids)}")
+    typer.echo(f"{layout.root}: {count} rows may come back with the next curate")

@@ -1,0 +1,59 @@
+"""What a run did to the rows of a dataset: worked on some, changed what is said of others, left the rest alone."""
+
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.commits import Commit
+
+
+class Changes:
+    """Counts rows, each once however often a unit or a pass brings it."""
+
+    def __init__(self) -> None:
+        self._worked_on: list[pa.Array] = []
+        self._updated: list[pa.Array] = []
+
+    def scanned(self, rows: pa.Table) -> None:
+        """Rows that the scan has to read."""
+        self._worked_on += rows["row_id"].chunks
+
+    def committed(self, commit: Commit, old: Commit | None, measured: Iterable[str]) -> None:
+        """A unit, about to be committed.
+
+        Args:
+            commit: its record.
+            old: that of the unit it takes the place of.
+            measured: ids of those of its rows that a stage ran on.
+        """
+        before = old.rows if old else {}
+        self._worked_on.append(_ids([*measured, *(row_id for row_id in commit.rows if row_id not in before)]))
+        self._updated.append(
+            _ids(
+                [
+                    row_id
+                    for row_id, row in commit.rows.items()
+                    if (was := before.get(row_id))
+                    and (was.status, was.basis, was.mark) != (row.status, row.basis, row.mark)
+                ]
+            )
+        )
+
+    @property
+    def worked_on(self) -> int:
+        """Rows that were read, that a stage ran on, or that the dataset did not have."""
+        return _distinct(self._worked_on)
+
+    @property
+    def updated(self) -> int:
+        """Other rows whose verdict, facts or mark are not what they were."""
+        return _distinct([*self._worked_on, *self._updated]) - self.worked_on
+
+
+def _ids(row_ids: Sequence[str]) -> pa.Array:
+    return pa.array(row_ids, pa.string())
+
+
+def _distinct(arrays: Sequence[pa.Array]) -> int:
+    return pc.count_distinct(pa.chunked_array(arrays, pa.string())).as_py()  # type: ignore[no-any-return]

@@ -1,0 +1,274 @@
+"""Add features to a dataset: files beside its shards, which stay as they are, byte for byte.
+
+The rows' audio is decoded again. A unit's files and its new record are committed together, unit by unit; the plan
+follows once all units have them, so that a killed run leaves the dataset it found, some of it with more features.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.console.library_output import others_logged
+from pipeline.curation.feature_dag import AdditionError, build_feature_dag
+from pipeline.curation.missing import waiting_units
+from pipeline.curation.sink import UNIT, FeatureSink, FeatureSpec, WrittenFeatures
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.saved_config import placed_anew, remember_plan
+from pipeline.dataset.writing import describe_dataset, exclusive_lock
+from pipeline.execution.cluster import check_placeable, cluster, run_pass
+from pipeline.execution.operator import OperatorSpec
+from pipeline.execution.rounds import in_rounds
+from pipeline.execution.run_counts import RunCounts
+from pipeline.ingest.identity import require_same_bytes
+from pipeline.models.store import ModelStore
+from pipeline.planning.dag import Dag, Node
+from pipeline.planning.plan import Plan, extended
+from schemas import columns
+from schemas.commits import NO_PLAN, Commit
+from schemas.config import ResourceConfig
+from schemas.dataset import FEATURES, FOOTER_FINGERPRINTS, FOOTER_SHARD_DIGEST, Layout
+
+_IDENTITY = ("row_id", "track_id", "uri")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Rows that a run made no feature for, and what was wrong with the first of them."""
+
+    stage: str
+    reason: str
+    rows: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Addition:
+    """What a finished run leaves.
+
+    Attributes:
+        features: the columns that were asked for; every shard has them beside it now.
+        rows: of all shards.
+        worked_on: rows this run had to do.
+        failures: those of them whose features are null, by reason.
+    """
+
+    features: Sequence[str]
+    rows: int
+    worked_on: int
+    failures: Sequence[Failure]
+
+
+def add_features(
+    dataset: Path, stages: Sequence[str], overrides: Iterable[str], store: ModelStore, *, progress: bool = True
+) -> Addition:
+    """Make features of the kept rows of a dataset, for every unit that has not got them from these very stages.
+
+    The dataset's plan then has the stages too, as if its own `curate` had been given `--add`. A row whose file is gone,
+    has other bytes than were curated, or fails a stage has null features.
+
+    Args:
+        dataset: a folder that `curate` made.
+        stages: names of stages that own a feature.
+        overrides: `stage.param=value` or `resources.key=value`.
+        store: where the models lie.
+        progress: show live progress on stderr.
+
+    Raises:
+        UsageProblem: a stage whose column lies in the shards, or one that does not fit.
+        AdditionError: the dataset is unfinished, or its stages are not what they were.
+        DatasetLocked: another process is writing the dataset.
+        PassFailed: a stage cannot start, or rows are left after all rounds.
+    """
+    layout = Layout(dataset.resolve())
+    with exclusive_lock(layout):
+        run = _prepare(layout, stages, overrides, store, progress)
+        worked_on = run.bring_up_to_date()
+        stats = describe_dataset(layout, run.plan)
+    return Addition(run.features, stats.rows["kept"], worked_on, run.failures())
+
+
+def _prepare(
+    layout: Layout, names: Sequence[str], overrides: Iterable[str], store: ModelStore, progress: bool
+) -> "_Run":
+    layout.require()
+    before = Plan.model_validate_json(layout.plan.read_bytes())
+    ledger = Ledger(layout).read()
+    shards = [layout.root / name for name in ledger.files if (layout.root / name).parent == layout.shards]
+    if not shards:
+        raise AdditionError(f"{layout.root} has no kept rows to add features to")
+    shard = pq.read_schema(shards[0])
+    made = build_feature_dag(layout.root, before, shard, names, overrides, store)
+    nodes = [node for node in made.dag.nodes if node.name in names]
+    plan = extended(placed_anew(before, layout), nodes, made.dag)
+    features = tuple(node.column for node in nodes)
+    waiting = waiting_units(ledger.open(), before)
+    return _Run(made.resources, made.dag, features, shard, before, plan, ledger, waiting, progress)
+
+
+@dataclass(frozen=True)
+class _Run:
+    resources: ResourceConfig
+    dag: Dag  # the added stages, and those that make what they read
+    features: tuple[str, ...]  # columns of the added stages
+    shard: pa.Schema
+    before: Plan
+    plan: Plan
+    ledger: Ledger
+    waiting: Set[int]  # units whose rows wait for their files, under the plan that made them
+    progress: bool
+    _failed: Counter[tuple[str, str]] = field(default_factory=Counter)
+    _messages: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def bring_up_to_date(self) -> int:
+        """Make what is lacking, then let records and plan say so; the number of rows that were worked on."""
+        self._check_commits()
+        todo = self._todo()
+        if todo.num_rows:  # nothing to do needs no cluster
+            with others_logged(self.ledger.layout), cluster(self.resources):
+                check_placeable(self._operators(self.features))
+                counts = RunCounts()
+                in_rounds("features", todo, self._todo, self._work, counts, progress=self.progress)
+        for commit in list(self.ledger.commits.values()):
+            if commit.plan != self.plan.id and commit.unit not in self.waiting:
+                self.ledger.amend(commit.model_copy(update={"plan": self.plan.id}), {})
+        remember_plan(self.ledger.layout, self.plan)
+        return todo.num_rows
+
+    def failures(self) -> list[Failure]:
+        """What went wrong, the most frequent first."""
+        return [Failure(*key, rows, self._messages[key]) for key, rows in self._failed.most_common()]
+
+    def _check_commits(self) -> None:
+        """Every unit is of the dataset's plan, and has, or is going to get, all features of the new one."""
+        commits = self.ledger.commits.values()
+        plans = (self.before.id, self.plan.id, NO_PLAN)
+        strange = sum(commit.plan not in plans and commit.unit not in self.waiting for commit in commits)
+        if strange:
+            raise AdditionError(
+                f"{strange} units are not of the dataset's plan: a run was interrupted. Finish it, or run the command "
+                "that made the dataset, which makes these units anew"
+            )
+        if lacking := {name for commit in commits for name in self._lacking(commit)} - {*self.features}:
+            names = ",".join([*self.features, *sorted(lacking)])
+            raise AdditionError(f"the dataset also lacks {', '.join(sorted(lacking))} in places; give --add {names}")
+
+    def _lacking(self, commit: Commit) -> tuple[str, ...]:
+        """Features of the new plan that a unit has not, or from other stages, or of another shard."""
+        if self._shard_name(commit) not in commit.files:
+            return ()
+        planned = {name: stage.fingerprint for name, stage in self.plan.columns.items() if name in FEATURES}
+        return tuple(name for name, made_by in planned.items() if not self._has(commit, name, made_by))
+
+    def _has(self, commit: Commit, feature: str, fingerprint: str) -> bool:
+        path = self.ledger.layout.feature_file(feature, commit.unit)
+        if self.ledger.layout.name_of(path) not in commit.files or not path.exists():
+            return False
+        footer = pq.read_metadata(path).metadata or {}
+        made_by = json.loads(footer.get(FOOTER_FINGERPRINTS, b"{}")).get(feature)
+        shard = commit.files[self._shard_name(commit)]
+        return made_by == fingerprint and footer.get(FOOTER_SHARD_DIGEST) == shard.encode()
+
+    def _shard_name(self, commit: Commit) -> str:
+        layout = self.ledger.layout
+        return layout.name_of(layout.shard_file(commit.unit))
+
+    def _todo(self) -> pa.Table:
+        """The kept rows of every unit that lacks a feature, as they travel."""
+        units = [commit for commit in self.ledger.commits.values() if self._lacking(commit)]
+        tables = (
+            _as_unit(pq.read_table(self.ledger.layout.root / self._shard_name(c), columns=self._brought), c.unit)
+            for c in units
+        )
+        return pa.concat_tables([self._travelling(()).empty_table(), *tables])
+
+    @property
+    def _brought(self) -> list[str]:
+        """Columns of the shard that travel: who a row is, how long it is, what the stages read of it."""
+        read = {c for node in self.dag.nodes for c in (*node.stage_type.reads, *node.stage_type.reads_if_present)}
+        return [name for name in self.shard.names if name in {*_IDENTITY, "audio", *read}]
+
+    def _travelling(self, features: Iterable[str]) -> pa.Schema:
+        return pa.schema(
+            [
+                *(self.shard.field(name) for name in self._brought),
+                *(pa.field(name, self.dag.column_types[name]) for name in features),
+                pa.field("verdict", columns.VERDICT),
+                pa.field("timing", columns.TIMING),
+                *UNIT,
+            ]
+        )
+
+    def _work(self, rows: pa.Table, counts: RunCounts) -> None:
+        """One pass for all units that lack the same features, which mostly is one for all."""
+        alike: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+        for unit in pc.unique(rows["unit"]).to_pylist():
+            alike[self._lacking(self.ledger.commits[unit])].append(unit)
+        for features, units in alike.items():
+            self._pass(features, rows.filter(pc.is_in(rows["unit"], pa.array(units, pa.int64()))), units, counts)
+
+    def _pass(self, features: tuple[str, ...], rows: pa.Table, units: Iterable[int], counts: RunCounts) -> None:
+        fingerprints = {name: self.dag.fingerprints[name] for name in features}
+        commits = {unit: self.ledger.commits[unit] for unit in units}
+        shards = {unit: commit.files[self._shard_name(commit)] for unit, commit in commits.items()}
+        sink = FeatureSink(FeatureSpec(self.ledger.layout.root, self.plan.id, fingerprints, shards=shards))
+        for written in run_pass(rows, self._operators(features), sink, self.resources, counts):
+            self._commit(commits[written.unit], written)
+
+    def _commit(self, old: Commit, written: WrittenFeatures) -> None:
+        added = {node.name for node in self.dag.nodes if node.column in self.features}
+        timings = {name: time for name, time in written.timings.items() if name in added}
+        new = {
+            "plan": old.plan if old.unit in self.waiting else self.plan.id,
+            "files": {**old.files, **written.files},
+            "timings": {**old.timings, **timings},
+        }
+        self.ledger.amend(old.model_copy(update=new), written.temporary)
+        for stage, reason, message in written.failures:
+            self._failed[stage, reason] += 1
+            self._messages.setdefault((stage, reason), message)
+
+    def _operators(self, features: Collection[str]) -> list[OperatorSpec]:
+        dag = Dag(_needed(self.dag.nodes, features), gates=())
+        reads_audio = any("uri" in node.stage_type.reads for node in dag.nodes)
+        return [
+            OperatorSpec(
+                nodes=nodes,
+                gates=(),
+                carried=pa.schema([*self._travelling(features), *dag.working_between(i)]),
+                prepare=require_same_bytes if reads_audio and i == 0 else None,
+                is_last=i == len(dag.operators) - 1,
+            )
+            for i, nodes in enumerate(dag.operators)
+        ]
+
+
+def _needed(nodes: Sequence[Node], features: Collection[str]) -> tuple[Node, ...]:
+    """Those nodes that make the features or what their makers read, in order."""
+    wanted = set(features)
+    needed: list[Node] = []
+    for node in reversed(nodes):
+        stage = node.stage_type
+        if wanted & {stage.column, *stage.working}:
+            needed.insert(0, node)
+            wanted |= {*stage.reads, *stage.reads_if_present}
+    return tuple(needed)
+
+
+def _as_unit(rows: pa.Table, unit: int) -> pa.Table:
+    count = rows.num_rows
+    verdict = {"status": "kept", "stage": None, "reason": None, "message": None, "attempts": 0}
+    values = {
+        "verdict": pa.array([verdict] * count, columns.VERDICT),
+        "timing": pa.nulls(count, columns.TIMING),
+        "unit": pa.array([unit] * count, pa.int64()),
+        "place": pa.array(range(count), pa.int64()),
+        "unit_rows": pa.array([count] * count, pa.int64()),
+        "supersedes": pa.nulls(count, pa.int64()),
+    }
+    return pa.table({**{name: rows[name] for name in rows.column_names}, **values})

@@ -1,0 +1,242 @@
+"""What happens behind the last operator: the rows of a unit are gathered, its files written under temporary names.
+
+It works in the driver, which renames and commits what it gets from here (see `pipeline.dataset.ledger`). Units that are
+incomplete when a pass fails are not committed, and their rows run again.
+"""
+
+import json
+import uuid
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.curation.flags import with_flags
+from pipeline.dataset.shard_files import FEATURE_ROW_GROUP, write_rows, write_scan_part
+from pipeline.dataset.sketches import with_bands
+from pipeline.dataset.stage_times import row_times
+from pipeline.ingest.identity import basis
+from schemas import columns
+from schemas.commits import Commit, RowState, StageTime
+from schemas.dataset import (
+    FEATURES,
+    FOOTER_FINGERPRINTS,
+    FOOTER_PLAN,
+    FOOTER_SCHEMA_VERSION,
+    FOOTER_SHARD_DIGEST,
+    SCHEMA_VERSION,
+    Layout,
+)
+from schemas.files import file_digest
+
+# How a unit travels: which unit a row belongs to, its place in it, how many rows the unit has, what it replaces.
+UNIT = pa.schema([("unit", pa.int64()), ("place", pa.int64()), ("unit_rows", pa.int64()), ("supersedes", pa.int64())])
+
+
+@dataclass(frozen=True)
+class SinkSpec:
+    """What a sink needs to know of the run."""
+
+    root: Path
+    plan: str
+    fingerprints: Mapping[str, str]
+    marks: Mapping[str, str] = field(default_factory=dict)  # row id -> what a person said of it
+
+    @property
+    def footer(self) -> dict[bytes, bytes]:
+        """Metadata of every file it writes."""
+        return {
+            FOOTER_SCHEMA_VERSION: str(SCHEMA_VERSION).encode(),
+            FOOTER_PLAN: self.plan.encode(),
+            FOOTER_FINGERPRINTS: json.dumps(dict(self.fingerprints), sort_keys=True).encode(),
+        }
+
+
+_Written = TypeVar("_Written")
+
+
+class Gatherer(ABC, Generic[_Written]):
+    """Collects rows until a unit is complete; subclasses write it, and say what they wrote."""
+
+    def __init__(self, spec: SinkSpec) -> None:
+        self.spec = spec
+        self.layout = Layout(spec.root)
+        self._open: defaultdict[int, dict[int, tuple[pa.Table, int]]] = defaultdict(dict)  # unit -> place -> block, row
+
+    def __call__(self, block: pa.Table) -> list[_Written]:
+        """Take rows in; out comes what was written of each unit that they complete."""
+        finished = []
+        places = zip(*(block[name].to_pylist() for name in ("unit", "place", "unit_rows")), strict=True)
+        for i, (unit, place, wanted) in enumerate(places):
+            self._open[unit][place] = (block, i)
+            if len(self._open[unit]) == wanted:
+                finished.append(self.write(unit, _in_order(self._open.pop(unit))))
+        return finished
+
+    @abstractmethod
+    def write(self, unit: int, rows: pa.Table) -> _Written:
+        """Write a complete unit under temporary names."""
+
+    def temporary(self, name: str) -> Path:
+        """A path that no other process writes to."""
+        return self.layout.temporary / f"{name}-{uuid.uuid4().hex}.parquet"
+
+    def write_features(self, unit: int, rows: pa.Table, shard_digest: str) -> dict[str, Path]:
+        """Write every feature that the rows have; final path inside the dataset -> where it lies now."""
+        footer = {**self.spec.footer, FOOTER_SHARD_DIGEST: shard_digest.encode()}
+        files = {}
+        for name in FEATURES:
+            if name in rows.column_names:
+                path = self.temporary(name)
+                write_rows(rows.select(["row_id", name]), path, footer, FEATURE_ROW_GROUP)
+                files[self.layout.name_of(self.layout.feature_file(name, unit))] = path
+        return files
+
+
+@dataclass(frozen=True)
+class ScanPart:
+    """A part of the scan table, and where it lies now."""
+
+    number: int
+    path: Path
+
+
+class ScanSink(Gatherer[ScanPart]):
+    """Writes parts of the scan table; the file is its own record."""
+
+    def write(self, unit: int, rows: pa.Table) -> ScanPart:
+        """One part, with the bands that every later run would have to work out of its sketches."""
+        path = self.temporary("scan")
+        write_scan_part(with_bands(rows.drop_columns(UNIT.names)), path, self.spec.footer)
+        return ScanPart(unit, path)
+
+
+@dataclass(frozen=True)
+class WrittenUnit:
+    """A unit that may be committed.
+
+    Attributes:
+        commit: its record.
+        temporary: final path inside the dataset -> where the file lies now.
+        measured: ids of the rows that a stage of this pass ran on.
+    """
+
+    commit: Commit
+    temporary: dict[str, Path]
+    measured: list[str]
+
+
+class ShardSink(Gatherer[WrittenUnit]):
+    """Writes a shard, its feature files and its quarantine."""
+
+    def write(self, unit: int, rows: pa.Table) -> WrittenUnit:
+        """One unit; a unit without kept rows has no shard, one without rejected rows no quarantine."""
+        files: dict[str, Path] = {}
+        supersedes = rows["supersedes"][0].as_py()
+        facts = with_flags(rows.drop_columns([*UNIT.names, "timing"]))
+        kept = pa.array([verdict["status"] == "kept" for verdict in rows["verdict"].to_pylist()])
+        if (shard := facts.filter(kept)).num_rows:
+            files |= self._write_shard(unit, shard)
+        if (rejected := facts.filter(pc.invert(kept))).num_rows:
+            path = self.temporary("quarantine")
+            write_rows(_without_features(rejected), path, self.spec.footer)
+            files[self.layout.name_of(self.layout.quarantine_file(unit))] = path
+        commit = Commit(
+            unit=unit,
+            plan=self.spec.plan,
+            files={final: file_digest(path) for final, path in files.items()},
+            rows=_row_states(facts, self.spec.marks),
+            timings=row_times(rows),
+            supersedes=supersedes,
+        )
+        return WrittenUnit(commit, files, _measured(rows))
+
+    def _write_shard(self, unit: int, rows: pa.Table) -> dict[str, Path]:
+        shard = self.temporary("train")
+        write_rows(_without_features(rows), shard, self.spec.footer)
+        return {
+            self.layout.name_of(self.layout.shard_file(unit)): shard,
+            **self.write_features(unit, rows, file_digest(shard)),
+        }
+
+
+@dataclass(frozen=True)
+class FeatureSpec(SinkSpec):
+    """What a sink of features needs to know besides: the digest of each unit's shard."""
+
+    shards: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WrittenFeatures:
+    """Features of a unit that may be committed.
+
+    Attributes:
+        files: final path inside the dataset -> sha256.
+        temporary: final path inside the dataset -> where the file lies now.
+        timings: stage -> what it took.
+        failures: stage, reason and message of each row that failed.
+    """
+
+    unit: int
+    files: dict[str, str]
+    temporary: dict[str, Path]
+    timings: dict[str, StageTime]
+    failures: list[tuple[str, str, str]]
+
+
+class FeatureSink(Gatherer[WrittenFeatures]):
+    """Writes features beside a shard that is committed already."""
+
+    spec: FeatureSpec
+
+    def write(self, unit: int, rows: pa.Table) -> WrittenFeatures:
+        """The features of one unit."""
+        files = self.write_features(unit, rows, self.spec.shards[unit])
+        verdicts = rows["verdict"].to_pylist()
+        return WrittenFeatures(
+            unit=unit,
+            files={final: file_digest(path) for final, path in files.items()},
+            temporary=files,
+            timings=row_times(rows),
+            failures=[(v["stage"], v["reason"], v["message"]) for v in verdicts if v["status"] == "failed"],
+        )
+
+
+def _in_order(held: Mapping[int, tuple[pa.Table, int]]) -> pa.Table:
+    """The rows of a unit by their places, neighbours of a block in one piece: a thousand of them are slow to write."""
+    pieces: list[tuple[pa.Table, int, int]] = []
+    for _, (block, i) in sorted(held.items(), key=lambda item: item[0]):
+        if pieces and pieces[-1][0] is block and sum(pieces[-1][1:]) == i:
+            pieces[-1] = (block, pieces[-1][1], pieces[-1][2] + 1)
+        else:
+            pieces.append((block, i, 1))
+    return pa.concat_tables(block.slice(start, count) for block, start, count in pieces)
+
+
+def _without_features(rows: pa.Table) -> pa.Table:
+    return rows.drop_columns([name for name in FEATURES if name in rows.column_names])
+
+
+def _measured(rows: pa.Table) -> list[str]:
+    """Ids of the rows that a stage of this pass ran on."""
+    steps = pc.fill_null(pc.list_value_length(rows["timing"]), 0)
+    return rows["row_id"].filter(pc.greater(steps, 0)).to_pylist()  # type: ignore[no-any-return]
+
+
+def _row_states(rows: pa.Table, marks: Mapping[str, str]) -> dict[str, RowState]:
+    known = rows.select([*columns.IDENTITY.names, "dedup", "verdict"]).to_pylist()
+    return {
+        row["row_id"]: RowState(
+            status=row["verdict"]["status"],
+            track_id=row["track_id"],
+            basis=basis(row),
+            mark=marks.get(row["row_id"]),
+        )
+        for row in known
+    }

@@ -1,0 +1,75 @@
+"""One Parquet file of a committed unit, read a row group at a time."""
+
+import json
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence, Set
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas import columns
+from schemas.dataset import FOOTER_FINGERPRINTS
+
+
+class StoredFile:
+    """What a file of a unit has of its rows, for a run with these fingerprints.
+
+    Who its rows are is read at once. The columns, which may be megabytes a row, are read when somebody takes them, and
+    only the last row group stays in memory: rows are asked for in the file's order.
+
+    Attributes:
+        identities: row id -> its identity columns, as far as the file has them.
+        columns: those whose fingerprint is the same.
+    """
+
+    def __init__(self, path: Path, fingerprints: Mapping[str, str]) -> None:
+        self._path = path
+        with pq.ParquetFile(path) as file:
+            self._metadata = file.metadata
+            schema = file.schema_arrow
+            made_with = json.loads((schema.metadata or {}).get(FOOTER_FINGERPRINTS, b"{}"))
+            names = [name for name in schema.names if name in columns.IDENTITY.names]
+            known = file.read(names).to_pylist()
+        same = {name for name, fingerprint in fingerprints.items() if made_with.get(name) == fingerprint}
+        self.columns = same & {*schema.names}
+        self.identities: dict[str, dict[str, Any]] = {row["row_id"]: row for row in known}
+        self._places = {row["row_id"]: place for place, row in enumerate(known)}
+        sizes = [self._metadata.row_group(group).num_rows for group in range(self._metadata.num_row_groups)]
+        self._starts = [0, *accumulate(sizes)]
+        self._last: tuple[int, pa.Table] | None = None
+
+    def take(self, row_ids: Sequence[str], names: Set[str]) -> pa.Table:
+        """Some columns of some of its rows, in the order asked for: views of row groups, none of which is copied.
+
+        Args:
+            row_ids: of `identities`, one at least.
+            names: of `columns`.
+        """
+        places = [self._places[row_id] for row_id in row_ids]
+        chosen = sorted(names)
+        return pa.concat_tables(
+            self._group(group).select(chosen).slice(start, count) for group, start, count in self._runs(places)
+        )
+
+    def value(self, row_id: str, name: str) -> Any:
+        """One value, as a Python object."""
+        return self.take([row_id], {name})[name][0].as_py()
+
+    def _runs(self, places: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+        """Neighbours in one row group: the group, where they start in it, how many they are."""
+        first = 0
+        for i, place in enumerate(places):
+            group = bisect_right(self._starts, place) - 1
+            if i + 1 == len(places) or places[i + 1] != place + 1 or place + 1 == self._starts[group + 1]:
+                yield group, places[first] - self._starts[group], i + 1 - first
+                first = i + 1
+
+    def _group(self, number: int) -> pa.Table:
+        if self._last is None or self._last[0] != number:
+            self._last = None  # before the next one is read: two of them are twice the memory
+            with pq.ParquetFile(self._path, metadata=self._metadata) as file:
+                self._last = (number, file.read_row_group(number, sorted(self.columns)))
+        return self._last[1]

@@ -1,0 +1,130 @@
+"""Write the files of a committed unit again with other verdicts, other row ids or fewer rows; nothing is measured.
+
+Rows keep their order. A feature file follows its shard: the same rows, the new shard's digest in its footer.
+"""
+
+import uuid
+from collections.abc import Mapping, Set
+from pathlib import Path
+from types import MappingProxyType
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.shard_files import FEATURE_ROW_GROUP, write_rows
+from schemas.commits import Commit, RowState
+from schemas.dataset import FOOTER_PLAN, FOOTER_SHARD_DIGEST, Layout
+from schemas.files import file_digest
+
+
+def read_unit(layout: Layout, commit: Commit) -> pa.Table:
+    """Every row of a unit, the kept ones first; the footer's metadata in that of the schema."""
+    paths = [layout.root / name for name in commit.files]
+    parts = sorted(path for path in paths if path.parent in (layout.shards, layout.quarantine))
+    tables = [pq.read_table(path) for path in sorted(parts, key=lambda path: path.parent != layout.shards)]
+    return pa.concat_tables([tables[0], *(table.cast(tables[0].schema) for table in tables[1:])])
+
+
+def rewrite_unit(
+    ledger: Ledger,
+    old: Commit,
+    rows: pa.Table,
+    states: Mapping[str, RowState],
+    plan: str,
+    *,
+    unit: int | None = None,
+    before: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Commit rows of a unit in place of the unit.
+
+    Args:
+        ledger: of the dataset.
+        old: the unit.
+        rows: those of `read_unit` that are to stay, with their verdicts as they are to be.
+        states: their states.
+        plan: that they are judged by.
+        unit: the new unit's number; default the next one.
+        before: row id -> the one it has in the old unit's files, of rows that get another.
+    """
+    number = ledger.next_unit if unit is None else unit
+    ledger.rewrite(*_written(ledger.layout, old, rows, states, plan, number, before))
+
+
+def drop_rows(ledger: Ledger, old: Commit, gone: Set[str]) -> None:
+    """Commit a unit without some of its rows."""
+    rows = read_unit(ledger.layout, old)
+    left = rows.filter(pc.invert(pc.is_in(rows["row_id"], pa.array(gone, pa.string()))))
+    states = {row_id: state for row_id, state in old.rows.items() if row_id not in gone}
+    rewrite_unit(ledger, old, left, states, old.plan)
+
+
+def split_unit(ledger: Ledger, old: Commit, apart: Set[str]) -> None:
+    """Give some rows of a unit one of their own; both are as the unit was.
+
+    Args:
+        ledger: of the dataset.
+        old: the unit.
+        apart: ids of some of its rows, not of all.
+    """
+    rows = read_unit(ledger.layout, old)
+    chosen = pc.is_in(rows["row_id"], pa.array(apart, pa.string()))
+    pieces = []
+    for number, piece in enumerate((rows.filter(chosen), rows.filter(pc.invert(chosen))), ledger.next_unit):
+        states = {row_id: old.rows[row_id] for row_id in piece["row_id"].to_pylist()}
+        pieces.append(_written(ledger.layout, old, piece, states, old.plan, number, {}))
+    pieces[0][0].timings = {}  # they stand in the other's record
+    ledger.split(*pieces)
+
+
+def _written(
+    layout: Layout,
+    old: Commit,
+    rows: pa.Table,
+    states: Mapping[str, RowState],
+    plan: str,
+    unit: int,
+    before: Mapping[str, str],
+) -> tuple[Commit, dict[str, Path]]:
+    """The record of a unit in place of another, and its files, which are written but not committed."""
+    footer = {**(rows.schema.metadata or {}), FOOTER_PLAN: plan.encode()}
+    kept = pc.equal(pc.struct_field(rows["verdict"], "status"), "kept")
+    files: dict[str, Path] = {}
+    if (shard := rows.filter(kept)).num_rows:
+        path = files[layout.name_of(layout.shard_file(unit))] = _temporary(layout)
+        write_rows(shard, path, footer)
+        files |= _features(layout, old, unit, shard["row_id"], file_digest(path), before)
+    if (rejected := rows.filter(pc.invert(kept))).num_rows:
+        path = files[layout.name_of(layout.quarantine_file(unit))] = _temporary(layout)
+        write_rows(rejected, path, footer)
+    commit = old.model_copy(
+        update={
+            "unit": unit,
+            "plan": plan,
+            "files": {final: file_digest(path) for final, path in files.items()},
+            "rows": dict(states),
+            "supersedes": old.unit,
+        }
+    )
+    return commit, files
+
+
+def _features(
+    layout: Layout, old: Commit, unit: int, row_ids: pa.ChunkedArray, shard_digest: str, before: Mapping[str, str]
+) -> dict[str, Path]:
+    """The unit's features of the rows of its new shard, in their order."""
+    wanted = pa.array([before.get(row_id, row_id) for row_id in row_ids.to_pylist()], pa.string())
+    files = {}
+    for path in (layout.root / name for name in old.files if name.startswith("features/")):
+        rows = pq.read_table(path)
+        rows = rows.take(pc.index_in(wanted, rows["row_id"].combine_chunks()))
+        rows = rows.set_column(rows.column_names.index("row_id"), rows.schema.field("row_id"), row_ids)
+        temporary = files[layout.name_of(layout.feature_file(path.parent.name, unit))] = _temporary(layout)
+        footer = {**(rows.schema.metadata or {}), FOOTER_SHARD_DIGEST: shard_digest.encode()}
+        write_rows(rows, temporary, footer, FEATURE_ROW_GROUP)
+    return files
+
+
+def _temporary(layout: Layout) -> Path:
+    return layout.temporary / f"rewritten-{uuid.uuid4().hex}.parquet"

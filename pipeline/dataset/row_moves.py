@@ -1,0 +1,95 @@
+"""Rows that follow their moved songs: a journal of what is to happen, and carrying it out, however often it is killed.
+
+What moves where, `pipeline.curation.moves` decides.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel
+
+from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.marks import Mark, replace_marks
+from pipeline.dataset.rewrite_unit import read_unit, rewrite_unit
+from pipeline.dataset.scan_table import drop_from_scan
+from pipeline.ingest.identity import basis
+from schemas import columns
+from schemas.commits import Commit, RowState
+from schemas.dataset import Layout
+
+
+class Move(BaseModel):
+    """A row that goes to another place."""
+
+    row_id: str
+    uri: str
+    new_row_id: str
+    new_uri: str
+
+
+class Journal(BaseModel):
+    """Moves that have begun.
+
+    Attributes:
+        moves: by the row's old id.
+        overwritten: rows that leave.
+        units: number of each unit that has to be written anew -> that of its successor.
+        marks: row id -> its mark when all is done, of every row that moves, leaves or is moved to; None for none.
+        vacated: rows that are no longer there, for the scan table.
+    """
+
+    moves: dict[str, Move]
+    overwritten: set[str]
+    units: dict[int, int]
+    marks: dict[str, Mark | None]
+    vacated: set[str]
+
+
+def finish_moves(layout: Layout) -> None:
+    """Finish the moves that a killed process had begun; call it before anything else that writes the dataset."""
+    if layout.moves.is_file():
+        apply_moves(layout, Ledger(layout).open(), Journal.model_validate_json(layout.moves.read_bytes()))
+
+
+def apply_moves(layout: Layout, ledger: Ledger, journal: Journal) -> None:
+    """Carry moves out. Whatever has been done already is not there to be done again."""
+    for old, new in journal.units.items():
+        if old in ledger.commits:
+            _rename(ledger, ledger.commits[old], new, journal)
+    if journal.marks:
+        replace_marks(layout, journal.marks)
+    drop_from_scan(layout, journal.vacated)
+    layout.moves.unlink()
+
+
+def _rename(ledger: Ledger, commit: Commit, unit: int, journal: Journal) -> None:
+    """Write a unit anew, its rows under their new ids."""
+    rows = read_unit(ledger.layout, commit)
+    rows = rows.filter(pc.invert(pc.is_in(rows["row_id"], pa.array(journal.overwritten, pa.string()))))
+    names = [*columns.IDENTITY.names, "dedup", "verdict"]
+    facts = [_renamed(row, journal.moves) for row in rows.select(names).to_pylist()]
+    before = dict(zip((row["row_id"] for row in facts), rows["row_id"].to_pylist(), strict=True))
+    for name in ("row_id", "uri", "dedup", "verdict"):
+        field = rows.schema.field(name)
+        rows = rows.set_column(rows.column_names.index(name), field, pa.array([row[name] for row in facts], field.type))
+    states: dict[str, RowState] = {
+        row["row_id"]: replace(commit.rows[before[row["row_id"]]], basis=basis(row)) for row in facts
+    }
+    rewrite_unit(ledger, commit, rows, states, commit.plan, unit=unit, before=before)
+
+
+def _renamed(row: dict[str, Any], moves: Mapping[str, Move]) -> dict[str, Any]:
+    """A row with its new names, and the new ones of what it is a copy of."""
+    verdict, dedup = row["verdict"], row["dedup"] or {}
+    here, original = moves.get(row["row_id"]), moves.get(dedup.get("duplicate_of") or "")
+    if original:
+        message = (verdict["message"] or "").replace(original.row_id, original.new_row_id)
+        verdict |= {"message": message.replace(original.uri, original.new_uri)}
+        row |= {"dedup": dedup | {"duplicate_of": original.new_row_id}}
+    if here:
+        verdict |= {"message": verdict["message"] and verdict["message"].replace(row["uri"], here.new_uri)}
+        row |= {"row_id": here.new_row_id, "uri": here.new_uri}
+    return row

@@ -1,0 +1,345 @@
+"""The DAG of a run: which stages, in which order, whether their columns fit, how they group into operators.
+
+Nothing is loaded here but class definitions; everything that can be refused is refused before anything starts.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pyarrow as pa
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from pipeline.errors import UsageProblem
+from pipeline.planning.gates import Gate, GateError, build_gates
+from schemas import columns
+from schemas.config import CurateConfig, StageConfig
+from schemas.files import file_digest
+from stages.base import Params, Stage, Weights
+from stages.libraries import Library
+from stages.registry import ENGINES, recorded_name, stage_class
+
+# Audio at the file's own rate exists in the scan only; whoever reads it, and decode itself, runs there.
+NATIVE = "native"
+# Columns that the run itself keeps.
+RESERVED = (
+    *("dedup", "flags", "verdict", "timing", "size", "stamp", "bands", "part"),
+    *("unit", "place", "unit_rows", "supersedes"),
+)
+
+
+class DagError(UsageProblem):
+    """A DAG that may not start; `problems` lists everything that is wrong with it."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("the DAG was refused:\n" + "\n".join(f"  - {problem}" for problem in problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class Node:
+    """A stage as this run uses it; picklable, so that workers build the stage themselves."""
+
+    name: str
+    engine: str | None
+    params: Params
+    weights: Mapping[str, Weights]
+    fingerprint: str
+    gpus: float = 0.0
+    concurrency: int = 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether it has an operator of its own: it computes on a GPU, or waits for a server."""
+        return bool(self.gpus or self.concurrency)
+
+    @cached_property
+    def stage_type(self) -> type[Stage]:
+        """The stage's class."""
+        return stage_class(self.name, self.engine)
+
+    def build(self) -> Stage:
+        """The stage, not set up yet."""
+        stage = self.stage_type(self.params)
+        stage.device = "cuda" if self.gpus else "cpu"
+        return stage
+
+    @property
+    def column(self) -> str:
+        """The column it owns."""
+        return self.stage_type.column
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A column that a dataset has already, for stages that are added later: its type and what made it."""
+
+    type: pa.DataType
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Dag:
+    """Checked and ordered stages, and the gates on their columns."""
+
+    nodes: tuple[Node, ...]
+    gates: tuple[Gate, ...]
+
+    @property
+    def scan(self) -> tuple[Node, ...]:
+        """Stages of the pass that gets to know every file."""
+        return tuple(n for n in self.nodes if NATIVE in n.stage_type.working or NATIVE in n.stage_type.reads)
+
+    @property
+    def curation(self) -> tuple[Node, ...]:
+        """Stages of the pass that works on what is left; decode again, for its PCM."""
+        return tuple(n for n in self.nodes if NATIVE not in n.stage_type.reads)
+
+    @property
+    def operators(self) -> tuple[tuple[Node, ...], ...]:
+        """Curation stages grouped into operators: neighbours on a CPU share one; see `Node.alone`."""
+        groups: list[list[Node]] = []
+        for node in self.curation:
+            if node.alone or not groups or groups[-1][-1].alone:
+                groups.append([])
+            groups[-1].append(node)
+        return tuple(tuple(group) for group in groups)
+
+    def working_between(self, operator: int) -> list[pa.Field]:
+        """Working columns made up to this operator that a later one reads."""
+        made = [node for group in self.operators[: operator + 1] for node in group]
+        later = [node.stage_type for group in self.operators[operator + 1 :] for node in group]
+        read = {column for stage in later for column in (*stage.reads, *stage.reads_if_present)}
+        return [pa.field(name, t) for node in made for name, t in node.stage_type.working.items() if name in read]
+
+    @property
+    def column_types(self) -> dict[str, pa.DataType]:
+        """Every persisted column that stages write, in DAG order."""
+        return {node.column: node.stage_type.type for node in self.nodes}
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Column -> fingerprint of the stage that made it."""
+        return {node.column: node.fingerprint for node in self.nodes}
+
+
+def build_dag(
+    config: CurateConfig,
+    models: Mapping[str, Weights],
+    missing: Mapping[str, str],
+    stored: Mapping[str, Stored] = MappingProxyType({}),
+    problems: Sequence[str] = (),
+) -> Dag:
+    """Order the configured stages and check them.
+
+    Args:
+        config: the run's configuration.
+        models: verified entries of the model store, by name.
+        missing: entries that some stage wants and the store lacks, each with what to do.
+        stored: columns that rows bring along, so that no stage need write them.
+        problems: what else stands against a start.
+
+    Raises:
+        DagError: a column is read that nobody writes, types differ, two stages own one column, stages wait for each
+            other, a model is missing, or parameters or thresholds do not fit. All problems at once.
+    """
+    stages, unfit = _instantiate(config.stages)
+    problems = [*problems, *unfit]
+    problems += _ownership_problems(stages)
+    written = {name: column.type for name, column in stored.items()} | _written_types(stages)
+    for stage in stages.values():
+        problems += _read_problems(stage, written)
+        problems += [f"stage {stage.name!r}: {missing[m]}" for m in stage.models if m in missing]
+        problems += [f"stage {stage.name!r}: no such file {f}" for f in stage.files if not f.is_file()]
+    unknown = sorted({*config.resources.gpus} - {*config.stages, *ENGINES})
+    problems += [f"resources.gpus: no stage named {name!r}" for name in unknown]
+    gates, gate_problems = _gates(config, stages)
+    problems += gate_problems
+    order, cycle = _order(stages)
+    problems += cycle
+    if problems:
+        raise DagError(problems)
+    return Dag(_nodes(order, config, models, stored), gates)
+
+
+def configured_stages(config: CurateConfig) -> dict[str, Stage]:
+    """The stages of a run by name, not set up; without those that cannot be made, which `build_dag` tells."""
+    return _instantiate(config.stages)[0]
+
+
+def wanted_models(config: CurateConfig) -> dict[str, list[str]]:
+    """Model store entry -> stages that want it."""
+    wanted: dict[str, list[str]] = {}
+    for stage in configured_stages(config).values():
+        for model in stage.models:
+            wanted.setdefault(model, []).append(stage.name)
+    return wanted
+
+
+def wanted_libraries(config: CurateConfig) -> dict[Library, list[str]]:
+    """Library beyond the base dependencies -> stages that want it."""
+    wanted: dict[Library, list[str]] = {}
+    for stage in configured_stages(config).values():
+        for library in stage.libraries:
+            wanted.setdefault(library, []).append(stage.name)
+    return wanted
+
+
+def _instantiate(configs: Mapping[str, StageConfig]) -> tuple[dict[str, Stage], list[str]]:
+    stages: dict[str, Stage] = {}
+    problems: list[str] = []
+    for name, config in configs.items():
+        try:
+            kind = stage_class(name, config.engine)
+            stages[name] = kind(_absolute(kind.Params.model_validate(config.params)))
+        except (KeyError, ImportError, AttributeError, TypeError) as error:
+            problems.append(f"stage {name!r}: {error.args[0] if error.args else error}")
+        except ValidationError as error:
+            problems += [
+                f"stage {name!r}: parameter {_parameter(e)}: {e['msg']}{_remedy(name, e)} "
+                f"(it has {', '.join(kind.Params.model_fields) or 'none'})"
+                for e in error.errors()
+            ]
+    return stages, problems
+
+
+def _absolute(params: Params) -> Params:
+    """Paths as they lead from any folder; the defaults do already, or name nothing."""
+    given = {name: getattr(params, name) for name in params.model_fields_set}
+    paths = {name: value.absolute() for name, value in given.items() if isinstance(value, Path)}
+    return params.model_copy(update=paths)
+
+
+def _parameter(error: ErrorDetails) -> str:
+    return ".".join(map(str, error["loc"]))
+
+
+def _remedy(stage: str, error: ErrorDetails) -> str:
+    return f"; give --set {stage}.{_parameter(error)}=..." if error["type"] == "missing" else ""
+
+
+def _ownership_problems(stages: Mapping[str, Stage]) -> list[str]:
+    owner = dict.fromkeys(columns.IDENTITY.names, "the manifest") | dict.fromkeys(RESERVED, "songmill itself")
+    problems = []
+    for name, stage in stages.items():
+        if stage.name != name:
+            problems.append(f"stage {name!r}: its class says that it is {stage.name!r}; configure it under that name")
+        for column in (stage.column, *stage.working):
+            if column in owner:
+                problems.append(f"column {column!r} is owned by {owner[column]} and by stage {name!r}")
+            owner.setdefault(column, f"stage {name!r}")
+    return problems
+
+
+def _written_types(stages: Mapping[str, Stage]) -> dict[str, pa.DataType]:
+    written = {field.name: field.type for field in columns.IDENTITY}
+    for stage in stages.values():
+        written[stage.column] = stage.type
+        written.update(stage.working)
+    return written
+
+
+def _read_problems(stage: Stage, written: Mapping[str, pa.DataType]) -> list[str]:
+    problems = []
+    for column, wanted in {**stage.reads, **stage.reads_if_present}.items():
+        if column not in written:
+            if column in stage.reads:
+                problems.append(f"stage {stage.name!r} reads column {column!r}, which no stage writes{_hint(column)}")
+        elif mismatch := _mismatch(wanted, written[column]):
+            problems.append(f"stage {stage.name!r} reads column {column!r} as {wanted}: {mismatch}")
+    return problems
+
+
+def _hint(column: str) -> str:
+    for name in ENGINES:
+        try:
+            stage = stage_class(name)
+        except ImportError:
+            continue
+        if column == stage.column or column in stage.working:
+            return f" (add stage {name!r})"
+    return ""
+
+
+def _mismatch(wanted: pa.DataType, written: pa.DataType) -> str | None:
+    if not (pa.types.is_struct(wanted) and pa.types.is_struct(written)):
+        return None if wanted == written else f"it is written as {written}"
+    have = {field.name: field.type for field in written}
+    for field in wanted:
+        if field.name not in have:
+            return f"it is written without field {field.name!r}"
+        if inner := _mismatch(field.type, have[field.name]):
+            return f"field {field.name!r}: {inner}"
+    return None
+
+
+def _gates(config: CurateConfig, stages: Mapping[str, Stage]) -> tuple[tuple[Gate, ...], list[str]]:
+    types = {s.column: s.type for s in stages.values()}
+    if "fingerprint" in types and config.gates.get("fingerprint"):
+        return (), ["gates.fingerprint: fingerprints are compared with each other and have no thresholds"]
+    try:
+        return build_gates(config.gates, types), []
+    except GateError as error:
+        return (), [str(error)]
+
+
+def _order(stages: Mapping[str, Stage]) -> tuple[list[Stage], list[str]]:
+    """Kahn's algorithm, taking ready stages in configured order."""
+    made_by = {column: name for name, stage in stages.items() for column in (stage.column, *stage.working)}
+    needs = {
+        name: {made_by[c] for c in (*stage.reads, *stage.reads_if_present) if c in made_by} - {name}
+        for name, stage in stages.items()
+    }
+    order: list[Stage] = []
+    done: set[str] = set()
+    while len(done) < len(stages):
+        ready = next((name for name in stages if name not in done and needs[name] <= done), None)
+        if ready is None:
+            return [], [f"stages wait for each other: {', '.join(n for n in stages if n not in done)}"]
+        order.append(stages[ready])
+        done.add(ready)
+    return order, []
+
+
+def _nodes(
+    order: Iterable[Stage],
+    config: CurateConfig,
+    models: Mapping[str, Weights],
+    stored: Mapping[str, Stored],
+) -> tuple[Node, ...]:
+    made = {name: column.fingerprint for name, column in stored.items()}
+    nodes = []
+    for stage in order:
+        weights = {name: models[name] for name in stage.models}
+        upstream = {c: made[c] for c in (*stage.reads, *stage.reads_if_present) if c in made}
+        fingerprint = _fingerprint(stage, weights, upstream)
+        made.update(dict.fromkeys((stage.column, *stage.working), fingerprint))
+        gpus = config.resources.gpus.get(stage.name, stage.resources.gpus)
+        engine = config.stages[stage.name].engine
+        nodes.append(Node(stage.name, engine, stage.params, weights, fingerprint, gpus, stage.concurrency))
+    return tuple(nodes)
+
+
+def _fingerprint(stage: Stage, weights: Mapping[str, Weights], upstream: Mapping[str, str]) -> str:
+    """Hash of everything a stage's results depend on but the song itself."""
+    facts: dict[str, Any] = {
+        "name": stage.name,
+        "engine": recorded_name(type(stage)),
+        "revision": stage.revision,
+        "params": {k: v for k, v in stage.params.model_dump(mode="json").items() if not _is_file(v, stage.files)},
+        "weights": {name: entry.digest for name, entry in weights.items()},
+        "files": [file_digest(path) for path in stage.files],
+        "reads": dict(sorted(upstream.items())),
+    }
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _is_file(value: Any, files: Iterable[Path]) -> bool:
+    """A file counts by its content, not by where it or the folder around it lies."""
+    return isinstance(value, str) and any(Path(value) in (file, *file.parents) for file in files)

@@ -1,0 +1,35 @@
+"""`plan --pilot` runs a few real songs and says what a thousand hours would cost."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.support import without_workers
+from tests.support.command import asked
+from tests.support.places import ROOT
+
+
+def test_a_pilot_of_real_songs(audio, tmp_path) -> None:
+    songs = tmp_path / "songs"
+    songs.mkdir()
+    for song in sorted(audio("demo-music", "").glob("*.opus"))[:3]:
+        shutil.copy(song, songs)
+    (songs / "broken.mp3").write_bytes(b"no music")
+    out, _ = without_workers.curated(
+        "plan", songs, "--stages", "decode,quality,fingerprint,key", "--pilot", "4", "--json"
+    )
+    pilot = json.loads(out)["pilot"]
+    assert pilot["rows"] == {"kept": 3, "filtered": 0, "failed": 1, "total": 4}
+    assert 0.001 < pilot["audio_hours"] < 0.2
+    stages = {stage["stage"]: stage for stage in pilot["stages"]}
+    assert set(stages) == {"scan: decode", "scan: quality", "scan: fingerprint", "decode", "key"}
+    for stage in stages.values():
+        assert stage["core_hours"] == pytest.approx(1000 / stage["speed"], rel=0.2)
+        assert stage["gpu_hours"] == 0
+    assert pilot["dataset_gb"] > 0
+    assert not list(ROOT.glob(".songmill-pilot-*"))
+
+
+def test_a_pilot_without_songs() -> None:
+    assert "a pilot needs songs" in asked("plan", "--pilot", "3", code=2)
