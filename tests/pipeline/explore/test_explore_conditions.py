@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from pathlib import Path
 from subprocess import Popen
 from urllib.parse import quote
@@ -31,6 +32,13 @@ LONG = "(select count(*) from range(1000000000000) t(x) where x % 7 = 1) > 1"
 ONE_LONG_VALUE = "levenshtein(repeat('a', 200000), repeat('b', 200000)) > 0"  # which DuckDB does not interrupt
 MEMORY_BYTES = 300 << 20
 SLACK_BYTES = 300 << 20  # what the interpreter and its libraries have anyway, and what comes between two looks
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fresh_fork_server() -> None:
+    """Other tests preload networks into the fork server, whose memory would count as that of a condition."""
+    forkserver._forkserver._stop()
+    forkserver.set_forkserver_preload([])
 
 
 @pytest.fixture(scope="module")
