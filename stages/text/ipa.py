@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _VOICES = {"en": "en-us", "fr": "fr-fr"}  # espeak's other voices are named like the language
 _MARKS = frozenset("ˈˌːˑˎ‿͜͡")  # stress, length and ties: singing keeps none of them
 _SPACES = re.compile(r"\s+")
+_UNREADABLE = frozenset({"Cc", "Cn", "Co", "Cs", "So"})  # control, unassigned, private, surrogate; ©, ♪ and the like
 _HAN_RUNS = re.compile(r"([\u3400-\u9fff\U00020000-\U000323af]+)")
 
 
@@ -50,13 +51,29 @@ def _read(lines: list[str], language: str) -> list[str]:
     if language == "zh":
         return [_chinese(line) for line in lines]
     # Line by line: espeak's reading of a line must not depend on its neighbours.
-    return [" ".join(_espeak(language).phonemize([_SPACES.sub(" ", line)], strip=True)) for line in lines]
+    return [" ".join(_espeak(language).phonemize([_readable(line)], strip=True)) for line in lines]
+
+
+def _readable(line: str) -> str:
+    """The line without what nobody sings. espeak takes private characters for codes of its own, and where it spells
+    symbols between words of two scripts ("Ã©ж") it may crash.
+    """
+    signs = (" " if unicodedata.category(sign) in _UNREADABLE else sign for sign in line)
+    return _SPACES.sub(" ", "".join(signs))
 
 
 def _chinese(line: str) -> str:
     """Han characters read in Mandarin, foreign words among them in English."""
-    runs = _HAN_RUNS.split(chinese.spell_numbers(line))
-    return " ".join(ipa_chinese.read(run) if _HAN_RUNS.match(run) else to_ipa([run], FALLBACK)[0] for run in runs)
+    runs = _HAN_RUNS.split(chinese.spell_numbers(unicodedata.normalize("NFC", line)))
+    return " ".join(ipa_chinese.read(run) if _HAN_RUNS.match(run) else _foreign(run) for run in runs)
+
+
+def _foreign(run: str) -> str:
+    """Words in a Chinese line; what looks Chinese still (bopomofo, rare characters) is read by espeak as best it can."""
+    if not any(map(str.isalnum, run)):
+        return ""
+    spoken = spoken_language(run, FALLBACK)
+    return _read([run], FALLBACK if spoken == "zh" else spoken)[0]
 
 
 @cache

@@ -95,6 +95,17 @@ def test_ipa_of_any_text_is_letters_and_single_spaces(text, language):
     assert all(unicodedata.category(sign)[0] in "LM" or sign == " " for sign in ipa)
 
 
+@pytest.mark.parametrize("text", ["ÀãÚ©ж", "ÀãÚ© 𑘈", "6øÀ8¾\x8e\x02³ã¿Úi©ÝÛ\U000dbb92𑘈®H"])
+def test_symbols_between_scripts_crash_no_espeak(text):
+    """They ended the process: a segmentation fault in libespeak-ng 1.52."""
+    assert to_ipa([text], "ru")[0]
+
+
+@pytest.mark.parametrize("text", ["\uf9dd", "ㄅㄆ", "\U000323b0 and"])
+def test_han_signs_outside_the_usual_blocks_are_read_without_end(text):
+    assert to_ipa([text], "zh")[0] == " ".join(to_ipa([text], "zh")[0].split())
+
+
 def test_short_unsure_lines_take_the_language_of_the_song():
     lines = ["la la la", "Ich tanze mit dir durch die ganze Nacht", "Komm, wir fliegen über die Dächer der Stadt"]
     assert line_languages(lines) == ["de", "de", "de"]
