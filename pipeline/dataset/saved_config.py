@@ -58,7 +58,7 @@ def planned_settings(
     return settings
 
 
-def placed_anew(plan: Plan, layout: Layout) -> Plan:
+def relocated(plan: Plan, layout: Layout) -> Plan:
     """A dataset's plan with its paths as they are where it lies now, as far as they lead anywhere."""
     columns = {}
     for column, stage in plan.columns.items():

@@ -7,8 +7,8 @@ import pytest
 
 from pipeline.dataset.saved_config import (
     change_gates,
-    placed_anew,
     planned_settings,
+    relocated,
     remember_config,
     remember_plan,
     remembered_config,
@@ -121,7 +121,7 @@ def test_a_plan_leads_on_too(home, tmp_path, monkeypatch):
     plan = Plan.model_validate_json(layout.plan.read_bytes())
     settings = planned_settings(layout.root, plan, stages)
     assert settings["lyric_tokens"]["vocabulary"] == str(now / "words.json")
-    anew = placed_anew(plan, layout)
+    anew = relocated(plan, layout)
     assert (anew.id, anew.root) == (plan.id, layout.root)
     assert anew.columns["lyric_tokens"].params["vocabulary"] == str(now / "words.json")
     (now / "words.json").unlink()
