@@ -16,7 +16,7 @@ class InputChanges:
     Attributes:
         new: uris that were not in the dataset.
         moved: old and new uri of each moved file whose row was renamed accordingly.
-        missing: uris of rows whose files are missing, and of files that the input lists but that never existed.
+        missing: uris of rows whose files are missing, and of files that the input lists but that were never found.
         dropped: uris of rows that were removed from the dataset because their files are missing.
         waiting: number of rows that could not be brought up to date because their files are missing.
         left_out: files of the input that are not songs.

@@ -168,7 +168,7 @@ class TestTheLifeOfFeatures:
         pq.write_table(rows.take([1, 0]), path)
         digest = file_digest(path)
         record.write_text(Commit(**{**before.model_dump(), "files": {**before.files, name: digest}}).model_dump_json())
-        assert "its rows are not those of shards/" in asked("verify", curated, code=1)
+        assert "its rows differ from those of shards/" in asked("verify", curated, code=1)
         path.write_bytes(content)
         record.write_bytes(committed)
 
@@ -207,7 +207,8 @@ class TestRefusals:
         recorded = json.loads(content)
         recorded["columns"]["audio"]["fingerprint"] = "of an earlier revision"
         plan.write_text(json.dumps(recorded))
-        assert "stage 'decode' has changed since the dataset was made" in asked("curate", curated, "--add", "ssl", code=1)
+        answer = asked("curate", curated, "--add", "ssl", code=1)
+        assert "stage 'decode' has changed since the dataset was made" in answer
         plan.write_bytes(content)
 
     def test_units_of_another_plan(self, curated):

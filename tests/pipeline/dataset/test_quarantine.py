@@ -72,7 +72,7 @@ class TestLooking:
             "quarantine", root, "retry", "b", code=2
         )
         assert "no row failed at stage 'caption'" in asked("quarantine", root, "retry", "--stage", "caption", code=1)
-        assert "does not remember how it was made" in asked("quarantine", root, "retry", code=1)
+        assert "has no saved configuration; run the full command again" in asked("quarantine", root, "retry", code=1)
 
 
 class TestRetry:

@@ -98,16 +98,16 @@ def test_only_the_dataset_has_moved(home):
 def test_what_is_gone_is_told_with_both_places(home, tmp_path, monkeypatch):
     layout, _ = remember(home)
     (home / "words.json").unlink()
-    with pytest.raises(DataProblem, match=rf"remembers lyric_tokens\.vocabulary at {home}/words\.json, and nothing"):
+    with pytest.raises(DataProblem, match=rf"lyric_tokens\.vocabulary should be at {home}/words\.json, but nothing"):
         remembered_config(layout)
     monkeypatch.chdir(tmp_path)
     now = moved(home)
-    places = rf"at {now}/words\.json or {home}/words\.json, and nothing is there: put it back"
+    places = rf"at {now}/words\.json or {home}/words\.json, but nothing is there\. Put it back"
     with pytest.raises(DataProblem, match=places):
         remembered_config(Layout(now / "dataset"))
     shutil.copy(BUILT_IN, now / "words.json")
     shutil.rmtree(now / "songs")
-    with pytest.raises(DataProblem, match=f"remembers its songs at {now}/songs or {home}/songs"):
+    with pytest.raises(DataProblem, match=f"its songs should be at {now}/songs or {home}/songs"):
         remembered_config(Layout(now / "dataset"))
 
 
