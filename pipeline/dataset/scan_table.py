@@ -58,7 +58,7 @@ def read_scan(layout: Layout, dag: Dag, columns: Collection[str] | None = None) 
 
 
 def is_unchanged(manifest: pa.Table, scanned: pa.Table) -> pa.ChunkedArray:
-    """bool [rows]: whether each file of the manifest is unchanged since its scan, by size and stamp (may be null)."""
+    """Whether each file of the manifest has the same size and stamp as in the scan, null equal to null: bool [rows]."""
     places = pc.index_in(manifest["row_id"], scanned["row_id"])
     before = scanned.select(["size", "stamp"]).take(places)
     same = pc.and_(_same(manifest["size"], before["size"]), _same(manifest["stamp"], before["stamp"]))

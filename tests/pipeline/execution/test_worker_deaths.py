@@ -185,7 +185,8 @@ def test_frames_of_a_native_thread_are_those_of_the_thread_at_work():
 
 def test_memory_that_ray_saw_run_out_is_called_by_name():
     death = explain(Recording("key", ("a",)), OutOfMemoryError("low"), ("decode", ["a"]))
-    assert str(death).startswith("killed by Ray in key, because its machine was nearly out of memory: run fewer workers")
+    cause = "killed by Ray in key, because its machine was nearly out of memory: run fewer workers"
+    assert str(death).startswith(cause)
 
 
 @given(
