@@ -214,10 +214,10 @@ class _Run:
 
     def _work(self, rows: pa.Table, counts: RunCounts) -> None:
         """One pass for each set of units that lack the same features; usually that is a single pass."""
-        alike: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+        units_by_features: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
         for unit in pc.unique(rows["unit"]).to_pylist():
-            alike[self._lacking(self.ledger.commits[unit])].append(unit)
-        for features, units in alike.items():
+            units_by_features[self._lacking(self.ledger.commits[unit])].append(unit)
+        for features, units in units_by_features.items():
             self._pass(features, rows.filter(pc.is_in(rows["unit"], pa.array(units, pa.int64()))), units, counts)
 
     def _pass(self, features: tuple[str, ...], rows: pa.Table, units: Iterable[int], counts: RunCounts) -> None:

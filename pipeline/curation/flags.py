@@ -88,9 +88,9 @@ def _caption_not_used(row: Row) -> Iterator[str]:
 
 
 def _language_of_lyrics(row: Row) -> Iterator[str]:
-    heard = _get(row, "transcript", "language")
+    recognized = _get(row, "transcript", "language")
     written = Counter(_LYRIC_LINE.findall(_get(row, "lyric_tokens", "text") or ""))
-    if heard and written and written.most_common(1)[0][0] != heard:
+    if recognized and written and written.most_common(1)[0][0] != recognized:
         yield "lyric_language"
 
 

@@ -91,8 +91,8 @@ class _Contents:
         uris: row id -> uri, of unread rows and of all rows with a track of `owners`.
         sizes: track id -> size in bytes, of tracks that may be homeless and that a scan has seen.
         owners: track id -> ids of rows that were made from it and may be homeless.
-        at: row id -> track at its location, None if it cannot be read. It has only tracks of `owners`, and unread rows
-            once `read` has read them.
+        track_at: row id -> track at its location, None if it cannot be read. It has only tracks of `owners`, and unread
+            rows once `read` has read them.
     """
 
     there: Set[str]
@@ -100,7 +100,7 @@ class _Contents:
     uris: dict[str, str]
     sizes: dict[str, int]
     owners: dict[str, set[str]]
-    at: dict[str, str | None]
+    track_at: dict[str, str | None]
 
     @classmethod
     def of(cls, manifest: pa.Table, known: pa.Table, ledger: Ledger) -> "_Contents":
@@ -109,7 +109,7 @@ class _Contents:
         there = manifest.filter(pc.is_valid(manifest["size"]))
         unchanged = is_unchanged(there, newest)
         read, unread = there.filter(unchanged).select(["row_id"]), there.filter(pc.invert(unchanged))
-        lying = newest["track_id"].take(pc.index_in(read["row_id"], newest["row_id"]))
+        current = newest["track_id"].take(pc.index_in(read["row_id"], newest["row_id"]))
         committed = pa.table(
             {
                 "row_id": pa.array(list(ledger.rows), pa.string()),
@@ -118,7 +118,7 @@ class _Contents:
         )
         made_of = pa.concat_tables([known.select(committed.column_names), committed])
         in_place = pc.fill_null(
-            pc.equal(made_of["track_id"], lying.take(pc.index_in(made_of["row_id"], read["row_id"]))), False
+            pc.equal(made_of["track_id"], current.take(pc.index_in(made_of["row_id"], read["row_id"]))), False
         )
         homeless = made_of.filter(pc.and_(pc.invert(in_place), pc.is_valid(made_of["track_id"])))
         owners: defaultdict[str, set[str]] = defaultdict(set)
@@ -126,8 +126,8 @@ class _Contents:
             owners[row["track_id"]].add(row["row_id"])
         tracks = pa.array(owners, pa.string())
         sized = known.filter(pc.is_in(known["track_id"], tracks))
-        standing = pc.is_in(lying, tracks)
-        at = zip(read["row_id"].filter(standing).to_pylist(), lying.filter(standing).to_pylist(), strict=True)
+        is_owned = pc.is_in(current, tracks)
+        track_at = zip(read["row_id"].filter(is_owned).to_pylist(), current.filter(is_owned).to_pylist(), strict=True)
         named = newest.filter(
             pc.or_(pc.is_in(newest["row_id"], homeless["row_id"]), pc.is_in(newest["track_id"], tracks))
         )
@@ -139,7 +139,7 @@ class _Contents:
             uris=uris | {row_id: row["uri"] for row_id, row in rows.items()},
             sizes=dict(zip(sized["track_id"].to_pylist(), sized["size"].to_pylist(), strict=True)),
             owners=dict(owners),
-            at=dict(at),
+            track_at=dict(track_at),
         )
 
     @property
@@ -163,9 +163,9 @@ class _Contents:
                 transient=True,
                 disable=not (progress and rows),
             )
-            self.at |= {row["row_id"]: track for row, track in zip(rows, tracks, strict=True)}
-            known = [row for row in rows if self.at[row["row_id"]] in self.owners]
-            described = [*pool.map(lambda row: identified(row, self.at[row["row_id"]]), known)]
+            self.track_at |= {row["row_id"]: track for row, track in zip(rows, tracks, strict=True)}
+            known = [row for row in rows if self.track_at[row["row_id"]] in self.owners]
+            described = [*pool.map(lambda row: identified(row, self.track_at[row["row_id"]]), known)]
         schema = pa.schema([*columns.IDENTITY, MANIFEST.field("size"), MANIFEST.field("stamp")])
         texts = [{name: encodable(row[name]) for name in columns.IDENTITY.names} for row in described]
         return pa.Table.from_pylist(
@@ -191,10 +191,10 @@ class _Contents:
             or (row["size"] in owners and not owners[row["size"]] == contenders[row["size"]] == {row["row_id"]})
         ]
 
-    def lies_in_place(self, row_id: str, track: str) -> bool:
+    def is_in_place(self, row_id: str, track: str) -> bool:
         """Whether a row that may be homeless is at its location after all; an unread file is compared by size."""
-        if row_id in self.at:
-            return self.at[row_id] == track
+        if row_id in self.track_at:
+            return self.track_at[row_id] == track
         return row_id in self.unread and self.unread[row_id]["size"] == self.sizes.get(track)
 
 
@@ -222,17 +222,17 @@ class _Matched:
 
 def _match(contents: _Contents, ledger: Ledger) -> _Matched:
     rows = ledger.rows
-    lying: defaultdict[str, list[str]] = defaultdict(list)
-    for row_id, track in sorted(contents.at.items()):
+    locations: defaultdict[str, list[str]] = defaultdict(list)
+    for row_id, track in sorted(contents.track_at.items()):
         if track in contents.owners:
-            lying[track].append(row_id)
+            locations[track].append(row_id)
     places: dict[str, str] = {}
     exchanged: set[str] = set()
-    for track, present in lying.items():
+    for track, present in locations.items():
         homeless = [
             row_id
             for row_id in sorted(contents.owners[track])
-            if row_id in rows and rows[row_id].track_id == track and not contents.lies_in_place(row_id, track)
+            if row_id in rows and rows[row_id].track_id == track and not contents.is_in_place(row_id, track)
         ]
         kept = [row_id for row_id in homeless if rows[row_id].status == "kept"]
         free = [row_id for row_id in present if row_id not in rows or rows[row_id].track_id != track]

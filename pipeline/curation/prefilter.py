@@ -47,7 +47,7 @@ def judge_scan(
     Returns:
         The scan table with its verdicts updated and a column dedup.
     """
-    scan = _judge_persons(scan, marks, forgotten)
+    scan = _judge_marks(scan, marks, forgotten)
     if plan.require_license is not None:
         scan = _judge_licenses(scan, plan.require_license)
     wanted = keepers(marks)
@@ -61,7 +61,7 @@ def keepers(marks: Mapping[str, Mark]) -> frozenset[str]:
     return frozenset(row_id for row_id, mark in marks.items() if mark.mark == "keep")
 
 
-def _judge_persons(scan: pa.Table, marks: Mapping[str, Mark], forgotten: Set[str]) -> pa.Table:
+def _judge_marks(scan: pa.Table, marks: Mapping[str, Mark], forgotten: Set[str]) -> pa.Table:
     dropped = {row_id: mark for row_id, mark in marks.items() if mark.mark == "drop"}
 
     def judged(row: dict[str, Any]) -> dict[str, Any]:

@@ -110,12 +110,12 @@ def stale_units(
 
 def _differing(judged: pa.Table, ledger: Ledger, marks: Mapping[str, Mark]) -> Set[str]:
     """Ids of committed rows that have changed since, or are pending."""
-    rows, said = ledger.rows, {row_id: mark.mark for row_id, mark in marks.items()}
+    rows, mark_of = ledger.rows, {row_id: mark.mark for row_id, mark in marks.items()}
 
     def differs(row: Mapping[str, Any]) -> bool:
         state = rows.get(row["row_id"])
         return state is not None and (
-            basis(row) != state.basis or said.get(row["row_id"]) != state.mark or state.status == "pending"
+            basis(row) != state.basis or mark_of.get(row["row_id"]) != state.mark or state.status == "pending"
         )
 
     facts = judged.select([*columns.IDENTITY.names, "dedup"])

@@ -231,10 +231,10 @@ def _distributions(connection: duckdb.DuckDBPyConnection, kept: int) -> list[Dis
     columns = [name for name in _columns(connection) if name in _FIGURES]
     if not columns or not kept:
         return [_distribution(column, (0, None, None, None), None, []) for column in columns]
-    asked = ", ".join(
+    expressions = ", ".join(
         f'count("{c}"), min("{c}"), quantile_cont("{c}", [0.01, 0.25, 0.5, 0.75, 0.99]), max("{c}")' for c in columns
     )
-    found = connection.execute(f"select {asked} from kept").fetchone() or ()
+    found = connection.execute(f"select {expressions} from kept").fetchone() or ()
     spreads = {c: found[4 * i : 4 * i + 4] for i, c in enumerate(columns)}
     inner = {c: points for c, (_, _, points, _) in spreads.items() if points}
     bins = {c: Bins.between(f'"{c}"', points[0], points[-1], _BINS) for c, points in inner.items()}
@@ -275,8 +275,8 @@ def _vocal_share(hours: dict[str, float]) -> float | None:
 def _nulls(connection: duckdb.DuckDBPyConnection, columns: list[str]) -> dict[str, int]:
     if not columns:
         return {}
-    asked = ", ".join(f'count(*) filter ("null {column}")' for column in columns)
-    return dict(zip(columns, connection.execute(f"select {asked} from kept").fetchone() or (), strict=True))
+    expressions = ", ".join(f'count(*) filter ("null {column}")' for column in columns)
+    return dict(zip(columns, connection.execute(f"select {expressions} from kept").fetchone() or (), strict=True))
 
 
 def _sizes(layout: Layout, files: Iterable[str]) -> dict[str, int]:

@@ -230,7 +230,7 @@ def _ownership_problems(stages: Mapping[str, Stage]) -> list[str]:
     problems = []
     for name, stage in stages.items():
         if stage.name != name:
-            problems.append(f"stage {name!r}: its class is named {stage.name!r}; configure it under that name")
+            problems.append(f"stage {name!r}: its class declares the name {stage.name!r}; configure it under that name")
         for column in (stage.column, *stage.working):
             if column in owner:
                 problems.append(f"column {column!r} is owned by {owner[column]} and by stage {name!r}")
