@@ -167,8 +167,8 @@ def _check_plan(layout: Layout, plan: Plan, update: bool) -> None:
     """
     if not layout.plan.exists() and any(unit_files(layout)):
         raise CurateError(
-            f"{layout.root} has shards but no _songmill/plan.json; the run would delete them as uncommitted. "
-            "Choose another --out"
+            f"{layout.root} has shards but no _songmill/plan.json, so the run would delete them as uncommitted; "
+            "choose another --out"
         )
     if layout.plan.exists():
         before = Plan.model_validate_json(layout.plan.read_bytes())
