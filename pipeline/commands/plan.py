@@ -39,7 +39,7 @@ def plan_command(
     from pipeline.dataset.saved_config import is_dataset, remembered_config
     from pipeline.models.store import ModelStore
     from pipeline.planning.config import build_config
-    from pipeline.planning.dependencies import lack_of, missing_libraries
+    from pipeline.planning.dependencies import missing_libraries, missing_libraries_message
     from pipeline.planning.plan import draft_dag, make_plan, weights_bytes
     from pipeline.view.terminal import show_pilot, show_plan
     from schemas.dataset import Layout
@@ -77,7 +77,7 @@ def plan_command(
         show_plan(wide_console(), settings, dag, plan, sizes)
         if found:
             show_pilot(wide_console(), found)
-    if problems := [*missing.values(), *([lack_of(libraries, settings, store)] if libraries else [])]:
+    if problems := [*missing.values(), *([missing_libraries_message(libraries, settings, store)] if libraries else [])]:
         listed = "\n  - ".join(problems)
         fail(f"curate would refuse this plan:\n  - {listed}", USAGE_PROBLEM)
 

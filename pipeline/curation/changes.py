@@ -1,4 +1,4 @@
-"""What a run did to the rows of a dataset: worked on some, changed what is said of others, left the rest alone."""
+"""Count what a run did to the rows of a dataset: which it processed, which it only updated, which it left unchanged."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,23 +9,23 @@ from schemas.commits import Commit
 
 
 class Changes:
-    """Counts rows, each once however often a unit or a pass brings it."""
+    """Counts distinct rows: a row that occurs in several units or passes counts once."""
 
     def __init__(self) -> None:
         self._worked_on: list[pa.Array] = []
         self._updated: list[pa.Array] = []
 
     def scanned(self, rows: pa.Table) -> None:
-        """Rows that the scan has to read."""
+        """Count rows that the scan has to read."""
         self._worked_on += rows["row_id"].chunks
 
     def committed(self, commit: Commit, old: Commit | None, measured: Iterable[str]) -> None:
-        """A unit, about to be committed.
+        """Count the rows of a unit; call it before the unit is committed.
 
         Args:
-            commit: its record.
-            old: that of the unit it takes the place of.
-            measured: ids of those of its rows that a stage ran on.
+            commit: the unit's record.
+            old: record of the unit it replaces, if any.
+            measured: ids of its rows that a stage ran on.
         """
         before = old.rows if old else {}
         self._worked_on.append(_ids([*measured, *(row_id for row_id in commit.rows if row_id not in before)]))
@@ -42,12 +42,12 @@ class Changes:
 
     @property
     def worked_on(self) -> int:
-        """Rows that were read, that a stage ran on, or that the dataset did not have."""
+        """Number of rows that were scanned, that a stage ran on, or that are new in the dataset."""
         return _distinct(self._worked_on)
 
     @property
     def updated(self) -> int:
-        """Other rows whose verdict, facts or mark are not what they were."""
+        """Number of other rows whose verdict, identity columns or mark changed."""
         return _distinct([*self._worked_on, *self._updated]) - self.worked_on
 
 

@@ -1,4 +1,4 @@
-"""`songmill curate`: manifest -> scan -> verdicts on the whole table -> models on what is left -> committed shards."""
+"""`songmill curate`: manifest -> scan pass -> prefilter over all rows -> models on kept rows -> committed shards."""
 
 import logging
 from collections.abc import Mapping, Set
@@ -42,18 +42,18 @@ _log = logging.getLogger("songmill.curate")
 
 
 class CurateError(DataProblem):
-    """A run that may not start; the message says what to do."""
+    """The run is refused before it starts; the message names the fix."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run leaves.
+    """Result of a finished run.
 
     Attributes:
-        stats: of the whole dataset.
-        worked_on: rows that this run read, ran a stage on or added.
-        updated: other rows whose verdict, facts or mark it changed.
-        input: what has changed there.
+        stats: statistics of the whole dataset.
+        worked_on: number of rows that this run scanned, ran a stage on or added.
+        updated: number of other rows whose verdict, identity columns or mark it changed.
+        input: how the input differs from what the dataset had seen.
     """
 
     stats: Stats
@@ -63,7 +63,7 @@ class Outcome:
 
     @property
     def unchanged(self) -> int:
-        """Rows that the run left as they were."""
+        """Number of rows that the run did not change."""
         return self.stats.rows["total"] - self.worked_on - self.updated
 
 
@@ -76,22 +76,22 @@ def curate(
     retry: Set[str] | None = None,
     drop_missing: bool = False,
 ) -> Outcome:
-    """Bring the dataset in line with the input and the plan; do what is not committed yet and nothing twice.
+    """Bring the dataset up to date with the input and the plan; committed work is not repeated.
 
     Args:
         config: the run's configuration.
-        store: where the models lie.
-        update: allow a plan other than the dataset's; columns whose fingerprint changed are made anew.
+        store: the model store.
+        update: accept a plan other than the dataset's and recompute the columns whose fingerprint changed.
         progress: show live progress on stderr.
-        retry: row ids to work on again, from the stage that failed, and nothing else.
-        drop_missing: let rows whose files are away leave the dataset; else they stay as they are.
+        retry: process only the rows with these ids, from the stage that failed.
+        drop_missing: remove rows whose files are missing from the dataset; by default they stay unchanged.
 
     Raises:
-        DagError: the DAG does not fit; nothing was started.
+        DagError: the DAG is invalid; nothing was started.
         ManifestError: the input cannot be listed.
-        CurateError: another plan without `update`.
+        CurateError: the plan differs from the dataset's, without `update`.
         DatasetLocked: another process is writing the dataset.
-        PassFailed: a stage cannot start, or rows are left after all rounds.
+        PassFailed: a stage cannot start, or rows are unfinished after all rounds.
         DataProblem: `drop_missing` would leave no row.
         ClusterError: the cluster cannot place the operators.
     """
@@ -108,7 +108,7 @@ def curate(
         ledger = Ledger(layout).open()
         tombstones = read_tombstones(layout)
         manifest = without_forgotten(listing.songs, tombstones)
-        if not layout.plan.exists():  # so that a first run that does not come as far as a commit can go on too
+        if not layout.plan.exists():  # so that a first run killed before its first commit can be resumed
             remember_config(layout, config, dag)
         moves = settle_moves(layout, ledger, manifest, dag, progress=progress)
         missing = missing_rows(layout, ledger, manifest)
@@ -139,7 +139,7 @@ def curate(
 
 
 def _ready_for_retry(layout: Layout, dag: Dag, manifest: pa.Table, row_ids: Set[str]) -> None:
-    """Let the scan forget what it could not read, as far as the input still has it."""
+    """Remove rows that the scan could not read from the scan table if the input still lists them."""
     unread = pc.and_(_in(manifest["row_id"], row_ids), _in(manifest["row_id"], failed_in_scan(layout, dag)))
     drop_from_scan(layout, {*manifest.filter(unread)["row_id"].to_pylist()})
 
@@ -149,7 +149,7 @@ def _in(column: pa.ChunkedArray, values: Set[str]) -> pa.ChunkedArray:
 
 
 def _with_features(config: CurateConfig, layout: Layout) -> CurateConfig:
-    """The configuration and the features that were added to the dataset since, so that new songs get them too."""
+    """The configuration plus the features that were added to the dataset since, so that new songs get them too."""
     if not layout.plan.exists():
         return config
     plan = Plan.model_validate_json(layout.plan.read_bytes())
@@ -160,10 +160,14 @@ def _with_features(config: CurateConfig, layout: Layout) -> CurateConfig:
 
 
 def _check_plan(layout: Layout, plan: Plan, update: bool) -> None:
-    """Refuse a plan other than the dataset's unless an update is asked for."""
+    """Refuse a plan other than the dataset's unless `update` is given.
+
+    Raises:
+        CurateError: the plans differ, or the folder has shards but no plan.
+    """
     if not layout.plan.exists() and any(unit_files(layout)):
         raise CurateError(
-            f"{layout.root} holds shards that no _songmill/plan.json accounts for and that would be swept; "
+            f"{layout.root} has shards but no _songmill/plan.json, so the run would delete them as uncommitted; "
             "choose another --out"
         )
     if layout.plan.exists():
@@ -171,8 +175,8 @@ def _check_plan(layout: Layout, plan: Plan, update: bool) -> None:
         if before.id != plan.id and not update:
             changes = "\n".join(f"  {line}" for line in before.differences(plan))
             raise CurateError(
-                f"{layout.root} was made by another plan:\n{changes}\n"
-                "Give the same settings, another --out, or --update to make the changed columns anew."
+                f"{layout.root} was made with another plan:\n{changes}\n"
+                "Use the same settings, another --out, or --update to recompute the changed columns."
             )
 
 
@@ -192,11 +196,15 @@ class _Run:
     missing: Set[str]
 
     def bring_up_to_date(self) -> int:
-        """Run both passes until nothing is left to do; how many rows wait for a file."""
+        """Run both passes until no work is left.
+
+        Returns:
+            The number of rows that cannot be brought up to date because their files are missing.
+        """
         unscanned = self._unscanned()
         todo, waiting = (None, 0) if unscanned.num_rows else self._todo()
         if todo is not None and not todo.num_rows:
-            return waiting  # nothing to do needs no cluster
+            return waiting  # no work: do not start Ray
         self.changes.scanned(unscanned)
         _log.info("%d rows to scan", unscanned.num_rows)
         with others_logged(self.layout), cluster(self.config.resources):
@@ -224,7 +232,7 @@ class _Run:
         judged = judge_scan(scan, self.dag, self.plan, self.ledger, sketches, self.marks, self.forgotten, self.missing)
         waiting = Waiting(
             self.layout, self.dag, self.plan, self.ledger, self.marks, self.missing, self.retry
-        ).set_apart(judged)
+        ).split_off(judged)
         resources = self.config.resources
         todo = units_to_do(judged, self.dag, self.plan, self.ledger, resources, self.marks, self.retry, waiting)
         return todo, len(waiting)

@@ -1,8 +1,8 @@
-"""Which songs are copies of which: exact by content, near by fingerprint, decided over the whole scan at once.
+"""Find duplicate songs over the whole scan at once: exact by content hash, near by audio fingerprint.
 
-Copies gather around the best one ("star"): rows are taken best first, and a row is a duplicate if it is similar enough
-to a row already kept. So a duplicate always names a kept row it resembles itself, two songs that merely resemble a
-third are not lost with it, and the order in which files arrived does not matter.
+This is star clustering around the best copy: rows are visited best first, and a row is a duplicate if it is similar
+enough to a row already kept. So a duplicate always refers to a kept row that it resembles directly, two songs that each
+resemble a third are not merged transitively, and the result does not depend on the order of the input.
 """
 
 from collections import defaultdict
@@ -20,7 +20,7 @@ DUPLICATES = pa.schema([("row_id", pa.string()), ("duplicate_of", pa.string()), 
 
 _NEEDED = ("row_id", "track_id", "audio", "quality", PART.name)
 
-_ALMOST = 0.999  # the most an estimate can say; 1 is for the same bytes
+_CAP = 0.999  # upper bound of an estimated similarity; 1 means identical bytes
 
 _LOSSLESS = frozenset({"flac", "alac", "wavpack", "ape", "tta", "mlp", "truehd", "wmalossless", "tak", "shorten"})
 
@@ -32,33 +32,33 @@ def find_duplicates(
     threshold: float = 0.4,
     missing: np.ndarray | None = None,
 ) -> pa.Table:
-    """Name every copy among the scan's kept rows, with the row it is a copy of.
+    """Find every duplicate among the scan's kept rows, with the row it is a copy of.
 
-    Of several copies the one stays that is committed already, else one whose file is there, else the best (see
-    `_merit`), else the smaller row_id.
-    A committed row is a duplicate of a committed one only. The result does not depend on the order of the rows.
+    Among copies, a committed row is preferred, then a row whose file exists, then the better one (see `_merit`), then
+    the smaller row_id. A committed row can only be a duplicate of a committed one. The result does not depend on the
+    order of the rows.
 
     Args:
-        scan: columns row_id, track_id, verdict, `BANDS`, `PART` and, null or absent where unknown, audio, quality.
-            Rows whose verdict is not "kept" take no part.
+        scan: columns row_id, track_id, verdict, `BANDS`, `PART` and optionally audio and quality, which may be null.
+            Rows whose verdict is not "kept" are ignored.
         committed: bool [rows]: whether an earlier run has committed the row as kept.
-        fingerprints: column fingerprint of rows of the scan; asked for those few that may resemble others.
-        threshold: similarity (see `containment`) from which a song is a copy. Measured on AI songs of one generator:
-            copies (MP3 and Opus at 64 kbit/s, +6 dB clipped, cut by 4 s of 30 s, also all of it together) lie above
-            0.5, different songs below 0.25.
-        missing: bool [rows]: whether the row's file is away; default none is.
+        fingerprints: returns column fingerprint for rows of the scan; called only with rows that may have duplicates.
+        threshold: minimum similarity (see `containment`), 0 to 1, of a duplicate. Measured on AI songs of one
+            generator: copies (MP3 and Opus at 64 kbit/s, +6 dB clipped, cut by 4 s of 30 s, and all of these combined)
+            score above 0.5, different songs below 0.25.
+        missing: bool [rows]: whether the row's file is missing; by default none is.
 
     Returns:
-        `DUPLICATES`, by row_id; similarity is 1 where the files are the same bytes.
+        Table of schema `DUPLICATES`, sorted by row_id; similarity is 1 for files with identical bytes.
     """
     takes_part = pc.fill_null(pc.equal(pc.struct_field(scan["verdict"], "status"), "kept"), False)
     numbers = np.nonzero(takes_part.to_numpy())[0]
     buckets = shared_buckets(scan[BANDS.name].filter(takes_part))
     entangled = np.union1d(_same_bytes(scan["track_id"].filter(takes_part)), np.array([*buckets], np.int64))
-    # Not whole rows: their lyrics, of a million songs, overflow the one array that `take` makes of each column.
+    # Only the needed columns: `take` puts a column into one array, which the lyrics of a million songs overflow.
     needed = scan.select([name for name in scan.column_names if name in _NEEDED])
     songs = needed.take(numbers[entangled])
-    known = [*sketches(fingerprints(songs))] if buckets else []  # then nobody asks for them
+    known = [*sketches(fingerprints(songs))] if buckets else []  # without buckets they are not needed
     index = _Index(threshold, songs, known, [buckets.get(i, []) for i in entangled.tolist()])
     found = []
     away = np.zeros(scan.num_rows, bool) if missing is None else missing
@@ -73,14 +73,14 @@ def find_duplicates(
 
 
 def _same_bytes(track_ids: pa.ChunkedArray) -> np.ndarray:
-    """Places of the songs whose track id another one has too."""
+    """Indices of the songs that share their track id with another song."""
     counts = pc.value_counts(track_ids.drop_null())
     several = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     return np.nonzero(pc.is_in(track_ids, several).to_numpy())[0]
 
 
 class _Index:
-    """The songs kept so far, by their number among those that have something in common with others."""
+    """The songs kept so far, by track id and by bucket; a song is an index into the candidate table."""
 
     def __init__(self, threshold: float, songs: pa.Table, known: list[np.ndarray], buckets: list[list[int]]) -> None:
         self._threshold = threshold
@@ -97,21 +97,28 @@ class _Index:
             self._in_bucket[bucket].append(song)
 
     def original_of(self, song: int) -> tuple[str, float] | None:
-        """The kept song it copies, and how similar they are: the same bytes, else the most similar one."""
+        """Row id of the kept song that this one duplicates, and their similarity; None if it duplicates none.
+
+        A song with identical bytes comes first, else the most similar one.
+        """
         track_id = self._track_ids[song]
         if track_id is not None and track_id in self._by_track:
             return self._row_ids[self._by_track[track_id]], 1.0
         near = {other for bucket in self._buckets[song] for other in self._in_bucket[bucket]}
         shares = ((other, containment(self._sketches[song], self._sketches[other])) for other in near)
-        alike = [(self._row_ids[other], min(share, _ALMOST)) for other, share in shares if share >= self._threshold]
-        return min(alike, key=lambda pair: (-pair[1], pair[0]), default=None)
+        similar = [(self._row_ids[other], min(share, _CAP)) for other, share in shares if share >= self._threshold]
+        return min(similar, key=lambda pair: (-pair[1], pair[0]), default=None)
 
 
 def containment(a: np.ndarray, b: np.ndarray) -> float:
-    """The share of the shorter song's landmarks that the longer one has, estimated from two sketches.
+    """Containment, 0 to 1: the share of the shorter song's landmarks that the longer one also has, from two sketches.
 
-    A full sketch says nothing about hashes above its greatest, so only what both cover is compared. Unlike the Jaccard
-    similarity this does not fall when one of the songs is trimmed. 0 when there is too little to compare.
+    A full sketch has no information on hashes above its maximum, so only the range that both cover is compared. Unlike
+    Jaccard similarity, containment does not decrease when one of the songs is trimmed. 0 if too few hashes remain.
+
+    Args:
+        a: sorted uint32 hashes, at most `SKETCH_SIZE`.
+        b: as `a`.
     """
     limit = min(_covered(a), _covered(b))
     a, b = (sketch[: np.searchsorted(sketch, limit, side="right")] for sketch in (a, b))
@@ -124,17 +131,17 @@ def _covered(sketch: np.ndarray) -> int:
 
 
 def _best_first(songs: pa.Table, committed: np.ndarray, missing: np.ndarray) -> list[int]:
-    """The songs in the order in which they are kept: committed ones, those that are there, by merit, by row_id."""
+    """Indices of the songs, best first: committed, then with an existing file, then by `_merit`, then by row_id."""
     by_id = pc.sort_indices(songs["row_id"]).to_numpy()
     worst_last = [~committed, missing, *(-figure for figure in _merit(songs))]
     return by_id[np.lexsort([figure[by_id] for figure in reversed(worst_last)])].tolist()
 
 
 def _merit(facts: pa.Table) -> tuple[np.ndarray, ...]:
-    """What makes the better copy, most important first. Coarse steps keep jitter of the measurements from deciding.
+    """Quality criteria of a copy, most important first. Coarse steps keep measurement noise from deciding.
 
-    Stereo over mono; the wider band (steps of 2 kHz), which comes before lossless since an MP3 saved as FLAC is still
-    an MP3; lossless over lossy; less clipping (steps of 0.1 %); longer (whole seconds); the higher sampling rate.
+    Stereo over mono; wider bandwidth (steps of 2 kHz), before lossless since an MP3 saved as FLAC is still an MP3;
+    lossless over lossy; less clipping (steps of 0.1 %); longer (whole seconds); higher sampling rate.
     """
     return (
         np.minimum(_figure(facts, "audio", "channels"), 2),
@@ -147,7 +154,7 @@ def _merit(facts: pa.Table) -> tuple[np.ndarray, ...]:
 
 
 def _figure(facts: pa.Table, column: str, field: str) -> np.ndarray:
-    """A figure of every song; 0 where it was not measured."""
+    """One field of every song as float64 [rows]; 0 where it was not measured."""
     if column not in facts.column_names:
         return np.zeros(facts.num_rows)
     return pc.fill_null(pc.struct_field(facts[column], field).cast(pa.float64()), 0.0).to_numpy()

@@ -1,4 +1,4 @@
-"""The DAG of features that are made of the rows of a finished dataset: beside its shards, or in every batch."""
+"""The DAG that computes features from a finished dataset, into files beside its shards or for training batches."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ from stages.registry import stage_class
 
 
 class AdditionError(DataProblem):
-    """A dataset that features cannot be added to; the message says what to do."""
+    """Features cannot be added to this dataset; the message names the fix."""
 
 
 @dataclass(frozen=True)
 class FeatureDag:
-    """What makes some features.
+    """The stages needed to compute some features.
 
     Attributes:
-        dag: their stages, and those of the dataset's plan that make what they read, such as PCM.
-        resources: to run them with.
+        dag: the features' stages, and the stages of the dataset's plan that write their inputs, such as PCM.
+        resources: resources to run them with.
     """
 
     dag: Dag
@@ -45,21 +45,21 @@ def build_feature_dag(
     *,
     as_planned: bool = False,
 ) -> FeatureDag:
-    """Check and order the stages of some features of a dataset.
+    """Validate and order the stages that compute some features of a dataset.
 
     Args:
         dataset: its folder.
-        plan: what it was made by.
-        shard: what its rows bring along.
-        names: of stages that own a feature.
+        plan: the plan it was made with.
+        shard: schema of its shards, whose columns the stages may read.
+        names: names of stages that own a feature.
         overrides: `stage.param=value` or `resources.key=value`.
-        store: where the models lie.
-        as_planned: features that the plan has are made as it says, unless `overrides` say otherwise; else all are made
-            as its profile says.
+        store: the model store.
+        as_planned: compute features that are in the plan with the plan's settings unless `overrides` change them; by
+            default all features use the settings of the dataset's profile.
 
     Raises:
-        UsageProblem: a stage whose column lies in the shards, or one that does not fit.
-        AdditionError: a stage that makes what they read is not what it was.
+        UsageProblem: a stage's column is stored in the shards, or a stage is unknown or invalid.
+        AdditionError: a stage that writes their inputs has changed since the dataset was made.
     """
     overrides = [*overrides]
     known = [stage for stage in plan.columns.values() if as_planned and stage.name in names]
@@ -67,8 +67,8 @@ def build_feature_dag(
     given = {override.partition("=")[0].strip() for override in overrides}
     settings = planned_settings(dataset, plan, known, given)
     config = build_addition(dataset, plan.profile, settings, add=new, overrides=overrides)
-    makers = _makers([_feature_stage(name, config) for name in names], plan)
-    settings |= planned_settings(dataset, plan, makers, given)
+    producers = _producers([_feature_stage(name, config) for name in names], plan)
+    settings |= planned_settings(dataset, plan, producers, given)
     config = build_addition(dataset, plan.profile, settings, add=new, overrides=overrides)
     stored = {
         column: Stored(shard.field(column).type, stage.fingerprint)
@@ -76,7 +76,7 @@ def build_feature_dag(
         if column in shard.names
     }
     dag = make_dag(config, store, stored)
-    _check_unchanged(dag, plan, {stage.name for stage in makers})
+    _check_unchanged(dag, plan, {stage.name for stage in producers})
     return FeatureDag(dag, config.resources)
 
 
@@ -87,26 +87,26 @@ def _feature_stage(name: str, config: CurateConfig) -> type[Stage]:
         raise UsageProblem(f"stage {name!r}: {error.args[0] if error.args else error}") from error
     if stage.column not in FEATURES:
         raise UsageProblem(
-            f"column {stage.column!r} lies in the shards, which --add DATASET leaves as they are; it makes "
-            f"{', '.join(FEATURES)}. Give the command that made the dataset --add {name} --update instead"
+            f"column {stage.column!r} is stored in the shards, which --add DATASET does not change; it can add "
+            f"{', '.join(FEATURES)}. Run the command that made the dataset with --add {name} --update instead"
         )
     return stage
 
 
-def _makers(added: Iterable[type[Stage]], plan: Plan) -> list[StagePlan]:
-    """Stages of the plan that make working columns, such as PCM, for the added ones and for each other."""
+def _producers(added: Iterable[type[Stage]], plan: Plan) -> list[StagePlan]:
+    """Stages of the plan that write working columns, such as PCM, for the added stages and for each other."""
     wanted = {column for stage in added for column in (*stage.reads, *stage.reads_if_present)}
-    makers: dict[str, StagePlan] = {}
-    while new := [s for s in plan.columns.values() if s.name not in makers and wanted & {*s.working}]:
-        makers |= {stage.name: stage for stage in new}
+    producers: dict[str, StagePlan] = {}
+    while new := [s for s in plan.columns.values() if s.name not in producers and wanted & {*s.working}]:
+        producers |= {stage.name: stage for stage in new}
         wanted |= {column for stage in new for column in stage.reads}
-    return list(makers.values())
+    return list(producers.values())
 
 
-def _check_unchanged(dag: Dag, plan: Plan, makers: Collection[str]) -> None:
+def _check_unchanged(dag: Dag, plan: Plan, producers: Collection[str]) -> None:
     for node in dag.nodes:
-        if node.name in makers and node.fingerprint != plan.columns[node.column].fingerprint:
+        if node.name in producers and node.fingerprint != plan.columns[node.column].fingerprint:
             raise AdditionError(
-                f"stage {node.name!r} is not what it was when the dataset was made: its revision, parameters or models "
-                "have changed. Bring the dataset up to date with the command that made it and --update first"
+                f"stage {node.name!r} has changed since the dataset was made: its revision, parameters or models "
+                "differ. First update the dataset: run the command that made it with --update"
             )

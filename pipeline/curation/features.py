@@ -1,7 +1,7 @@
-"""Add features to a dataset: files beside its shards, which stay as they are, byte for byte.
+"""Add features to a dataset: they are written to files beside its shards; the shards do not change.
 
-The rows' audio is decoded again. A unit's files and its new record are committed together, unit by unit; the plan
-follows once all units have them, so that a killed run leaves the dataset it found, some of it with more features.
+The audio is decoded again. Each unit's feature files are committed together with its new record, and the plan is
+written after the last unit, so that a killed run leaves a valid dataset in which some units have more features.
 """
 
 import json
@@ -19,7 +19,7 @@ from pipeline.curation.feature_dag import AdditionError, build_feature_dag
 from pipeline.curation.missing import waiting_units
 from pipeline.curation.sink import UNIT, FeatureSink, FeatureSpec, WrittenFeatures
 from pipeline.dataset.ledger import Ledger
-from pipeline.dataset.saved_config import placed_anew, remember_plan
+from pipeline.dataset.saved_config import relocated, remember_plan
 from pipeline.dataset.writing import describe_dataset, exclusive_lock
 from pipeline.execution.cluster import check_placeable, cluster, run_pass
 from pipeline.execution.operator import OperatorSpec
@@ -39,7 +39,7 @@ _IDENTITY = ("row_id", "track_id", "uri")
 
 @dataclass(frozen=True)
 class Failure:
-    """Rows that a run made no feature for, and what was wrong with the first of them."""
+    """Rows that failed for one reason in one stage, with the message of the first of them."""
 
     stage: str
     reason: str
@@ -49,13 +49,13 @@ class Failure:
 
 @dataclass(frozen=True)
 class Addition:
-    """What a finished run leaves.
+    """Result of a finished run.
 
     Attributes:
-        features: the columns that were asked for; every shard has them beside it now.
-        rows: of all shards.
-        worked_on: rows this run had to do.
-        failures: those of them whose features are null, by reason.
+        features: the requested columns; every shard now has a file of each.
+        rows: number of rows of all shards.
+        worked_on: number of rows that this run processed.
+        failures: those of them whose features are null, by stage and reason.
     """
 
     features: Sequence[str]
@@ -67,23 +67,23 @@ class Addition:
 def add_features(
     dataset: Path, stages: Sequence[str], overrides: Iterable[str], store: ModelStore, *, progress: bool = True
 ) -> Addition:
-    """Make features of the kept rows of a dataset, for every unit that has not got them from these very stages.
+    """Compute features for the kept rows of a dataset, in every unit that lacks them or has them from other stages.
 
-    The dataset's plan then has the stages too, as if its own `curate` had been given `--add`. A row whose file is gone,
-    has other bytes than were curated, or fails a stage has null features.
+    Afterwards the dataset's plan includes these stages, as if `curate` had been run with `--add`. Features are null for
+    rows whose file is gone or has changed since it was curated, and for rows on which a stage fails.
 
     Args:
-        dataset: a folder that `curate` made.
+        dataset: a folder written by `curate`.
         stages: names of stages that own a feature.
         overrides: `stage.param=value` or `resources.key=value`.
-        store: where the models lie.
+        store: the model store.
         progress: show live progress on stderr.
 
     Raises:
-        UsageProblem: a stage whose column lies in the shards, or one that does not fit.
-        AdditionError: the dataset is unfinished, or its stages are not what they were.
+        UsageProblem: a stage's column is stored in the shards, or a stage is unknown or invalid.
+        AdditionError: the dataset is unfinished, or stages of its plan have changed.
         DatasetLocked: another process is writing the dataset.
-        PassFailed: a stage cannot start, or rows are left after all rounds.
+        PassFailed: a stage cannot start, or rows are unfinished after all rounds.
     """
     layout = Layout(dataset.resolve())
     with exclusive_lock(layout):
@@ -105,7 +105,7 @@ def _prepare(
     shard = pq.read_schema(shards[0])
     made = build_feature_dag(layout.root, before, shard, names, overrides, store)
     nodes = [node for node in made.dag.nodes if node.name in names]
-    plan = extended(placed_anew(before, layout), nodes, made.dag)
+    plan = extended(relocated(before, layout), nodes, made.dag)
     features = tuple(node.column for node in nodes)
     waiting = waiting_units(ledger.open(), before)
     return _Run(made.resources, made.dag, features, shard, before, plan, ledger, waiting, progress)
@@ -114,22 +114,26 @@ def _prepare(
 @dataclass(frozen=True)
 class _Run:
     resources: ResourceConfig
-    dag: Dag  # the added stages, and those that make what they read
+    dag: Dag  # the added stages, and the stages that write their inputs
     features: tuple[str, ...]  # columns of the added stages
     shard: pa.Schema
     before: Plan
     plan: Plan
     ledger: Ledger
-    waiting: Set[int]  # units whose rows wait for their files, under the plan that made them
+    waiting: Set[int]  # units under an older plan that cannot be updated because their files are missing
     progress: bool
     _failed: Counter[tuple[str, str]] = field(default_factory=Counter)
     _messages: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def bring_up_to_date(self) -> int:
-        """Make what is lacking, then let records and plan say so; the number of rows that were worked on."""
+        """Compute the missing features, then update the records and the plan.
+
+        Returns:
+            The number of rows that were processed.
+        """
         self._check_commits()
         todo = self._todo()
-        if todo.num_rows:  # nothing to do needs no cluster
+        if todo.num_rows:  # without work, do not start Ray
             with others_logged(self.ledger.layout), cluster(self.resources):
                 check_placeable(self._operators(self.features))
                 counts = RunCounts()
@@ -141,25 +145,29 @@ class _Run:
         return todo.num_rows
 
     def failures(self) -> list[Failure]:
-        """What went wrong, the most frequent first."""
+        """Failures by stage and reason, the most frequent first."""
         return [Failure(*key, rows, self._messages[key]) for key, rows in self._failed.most_common()]
 
     def _check_commits(self) -> None:
-        """Every unit is of the dataset's plan, and has, or is going to get, all features of the new one."""
+        """Check that every unit was made with the dataset's plan, and will have all features of the new plan.
+
+        Raises:
+            AdditionError: it was not, or would not.
+        """
         commits = self.ledger.commits.values()
         plans = (self.before.id, self.plan.id, NO_PLAN)
-        strange = sum(commit.plan not in plans and commit.unit not in self.waiting for commit in commits)
-        if strange:
+        other_plan = sum(commit.plan not in plans and commit.unit not in self.waiting for commit in commits)
+        if other_plan:
             raise AdditionError(
-                f"{strange} units are not of the dataset's plan: a run was interrupted. Finish it, or run the command "
-                "that made the dataset, which makes these units anew"
+                f"{other_plan} units were made with another plan because a run was interrupted. Finish that run, or "
+                "run the command that made the dataset, which recomputes these units"
             )
         if lacking := {name for commit in commits for name in self._lacking(commit)} - {*self.features}:
             names = ",".join([*self.features, *sorted(lacking)])
-            raise AdditionError(f"the dataset also lacks {', '.join(sorted(lacking))} in places; give --add {names}")
+            raise AdditionError(f"some units also lack {', '.join(sorted(lacking))}; use --add {names}")
 
     def _lacking(self, commit: Commit) -> tuple[str, ...]:
-        """Features of the new plan that a unit has not, or from other stages, or of another shard."""
+        """Features of the new plan that a unit lacks, or has from other stages or for another shard."""
         if self._shard_name(commit) not in commit.files:
             return ()
         planned = {name: stage.fingerprint for name, stage in self.plan.columns.items() if name in FEATURES}
@@ -179,24 +187,24 @@ class _Run:
         return layout.name_of(layout.shard_file(commit.unit))
 
     def _todo(self) -> pa.Table:
-        """The kept rows of every unit that lacks a feature, as they travel."""
+        """The kept rows of every unit that lacks a feature, as input of the first operator."""
         units = [commit for commit in self.ledger.commits.values() if self._lacking(commit)]
         tables = (
-            _as_unit(pq.read_table(self.ledger.layout.root / self._shard_name(c), columns=self._brought), c.unit)
+            _as_unit(pq.read_table(self.ledger.layout.root / self._shard_name(c), columns=self._read_columns), c.unit)
             for c in units
         )
-        return pa.concat_tables([self._travelling(()).empty_table(), *tables])
+        return pa.concat_tables([self._input_schema(()).empty_table(), *tables])
 
     @property
-    def _brought(self) -> list[str]:
-        """Columns of the shard that travel: who a row is, how long it is, what the stages read of it."""
+    def _read_columns(self) -> list[str]:
+        """Columns to read from the shard: identity, audio properties, and what the stages read."""
         read = {c for node in self.dag.nodes for c in (*node.stage_type.reads, *node.stage_type.reads_if_present)}
         return [name for name in self.shard.names if name in {*_IDENTITY, "audio", *read}]
 
-    def _travelling(self, features: Iterable[str]) -> pa.Schema:
+    def _input_schema(self, features: Iterable[str]) -> pa.Schema:
         return pa.schema(
             [
-                *(self.shard.field(name) for name in self._brought),
+                *(self.shard.field(name) for name in self._read_columns),
                 *(pa.field(name, self.dag.column_types[name]) for name in features),
                 pa.field("verdict", columns.VERDICT),
                 pa.field("timing", columns.TIMING),
@@ -205,11 +213,11 @@ class _Run:
         )
 
     def _work(self, rows: pa.Table, counts: RunCounts) -> None:
-        """One pass for all units that lack the same features, which mostly is one for all."""
-        alike: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+        """One pass for each set of units that lack the same features; usually that is a single pass."""
+        units_by_features: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
         for unit in pc.unique(rows["unit"]).to_pylist():
-            alike[self._lacking(self.ledger.commits[unit])].append(unit)
-        for features, units in alike.items():
+            units_by_features[self._lacking(self.ledger.commits[unit])].append(unit)
+        for features, units in units_by_features.items():
             self._pass(features, rows.filter(pc.is_in(rows["unit"], pa.array(units, pa.int64()))), units, counts)
 
     def _pass(self, features: tuple[str, ...], rows: pa.Table, units: Iterable[int], counts: RunCounts) -> None:
@@ -240,7 +248,7 @@ class _Run:
             OperatorSpec(
                 nodes=nodes,
                 gates=(),
-                carried=pa.schema([*self._travelling(features), *dag.working_between(i)]),
+                carried=pa.schema([*self._input_schema(features), *dag.working_between(i)]),
                 prepare=require_same_bytes if reads_audio and i == 0 else None,
                 is_last=i == len(dag.operators) - 1,
             )
@@ -249,7 +257,7 @@ class _Run:
 
 
 def _needed(nodes: Sequence[Node], features: Collection[str]) -> tuple[Node, ...]:
-    """Those nodes that make the features or what their makers read, in order."""
+    """The nodes that compute these features, and the nodes that write their inputs, in order."""
     wanted = set(features)
     needed: list[Node] = []
     for node in reversed(nodes):

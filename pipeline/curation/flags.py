@@ -1,4 +1,4 @@
-"""Remarks on rows whose columns contradict each other. They reject nothing; `inspect` counts them."""
+"""Flags: warnings on rows whose columns contradict each other. They reject no row; `inspect` counts them."""
 
 import re
 from collections import Counter
@@ -9,11 +9,11 @@ import pyarrow as pa
 
 from schemas import columns
 
-_SAME_TEMPO = 0.04  # relative difference up to which two tempi are one, as MIREX has it
+_SAME_TEMPO = 0.04  # maximum relative difference of two equal tempi, as in MIREX
 _TONICS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 _OCTAVES = (2.0, 3.0, 0.5, 1 / 3)
 _STATED_BPM = re.compile(r"(\d{2,3}(?:\.\d+)?)\s*-?\s*(?:bpm|beats per minute)", re.IGNORECASE)
-# Words for a tempo with the range in BPM outside which nobody would take them.
+# Tempo words with their plausible range in BPM.
 _TEMPO_WORDS = {
     "slow": (0.0, 110.0),
     "slow-paced": (0.0, 110.0),
@@ -25,7 +25,7 @@ _TEMPO_WORDS = {
     "fast-paced": (105.0, 999.0),
     "rapid": (115.0, 999.0),
 }
-_TOLD_TEMPO = re.compile(r"(?<![\w-])(" + "|".join(sorted(_TEMPO_WORDS, key=len, reverse=True)) + r")(?![\w-])", re.I)
+_TEMPO_WORD = re.compile(r"(?<![\w-])(" + "|".join(sorted(_TEMPO_WORDS, key=len, reverse=True)) + r")(?![\w-])", re.I)
 _TEXTS = ("simplified", "expanded", "descriptive", "synonyms")
 _LYRIC_LINE = re.compile(r"^\[([a-z]{2})(?:-[a-z]{2})?\](?!\[)", re.MULTILINE)
 
@@ -33,7 +33,7 @@ Row = Mapping[str, Any]
 
 
 def with_flags(rows: pa.Table) -> pa.Table:
-    """The rows, `flags` extended by what their columns disagree about."""
+    """The rows with `flags` extended by `disagreements` of each row."""
     read = [
         name
         for name in ("rhythm", "key", "sections", "caption", "transcript", "lyric_tokens")
@@ -44,15 +44,15 @@ def with_flags(rows: pa.Table) -> pa.Table:
 
 
 def disagreements(row: Row) -> list[str]:
-    """What the columns of a row disagree about; columns that are missing or null disagree with nothing.
+    """Flags for contradictions between the columns of a row; missing and null columns contradict nothing.
 
-    - `bpm_octave`: All-In-One's tempo is a half, a third, twice or three times that of the rhythm stage; `bpm`: it is
-      another one altogether.
-    - `key_relative`: two methods hear a major key and its relative minor; `key`: they hear keys of other notes.
-    - `caption_bpm`: a caption states a tempo that was not measured. `caption_tempo`: it calls slow what is fast, or
-      the reverse.
+    - `bpm_octave`: All-In-One's tempo is 1/3, 1/2, 2 or 3 times that of the rhythm stage; `bpm`: it differs otherwise.
+    - `key_relative`: one method detects a major key and the other its relative minor; `key`: the keys have different
+      notes.
+    - `caption_bpm`: a caption states a BPM that differs from the measured one. `caption_tempo`: its tempo words do not
+      match the measured BPM.
     - `caption_fallback`: the captioning model's answer could not be used.
-    - `lyric_language`: most lines of the lyrics are in another language than the one that was heard.
+    - `lyric_language`: most lines of the lyrics are in another language than the transcript's.
     """
     return [flag for check in _CHECKS for flag in check(row)]
 
@@ -74,10 +74,10 @@ def _tempo_in_words(row: Row) -> Iterator[str]:
     if not bpm:
         return
     texts = [*(caption.get(text) for text in _TEXTS), (caption.get("analysis") or {}).get("tempo")]
-    told = ". ".join(text for text in texts if text)
-    if any(not _near(float(stated) / bpm, 1.0) for stated in _STATED_BPM.findall(told)):
+    caption_text = ". ".join(text for text in texts if text)
+    if any(not _near(float(stated) / bpm, 1.0) for stated in _STATED_BPM.findall(caption_text)):
         yield "caption_bpm"
-    bounds = [_TEMPO_WORDS[word.lower()] for word in _TOLD_TEMPO.findall(told)]
+    bounds = [_TEMPO_WORDS[word.lower()] for word in _TEMPO_WORD.findall(caption_text)]
     if any(not low <= bpm <= high for low, high in bounds):
         yield "caption_tempo"
 
@@ -88,9 +88,9 @@ def _caption_not_used(row: Row) -> Iterator[str]:
 
 
 def _language_of_lyrics(row: Row) -> Iterator[str]:
-    heard = _get(row, "transcript", "language")
+    recognized = _get(row, "transcript", "language")
     written = Counter(_LYRIC_LINE.findall(_get(row, "lyric_tokens", "text") or ""))
-    if heard and written and written.most_common(1)[0][0] != heard:
+    if recognized and written and written.most_common(1)[0][0] != recognized:
         yield "lyric_language"
 
 
@@ -104,7 +104,7 @@ _CHECKS: tuple[Callable[[Row], Iterator[str]], ...] = (
 
 
 def _scale(tonic: str, mode: str) -> int:
-    """The major key with the same notes, in semitones above C."""
+    """Tonic of the major key with the same notes, in semitones above C (0 to 11)."""
     return (_TONICS.index(tonic) + (3 if mode == "minor" else 0)) % 12
 
 

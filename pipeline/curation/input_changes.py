@@ -1,4 +1,4 @@
-"""How the input of a run differs from what the dataset knew, for the end of the run to tell."""
+"""How the input of a run differs from what the dataset had seen, reported at the end of the run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,20 +6,20 @@ from typing import Any
 
 from pipeline.ingest.left_out import LeftOut
 
-_NAMED = 10  # files of a kind
+_NAMED = 10  # files listed by name, of each kind
 
 
 @dataclass(frozen=True)
 class InputChanges:
-    """Files of the input, by what became of them.
+    """Changes in the input files.
 
     Attributes:
-        new: uris that the dataset did not know.
-        moved: old and new uri of each song that was found in another place, and whose row followed it.
-        missing: uris of rows whose files are away, and of the input's that nobody has ever seen.
-        dropped: uris of rows that left the dataset because their files are away.
-        waiting: how many rows could not be brought up to date, for their files are away.
-        left_out: what of the input is no song.
+        new: uris that were not in the dataset.
+        moved: old and new uri of each moved file whose row was renamed accordingly.
+        missing: uris of rows whose files are missing, and of files that the input lists but that were never found.
+        dropped: uris of rows that were removed from the dataset because their files are missing.
+        waiting: number of rows that could not be brought up to date because their files are missing.
+        left_out: files of the input that are not songs.
     """
 
     new: Sequence[str] = ()
@@ -30,13 +30,13 @@ class InputChanges:
     left_out: LeftOut = field(default_factory=LeftOut)
 
     def facts(self) -> dict[str, Any]:
-        """How many files of each kind, and which, up to ten; for JSON."""
+        """Number of files of each kind, and the names of up to ten of each, for JSON output."""
         kinds = {"new": self.new, "moved": self.moved, "missing": self.missing, "dropped": self.dropped}
         counts = {kind: len(files) for kind, files in kinds.items()}
         return {**counts, "waiting": self.waiting, "files": {kind: [*files[:_NAMED]] for kind, files in kinds.items()}}
 
     def lines(self) -> list[str]:
-        """The same for a person; no line where nothing has changed, and no names where all is new."""
+        """The changes as lines of text: none if nothing changed, and no file names if all files are new."""
         kinds: dict[str, Sequence[str]] = {
             "moved": [f"{old} -> {new}" for old, new in self.moved],
             "missing": self.missing,
@@ -49,7 +49,7 @@ class InputChanges:
             lines += [f"  {kind}: {name}" for name in files[:_NAMED]]
             lines += [f"  {kind}: and {len(files) - _NAMED} more"] if len(files) > _NAMED else []
         if self.missing:
-            lines.append("  complete rows whose files are missing stay as they are; --drop-missing lets them go")
+            lines.append("  complete rows whose files are missing are kept; --drop-missing removes them")
         if self.waiting:
-            lines.append(f"  {self.waiting} rows could not be brought up to date, for their files are missing")
+            lines.append(f"  {self.waiting} rows could not be brought up to date because their files are missing")
         return [*lines, *filter(None, [self.left_out.sentence])]

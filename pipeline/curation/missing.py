@@ -1,8 +1,8 @@
-"""Rows whose files are away: they stay as they are, until somebody says that they may go.
+"""Rows whose files are missing: they stay in the dataset unchanged until the user drops them.
 
-Nothing of such a row is lost: the scan keeps what it knows of it, its columns stay in its shard, and no stage runs on
-it. Where another plan asks for that, the row waits, in a unit with none but its kind and under the plan that made it,
-while the rest of its old unit is brought up to date. It follows when its file is back.
+Such a row loses no data: its entry in the scan table and its columns in the shard are kept, and no stage runs on it.
+If a new plan needs a stage to run on it, the row waits: it is moved to a unit with other waiting rows only, which stays
+under the old plan, while the rest of its unit is brought up to date. It is processed once its file is back.
 """
 
 from collections.abc import Mapping, Set
@@ -32,10 +32,10 @@ _STAT_THREADS = 32
 
 
 def missing_rows(layout: Layout, ledger: Ledger, manifest: pa.Table) -> dict[str, str]:
-    """Committed rows whose files are away, with their uris.
+    """Committed rows whose files are missing: row id -> uri.
 
-    A row of an earlier input, which the manifest does not list, counts only if there is no file at its uri. A row that
-    the manifest lists and whose file nobody has ever read is not missing: it failed.
+    A row that the manifest does not list (it is from an earlier input) is missing only if no file exists at its uri. A
+    row that the manifest lists and whose file was never read is not missing: it failed.
     """
     there = manifest.filter(pc.is_valid(manifest["size"]))
     rows = ledger.rows
@@ -57,7 +57,7 @@ def missing_rows(layout: Layout, ledger: Ledger, manifest: pa.Table) -> dict[str
 
 
 def _uris(layout: Layout, ledger: Ledger, row_ids: pa.Array) -> dict[str, str]:
-    """From the scan table, which knows them all unless somebody has deleted it."""
+    """Row id -> uri, from the scan table; from the shards and quarantine for rows the scan table does not have."""
     if not len(row_ids):
         return {}
     known = latest(known_files(layout))
@@ -72,15 +72,15 @@ def _uris(layout: Layout, ledger: Ledger, row_ids: pa.Array) -> dict[str, str]:
 
 
 def drop_missing_rows(layout: Layout, ledger: Ledger, missing: Set[str]) -> None:
-    """Take rows out of the dataset because their files are away. Unlike forgotten ones they may come back.
+    """Remove rows from the dataset because their files are missing. Unlike forgotten rows they may come back.
 
     Raises:
-        DataProblem: nothing would be left, which rather means that a disk is not mounted.
+        DataProblem: no row would be left, which more likely means that a disk is not mounted.
     """
     if missing and missing >= {row_id for row_id, row in ledger.rows.items() if row.track_id is not None}:
         raise DataProblem(
-            f"{layout.root}: no file of its {len(missing)} rows can be found, so --drop-missing would leave nothing of "
-            "it; is a disk or a share not mounted? If they are really gone, delete the dataset's folder"
+            f"{layout.root}: the files of all {len(missing)} rows are missing, so --drop-missing would empty the "
+            "dataset; is a disk or network share not mounted? If the files are really gone, delete the dataset's folder"
         )
     for commit in [commit for commit in ledger.commits.values() if commit.rows.keys() & missing]:
         drop_rows(ledger, commit, missing)
@@ -90,7 +90,7 @@ def drop_missing_rows(layout: Layout, ledger: Ledger, missing: Set[str]) -> None
 
 
 def waiting_units(ledger: Ledger, plan: Plan) -> frozenset[int]:
-    """Units under another plan than the dataset's all of whose rows have no file: nothing can bring them up to date."""
+    """Units under another plan than the dataset's that cannot be updated because all their rows' files are missing."""
     return frozenset(
         commit.unit
         for commit in ledger.commits.values()
@@ -101,16 +101,16 @@ def waiting_units(ledger: Ledger, plan: Plan) -> frozenset[int]:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Finds the rows that have to wait for their files.
+    """Finds the rows that have to wait for their files, and moves them to units of their own.
 
     Attributes:
         layout: the dataset.
-        dag: of this run.
-        plan: of this run.
+        dag: DAG of this run.
+        plan: plan of this run.
         ledger: open for writing.
-        marks: what people said.
-        missing: rows whose files are away.
-        retry: rows to work on again, if it is only these.
+        marks: the users' marks.
+        missing: ids of rows whose files are missing.
+        retry: ids of the only rows to process, or None for all.
     """
 
     layout: Layout
@@ -121,8 +121,15 @@ class Waiting:
     missing: Set[str]
     retry: Set[str] | None
 
-    def set_apart(self, judged: pa.Table) -> frozenset[str]:
-        """The rows that wait; each stands in a unit with others of its kind only, or in one that is not stale."""
+    def split_off(self, judged: pa.Table) -> frozenset[str]:
+        """Split waiting rows off stale units.
+
+        Args:
+            judged: the prefiltered scan table.
+
+        Returns:
+            Ids of the waiting rows. Each is now in a unit with waiting rows only, or in one that is not stale.
+        """
         if not self.missing:
             return frozenset()
         stale = stale_units(judged, self.plan, self.ledger, self.marks, self.retry)
@@ -143,15 +150,15 @@ class Waiting:
         return waiting
 
     def _is_incomplete(self, row: Mapping[str, Any], commit: Commit, stored: StoredColumns) -> bool:
-        """Whether stages would have to run on a row: it is kept, by all that it has, and lacks a column."""
+        """Whether stages would have to run on a row: it lacks a column, and no earlier gate rejects it."""
         if row["verdict"]["status"] != "kept":
             return False
         identity = {name: row[name] for name in columns.IDENTITY.names}
-        holding = stored.still_holding(commit.unit, row["row_id"], identity)
+        valid = stored.valid_columns(commit.unit, row["row_id"], identity)
         spared = row["row_id"] in keepers(self.marks)
         for node in self.dag.curation:
             name = node.column
-            value = holding[name].value(row["row_id"], name) if name in holding else row.get(name)
+            value = valid[name].value(row["row_id"], name) if name in valid else row.get(name)
             if value is None:
                 return True
             if not spared and any(gate.rejects(value) for gate in self.dag.gates if gate.column == node.column):

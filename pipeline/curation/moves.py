@@ -1,26 +1,26 @@
-"""Songs that were moved: files whose bytes the dataset knows under another uri, and what follows them.
+"""Detect moved files: files whose bytes the dataset knows under another uri. Their rows are renamed to the new uri.
 
-The rules of identity:
+Rules:
 
-- A row is a place: `row_id` is the hash of its uri. A track is what lies there: `track_id` is the hash of its bytes.
-  What stages measured belongs to the track, so that it is good wherever the same bytes lie.
-- A row is *homeless* when its uri is not in the input any more, has no file there, or a file with other bytes. A place
-  is *free* for a track when its bytes lie there and the row of that place, if there is one, was made of other bytes.
-- Homeless rows move to free places of their track: kept rows first, to where the path ends most alike. All rows move at
-  once, so that songs may change places with each other. A row whose place is taken by another, and that has none to go
-  to, was overwritten: it leaves, as any song does whose file is replaced.
-- A kept row that finds no free place changes places with a row of the same bytes that is filtered as a copy, so that
-  what is kept is where a file is (or takes its place, where its own has another song now). Marks stay where they are
-  then; else they follow.
-- `row_id` follows the uri, although marks and feature files name rows by it: a dataset is then the same as one made at
-  the new place, what is in the input can be told from uris alone, and a new song at the old place is not taken for the
-  one that left. The price is that the units of moved rows are written anew; no stage runs.
-- Identity columns other than `row_id` and `uri` stay as they were. Where tags or sidecars say otherwise at the new
-  place, the curation pass finds another basis than the row was committed with, and makes anew what depends on them.
-- Tombstones need not follow: they hold for a track wherever it lies.
+- A row identifies a location: `row_id` is the hash of its uri. A track identifies content: `track_id` is the hash of
+  the file's bytes. Measurements belong to the track, so they are valid wherever the same bytes are.
+- A row is *homeless* if its uri is no longer in the input, or has no file, or a file with other bytes. A location is
+  *free* for a track if its bytes are there and the row of that location, if there is one, was made from other bytes.
+- Homeless rows move to free locations of their track: kept rows first, to the location whose path has the longest
+  common suffix. All rows move at once, so that files may have been swapped. A row whose location now belongs to another
+  row and that has nowhere to go was overwritten: it leaves the dataset, like any song whose file is replaced.
+- A kept row without a free location swaps with a row of the same bytes that was filtered as a copy, so that the kept
+  row is the one with a file; if its own location now has another song, it takes over the copy's location instead. In
+  both cases marks stay with their location; otherwise they move with the row.
+- `row_id` follows the uri, although marks and feature files refer to rows by it: the dataset is then the same as one
+  made from the new locations, uris alone tell which rows are in the input, and a new song at the old location is not
+  mistaken for the one that left. The cost is that the units of moved rows are rewritten; no stage runs.
+- Identity columns other than `row_id` and `uri` keep their values. If tags or sidecars differ at the new location, the
+  curation pass notices that the row's basis has changed, and recomputes the columns that depend on them.
+- Tombstones need no change: they apply to a track at every location.
 
-Bytes are read only of new and changed files whose size is that of a homeless row's. What is to happen is written down
-before it begins: a killed process's moves are finished before anything else is done to the dataset (`finish_moves`).
+Only new and changed files with the size of a homeless row's file are read. The moves are written to a journal before
+they begin: if the process is killed, they are finished before anything else changes the dataset (`finish_moves`).
 """
 
 import os
@@ -49,22 +49,22 @@ from schemas.commits import Commit
 from schemas.dataset import Layout
 from schemas.files import write_durably
 
-_READERS = 4 * (os.cpu_count() or 1)  # storage answers slower than bytes are hashed
-_TAILS = (64, 8, 4, 3, 2, 1, 0)  # parts of a path, from its end, that must agree: all, as many as can be, none
+_READERS = 4 * (os.cpu_count() or 1)  # threads; storage latency, not hashing, is the bottleneck
+_SUFFIX_LENGTHS = (64, 8, 4, 3, 2, 1, 0)  # trailing path components that must match, tried in this order
 
 
 def settle_moves(layout: Layout, ledger: Ledger, manifest: pa.Table, dag: Dag, *, progress: bool) -> list[Move]:
-    """Recognise moved files and let their rows follow, in the scan table, the units, and marks.
+    """Detect moved files and rename their rows in the scan table, the units and the marks.
 
     Args:
         layout: the dataset.
         ledger: its commits, open for writing.
-        manifest: the input as it is now.
-        dag: its scan stages.
+        manifest: the current input.
+        dag: has the scan stages.
         progress: show on stderr how many files have been read.
 
     Returns:
-        The rows that are under another uri now.
+        The moves of rows to another uri, without rows that swapped with a copy.
     """
     known = known_files(layout)
     contents = _Contents.of(manifest, known, ledger)
@@ -83,16 +83,16 @@ def settle_moves(layout: Layout, ledger: Ledger, manifest: pa.Table, dag: Dag, *
 
 @dataclass
 class _Contents:
-    """What bytes lie where, as far as it matters to rows that may have lost theirs.
+    """The content of each location, as far as it is needed to match homeless rows.
 
     Attributes:
-        there: rows of the input that have a file.
-        unread: row id -> manifest row, of files that nobody has read.
-        uris: row id -> its uri, of unread rows and of all that hold a track of `owners`.
-        sizes: track id -> bytes, of tracks that may be homeless and that a scan has seen.
-        owners: track id -> rows that were made of it and may be homeless.
-        at: row id -> the track that lies in its place, None where it cannot be read; only of such tracks, and of
-            unread rows once `read` has read them.
+        there: ids of rows of the input that have a file.
+        unread: row id -> manifest row, of new and changed files.
+        uris: row id -> uri, of unread rows and of all rows with a track of `owners`.
+        sizes: track id -> size in bytes, of tracks that may be homeless and that a scan has seen.
+        owners: track id -> ids of rows that were made from it and may be homeless.
+        track_at: row id -> track at its location, None if it cannot be read. It has only tracks of `owners`, and unread
+            rows once `read` has read them.
     """
 
     there: Set[str]
@@ -100,16 +100,16 @@ class _Contents:
     uris: dict[str, str]
     sizes: dict[str, int]
     owners: dict[str, set[str]]
-    at: dict[str, str | None]
+    track_at: dict[str, str | None]
 
     @classmethod
     def of(cls, manifest: pa.Table, known: pa.Table, ledger: Ledger) -> "_Contents":
-        """From what the scan table and the ledger say, without opening a file."""
+        """From the scan table and the ledger, without opening a song."""
         newest = latest(known)
         there = manifest.filter(pc.is_valid(manifest["size"]))
         unchanged = is_unchanged(there, newest)
         read, unread = there.filter(unchanged).select(["row_id"]), there.filter(pc.invert(unchanged))
-        lying = newest["track_id"].take(pc.index_in(read["row_id"], newest["row_id"]))
+        current = newest["track_id"].take(pc.index_in(read["row_id"], newest["row_id"]))
         committed = pa.table(
             {
                 "row_id": pa.array(list(ledger.rows), pa.string()),
@@ -118,7 +118,7 @@ class _Contents:
         )
         made_of = pa.concat_tables([known.select(committed.column_names), committed])
         in_place = pc.fill_null(
-            pc.equal(made_of["track_id"], lying.take(pc.index_in(made_of["row_id"], read["row_id"]))), False
+            pc.equal(made_of["track_id"], current.take(pc.index_in(made_of["row_id"], read["row_id"]))), False
         )
         homeless = made_of.filter(pc.and_(pc.invert(in_place), pc.is_valid(made_of["track_id"])))
         owners: defaultdict[str, set[str]] = defaultdict(set)
@@ -126,8 +126,8 @@ class _Contents:
             owners[row["track_id"]].add(row["row_id"])
         tracks = pa.array(owners, pa.string())
         sized = known.filter(pc.is_in(known["track_id"], tracks))
-        standing = pc.is_in(lying, tracks)
-        at = zip(read["row_id"].filter(standing).to_pylist(), lying.filter(standing).to_pylist(), strict=True)
+        is_owned = pc.is_in(current, tracks)
+        track_at = zip(read["row_id"].filter(is_owned).to_pylist(), current.filter(is_owned).to_pylist(), strict=True)
         named = newest.filter(
             pc.or_(pc.is_in(newest["row_id"], homeless["row_id"]), pc.is_in(newest["track_id"], tracks))
         )
@@ -139,19 +139,19 @@ class _Contents:
             uris=uris | {row_id: row["uri"] for row_id, row in rows.items()},
             sizes=dict(zip(sized["track_id"].to_pylist(), sized["size"].to_pylist(), strict=True)),
             owners=dict(owners),
-            at=dict(at),
+            track_at=dict(track_at),
         )
 
     @property
     def homeless_tracks(self) -> Set[str]:
-        """Tracks of rows that may have lost their place."""
+        """Tracks of rows that may be homeless."""
         return self.owners.keys()
 
     def read(self, progress: bool) -> pa.Table:
-        """Read the unread files that may hold a homeless row's bytes.
+        """Read the unread files that may have a homeless row's bytes.
 
         Returns:
-            Those that do: identity columns, size and stamp.
+            Those that do: table of the identity columns, size (bytes) and stamp.
         """
         rows = self._worth_reading()
         with ThreadPoolExecutor(_READERS) as pool:
@@ -163,9 +163,9 @@ class _Contents:
                 transient=True,
                 disable=not (progress and rows),
             )
-            self.at |= {row["row_id"]: track for row, track in zip(rows, tracks, strict=True)}
-            known = [row for row in rows if self.at[row["row_id"]] in self.owners]
-            described = [*pool.map(lambda row: identified(row, self.at[row["row_id"]]), known)]
+            self.track_at |= {row["row_id"]: track for row, track in zip(rows, tracks, strict=True)}
+            known = [row for row in rows if self.track_at[row["row_id"]] in self.owners]
+            described = [*pool.map(lambda row: identified(row, self.track_at[row["row_id"]]), known)]
         schema = pa.schema([*columns.IDENTITY, MANIFEST.field("size"), MANIFEST.field("stamp")])
         texts = [{name: encodable(row[name]) for name in columns.IDENTITY.names} for row in described]
         return pa.Table.from_pylist(
@@ -174,13 +174,16 @@ class _Contents:
         )
 
     def _worth_reading(self) -> list[dict[str, Any]]:
-        """Unread files with the size of a homeless track; not one that has only its own former self to be."""
+        """Unread files with the size of a homeless track.
+
+        A changed file is left out if the only row of that size is its own: then nothing can have moved there.
+        """
         owners, contenders = defaultdict[int | None, set[str]](set), defaultdict[int, set[str]](set)
         for track, rows in self.owners.items():
             owners[self.sizes.get(track)] |= rows
         for row in self.unread.values():
             contenders[row["size"]].add(row["row_id"])
-        unsized = owners.pop(None, set[str]())  # of a track that no scan remembers
+        unsized = owners.pop(None, set[str]())  # tracks that are in no scan table
         return [
             row
             for row in self.unread.values()
@@ -188,28 +191,28 @@ class _Contents:
             or (row["size"] in owners and not owners[row["size"]] == contenders[row["size"]] == {row["row_id"]})
         ]
 
-    def lies_in_place(self, row_id: str, track: str) -> bool:
-        """Whether a row that may be homeless is not, as far as anybody knows."""
-        if row_id in self.at:
-            return self.at[row_id] == track
+    def is_in_place(self, row_id: str, track: str) -> bool:
+        """Whether a row that may be homeless is at its location after all; an unread file is compared by size."""
+        if row_id in self.track_at:
+            return self.track_at[row_id] == track
         return row_id in self.unread and self.unread[row_id]["size"] == self.sizes.get(track)
 
 
 def _track(uri: str) -> str | None:
     try:
         return track_id(uri)
-    except Exception:  # hostile or failing storage: it is not known to be a moved song, and the scan says what is wrong
+    except Exception:  # unreadable file: not a known moved song; the scan reports the error
         return None
 
 
 @dataclass(frozen=True)
 class _Matched:
-    """What the rules of identity say.
+    """Result of matching homeless rows to locations.
 
     Attributes:
-        moves: committed rows that move, by their old ids.
-        exchanged: those of them that change places with a copy: nothing was moved but the columns, and marks stay.
-        overwritten: committed rows whose place is taken.
+        moves: old row id -> move, of committed rows.
+        exchanged: ids of rows among them that swap with a copy: no file was moved, and marks stay.
+        overwritten: ids of committed rows whose location now belongs to another row.
     """
 
     moves: Mapping[str, Move]
@@ -219,17 +222,17 @@ class _Matched:
 
 def _match(contents: _Contents, ledger: Ledger) -> _Matched:
     rows = ledger.rows
-    lying: defaultdict[str, list[str]] = defaultdict(list)
-    for row_id, track in sorted(contents.at.items()):
+    locations: defaultdict[str, list[str]] = defaultdict(list)
+    for row_id, track in sorted(contents.track_at.items()):
         if track in contents.owners:
-            lying[track].append(row_id)
+            locations[track].append(row_id)
     places: dict[str, str] = {}
     exchanged: set[str] = set()
-    for track, present in lying.items():
+    for track, present in locations.items():
         homeless = [
             row_id
             for row_id in sorted(contents.owners[track])
-            if row_id in rows and rows[row_id].track_id == track and not contents.lies_in_place(row_id, track)
+            if row_id in rows and rows[row_id].track_id == track and not contents.is_in_place(row_id, track)
         ]
         kept = [row_id for row_id in homeless if rows[row_id].status == "kept"]
         free = [row_id for row_id in present if row_id not in rows or rows[row_id].track_id != track]
@@ -250,10 +253,10 @@ def _match(contents: _Contents, ledger: Ledger) -> _Matched:
 
 
 def _pairs(rows: Sequence[str], places: Sequence[str], uris: Mapping[str, str]) -> dict[str, str]:
-    """Each row and its place, as far as there are both: those whose paths end most alike first."""
+    """Row id -> id of its new location; pairs with the longest common path suffix are matched first."""
     pairs: dict[str, str] = {}
     taken: set[str] = set()
-    for parts in _TAILS:
+    for parts in _SUFFIX_LENGTHS:
         free: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
         for place in places:
             if place not in taken:
@@ -270,7 +273,7 @@ def _tail(uri: str, parts: int) -> tuple[str, ...]:
 
 
 def _is_copy(ledger: Ledger, row_id: str) -> bool:
-    """Whether a filtered row is there as a copy of another."""
+    """Whether a filtered row was filtered as a duplicate."""
     commit = next(commit for commit in ledger.commits.values() if row_id in commit.rows)
     path = ledger.layout.quarantine_file(commit.unit)
     rows = pq.read_table(path, columns=["row_id", "verdict"], filters=[("row_id", "=", row_id)])
@@ -298,7 +301,7 @@ def _planned(layout: Layout, ledger: Ledger, matched: _Matched, manifest: Set[st
 
 
 def _originals(layout: Layout, commit: Commit) -> set[str | None]:
-    """Rows that those of a unit are copies of."""
+    """Ids of the rows that a unit's rows are duplicates of."""
     path = layout.quarantine_file(commit.unit)
     if layout.name_of(path) not in commit.files:
         return set()

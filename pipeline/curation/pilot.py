@@ -1,4 +1,4 @@
-"""A pilot: a few songs through the whole plan, and by their times what a thousand hours of audio would take."""
+"""Pilot run: curate a few songs with the whole plan, and extrapolate the cost of a thousand hours of audio."""
 
 from pathlib import Path
 from random import Random
@@ -22,13 +22,15 @@ _GIVEN = {"uri": "uri", "given_lyrics": "lyrics"} | {
 
 
 class StageCost(BaseModel):
-    """What one stage takes for a thousand hours of raw audio, its models loaded.
+    """Cost of one stage for a thousand hours of raw audio, without the time to load its models.
 
     Attributes:
-        speed: seconds of audio a second of one replica, of the songs that came so far.
-        replica_hours: hours of one replica, over all songs that came so far.
-        core_hours: those of a stage that computes on a core, gpu_hours: those on a GPU times its share of one; both 0
-            for a stage that waits for a server.
+        stage: name of the stage.
+        speed: seconds of audio per second of one replica, over the songs that reached the stage.
+        replica_hours: hours of one replica; songs that earlier stages rejected are accounted for.
+        core_hours: `replica_hours` of a CPU stage, else 0.
+        gpu_hours: `replica_hours` of a GPU stage times its share of a GPU, else 0. A stage that waits for a server has
+            neither.
     """
 
     stage: str
@@ -39,28 +41,41 @@ class StageCost(BaseModel):
 
 
 class Pilot(BaseModel):
-    """What the pilot found; the rows and hours are the pilot's own."""
+    """Result of a pilot run.
+
+    Attributes:
+        rows: status -> number of the pilot's own rows.
+        audio_hours: hours of audio of the pilot's own songs.
+        dataset_gb: size in GB of a dataset made from a thousand hours of raw audio.
+        stages: cost of each stage.
+    """
 
     rows: dict[str, int]
     audio_hours: float
-    dataset_gb: float  # for a thousand hours of raw audio
+    dataset_gb: float
     stages: list[StageCost]
 
     @property
     def core_hours(self) -> float:
-        """Of all stages together."""
+        """Sum over all stages."""
         return sum(stage.core_hours for stage in self.stages)
 
     @property
     def gpu_hours(self) -> float:
-        """Of all stages together."""
+        """Sum over all stages."""
         return sum(stage.gpu_hours for stage in self.stages)
 
 
 def run_pilot(config: CurateConfig, store: ModelStore, songs: int, *, progress: bool = True) -> Pilot:
-    """Curate that many songs, drawn by chance but the same ones every time, into a folder that is removed afterwards.
+    """Curate a random sample of the songs, with a fixed seed, into a temporary folder.
 
-    The folder lies beside the planned output, where all nodes of a cluster can reach it.
+    The folder is created next to the planned output, where all nodes of a cluster can reach it.
+
+    Args:
+        config: the run's configuration.
+        store: the model store.
+        songs: size of the sample.
+        progress: show live progress on stderr.
 
     Raises:
         DataProblem: as `pipeline.curation.curate.curate`.
@@ -92,12 +107,12 @@ def run_pilot(config: CurateConfig, store: ModelStore, songs: int, *, progress: 
 
 
 def _listing(rows: pa.Table) -> pa.Table:
-    """The songs as a manifest that `read_manifest` takes."""
+    """The songs as a manifest file's table, readable by `read_manifest`."""
     return rows.select(list(_GIVEN)).rename_columns(list(_GIVEN.values()))
 
 
 def _cost(stage: str, speed: float, replica_hours: float, dag: Dag) -> StageCost:
-    node = next((node for node in dag.nodes if node.name == stage), None)  # the scan's, "scan: decode", use cores
+    node = next((node for node in dag.nodes if node.name == stage), None)  # scan stages ("scan: decode") run on CPUs
     gpus, waits = (node.gpus, bool(node.concurrency)) if node else (0.0, False)
     return StageCost(
         stage=stage,

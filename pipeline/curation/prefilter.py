@@ -1,6 +1,7 @@
-"""What the scan, people and licenses say of every row at once, before any model has run.
+"""Prefilter: judge all rows at once by marks, licenses, scan measurements and duplicates, before any model runs.
 
-A million rows as Python objects take gigabytes and minutes, so only those that are turned away become some.
+This works on Arrow columns: a million rows as Python objects take gigabytes and minutes, so only rejected rows are
+converted.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -30,19 +31,23 @@ def judge_scan(
     forgotten: Set[str] = frozenset(),
     missing: Set[str] = frozenset(),
 ) -> pa.Table:
-    """The scan table with verdicts: what people said, licenses, thresholds on what the scan measured, duplicates.
+    """Judge every row of the scan table by marks, licenses, thresholds on scan columns, and duplicates, in this order.
 
     Args:
         scan: the whole scan table.
-        dag: its gates judge.
-        plan: its duplicate threshold.
-        ledger: rows committed as kept win over later copies.
-        fingerprints: column fingerprint of rows of the scan.
-        marks: rows to drop, and rows that neither thresholds nor likeness turn away.
-        forgotten: track ids that may not come back under another name.
-        missing: rows whose files are away; no song that is there is a copy of one, unless that is committed as kept.
+        dag: has the gates.
+        plan: has the licenses that are allowed and the duplicate threshold.
+        ledger: rows committed as kept are preferred over later copies.
+        fingerprints: returns column fingerprint for rows of the scan.
+        marks: rows to drop, and rows to keep regardless of thresholds and duplicates.
+        forgotten: ids of forgotten tracks, which are rejected under any uri.
+        missing: ids of rows whose files are missing. A song with a file is a duplicate of such a row only if the row
+            is committed as kept.
+
+    Returns:
+        The scan table with its verdicts updated and a column dedup.
     """
-    scan = _judge_persons(scan, marks, forgotten)
+    scan = _judge_marks(scan, marks, forgotten)
     if plan.require_license is not None:
         scan = _judge_licenses(scan, plan.require_license)
     wanted = keepers(marks)
@@ -52,11 +57,11 @@ def judge_scan(
 
 
 def keepers(marks: Mapping[str, Mark]) -> frozenset[str]:
-    """Rows that a person wants kept."""
+    """Ids of the rows that are marked `keep`."""
     return frozenset(row_id for row_id, mark in marks.items() if mark.mark == "keep")
 
 
-def _judge_persons(scan: pa.Table, marks: Mapping[str, Mark], forgotten: Set[str]) -> pa.Table:
+def _judge_marks(scan: pa.Table, marks: Mapping[str, Mark], forgotten: Set[str]) -> pa.Table:
     dropped = {row_id: mark for row_id, mark in marks.items() if mark.mark == "drop"}
 
     def judged(row: dict[str, Any]) -> dict[str, Any]:
@@ -73,7 +78,7 @@ def _judge_licenses(scan: pa.Table, allowed: Sequence[str]) -> pa.Table:
 
     def judged(row: dict[str, Any]) -> dict[str, Any]:
         license = row["license"]
-        message = f"license {license or UNKNOWN} is none of {', '.join(allowed)}"
+        message = f"license {license or UNKNOWN} is not one of {', '.join(allowed)}"
         return _filtered(row, "license", "not_allowed" if license else UNKNOWN, message)
 
     turned_away = pc.and_(_is(scan, "kept"), _among(scan["license"], refused))
@@ -81,9 +86,9 @@ def _judge_licenses(scan: pa.Table, allowed: Sequence[str]) -> pa.Table:
 
 
 def _judge_column(scan: pa.Table, column: str, dag: Dag, wanted: Set[str]) -> pa.Table:
-    """Apply a column's thresholds, which come before the failure of a later stage.
+    """Apply a column's thresholds; they take precedence over the failure of a later stage.
 
-    A file so long that decode left it alone is filtered by its length, not failed by the stage that found no samples.
+    A file too long to be decoded is filtered by its length, and not failed by the next stage, which got no samples.
     """
     names = [node.name for node in dag.scan]
     later = names[[node.column for node in dag.scan].index(column) + 1 :]
@@ -132,14 +137,14 @@ def _judge_duplicates(
 
 
 def _is_committed(scan: pa.Table, ledger: Ledger) -> np.ndarray:
-    """Whether each row is committed as kept, with the bytes that it has now."""
+    """Whether each row is committed as kept with the same bytes as now: bool [rows]."""
     kept = {row_id: state.track_id for row_id, state in ledger.rows.items() if state.status == "kept"}
     ids = zip(scan["row_id"].to_pylist(), scan["track_id"].to_pylist(), strict=True)
     return np.array([row_id in kept and kept[row_id] == track_id for row_id, track_id in ids], bool)
 
 
 def _dedup(scan: pa.Table, duplicates: Mapping[str, Mapping[str, Any]], model: str) -> pa.Array:
-    """Column dedup: null for rows that other verdicts had turned away before."""
+    """Column dedup; null for rows that were rejected for another reason."""
     count = scan.num_rows
     copies = pc.index_in(scan["row_id"], pa.array(list(duplicates), pa.string())).combine_chunks()
     fields = [
@@ -158,7 +163,7 @@ def _judged(
     reads: Sequence[str],
     judged: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> pa.Table:
-    """The scan with other verdicts where the mask is true: what `judged` says of row_id, track_id, verdict, `reads`."""
+    """The scan with new verdicts where the mask is true: `judged` of row_id, track_id, verdict and columns `reads`."""
     places = np.flatnonzero(mask)
     if not places.size:
         return scan

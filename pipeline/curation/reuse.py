@@ -1,4 +1,4 @@
-"""Columns that an earlier run has stored, for rows whose unit is made anew."""
+"""Reuse columns that an earlier run has stored, for rows whose unit is recomputed."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,23 +15,23 @@ from schemas import columns
 
 @dataclass
 class StoredColumns:
-    """Fills in, in the worker, every column of the old unit that still holds, so that its stage need not run.
+    """Fills in, in the worker, every column of the old unit that is still valid, so that its stage need not run.
 
-    A column holds while its fingerprint, the track's bytes and the identity columns that its stage reads (given lyrics,
-    say), directly or through other stages, are what they were. What the scan measures is always the scan's.
+    A column is valid if its fingerprint, the track's bytes and the identity columns that its stage depends on, directly
+    or through other stages (given lyrics, for example), are unchanged. Scan columns always come from the scan table.
 
-    Only identity columns become Python objects; all others stay Arrow's from file to table.
+    Only identity columns become Python objects; all others stay in Arrow from file to table.
 
     Attributes:
-        root: the dataset folder.
-        files: old unit -> its files, inside the dataset.
+        root: the dataset's folder.
+        files: old unit -> paths of its files, relative to `root`.
         dag: the DAG of this run.
     """
 
     root: Path
     files: Mapping[int, Sequence[str]]
     dag: Dag
-    _read: tuple[int, list[StoredFile]] = field(default=(-1, []), repr=False)  # rows come unit by unit
+    _read: tuple[int, list[StoredFile]] = field(default=(-1, []), repr=False)  # the last unit's files
     _reusable: dict[frozenset[str], frozenset[str]] = field(default_factory=dict, repr=False)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
@@ -40,7 +40,7 @@ class StoredColumns:
         identities = rows.select(columns.IDENTITY.names).to_pylist()
         pieces: defaultdict[str, list[tuple[list[int], pa.ChunkedArray]]] = defaultdict(list)
         for unit in dict.fromkeys(unit for unit in units if unit is not None):
-            for (file, names), places in self._held(unit, units, identities).items():
+            for (file, names), places in self._valid_by_file(unit, units, identities).items():
                 taken = file.take([ids[place] for place in places], names)
                 for name in names:
                     pieces[name].append((places, taken[name]))
@@ -49,13 +49,13 @@ class StoredColumns:
             rows = rows.set_column(rows.column_names.index(name), name, values)
         return rows
 
-    def still_holding(self, unit: int, row_id: str, identity: Mapping[str, Any]) -> dict[str, StoredFile]:
-        """The columns of a row of an old unit that still hold, each with the file that has it.
+    def valid_columns(self, unit: int, row_id: str, identity: Mapping[str, Any]) -> dict[str, StoredFile]:
+        """The columns of a row of an old unit that are still valid, each with the file that has it.
 
         Args:
             unit: the old unit.
-            row_id: of the row.
-            identity: what its identity columns are now.
+            row_id: the row's id.
+            identity: current values of its identity columns.
         """
         files = [file for file in self._unit(unit) if row_id in file.identities]
         old: dict[str, Any] = {}
@@ -66,22 +66,22 @@ class StoredColumns:
         reusable = self._unaffected_by(frozenset(name for name, value in identity.items() if old[name] != value))
         return {name: file for file in files for name in file.columns & reusable}
 
-    def _held(
+    def _valid_by_file(
         self, unit: int, units: Sequence[int | None], identities: Sequence[Mapping[str, Any]]
     ) -> dict[tuple[StoredFile, frozenset[str]], list[int]]:
-        """File of a unit and columns to take from it -> the rows, by place in the batch, that they still hold for."""
-        held: defaultdict[tuple[StoredFile, frozenset[str]], list[int]] = defaultdict(list)
+        """File of a unit and columns to take from it -> positions in the batch of the rows they are valid for."""
+        valid: defaultdict[tuple[StoredFile, frozenset[str]], list[int]] = defaultdict(list)
         for place, identity in enumerate(identities):
             if units[place] == unit:
                 names: defaultdict[StoredFile, set[str]] = defaultdict(set)
-                for name, file in self.still_holding(unit, identity["row_id"], identity).items():
+                for name, file in self.valid_columns(unit, identity["row_id"], identity).items():
                     names[file].add(name)
                 for file, of_file in names.items():
-                    held[file, frozenset(of_file)].append(place)
-        return held
+                    valid[file, frozenset(of_file)].append(place)
+        return valid
 
     def _unaffected_by(self, changed: frozenset[str]) -> frozenset[str]:
-        """Columns of the curation pass that do not rest on these identity columns; not those of the scan."""
+        """Columns of the curation pass, without scan columns, that do not depend on these identity columns."""
         if changed not in self._reusable:
             affected = set(changed)
             for node in self.dag.curation:
@@ -99,7 +99,7 @@ class StoredColumns:
 
 
 def _joined(pieces: Sequence[tuple[list[int], pa.ChunkedArray]], count: int, type: pa.DataType) -> pa.ChunkedArray:
-    """A column of so many rows from pieces of it, each with the places of its values; null where there is none."""
+    """A column of `count` rows assembled from pieces, each with the positions of its values; null elsewhere."""
     values = pa.chunked_array([chunk for _, piece in pieces for chunk in piece.cast(type).chunks], type)
     filled = [place for places, _ in pieces for place in places]
     if filled == list(range(count)):

@@ -1,4 +1,4 @@
-"""The first pass: decode every new file once, store identity, signal quality and fingerprint."""
+"""The scan pass: decode every new file once and store its identity, signal quality and fingerprint."""
 
 from collections.abc import Set
 
@@ -36,10 +36,17 @@ def rows_to_scan(
     dag: Dag,
     missing: Set[str] = frozenset(),
 ) -> pa.Table:
-    """Rows whose file is new or has changed since it was scanned, and those committed ones that the scan lacks.
+    """Rows whose file is new or has changed since it was scanned, and committed rows that are not in the valid scan.
 
-    The latter are rows of an earlier input, last seen by a scan with other fingerprints. Rows that are `missing` are
-    left as they are (see `pipeline.curation.missing`).
+    The latter are rows of an earlier input whose last scan had other fingerprints.
+
+    Args:
+        manifest: the current input.
+        scanned: columns row_id, size and stamp of the valid scan table.
+        committed: ids of all committed rows.
+        layout: the dataset.
+        dag: has the scan stages.
+        missing: ids of rows whose files are missing; these are not scanned (see `pipeline.curation.missing`).
     """
     new = manifest.filter(pc.invert(is_unchanged(manifest, scanned)))
     new = new.filter(pc.invert(pc.is_in(new["row_id"], pa.array(missing, pa.string()))))
@@ -61,15 +68,15 @@ def run_scan(
     counts: RunCounts,
     missing: Set[str] = frozenset(),
 ) -> None:
-    """Scan these manifest rows and add them to the scan table, part by part.
+    """Scan manifest rows and add them to the scan table, part by part.
 
-    Of a scan with other fingerprints only the rows that are `missing` stay: nothing can measure them anew.
+    Afterwards parts with other fingerprints are deleted, except for `missing` rows, which cannot be measured again.
     """
     schema = scan_schema(dag)
     todo = _units(rows, next_part(layout), _rows_per_part(rows.num_rows, resources))
     operator = OperatorSpec(
         nodes=dag.scan,
-        gates=(),  # the curation pass judges, so that other thresholds need no other scan
+        gates=(),  # thresholds are applied later, so that changing them needs no new scan
         carried=pa.schema([*schema, *UNIT]),
         prepare=identify,
         is_last=True,
@@ -77,7 +84,7 @@ def run_scan(
     sink = ScanSink(SinkSpec(layout.root, plan="scan", fingerprints=scan_fingerprints(dag)))
     for part in run_pass(todo, [operator], sink, resources, counts):
         move_durably(part.path, layout.scan_file(part.number))
-    for path in stale_parts(layout, dag):  # only now: it may be the last to know a row that is no longer in the input
+    for path in stale_parts(layout, dag):  # last: a part may be the only record of rows not in the input
         gone = {*pq.read_table(path, columns=["row_id"])["row_id"].to_pylist()}
         if gone & missing:
             drop_from_scan(layout, gone - missing, [path])
@@ -101,5 +108,5 @@ def _units(rows: pa.Table, first: int, size: int) -> pa.Table:
 
 
 def _rows_per_part(rows: int, resources: ResourceConfig) -> int:
-    """Small scans are cut finer: what a killed process loses is at most one part a replica."""
+    """Small scans get smaller parts: a killed process loses at most one part per replica."""
     return max(1, min(resources.rows_per_scan_part, -(-rows // 8)))

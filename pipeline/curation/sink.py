@@ -1,7 +1,7 @@
-"""What happens behind the last operator: the rows of a unit are gathered, its files written under temporary names.
+"""Sinks: collect the rows of a unit after the last operator, and write the unit's files under temporary names.
 
-It works in the driver, which renames and commits what it gets from here (see `pipeline.dataset.ledger`). Units that are
-incomplete when a pass fails are not committed, and their rows run again.
+Sinks run in the driver, which then renames and commits the files (see `pipeline.dataset.ledger`). Units that are
+incomplete when a pass fails are not committed, and their rows are processed again.
 """
 
 import json
@@ -34,22 +34,29 @@ from schemas.dataset import (
 )
 from schemas.files import file_digest
 
-# How a unit travels: which unit a row belongs to, its place in it, how many rows the unit has, what it replaces.
+# Bookkeeping columns of rows in a pass: the row's unit, its position in it, the unit's row count, the unit it replaces.
 UNIT = pa.schema([("unit", pa.int64()), ("place", pa.int64()), ("unit_rows", pa.int64()), ("supersedes", pa.int64())])
 
 
 @dataclass(frozen=True)
 class SinkSpec:
-    """What a sink needs to know of the run."""
+    """What a sink needs to know about the run.
+
+    Attributes:
+        root: the dataset's folder.
+        plan: id of the plan.
+        fingerprints: column -> fingerprint of the stage that writes it.
+        marks: row id -> `keep` or `drop`.
+    """
 
     root: Path
     plan: str
     fingerprints: Mapping[str, str]
-    marks: Mapping[str, str] = field(default_factory=dict)  # row id -> what a person said of it
+    marks: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def footer(self) -> dict[bytes, bytes]:
-        """Metadata of every file it writes."""
+        """Parquet footer metadata of every file that the sink writes."""
         return {
             FOOTER_SCHEMA_VERSION: str(SCHEMA_VERSION).encode(),
             FOOTER_PLAN: self.plan.encode(),
@@ -61,7 +68,7 @@ _Written = TypeVar("_Written")
 
 
 class Gatherer(ABC, Generic[_Written]):
-    """Collects rows until a unit is complete; subclasses write it, and say what they wrote."""
+    """Collects rows until a unit is complete; subclasses write the unit and describe what they wrote."""
 
     def __init__(self, spec: SinkSpec) -> None:
         self.spec = spec
@@ -69,7 +76,7 @@ class Gatherer(ABC, Generic[_Written]):
         self._open: defaultdict[int, dict[int, tuple[pa.Table, int]]] = defaultdict(dict)  # unit -> place -> block, row
 
     def __call__(self, block: pa.Table) -> list[_Written]:
-        """Take rows in; out comes what was written of each unit that they complete."""
+        """Add rows; returns the result of `write` for each unit that they complete."""
         finished = []
         places = zip(*(block[name].to_pylist() for name in ("unit", "place", "unit_rows")), strict=True)
         for i, (unit, place, wanted) in enumerate(places):
@@ -87,7 +94,11 @@ class Gatherer(ABC, Generic[_Written]):
         return self.layout.temporary / f"{name}-{uuid.uuid4().hex}.parquet"
 
     def write_features(self, unit: int, rows: pa.Table, shard_digest: str) -> dict[str, Path]:
-        """Write every feature that the rows have; final path inside the dataset -> where it lies now."""
+        """Write every feature that the rows have.
+
+        Returns:
+            Final path inside the dataset -> current path of the file.
+        """
         footer = {**self.spec.footer, FOOTER_SHARD_DIGEST: shard_digest.encode()}
         files = {}
         for name in FEATURES:
@@ -100,17 +111,17 @@ class Gatherer(ABC, Generic[_Written]):
 
 @dataclass(frozen=True)
 class ScanPart:
-    """A part of the scan table, and where it lies now."""
+    """A part of the scan table: its number and the current path of its file."""
 
     number: int
     path: Path
 
 
 class ScanSink(Gatherer[ScanPart]):
-    """Writes parts of the scan table; the file is its own record."""
+    """Writes parts of the scan table; these need no commit record."""
 
     def write(self, unit: int, rows: pa.Table) -> ScanPart:
-        """One part, with the bands that every later run would have to work out of its sketches."""
+        """Write one part, with the LSH bands of its sketches, so that later runs need not compute them."""
         path = self.temporary("scan")
         write_scan_part(with_bands(rows.drop_columns(UNIT.names)), path, self.spec.footer)
         return ScanPart(unit, path)
@@ -118,11 +129,11 @@ class ScanSink(Gatherer[ScanPart]):
 
 @dataclass(frozen=True)
 class WrittenUnit:
-    """A unit that may be committed.
+    """A unit that is ready to be committed.
 
     Attributes:
         commit: its record.
-        temporary: final path inside the dataset -> where the file lies now.
+        temporary: final path inside the dataset -> current path of the file.
         measured: ids of the rows that a stage of this pass ran on.
     """
 
@@ -132,10 +143,10 @@ class WrittenUnit:
 
 
 class ShardSink(Gatherer[WrittenUnit]):
-    """Writes a shard, its feature files and its quarantine."""
+    """Writes a unit: its shard, feature files and quarantine file."""
 
     def write(self, unit: int, rows: pa.Table) -> WrittenUnit:
-        """One unit; a unit without kept rows has no shard, one without rejected rows no quarantine."""
+        """Write one unit. Without kept rows it has no shard, without rejected rows no quarantine file."""
         files: dict[str, Path] = {}
         supersedes = rows["supersedes"][0].as_py()
         facts = with_flags(rows.drop_columns([*UNIT.names, "timing"]))
@@ -167,19 +178,24 @@ class ShardSink(Gatherer[WrittenUnit]):
 
 @dataclass(frozen=True)
 class FeatureSpec(SinkSpec):
-    """What a sink of features needs to know besides: the digest of each unit's shard."""
+    """`SinkSpec` of a `FeatureSink`.
+
+    Attributes:
+        shards: unit -> sha256 of its shard.
+    """
 
     shards: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class WrittenFeatures:
-    """Features of a unit that may be committed.
+    """Features of a unit that are ready to be committed.
 
     Attributes:
+        unit: number of the unit.
         files: final path inside the dataset -> sha256.
-        temporary: final path inside the dataset -> where the file lies now.
-        timings: stage -> what it took.
+        temporary: final path inside the dataset -> current path of the file.
+        timings: stage -> its wall time on these rows.
         failures: stage, reason and message of each row that failed.
     """
 
@@ -191,12 +207,12 @@ class WrittenFeatures:
 
 
 class FeatureSink(Gatherer[WrittenFeatures]):
-    """Writes features beside a shard that is committed already."""
+    """Writes feature files beside shards that are already committed."""
 
     spec: FeatureSpec
 
     def write(self, unit: int, rows: pa.Table) -> WrittenFeatures:
-        """The features of one unit."""
+        """Write the features of one unit."""
         files = self.write_features(unit, rows, self.spec.shards[unit])
         verdicts = rows["verdict"].to_pylist()
         return WrittenFeatures(
@@ -209,7 +225,7 @@ class FeatureSink(Gatherer[WrittenFeatures]):
 
 
 def _in_order(held: Mapping[int, tuple[pa.Table, int]]) -> pa.Table:
-    """The rows of a unit by their places, neighbours of a block in one piece: a thousand of them are slow to write."""
+    """The rows of a unit in order; adjacent rows of a block form one slice, since many small slices write slowly."""
     pieces: list[tuple[pa.Table, int, int]] = []
     for _, (block, i) in sorted(held.items(), key=lambda item: item[0]):
         if pieces and pieces[-1][0] is block and sum(pieces[-1][1:]) == i:

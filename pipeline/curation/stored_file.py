@@ -15,14 +15,14 @@ from schemas.dataset import FOOTER_FINGERPRINTS
 
 
 class StoredFile:
-    """What a file of a unit has of its rows, for a run with these fingerprints.
+    """Reads reusable columns from one file of a unit.
 
-    Who its rows are is read at once. The columns, which may be megabytes a row, are read when somebody takes them, and
-    only the last row group stays in memory: rows are asked for in the file's order.
+    The identity columns are read at once. Other columns, which may be megabytes per row, are read by `take`, and only
+    the last row group stays in memory since rows are requested in the file's order.
 
     Attributes:
-        identities: row id -> its identity columns, as far as the file has them.
-        columns: those whose fingerprint is the same.
+        identities: row id -> those identity columns that the file has.
+        columns: names of the columns whose fingerprint is the run's.
     """
 
     def __init__(self, path: Path, fingerprints: Mapping[str, str]) -> None:
@@ -42,11 +42,11 @@ class StoredFile:
         self._last: tuple[int, pa.Table] | None = None
 
     def take(self, row_ids: Sequence[str], names: Set[str]) -> pa.Table:
-        """Some columns of some of its rows, in the order asked for: views of row groups, none of which is copied.
+        """Some columns of some rows, in the requested order, as zero-copy slices of row groups.
 
         Args:
-            row_ids: of `identities`, one at least.
-            names: of `columns`.
+            row_ids: at least one, each in `identities`.
+            names: column names, each in `columns`.
         """
         places = [self._places[row_id] for row_id in row_ids]
         chosen = sorted(names)
@@ -59,7 +59,7 @@ class StoredFile:
         return self.take([row_id], {name})[name][0].as_py()
 
     def _runs(self, places: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-        """Neighbours in one row group: the group, where they start in it, how many they are."""
+        """Runs of adjacent rows within a row group: (group, start in the group, number of rows)."""
         first = 0
         for i, place in enumerate(places):
             group = bisect_right(self._starts, place) - 1
@@ -69,7 +69,7 @@ class StoredFile:
 
     def _group(self, number: int) -> pa.Table:
         if self._last is None or self._last[0] != number:
-            self._last = None  # before the next one is read: two of them are twice the memory
+            self._last = None  # free it before reading the next one, to hold only one in memory
             with pq.ParquetFile(self._path, metadata=self._metadata) as file:
                 self._last = (number, file.read_row_group(number, sorted(self.columns)))
         return self._last[1]

@@ -1,4 +1,4 @@
-"""Which rows of the judged scan have to pass the curation pass, cut into the units that they will be committed in."""
+"""Select the rows of the prefiltered scan that the curation pass has to process, grouped into units to commit."""
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
@@ -18,11 +18,11 @@ from schemas import columns
 from schemas.commits import Commit
 from schemas.config import ResourceConfig
 
-_PIECE = 50_000  # rows that are Python objects, or copied, at a time
+_PIECE = 50_000  # rows that are converted to Python objects, or copied, at a time
 
 
 def shard_schema(dag: Dag) -> pa.Schema:
-    """Columns of a shard with its features, in order: identity, what stages measured, flags, verdict."""
+    """Columns of a shard with its features, in order: identity, stage columns, dedup, flags, verdict."""
     measured = [pa.field(node.column, node.stage_type.type) for node in dag.nodes if not node.stage_type.scan_only]
     return pa.schema(
         [
@@ -36,7 +36,7 @@ def shard_schema(dag: Dag) -> pa.Schema:
 
 
 def todo_schema(dag: Dag) -> pa.Schema:
-    """Columns of the rows that travel through the curation pass."""
+    """Columns of the rows in the curation pass."""
     return pa.schema([*shard_schema(dag), pa.field("timing", columns.TIMING), *UNIT])
 
 
@@ -50,10 +50,23 @@ def units_to_do(
     retry: Set[str] | None = None,
     waiting: Set[str] = frozenset(),
 ) -> pa.Table:
-    """Every row that has to pass the curation pass, with the unit it will be committed in.
+    """The rows that the curation pass has to process, each with the unit it will be committed in.
 
-    These are rows not committed yet, and the stale units (see `stale_units`). Of a `retry` these are the units that
-    hold its rows. What the latter have stored is filled in by the worker (`pipeline.curation.reuse`).
+    These are the rows that are not committed yet and all rows of stale units (see `stale_units`), whose stored columns
+    the worker fills in (see `pipeline.curation.reuse`).
+
+    Args:
+        judged: the prefiltered scan table.
+        dag: the DAG of this run.
+        plan: the plan of this run.
+        ledger: the dataset's commits.
+        resources: has the number of rows per shard.
+        marks: the users' marks.
+        retry: if given, only the units with these rows are processed.
+        waiting: ids of rows that wait for their files.
+
+    Returns:
+        Table of schema `todo_schema` plus `PART`, sorted by unit.
     """
     schema = pa.schema([*todo_schema(dag), PART])
     place = {row_id: i for i, row_id in enumerate(judged["row_id"].to_pylist())}
@@ -76,11 +89,11 @@ def stale_units(
     retry: Set[str] | None,
     waiting: Set[str] = frozenset(),
 ) -> list[Commit]:
-    """Units that have to be made anew.
+    """Units that have to be recomputed.
 
-    They were made under another plan, or a file, its identity, its mark or the song it is a copy of has changed since,
-    or a row waits for its models. Of a `retry` they are those that hold its rows. What is `waiting` for its file (see
-    `pipeline.curation.missing`) is no reason.
+    A unit is stale if it was made with another plan, or if for one of its rows the file, an identity column, the mark
+    or the song it is a duplicate of has changed, or if a row is pending. With `retry`, the stale units are those with
+    these rows. Rows that are `waiting` for their files (see `pipeline.curation.missing`) do not make a unit stale.
     """
     if not ledger.commits:
         return []
@@ -96,13 +109,13 @@ def stale_units(
 
 
 def _differing(judged: pa.Table, ledger: Ledger, marks: Mapping[str, Mark]) -> Set[str]:
-    """Committed rows that are not what they were committed as."""
-    rows, said = ledger.rows, {row_id: mark.mark for row_id, mark in marks.items()}
+    """Ids of committed rows that have changed since, or are pending."""
+    rows, mark_of = ledger.rows, {row_id: mark.mark for row_id, mark in marks.items()}
 
     def differs(row: Mapping[str, Any]) -> bool:
         state = rows.get(row["row_id"])
         return state is not None and (
-            basis(row) != state.basis or said.get(row["row_id"]) != state.mark or state.status == "pending"
+            basis(row) != state.basis or mark_of.get(row["row_id"]) != state.mark or state.status == "pending"
         )
 
     facts = judged.select([*columns.IDENTITY.names, "dedup"])
@@ -114,7 +127,7 @@ def _is_kept(judged: pa.Table) -> np.ndarray:
 
 
 def _cut(rows: list[int], kept: np.ndarray, rows_per_shard: int) -> Iterator[list[int]]:
-    """Rows still kept and rows already rejected go into units of their own, so that shards come out full."""
+    """Split rows into units: rows kept so far and rows already rejected go into separate units, to fill the shards."""
     for alike in ([i for i in rows if not kept[i]], [i for i in rows if kept[i]]):
         yield from (alike[start : start + rows_per_shard] for start in range(0, len(alike), rows_per_shard))
 
@@ -122,7 +135,7 @@ def _cut(rows: list[int], kept: np.ndarray, rows_per_shard: int) -> Iterator[lis
 def _numbered(
     judged: pa.Table, units: Sequence[tuple[int | None, list[int]]], first: int, schema: pa.Schema
 ) -> pa.Table:
-    """Rows of the judged scan in the shape of the curation pass, unit by unit, each with its unit's number."""
+    """Rows of the prefiltered scan with the columns of the curation pass, unit by unit, numbered from `first`."""
     rows = np.array([i for _, rows in units for i in rows], np.int64)
     sizes = np.array([len(rows) for _, rows in units], np.int64)
     starts = np.cumsum(sizes) - sizes
@@ -133,18 +146,14 @@ def _numbered(
         "unit_rows": np.repeat(sizes, sizes),
         "supersedes": pa.array(replaced, pa.int64()),
     }
-    travelling = pa.concat_tables(
-        [schema.empty_table(), *(_from_scan(piece, schema) for piece in _taken(judged, rows))]
-    )
+    result = pa.concat_tables([schema.empty_table(), *(_from_scan(piece, schema) for piece in _taken(judged, rows))])
     for name, values in numbers.items():
-        travelling = travelling.set_column(
-            schema.get_field_index(name), schema.field(name), pa.array(values, pa.int64())
-        )
-    return travelling
+        result = result.set_column(schema.get_field_index(name), schema.field(name), pa.array(values, pa.int64()))
+    return result
 
 
 def _taken(table: pa.Table, rows: np.ndarray) -> Iterator[pa.Table]:
-    """These rows, piece by piece: to take all at once copies the whole table, and lyrics of a million songs overflow
+    """Yield these rows in pieces: one `take` of all would copy the table, and the lyrics of a million songs overflow
     one array.
     """
     for start in range(0, len(rows), _PIECE):

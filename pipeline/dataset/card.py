@@ -1,4 +1,4 @@
-"""The dataset card: what is in it, how much, under which licences, by which models and thresholds, its gaps."""
+"""The dataset card (README.md): content, size, licences, models, thresholds and known gaps of a dataset."""
 
 import re
 from importlib import resources
@@ -21,7 +21,7 @@ _VALUES_SHOWN = 40
 
 
 def write_card(layout: Layout, plan: Plan, stats: Stats) -> None:
-    """Write README.md of a dataset; its front matter makes the folder a Hugging Face dataset."""
+    """Write the README.md of a dataset; its front matter makes the folder loadable as a Hugging Face dataset."""
     template = resources.files("pipeline.dataset").joinpath("card.md.txt").read_text("utf-8")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True)  # noqa: S701
     environment.filters |= {"cell": cell, "hours": "{:.3f}".format, "size": _size}
@@ -40,16 +40,16 @@ def write_card(layout: Layout, plan: Plan, stats: Stats) -> None:
     write_durably(layout.card, text.encode())
 
 
-_LANGUAGES = {"heard": "transcript.language", "declared": "language"}
+_LANGUAGES = {"transcribed": "transcript.language", "declared": "language"}
 
 
 def cell(value: Any) -> str:
-    """A value as it may stand in a Markdown table: on one line, and nothing in it means anything."""
+    """Escape a value for a Markdown table cell: on one line, without active Markdown or HTML."""
     return re.sub(r"([\\`*_{}\[\]<>|#!~&$])", r"\\\1", " ".join(str(value).split()))
 
 
 def _listed(stats: Stats, column: str) -> list[tuple[str, int, float]]:
-    """Values of a column with their rows and hours; the rarest of very many together."""
+    """Values of a column with their rows and hours; values after the `_VALUES_SHOWN` most common are summed up."""
     hours = stats.hours_of.get(column, {})
     found = [(value, rows, hours.get(value, 0.0)) for value, rows in stats.counts.get(column, {}).items()]
     if rest := found[_VALUES_SHOWN:]:
@@ -59,28 +59,28 @@ def _listed(stats: Stats, column: str) -> list[tuple[str, int, float]]:
 
 
 def _gaps(plan: Plan, stats: Stats) -> list[str]:
-    """What a reader might expect and will not find, one sentence each."""
+    """Known gaps: what a reader might expect in the dataset but will not find, one sentence each."""
     kept = stats.rows["kept"]
     gaps = []
     if unknown := stats.counts.get("license", {}).get(UNKNOWN):
-        gaps.append(f"{unknown} of {kept} songs name no licence.")
+        gaps.append(f"{unknown} of {kept} songs have no licence.")
     if waiting := stats.rows.get("pending"):
-        gaps.append(f"{waiting} rows wait for their models to run; they are neither kept nor turned away yet.")
+        gaps.append(f"{waiting} rows are pending: some stages have not run on them yet, so they have no final verdict.")
     gaps += [
         f"`{column}` is null in {nulls} of {kept} songs." for column, nulls in sorted(stats.nulls.items()) if nulls
     ]
     heard = stats.counts.get("transcript.language", LANGUAGES)
     if never := [code for code in LANGUAGES if code not in heard]:
-        gaps.append(f"Of the languages that lyrics are read in, these were not heard: {', '.join(never)}.")
+        gaps.append(f"Supported lyrics languages that no transcript is in: {', '.join(never)}.")
     made = {stage.name for stage in plan.columns.values()}
     if absent := [name for name in ENGINES if name not in made]:
         gaps.append(f"Stages that were not run: {', '.join(absent)}.")
     if absent := [name for name in FEATURES if name in plan.columns and f"features/{name}" not in stats.sizes]:
-        gaps.append(f"Features that were planned and are not there: {', '.join(absent)}.")
+        gaps.append(f"Features that were planned but are missing: {', '.join(absent)}.")
     if plan.dedup is None:
-        gaps.append("Copies were not looked for.")
+        gaps.append("Duplicates were not searched for.")
     gaps += [f"{rows} songs are flagged `{flag}`." for flag, rows in stats.counts.get("flags", {}).items()]
-    gaps.append("The songs themselves are no part of this dataset: `uri` says where each lay when it was curated.")
+    gaps.append("The audio files are not part of this dataset: `uri` is the location of each when it was curated.")
     return gaps
 
 

@@ -1,4 +1,4 @@
-"""DuckDB as songmill's commands open it."""
+"""DuckDB connections with the settings that all commands share."""
 
 import tempfile
 from pathlib import Path
@@ -10,13 +10,13 @@ _LIMITS = {"memory_limit": "50%", "max_temp_directory_size": "20GB"}
 
 
 def new_connection() -> duckdb.DuckDBPyConnection:
-    """DuckDB in memory, without the progress bar that it would write among the data on stdout.
+    """An in-memory DuckDB connection without the progress bar, which would mix with data on stdout.
 
-    It takes at most half of the machine's memory; what it needs beyond that lies in the folder for temporary files, not
-    in the one that the user happens to be in. The user's own SQL runs with these limits and no others: it comes from
-    their own shell, unlike the conditions of `songmill explore`.
+    It uses at most half of the machine's memory and spills to the temporary folder, not to the working directory. SQL
+    from the command line runs without further restrictions since it comes from the user's own shell, unlike the
+    conditions of `songmill explore`.
     """
-    spill = Path(tempfile.gettempdir()) / f"songmill-{token_hex(8)}"  # made when it is needed, and removed
+    spill = Path(tempfile.gettempdir()) / f"songmill-{token_hex(8)}"  # DuckDB creates and removes it
     connection = duckdb.connect(config={**_LIMITS, "temp_directory": str(spill)})
     connection.execute("set enable_progress_bar = false")
     return connection

@@ -1,4 +1,4 @@
-"""How many rows fall into equally wide bins, counted by DuckDB: of many figures in one pass."""
+"""Histograms with equal bin widths, counted by DuckDB for many expressions in one pass."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,14 +7,14 @@ import duckdb
 
 
 class Bins(NamedTuple):
-    """Equally wide bins of a figure; the outer ones take in what lies beyond them.
+    """Bins of equal width over an expression; values outside the range are counted in the first and last bin.
 
     Attributes:
-        figure: SQL of a double.
-        low: where the first bin begins.
-        high: where the last one ends.
-        number: of bins.
-        where: SQL condition on the rows that count; rows whose figure is null or not finite never do.
+        figure: SQL expression of type double.
+        low: lower edge of the first bin.
+        high: upper edge of the last bin.
+        number: number of bins.
+        where: SQL condition on the rows to count; rows whose value is null or not finite are never counted.
     """
 
     figure: str
@@ -25,27 +25,30 @@ class Bins(NamedTuple):
 
     @classmethod
     def between(cls, figure: str, low: float, high: float, most: int, where: str = "true") -> "Bins":
-        """As many as wanted, or a single one where there is nothing between `low` and `high`."""
+        """`most` bins from `low` to `high`, or a single one if the range is empty."""
         return cls(figure, low, high, most if high > low else 1, where)
 
     @property
     def width(self) -> float:
-        """Of a bin."""
+        """Width of one bin."""
         return (self.high - self.low) / self.number or 1.0
 
     @property
     def borders(self) -> list[float]:
-        """Where one bin ends and the next begins."""
+        """Inner edges, `number` - 1 of them."""
         return [self.low + i * self.width for i in range(1, self.number)]
 
 
 def count_bins(connection: duckdb.DuckDBPyConnection, source: str, asked: Sequence[Bins]) -> list[list[int]]:
-    """Rows in each bin of what is asked.
+    """Count the rows in each bin.
 
     Args:
-        connection: to the dataset.
-        source: SQL of a table.
-        asked: bins of its figures.
+        connection: the DuckDB connection.
+        source: SQL of the table or subquery.
+        asked: the histograms to count.
+
+    Returns:
+        Counts [number of bins] for each of `asked`.
     """
     if not asked:
         return []

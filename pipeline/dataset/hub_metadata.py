@@ -1,6 +1,6 @@
-"""The front matter of a dataset card: what Hugging Face's hub and `datasets` read of it.
+"""The YAML front matter of a dataset card, which the Hugging Face Hub and the `datasets` library read.
 
-Identifiers are the hub's own (https://huggingface.co/docs/hub/datasets-cards and .../repositories-licenses).
+Identifiers are the hub's (https://huggingface.co/docs/hub/datasets-cards and .../repositories-licenses).
 """
 
 import re
@@ -11,7 +11,7 @@ from pipeline.dataset.stats import Stats
 from pipeline.ingest.licenses import UNKNOWN
 from schemas.dataset import FEATURES, Layout
 
-# Licenses that the hub knows, by SPDX id in lower case; most are called the same there.
+# Licenses that the hub supports, by lower-case SPDX id; most have the same identifier there.
 _SAME = """
     afl-3.0 apache-2.0 artistic-2.0 bsd-2-clause bsd-3-clause bsl-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0
     cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0
@@ -29,16 +29,16 @@ _HUB_LICENSES = dict(zip(_SAME.split(), _SAME.split(), strict=True)) | {
 }
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B")
 _LANGUAGE = re.compile(r"[a-z]{2,3}")
-_WHISPER_CODES = {"jw": "jv"}  # codes of the recognizer that are none of ISO 639
+_WHISPER_CODES = {"jw": "jv"}  # Whisper's codes that are not in ISO 639
 
 
 def front_matter(layout: Layout, stats: Stats, columns: Collection[str]) -> dict[str, Any]:
-    """The card's metadata.
+    """The front matter as a mapping.
 
     Args:
         layout: the dataset.
-        stats: its figures.
-        columns: that its plan has.
+        stats: its statistics.
+        columns: names of the columns in its plan.
     """
     languages = _languages(stats)
     return {
@@ -53,7 +53,7 @@ def front_matter(layout: Layout, stats: Stats, columns: Collection[str]) -> dict
 
 
 def _license(counts: dict[str, int]) -> dict[str, str]:
-    """The hub knows one license a dataset; where rows differ, each row's own is what counts."""
+    """The hub allows one license per dataset; if rows have different ones, refer to the rows."""
     if len(counts) != 1:
         return {"license": "other", "license_name": "each-row-its-own"} if counts else {"license": UNKNOWN}
     (license,) = counts
@@ -67,7 +67,7 @@ def _license(counts: dict[str, int]) -> dict[str, str]:
 
 
 def _languages(stats: Stats) -> list[str]:
-    """Those heard and those declared, the most common first."""
+    """ISO 639 codes of transcribed and declared languages, the most common first."""
     counted = {**stats.counts.get("transcript.language", {}), **stats.counts.get("language", {})}
     codes = (_WHISPER_CODES.get(code, code) for code in counted)
     return list(dict.fromkeys(code for code in codes if _LANGUAGE.fullmatch(code)))
@@ -78,7 +78,7 @@ def _size(rows: int) -> str:
 
 
 def _configs(layout: Layout) -> list[dict[str, Any]]:
-    """One configuration a folder that has files; `datasets` refuses one that has none."""
+    """One configuration per non-empty folder; `datasets` rejects a configuration without files."""
     folders = {"tracks": layout.shards, **{name: layout.features(name) for name in FEATURES}}
     folders["quarantine"] = layout.quarantine
     configs: list[dict[str, Any]] = []

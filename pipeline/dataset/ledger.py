@@ -1,8 +1,8 @@
-"""What is committed. The driver alone renames files into place and records it; a file without a record does not count.
+"""The ledger: the committed units of a dataset. Only the driver commits; a file without a commit record is ignored.
 
-A unit is committed in two steps: its files are renamed to their final names, then its record appears, atomically.
-A process killed between the two leaves files without a record; the next start sweeps them and the rows run again.
-What a record says, and which of them count, stands in `schemas.commits`.
+A unit is committed in two steps: its files are renamed to their final names, then its record is written atomically. If
+the process is killed in between, the next run deletes the files without a record and processes the rows again. For the
+format of the records and which of them are valid see `schemas.commits`.
 """
 
 import logging
@@ -26,18 +26,18 @@ class Ledger:
         self.commits: dict[int, Commit] = {}
 
     def open(self) -> "Ledger":
-        """Read the records, finish what an earlier process began, sweep what it left behind."""
+        """Open for writing: read the records, and delete uncommitted and temporary files of earlier processes."""
         layout = self.layout
         for folder in (layout.shards, layout.quarantine, layout.scan, layout.commits):
             folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(layout.temporary, ignore_errors=True)
-        layout.temporary.mkdir(parents=True, exist_ok=True)  # a worker that outlived its driver may be faster
+        layout.temporary.mkdir(parents=True, exist_ok=True)  # a worker that outlived its driver may create it first
         self.read()
         self._sweep()
         return self
 
     def read(self) -> "Ledger":
-        """Read the records and change nothing on disk; of a unit and its successor only the successor counts."""
+        """Read the records without changing anything on disk; a unit that another one supersedes is ignored."""
         self.commits = {commit.unit: commit for commit in read_commits(self.layout)}
         return self
 
@@ -46,10 +46,10 @@ class Ledger:
 
         Args:
             commit: its record.
-            temporary: final path inside the dataset -> where the file lies now.
+            temporary: final path inside the dataset -> current path of the file.
         """
         if old := self.replaced_by(commit):
-            commit.timings = {**old.timings, **commit.timings}  # what did not run again took what it took
+            commit.timings = {**old.timings, **commit.timings}  # keep the times of stages that did not run again
         commit.committed_at = datetime.now(UTC)
         _count_tries(commit, old)
         self._replace(commit, temporary, old)
@@ -58,15 +58,15 @@ class Ledger:
             _log.debug("unit %d: %s took %.2f s over %d rows", commit.unit, stage, time.seconds, time.rows)
 
     def replaced_by(self, commit: Commit) -> Commit | None:
-        """The unit that this one takes the place of, if it has not yet."""
+        """The committed unit that this one replaces, if any."""
         return None if commit.supersedes is None else self.commits.get(commit.supersedes)
 
     def rewrite(self, commit: Commit, temporary: dict[str, Path]) -> None:
-        """Commit a unit in place of another whose rows were judged anew or left out, but not worked on.
+        """Replace a unit by one with changed verdicts or fewer rows, on which no stage ran.
 
         Args:
-            commit: its record, with the states of its rows as they are to stand; without any, the old unit just goes.
-            temporary: final path inside the dataset -> where the file lies now.
+            commit: the new record, with the final states of its rows; without rows the old unit is only removed.
+            temporary: final path inside the dataset -> current path of the file.
         """
         old = self.commits[-1 if commit.supersedes is None else commit.supersedes]
         if commit.rows:
@@ -77,12 +77,12 @@ class Ledger:
             self._remove(old)
 
     def split(self, apart: tuple[Commit, dict[str, Path]], rest: tuple[Commit, dict[str, Path]]) -> None:
-        """Commit a unit's rows as two units.
+        """Replace a unit by two units.
 
         Args:
-            apart: record and files, as of `rewrite`, of the one that is to stand beside the unit's successor. Both
-                count from the moment when the successor's record is there.
-            rest: the same of the successor.
+            apart: record and files (see `rewrite`) of the additional unit. Both units become valid at the moment when
+                the successor's record is written.
+            rest: record and files of the old unit's successor.
         """
         commit, temporary = apart
         old = rest[0].supersedes
@@ -98,14 +98,14 @@ class Ledger:
             self._remove(old)
 
     def amend(self, commit: Commit, temporary: dict[str, Path]) -> None:
-        """Commit further files of a committed unit; its shard and quarantine stay as they are.
+        """Add or replace files of a committed unit; its shard and quarantine do not change.
 
-        A file that is replaced leaves the record first: at no moment does a record name bytes that are not there. Until
-        the new record is written the unit belongs to no plan.
+        Files to be replaced are removed from the record first, so that a record never names bytes that do not exist.
+        Until the new record is written the unit belongs to no plan.
 
         Args:
             commit: the unit's new record.
-            temporary: final path inside the dataset -> where the file lies now.
+            temporary: final path inside the dataset -> current path of the file.
         """
         old = self.commits[commit.unit]
         if replaced := old.files.keys() & temporary.keys():
@@ -117,17 +117,17 @@ class Ledger:
 
     @property
     def rows(self) -> dict[str, RowState]:
-        """Every committed row."""
+        """Row id -> state, of every committed row."""
         return {row_id: state for commit in self.commits.values() for row_id, state in commit.rows.items()}
 
     @property
     def next_unit(self) -> int:
-        """A number no unit has had."""
+        """A unit number that no committed unit has."""
         return max(self.commits, default=-1) + 1
 
     @property
     def files(self) -> list[str]:
-        """Every committed file, by path inside the dataset."""
+        """Paths of all committed files, relative to the dataset's folder."""
         return [path for commit in self.commits.values() for path in commit.files]
 
     def _record(self, commit: Commit) -> None:
@@ -141,7 +141,7 @@ class Ledger:
         self.layout.commit_file(old.unit).unlink(missing_ok=True)
 
     def _sweep(self) -> None:
-        """Delete unit files that no record names, and records of units that others have replaced."""
+        """Delete unit files that are in no record, records of superseded units, and unfinished writes."""
         known = {self.layout.root / path for path in self.files}
         for path in unit_files(self.layout):
             if path not in known:
@@ -153,7 +153,7 @@ class Ledger:
             path.unlink()
 
     def _drafts(self) -> Iterator[Path]:
-        """What killed processes left beside their files; not of marks, which others may set at any time."""
+        """Unfinished writes of killed processes; not of the marks, which other processes may write at any time."""
         yield from drafts(self.layout.commits, "*.json")
         yield from drafts(self.layout.state, "*.json")
         for path in (self.layout.card, self.layout.tombstones):
@@ -172,6 +172,6 @@ def _count_tries(commit: Commit, old: Commit | None) -> None:
 
 
 def unit_files(layout: Layout) -> Iterator[Path]:
-    """Every file of a dataset that has the name of a unit's, committed or not."""
+    """Every file of a dataset with a unit's file name, committed or not."""
     for folder in (layout.shards, layout.quarantine, *(layout.features(name) for name in FEATURES)):
         yield from (path for path in folder.glob("*.parquet") if unit_of(path) is not None)

@@ -1,7 +1,7 @@
-"""Marks: a person's verdict on single rows, kept beside the dataset and honoured by `curate` and `train`.
+"""Marks: users' manual verdicts on single rows, stored beside the dataset and applied by `curate` and `train`.
 
-`drop` turns a row away whatever the figures say; `keep` exempts it from thresholds and from being a copy. Marks outlive
-every run: they name rows by their `row_id`, and nothing but this file changes when one is set.
+`drop` rejects a row regardless of its measurements; `keep` exempts it from thresholds and duplicate detection. Marks
+refer to rows by `row_id` and survive every run; setting one changes no other file of the dataset.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ Kind = Literal["keep", "drop"]
 
 
 class Mark(BaseModel):
-    """What a person said of a row, when, and why."""
+    """A user's mark on a row: the verdict, the reason and the time (UTC)."""
 
     mark: Kind
     note: str | None = None
@@ -34,36 +34,36 @@ NO_MARKS: Mapping[str, Mark] = MappingProxyType({})
 
 
 def read_marks(layout: Layout) -> dict[str, Mark]:
-    """Row id -> its mark; empty where nobody has set one."""
+    """Row id -> mark; empty if no marks are set."""
     return marks_of(marks_table(layout))
 
 
 def marks_of(table: pa.Table) -> dict[str, Mark]:
-    """Row id -> its mark, of a table of schema `MARKS`."""
+    """Row id -> mark, from a table of schema `MARKS`."""
     return {row.pop("row_id"): Mark.model_validate(row) for row in table.to_pylist()}
 
 
 def marks_table(layout: Layout) -> pa.Table:
-    """The marks as they are stored, of schema `MARKS`."""
+    """The marks as a table of schema `MARKS`."""
     if not layout.marks.is_file():
-        return pa.Table.from_batches([], MARKS)  # not `empty_table`, which imports pandas, a second or two
+        return pa.Table.from_batches([], MARKS)  # not `empty_table`: it imports pandas, which takes a second
     with pq.ParquetFile(layout.marks) as file:
         return file.read().select(MARKS.names).cast(MARKS)
 
 
 def set_marks(layout: Layout, kinds: Mapping[str, str | None], note: str | None = None) -> None:
-    """Mark rows, or take their marks away; several processes may do so at a time.
+    """Set or remove marks; safe to call from several processes at once.
 
     Args:
         layout: the dataset.
-        kinds: row id -> `keep`, `drop`, or None to take its mark away.
-        note: why; stored with each mark.
+        kinds: row id -> `keep`, `drop`, or None to remove the mark.
+        note: the reason; stored with each mark.
 
     Raises:
-        UsageProblem: a mark of another kind.
+        UsageProblem: unknown kind of mark.
     """
     if unknown := sorted({kind for kind in kinds.values() if kind is not None} - {*get_args(Kind)}):
-        raise UsageProblem(f"no mark {', '.join(unknown)}; there are {', '.join(get_args(Kind))}")
+        raise UsageProblem(f"unknown mark {', '.join(unknown)}; use one of {', '.join(get_args(Kind))}")
     now = datetime.now(UTC)
     replace_marks(
         layout,
@@ -75,7 +75,7 @@ def set_marks(layout: Layout, kinds: Mapping[str, str | None], note: str | None 
 
 
 def replace_marks(layout: Layout, changed: Mapping[str, Mark | None]) -> None:
-    """Let rows have these marks, or none; several processes may do so at a time."""
+    """Replace the marks of these rows; None removes a mark. Safe to call from several processes at once."""
     with FileLock(layout.state / "marks.lock"):
         marks = read_marks(layout)
         for row_id, mark in changed.items():

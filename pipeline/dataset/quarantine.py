@@ -1,4 +1,4 @@
-"""What was turned away: grouped by stage and error class, one row in full, and which rows to try again."""
+"""Queries on the quarantine: rejected rows grouped by stage and reason, one row in full, and failed rows to retry."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -21,17 +21,22 @@ _STATES = pa.schema(
         ("tries", pa.int64()),
     ]
 )
-_LEAST_PREFIX = 6
+_MIN_PREFIX = 6  # characters of an abbreviated id
 
 
 class Group(BaseModel):
-    """Rows that one stage turned away for one reason.
+    """Rows that one stage rejected for one reason.
 
     Attributes:
-        first_seen, last_seen: when the first of them was turned away, and when the last was looked at; None in datasets
-            of before these were noted.
-        tries: the most often that one of them has been worked on.
-        message: of one of them.
+        status: `filtered`, `failed` or `pending`.
+        stage: the stage that rejected them.
+        reason: threshold or error class.
+        rows: number of rows.
+        hours: hours of audio of these rows.
+        first_seen: when the first of them was rejected; None in datasets written before this was recorded.
+        last_seen: when the last of them was processed; None as `first_seen`.
+        tries: maximum number of times one of them has been processed.
+        message: message of one of them.
     """
 
     status: str
@@ -46,14 +51,14 @@ class Group(BaseModel):
 
 
 def groups(layout: Layout, **chosen: str | None) -> list[Group]:
-    """Groups of the quarantine, the largest first.
+    """Rejected rows grouped by status, stage and reason, the largest group first.
 
     Args:
         layout: the dataset.
-        chosen: `status`, `stage` and `reason` of those wanted; None for all.
+        chosen: `status`, `stage` and `reason` to select; None for all.
 
     Raises:
-        NoDataset: the folder holds none.
+        NoDataset: the folder is not a dataset.
     """
     connection = _connect(layout)
     there = {name for name, *_ in connection.execute("describe quarantine").fetchall()}
@@ -73,15 +78,15 @@ def groups(layout: Layout, **chosen: str | None) -> list[Group]:
 
 
 def find_row(layout: Layout, wanted: str) -> dict[str, Any]:
-    """A row in full, every column it has, with `first_seen`, `last_seen` and `tries`.
+    """All columns of a rejected row, with `first_seen`, `last_seen` and `tries`.
 
     Args:
         layout: the dataset.
-        wanted: row id or track id, or the beginning of one that no other row shares.
+        wanted: row id or track id, or a unique prefix of one with at least 6 characters.
 
     Raises:
-        NoDataset: the folder holds none.
-        DataProblem: the quarantine has no such row, or several.
+        NoDataset: the folder is not a dataset.
+        DataProblem: no row of the quarantine matches, or several do.
     """
     connection = _connect(layout)
     relation = connection.sql(
@@ -91,27 +96,33 @@ def find_row(layout: Layout, wanted: str) -> dict[str, Any]:
     )
     found: list[dict[str, Any]] = relation.to_arrow_table().to_pylist()  # type: ignore[union-attr]
     exact = [row for row in found if wanted in (row["row_id"], row["track_id"])]
-    rows = exact or (found if len(wanted) >= _LEAST_PREFIX else [])
+    rows = exact or (found if len(wanted) >= _MIN_PREFIX else [])
     if len(rows) != 1:
-        said = "several rows" if rows else "no row"
-        raise DataProblem(f"{said} of the quarantine of {layout.root} has an id that begins with {wanted!r}")
+        found_rows = "several rows" if rows else "no row"
+        raise DataProblem(f"{layout.root}: {found_rows} in the quarantine with an id that starts with {wanted!r}")
     return rows[0]
 
 
 def rows_to_retry(layout: Layout, wanted: str | None, stage: str | None, reason: str | None) -> frozenset[str]:
-    """Ids of the failed rows that are chosen.
+    """Ids of the failed rows to retry.
+
+    Args:
+        layout: the dataset.
+        wanted: as for `find_row`, for a single row.
+        stage: only rows that failed in this stage.
+        reason: only rows that failed with this error class.
 
     Raises:
-        NoDataset: the folder holds none.
-        DataProblem: no failed row is chosen.
-        UsageProblem: the row that is chosen did not fail: working on it again would change nothing.
+        NoDataset: the folder is not a dataset.
+        DataProblem: no failed row matches.
+        UsageProblem: the row `wanted` did not fail, so that a retry would change nothing.
     """
     if wanted:
         row = find_row(layout, wanted)
         if row["verdict"]["status"] != "failed":
             verdict = row["verdict"]
             raise UsageProblem(
-                f"row {row['row_id']} did not fail, it is {verdict['status']} by {verdict['stage']}."
+                f"row {row['row_id']} did not fail; it is {verdict['status']} by {verdict['stage']}."
                 f"{verdict['reason']}; see what other thresholds would do: songmill whatif {layout.root} --set ..."
             )
         return frozenset([row["row_id"]])

@@ -1,6 +1,6 @@
-"""Write the files of a committed unit again with other verdicts, other row ids or fewer rows; nothing is measured.
+"""Rewrite the files of a committed unit with other verdicts, other row ids or fewer rows; no stage runs.
 
-Rows keep their order. A feature file follows its shard: the same rows, the new shard's digest in its footer.
+Rows keep their order. Feature files are rewritten with the same rows as the new shard, and its digest in their footer.
 """
 
 import uuid
@@ -20,7 +20,7 @@ from schemas.files import file_digest
 
 
 def read_unit(layout: Layout, commit: Commit) -> pa.Table:
-    """Every row of a unit, the kept ones first; the footer's metadata in that of the schema."""
+    """All rows of a unit, kept rows first; the files' footer metadata is in the schema's metadata."""
     paths = [layout.root / name for name in commit.files]
     parts = sorted(path for path in paths if path.parent in (layout.shards, layout.quarantine))
     tables = [pq.read_table(path) for path in sorted(parts, key=lambda path: path.parent != layout.shards)]
@@ -37,23 +37,23 @@ def rewrite_unit(
     unit: int | None = None,
     before: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Commit rows of a unit in place of the unit.
+    """Replace a unit by one with the given rows.
 
     Args:
-        ledger: of the dataset.
-        old: the unit.
-        rows: those of `read_unit` that are to stay, with their verdicts as they are to be.
-        states: their states.
-        plan: that they are judged by.
-        unit: the new unit's number; default the next one.
-        before: row id -> the one it has in the old unit's files, of rows that get another.
+        ledger: the dataset's ledger, open for writing.
+        old: record of the unit.
+        rows: the remaining rows of `read_unit`, with their new verdicts and ids.
+        states: row id -> new state, of these rows.
+        plan: id of the plan that the verdicts are from.
+        unit: the new unit's number; default: the next free one.
+        before: new row id -> row id in the old unit's files, of renamed rows.
     """
     number = ledger.next_unit if unit is None else unit
     ledger.rewrite(*_written(ledger.layout, old, rows, states, plan, number, before))
 
 
 def drop_rows(ledger: Ledger, old: Commit, gone: Set[str]) -> None:
-    """Commit a unit without some of its rows."""
+    """Replace a unit by one without the rows with these ids."""
     rows = read_unit(ledger.layout, old)
     left = rows.filter(pc.invert(pc.is_in(rows["row_id"], pa.array(gone, pa.string()))))
     states = {row_id: state for row_id, state in old.rows.items() if row_id not in gone}
@@ -61,12 +61,12 @@ def drop_rows(ledger: Ledger, old: Commit, gone: Set[str]) -> None:
 
 
 def split_unit(ledger: Ledger, old: Commit, apart: Set[str]) -> None:
-    """Give some rows of a unit one of their own; both are as the unit was.
+    """Move some rows of a unit to a unit of their own; plan and verdicts do not change.
 
     Args:
-        ledger: of the dataset.
-        old: the unit.
-        apart: ids of some of its rows, not of all.
+        ledger: the dataset's ledger, open for writing.
+        old: record of the unit.
+        apart: ids of the rows to move; at least one row must remain.
     """
     rows = read_unit(ledger.layout, old)
     chosen = pc.is_in(rows["row_id"], pa.array(apart, pa.string()))
@@ -74,7 +74,7 @@ def split_unit(ledger: Ledger, old: Commit, apart: Set[str]) -> None:
     for number, piece in enumerate((rows.filter(chosen), rows.filter(pc.invert(chosen))), ledger.next_unit):
         states = {row_id: old.rows[row_id] for row_id in piece["row_id"].to_pylist()}
         pieces.append(_written(ledger.layout, old, piece, states, old.plan, number, {}))
-    pieces[0][0].timings = {}  # they stand in the other's record
+    pieces[0][0].timings = {}  # the other unit's record has them
     ledger.split(*pieces)
 
 
@@ -87,7 +87,7 @@ def _written(
     unit: int,
     before: Mapping[str, str],
 ) -> tuple[Commit, dict[str, Path]]:
-    """The record of a unit in place of another, and its files, which are written but not committed."""
+    """Write the files of a unit's replacement without committing them; returns its record and the files."""
     footer = {**(rows.schema.metadata or {}), FOOTER_PLAN: plan.encode()}
     kept = pc.equal(pc.struct_field(rows["verdict"], "status"), "kept")
     files: dict[str, Path] = {}
@@ -113,7 +113,7 @@ def _written(
 def _features(
     layout: Layout, old: Commit, unit: int, row_ids: pa.ChunkedArray, shard_digest: str, before: Mapping[str, str]
 ) -> dict[str, Path]:
-    """The unit's features of the rows of its new shard, in their order."""
+    """Write the old unit's features for the rows of the new shard, in its order."""
     wanted = pa.array([before.get(row_id, row_id) for row_id in row_ids.to_pylist()], pa.string())
     files = {}
     for path in (layout.root / name for name in old.files if name.startswith("features/")):

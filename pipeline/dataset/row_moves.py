@@ -1,6 +1,6 @@
-"""Rows that follow their moved songs: a journal of what is to happen, and carrying it out, however often it is killed.
+"""Rename the rows of moved songs: a journal of the planned changes, applied idempotently so that it survives kills.
 
-What moves where, `pipeline.curation.moves` decides.
+`pipeline.curation.moves` decides which rows move where.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from schemas.dataset import Layout
 
 
 class Move(BaseModel):
-    """A row that goes to another place."""
+    """A row that is renamed to another uri, with its old and new id and uri."""
 
     row_id: str
     uri: str
@@ -31,14 +31,14 @@ class Move(BaseModel):
 
 
 class Journal(BaseModel):
-    """Moves that have begun.
+    """Moves in progress, as stored on disk.
 
     Attributes:
-        moves: by the row's old id.
-        overwritten: rows that leave.
-        units: number of each unit that has to be written anew -> that of its successor.
-        marks: row id -> its mark when all is done, of every row that moves, leaves or is moved to; None for none.
-        vacated: rows that are no longer there, for the scan table.
+        moves: old row id -> move.
+        overwritten: ids of rows to remove.
+        units: number of each unit to rewrite -> number of its successor.
+        marks: row id -> final mark (None for no mark), of every row whose mark changes.
+        vacated: ids of rows to remove from the scan table.
     """
 
     moves: dict[str, Move]
@@ -49,13 +49,13 @@ class Journal(BaseModel):
 
 
 def finish_moves(layout: Layout) -> None:
-    """Finish the moves that a killed process had begun; call it before anything else that writes the dataset."""
+    """Finish the moves that a killed process has begun; call it before anything else writes the dataset."""
     if layout.moves.is_file():
         apply_moves(layout, Ledger(layout).open(), Journal.model_validate_json(layout.moves.read_bytes()))
 
 
 def apply_moves(layout: Layout, ledger: Ledger, journal: Journal) -> None:
-    """Carry moves out. Whatever has been done already is not there to be done again."""
+    """Apply a journal and delete it. Steps that were already done are skipped."""
     for old, new in journal.units.items():
         if old in ledger.commits:
             _rename(ledger, ledger.commits[old], new, journal)
@@ -66,7 +66,7 @@ def apply_moves(layout: Layout, ledger: Ledger, journal: Journal) -> None:
 
 
 def _rename(ledger: Ledger, commit: Commit, unit: int, journal: Journal) -> None:
-    """Write a unit anew, its rows under their new ids."""
+    """Rewrite a unit with the new ids of its rows."""
     rows = read_unit(ledger.layout, commit)
     rows = rows.filter(pc.invert(pc.is_in(rows["row_id"], pa.array(journal.overwritten, pa.string()))))
     names = [*columns.IDENTITY.names, "dedup", "verdict"]
@@ -82,7 +82,7 @@ def _rename(ledger: Ledger, commit: Commit, unit: int, journal: Journal) -> None
 
 
 def _renamed(row: dict[str, Any], moves: Mapping[str, Move]) -> dict[str, Any]:
-    """A row with its new names, and the new ones of what it is a copy of."""
+    """A row with its new id and uri, and those of the row it is a duplicate of."""
     verdict, dedup = row["verdict"], row["dedup"] or {}
     here, original = moves.get(row["row_id"]), moves.get(dedup.get("duplicate_of") or "")
     if original:

@@ -1,7 +1,7 @@
-"""The plan and the settings that a dataset was last written with: work on it goes on without being told them again.
+"""The plan and the configuration that a dataset was last written with, saved so that commands need not repeat them.
 
-Paths are written down absolute, with the place that the dataset had then. So they lead on from any folder, and also
-when the dataset and what lies around it, such as its songs or a codec, have moved together.
+Paths are saved as absolute paths together with the dataset's location. So they are valid from any working directory,
+and can still be resolved if the dataset was moved together with files near it, such as its songs or a codec.
 """
 
 import os
@@ -24,12 +24,12 @@ from stages.registry import stage_class
 
 
 def is_dataset(layout: Layout) -> bool:
-    """Whether a folder is one that a run has begun, with or without rows so far."""
+    """Whether a run has created a dataset in the folder, even if it has no rows yet."""
     return layout.plan.is_file() or layout.config.is_file()
 
 
 def remember_plan(layout: Layout, plan: Plan) -> None:
-    """Write the plan down, before its first commit: a run that cannot start leaves a dataset as it was."""
+    """Save the plan; called just before the first commit, so that a run that fails to start changes nothing."""
     placed = plan if plan.root else plan.model_copy(update={"root": layout.root})
     _write(layout.plan, placed.model_dump_json(indent=2))
 
@@ -37,16 +37,16 @@ def remember_plan(layout: Layout, plan: Plan) -> None:
 def planned_settings(
     dataset: Path, plan: Plan, stages: Collection[StagePlan], given: Collection[str] = ()
 ) -> dict[str, dict[str, Any]]:
-    """Stage -> its engine and parameters as planned, with paths that lead somewhere.
+    """Stage -> its planned engine and parameters, with paths resolved to existing files.
 
     Args:
-        dataset: its folder, where it lies now.
-        plan: the dataset's.
-        stages: some of it.
-        given: STAGE.PARAM of parameters that the user gives anew, so that nobody needs these.
+        dataset: the dataset's current folder.
+        plan: the dataset's plan.
+        stages: the stages of the plan to return.
+        given: STAGE.PARAM of parameters that the user overrides; their paths need not exist.
 
     Raises:
-        DataProblem: a file or folder is neither where it was nor where the dataset has moved to.
+        DataProblem: a file or folder exists neither at its saved path nor at the same place relative to the dataset.
     """
     now = dataset.resolve()
     settings = {}
@@ -58,8 +58,8 @@ def planned_settings(
     return settings
 
 
-def placed_anew(plan: Plan, layout: Layout) -> Plan:
-    """A dataset's plan with its paths as they are where it lies now, as far as they lead anywhere."""
+def relocated(plan: Plan, layout: Layout) -> Plan:
+    """The plan with its root and paths updated to the dataset's current location, where the files exist there."""
     columns = {}
     for column, stage in plan.columns.items():
         params = dict(stage.params)
@@ -71,20 +71,20 @@ def placed_anew(plan: Plan, layout: Layout) -> Plan:
 
 
 def remember_config(layout: Layout, config: CurateConfig, dag: Dag) -> None:
-    """Write a configuration down, with absolute paths, for the next command may be given elsewhere."""
+    """Save a configuration, with absolute paths, since the next command may run in another working directory."""
     local = {} if "://" in config.input.path else {"path": str(Path(config.input.path).absolute())}
     stages = {node.name: StageConfig(engine=node.engine, **_given(node.params)) for node in dag.nodes}
     update: dict[str, Any] = {
         "input": config.input.model_copy(update=local),
         "output": layout.root,
-        "lyrics": None,  # it is the parameter of a stage by now
+        "lyrics": None,  # already merged into a stage's parameters
         "stages": stages,
     }
     _write(layout.config, config.model_copy(update=update).model_dump_json(indent=2))
 
 
 def change_gates(layout: Layout, plan: Plan) -> None:
-    """Let the remembered configuration, if there is one, have the thresholds of a plan."""
+    """Set the thresholds of the saved configuration, if there is one, to those of the plan."""
     if layout.config.is_file():
         config = _read(layout)
         others = {column: bounds for column, bounds in config.gates.items() if column not in plan.columns}
@@ -93,10 +93,10 @@ def change_gates(layout: Layout, plan: Plan) -> None:
 
 
 def remembered_config(layout: Layout) -> CurateConfig:
-    """The configuration of the last run.
+    """The saved configuration of the last run, with paths resolved to existing files.
 
     Raises:
-        DataProblem: the dataset remembers none, or what it names has gone.
+        DataProblem: no valid configuration is saved, or a file or folder it names is gone.
     """
     config, now = _read(layout), layout.root.resolve()
     before = config.output if config.output.is_absolute() else now
@@ -120,13 +120,13 @@ def remembered_config(layout: Layout) -> CurateConfig:
 def _read(layout: Layout) -> CurateConfig:
     if not layout.config.is_file():
         raise DataProblem(
-            f"{layout.root} does not remember how it was made; give the whole command once more: "
+            f"{layout.root} has no saved configuration; run the full command again: "
             "songmill curate INPUT --out DATASET ..."
         )
     try:
         return CurateConfig.model_validate_json(layout.config.read_bytes())
     except ValidationError as error:
-        raise DataProblem(f"{layout.config}: {error}; delete it and give the whole curate command again") from error
+        raise DataProblem(f"{layout.config}: {error}; delete it and run the full curate command again") from error
 
 
 def _write(path: Path, text: str) -> None:
@@ -135,9 +135,9 @@ def _write(path: Path, text: str) -> None:
 
 
 def _given(params: Params) -> dict[str, Any]:
-    """Parameters without paths that are the default: they lie where songmill is installed, elsewhere tomorrow.
+    """Parameters to save. Default paths are left out since they are inside the songmill installation, which may move.
 
-    Those that change no result (a server's address, a bound) are no part of a plan, but the next run needs them too.
+    Parameters that do not affect results (a server's address, a limit) are not in a plan, but the next run needs them.
     """
     fields = type(params).model_fields
     own = {name for name, field in fields.items() if isinstance(field.default, Path)}
@@ -146,11 +146,11 @@ def _given(params: Params) -> dict[str, Any]:
 
 
 def _paths(stage: str, engine: str | None, params: Mapping[str, Any]) -> Iterator[str]:
-    """Parameters of a stage that are paths, other than its own files."""
+    """Names of the parameters of a stage that are paths and not the default."""
     try:
         fields = stage_class(stage, engine).Params.model_fields
     except (KeyError, ImportError, AttributeError, TypeError):
-        return  # the DAG says what is wrong with it
+        return  # build_dag reports what is wrong
     for name, field in fields.items():
         is_path = Path in (field.annotation, *get_args(field.annotation))
         if is_path and params.get(name) and params[name] != str(field.default):
@@ -158,10 +158,10 @@ def _paths(stage: str, engine: str | None, params: Mapping[str, Any]) -> Iterato
 
 
 def _place(what: str, path: str, before: Path, now: Path) -> str:
-    """Where a path leads that was written down when the dataset lay at `before`, and lies at `now`.
+    """Resolve a path that was saved when the dataset's folder was `before`, now that it is `now`.
 
     Raises:
-        DataProblem: nowhere.
+        DataProblem: it does not exist.
     """
     beside = os.path.normpath(now / os.path.relpath(path, before))
     places = dict.fromkeys([beside, path] if now != before else [path])
@@ -169,12 +169,12 @@ def _place(what: str, path: str, before: Path, now: Path) -> str:
         if _is_there(place):
             return place
     raise DataProblem(
-        f"{now} remembers {what} at {' or '.join(places)}, and nothing is there: put it back, or give the whole "
-        "command again with the place where it is"
+        f"{now}: {what} should be at {' or '.join(places)}, but nothing is there. Put it back, or run the full "
+        "command again with its current path"
     )
 
 
 def _is_there(path: str) -> bool:
-    """Whether a file or a folder is there, or the folder that a glob begins with."""
+    """Whether a path exists; for a glob, whether the folder of its fixed prefix exists."""
     start, *glob = re.split(r"[*?\[]", path, maxsplit=1)
     return Path(path).exists() or (bool(glob) and Path(start).parent.is_dir())

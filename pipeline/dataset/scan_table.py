@@ -1,7 +1,6 @@
-"""The scan table: what is known of every file that was ever read, as Parquet parts of which each is its own record.
+"""The scan table: measurements of every file that was ever read, as Parquet parts that need no commit records.
 
-A row counts as scanned when the file's size and stamp and the scan stages' fingerprints are the ones it was scanned
-with.
+A row is up to date if the file's size and stamp and the scan stages' fingerprints are unchanged since it was scanned.
 """
 
 import json
@@ -39,15 +38,15 @@ def scan_schema(dag: Dag) -> pa.Schema:
 
 
 def read_scan(layout: Layout, dag: Dag, columns: Collection[str] | None = None) -> pa.Table:
-    """The scan table as far as it exists and fits the DAG; of a row scanned twice the later one.
+    """The parts of the scan table that match the DAG's fingerprints; for a row scanned twice, the later entry.
 
-    In place of the sketches, which are most of it, there are their `BANDS` and each row's `PART`, by which
-    `pipeline.dataset.sketch_reader` finds them; what the stages took stays behind.
+    Column fingerprint, which is most of the data, is replaced by `BANDS` and `PART`; `pipeline.dataset.sketch_reader`
+    reads sketches by `PART`. Column timing is left out.
 
     Args:
         layout: the dataset.
-        dag: its scan stages.
-        columns: those to read, row_id among them; default all.
+        dag: has the scan stages.
+        columns: columns to read, which must include row_id; default: all.
     """
     schema = pa.schema(
         [*(field for field in scan_schema(dag) if field.name not in ("fingerprint", "timing")), BANDS, PART]
@@ -59,7 +58,7 @@ def read_scan(layout: Layout, dag: Dag, columns: Collection[str] | None = None) 
 
 
 def is_unchanged(manifest: pa.Table, scanned: pa.Table) -> pa.ChunkedArray:
-    """Whether each file of the manifest is the one that was scanned, by size and stamp; both may be missing."""
+    """Whether each file of the manifest has the same size and stamp as in the scan, null equal to null: bool [rows]."""
     places = pc.index_in(manifest["row_id"], scanned["row_id"])
     before = scanned.select(["size", "stamp"]).take(places)
     same = pc.and_(_same(manifest["size"], before["size"]), _same(manifest["stamp"], before["stamp"]))
@@ -67,19 +66,19 @@ def is_unchanged(manifest: pa.Table, scanned: pa.Table) -> pa.ChunkedArray:
 
 
 def known_files(layout: Layout) -> pa.Table:
-    """Every file that any scan has seen, the latest last: row_id, track_id, uri, size, stamp."""
+    """Every file that any scan has seen, in scan order: columns row_id, track_id, uri, size (bytes), stamp."""
     schema = pa.schema([*(columns.IDENTITY.field(name) for name in ("row_id", "track_id", "uri")), *_FILE_STATE])
     parts = [read_part(path, schema) for path in sorted(layout.scan.glob("part-*.parquet"))]
     return pa.concat_tables([schema.empty_table(), *parts])
 
 
 def scan_by_content(layout: Layout, dag: Dag, found: pa.Table) -> None:
-    """Add files to the scan table whose very bytes it has under another row: what it measured holds for them too.
+    """Add files to the scan table by copying the measurements of a row with the same bytes.
 
     Args:
         layout: the dataset.
-        dag: its scan stages. Rows that a scan with other fingerprints has seen are no source.
-        found: identity columns, size and stamp of each file. Files with bytes that the scan does not know are left out.
+        dag: has the scan stages. Parts with other fingerprints are not used.
+        found: identity columns, size and stamp of each file. Files whose bytes are not in the scan table are ignored.
     """
     for path in _valid_parts(layout, dag):
         rows = pq.read_table(path)
@@ -103,7 +102,7 @@ def _same(values: pa.ChunkedArray, before: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def failed_in_scan(layout: Layout, dag: Dag) -> Set[str]:
-    """Rows that the scan could not measure."""
+    """Ids of the rows that failed in the scan."""
     scan = read_scan(layout, dag, ("row_id", "verdict"))
     failed = pc.equal(pc.struct_field(scan["verdict"], "status"), "failed")
     return {*scan.filter(failed)["row_id"].to_pylist()}
@@ -116,7 +115,7 @@ def scanned_tracks(layout: Layout) -> dict[str, str | None]:
 
 
 def drop_from_scan(layout: Layout, row_ids: Set[str], parts: Iterable[Path] | None = None) -> None:
-    """Take rows out of the scan table, or of some of its parts, as if they had never been read, part by part."""
+    """Remove rows from the scan table, or from the given parts of it, so that they count as never scanned."""
     gone = pa.array(row_ids, pa.string())
     for path in sorted(layout.scan.glob("part-*.parquet")) if parts is None else parts:
         held = pc.is_in(pq.read_table(path, columns=["row_id"])["row_id"], gone)
@@ -128,7 +127,7 @@ def drop_from_scan(layout: Layout, row_ids: Set[str], parts: Iterable[Path] | No
 
 
 def read_part(path: Path, schema: pa.Schema) -> pa.Table:
-    """These columns of a part, null where it has none: parts outlive releases."""
+    """Read columns of a part; columns it lacks are null, since it may be from an earlier release."""
     file = pq.ParquetFile(path)
     there = file.schema_arrow.names
     part = file.read(columns=[name for name in schema.names if name in there])
@@ -143,7 +142,7 @@ def read_part(path: Path, schema: pa.Schema) -> pa.Table:
 
 
 def latest(table: pa.Table) -> pa.Table:
-    """Of each row of a scan what was seen last."""
+    """The last entry of each row id."""
     last = {row_id: i for i, row_id in enumerate(table["row_id"].to_pylist())}
     if len(last) == table.num_rows:
         return table
@@ -153,12 +152,12 @@ def latest(table: pa.Table) -> pa.Table:
 
 
 def next_part(layout: Layout) -> int:
-    """A number that no part has."""
+    """The next free part number."""
     return max((unit_of(path) or 0 for path in layout.scan.glob("part-*.parquet")), default=-1) + 1
 
 
 def scan_fingerprints(dag: Dag) -> dict[str, str]:
-    """Column -> fingerprint of the scan stage that makes it."""
+    """Column -> fingerprint of the scan stage that writes it."""
     return {node.column: node.fingerprint for node in dag.scan}
 
 
@@ -169,6 +168,6 @@ def _valid_parts(layout: Layout, dag: Dag) -> list[Path]:
 
 
 def stale_parts(layout: Layout, dag: Dag) -> list[Path]:
-    """Parts of a scan with other fingerprints."""
+    """Paths of the parts with other fingerprints than the DAG's scan stages."""
     valid = set(_valid_parts(layout, dag))
     return [path for path in layout.scan.glob("part-*.parquet") if path not in valid]

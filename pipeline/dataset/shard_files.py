@@ -1,4 +1,4 @@
-"""How every Parquet file of a dataset is written: compressed, checksummed, in row groups that suit its readers."""
+"""Write the Parquet files of a dataset: compressed, with page checksums, and row groups sized for their readers."""
 
 import json
 from collections.abc import Mapping
@@ -13,24 +13,28 @@ from schemas.dataset import (
 )
 from schemas.files import naming
 
-# Training reads a whole group for a song; with groups of 64 every count of a million rows takes twice as long.
+# Training reads a whole row group per song; but groups of 64 make counting a million rows twice as slow.
 _ROW_GROUP = 256
 
 
-_SCAN_ROW_GROUP = 4096  # of the scan, whole columns are read
+_SCAN_ROW_GROUP = 4096  # the scan table is read column by column
 
 
-FEATURE_ROW_GROUP = 4  # training reads songs one by one, and a whole group for each
+FEATURE_ROW_GROUP = 4  # training reads single songs, each with its whole row group
 
 
 def write_rows(rows: pa.Table, path: Path, footer: Mapping[bytes, bytes], row_group: int = _ROW_GROUP) -> None:
-    """Write rows as every file of a dataset is written, `footer` in its metadata."""
+    """Write a Parquet file of the dataset with `footer` in its metadata and at most `row_group` rows per row group.
+
+    Raises:
+        OSError: the file cannot be written; the message names it.
+    """
     schema = rows.schema.with_metadata({**(rows.schema.metadata or {}), **footer})
     with naming(path):
         pq.write_table(rows.cast(schema), path, compression="zstd", row_group_size=row_group, write_page_checksum=True)
 
 
 def write_scan_part(rows: pa.Table, path: Path, footer: Mapping[bytes, bytes]) -> None:
-    """Write a part of the scan table; what its stages took stands in its footer too."""
+    """Write a part of the scan table, with the stages' total times in its footer."""
     timings = {stage: time.model_dump() for stage, time in row_times(rows).items()}
     write_rows(rows, path, {**footer, FOOTER_TIMINGS: json.dumps(timings).encode()}, _SCAN_ROW_GROUP)

@@ -1,4 +1,4 @@
-"""Sketches of songs, read from the scan table when somebody asks for them: they are most of it, 2 KB a song."""
+"""Read fingerprint sketches from the scan table on demand: at 2 KB per song they are most of its data."""
 
 from dataclasses import dataclass, field
 
@@ -9,24 +9,24 @@ import pyarrow.parquet as pq
 from schemas.dataset import Layout
 from stages.fingerprint import FINGERPRINT
 
-PART = pa.field("part", pa.int64())  # which part of the scan table a row was read from
+PART = pa.field("part", pa.int64())  # number of the part of the scan table that a row is in
 
-# Rows come part by part, but for those that were scanned again; a part is half a megabyte to eight.
-_KEPT = 8
+# Parts to keep in memory, each 0.5 to 8 MB. Rows are requested part by part, except for those that were scanned again.
+_CACHED_PARTS = 8
 
 
 @dataclass
 class SketchReader:
-    """Column fingerprint of rows of the scan table."""
+    """Reads column fingerprint for rows of the scan table, with a cache of the last parts."""
 
     layout: Layout
-    _parts: dict[int, pa.Table] = field(default_factory=dict, repr=False)  # those read last
+    _parts: dict[int, pa.Table] = field(default_factory=dict, repr=False)  # oldest first
 
     def __call__(self, rows: pa.Table) -> pa.StructArray:
-        """Fingerprints of rows, null where there is none.
+        """Fingerprints of the rows, in their order; null if a row has none.
 
         Args:
-            rows: columns row_id and `PART`.
+            rows: table with columns row_id and `PART`.
         """
         found = []
         for part in pc.unique(rows[PART.name]).sort().to_pylist():
@@ -39,7 +39,7 @@ class SketchReader:
         return every["fingerprint"].combine_chunks().take(places)
 
     def complete(self, rows: pa.Table) -> pa.Table:
-        """The rows with their fingerprints in place of nulls."""
+        """The rows with column fingerprint filled in, if they have that column."""
         if "fingerprint" not in rows.column_names:
             return rows
         place = rows.column_names.index("fingerprint")
@@ -47,7 +47,7 @@ class SketchReader:
 
     def _part(self, part: int) -> pa.Table:
         if part not in self._parts:
-            if len(self._parts) == _KEPT:
+            if len(self._parts) == _CACHED_PARTS:
                 del self._parts[next(iter(self._parts))]
             self._parts[part] = pq.read_table(self.layout.scan_file(part), columns=["row_id", "fingerprint"])
         return self._parts[part]

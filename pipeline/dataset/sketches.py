@@ -1,8 +1,9 @@
-"""Which of a million sketches may resemble each other: MinHash in bands, over all of them at once.
+"""Candidate pairs of similar songs: MinHash with LSH banding over up to millions of sketches at once.
 
-A pair whose minima agree in a whole band shares a bucket and is worth a look; most songs share none with anybody. The
-minima are datasketch's, whose scheme is pinned: scans outlive releases. Its index would hold every band of every song
-in dictionaries, 20 KB a song. Here a song's bands are 256 bytes of the scan table, made once, and sorted one by one.
+Two songs whose minima agree in a whole band share a bucket and are compared; most songs share no bucket. The MinHash
+permutations are datasketch's with a pinned scheme, since stored scans outlive releases. datasketch's own LSH index
+keeps every band of every song in dictionaries, 20 KB per song; here a song's bands take 256 bytes in the scan table,
+computed once, and are matched by sorting one band at a time.
 """
 
 from collections import defaultdict
@@ -13,20 +14,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-ENOUGH = 32  # hashes that a sketch needs before it can resemble anything
+ENOUGH = 32  # minimum number of hashes for a comparison
 
-# 64 bands of 3 minima: a pair of Jaccard similarity 0.4 is found with probability 0.986, one of 0.3 with 0.83, and one
-# of 0.01 (two songs of a style) with 0.00006.
+# 64 bands of 3 minima: a pair with Jaccard similarity 0.4 is found with probability 0.986, one with 0.3 with 0.83, and
+# one with 0.01 (two songs of the same style) with 0.00006.
 _BANDS, _ROWS = 64, 3
-_PIECE = 64  # hashes that are permuted at a time, so that it stays in the cache
+_PIECE = 64  # hashes that are permuted at a time, so that the intermediate array fits the CPU cache
 _SCHEME, _SEED = "affine32", 1
 _KEY = np.dtype("<u4")
 
-BANDS = pa.field("bands", pa.binary(_BANDS * _KEY.itemsize))  # null where the sketch says too little
+BANDS = pa.field("bands", pa.binary(_BANDS * _KEY.itemsize))  # null if the sketch has too few hashes
 
 
 def with_bands(rows: pa.Table) -> pa.Table:
-    """The rows with column `BANDS`, made from their fingerprints where there are any."""
+    """The rows with column `BANDS`, computed from column fingerprint; all null without that column."""
     if "fingerprint" not in rows.column_names:
         return rows.append_column(BANDS, pa.nulls(rows.num_rows, BANDS.type))
     made = [
@@ -37,7 +38,7 @@ def with_bands(rows: pa.Table) -> pa.Table:
 
 
 def sketches(fingerprints: pa.StructArray) -> Iterator[np.ndarray]:
-    """The sketch of every song, a view of the column's memory; empty where there is none."""
+    """Yield the sketch of every song, uint32 [hashes], as a view into the column; empty for null."""
     nothing = np.empty(0, np.uint32)
     hashes = pc.struct_field(fingerprints, "hashes")
     offsets, values = hashes.offsets.to_numpy(), hashes.values.to_numpy()
@@ -46,10 +47,10 @@ def sketches(fingerprints: pa.StructArray) -> Iterator[np.ndarray]:
 
 
 def shared_buckets(songs: pa.ChunkedArray) -> Mapping[int, list[int]]:
-    """Song, by its place -> the buckets it shares with at least one other; songs that share none are left out.
+    """Index of a song -> buckets that it shares with at least one other song; songs without such buckets are left out.
 
     Args:
-        songs: column `BANDS`.
+        songs: column `BANDS`, [songs].
     """
     numbers = np.nonzero(songs.is_valid().to_numpy())[0]
     found: defaultdict[int, list[int]] = defaultdict(list)
@@ -65,7 +66,7 @@ def shared_buckets(songs: pa.ChunkedArray) -> Mapping[int, list[int]]:
 
 
 def _repeated(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places of the values that occur more than once, and for each a number that equal values share."""
+    """Indices of the values that occur more than once, and for each a group number shared by equal values."""
     ordered = np.sort(values)
     several = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     places = np.nonzero(np.isin(values, several))[0]
@@ -73,14 +74,14 @@ def _repeated(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bands(sketch: np.ndarray) -> np.ndarray:
-    """One number a band, uint32. Two different bands get the same once in 2^32, which costs a look."""
+    """One hash per band, uint32 [bands]. Collisions (1 in 2^32) only cause an unnecessary comparison."""
     first, second, third = minima(sketch).astype(np.uint64).reshape(_BANDS, _ROWS).T
     mixed = (first << np.uint64(32) | second) ^ (third * np.uint64(0x9E3779B97F4A7C15))
     return ((mixed * np.uint64(0xBF58476D1CE4E5B9)) >> np.uint64(32)).astype(_KEY)
 
 
 def minima(sketch: np.ndarray) -> np.ndarray:
-    """The MinHash of a sketch: uint32 [bands x rows]."""
+    """The MinHash signature of a sketch: uint32 [bands x minima per band]."""
     multipliers, offsets = _permutations()
     mixed = _mixed(sketch)
     least = np.full(multipliers.size, 2**32 - 1, np.uint32)
@@ -102,6 +103,6 @@ def _mixed(hashes: np.ndarray) -> np.ndarray:
 
 @cache
 def _permutations() -> np.ndarray:
-    from datasketch import MinHash  # here, for it imports much of scipy and many a run has nothing to compare
+    from datasketch import MinHash  # here: it imports much of scipy, and many runs compare nothing
 
     return MinHash(num_perm=_BANDS * _ROWS, seed=_SEED, scheme=_SCHEME).permutations

@@ -1,4 +1,4 @@
-"""What the stages of a dataset took: of the scan from its parts' footers, of the curation from the commit records."""
+"""Wall times of the stages of a dataset: scan stages from the scan parts' footers, others from the commit records."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -16,18 +16,18 @@ _TIMINGS = TypeAdapter(dict[str, StageTime])
 
 
 class Throughput(StageTime):
-    """Wall time of a stage, and how fast it went."""
+    """Wall time and speed of a stage."""
 
     stage: str
 
     @property
     def speed(self) -> float:
-        """Seconds of audio a second of one worker."""
+        """Seconds of audio per second of one worker."""
         return self.audio_s / self.seconds if self.seconds else 0.0
 
 
 def stage_times(layout: Layout, records: Iterable[Record]) -> list[Throughput]:
-    """Every stage of both passes; the scan's decode is listed apart from the curation's, which decodes again."""
+    """Times of every stage of both passes; scan stages are named "scan: STAGE", since curation runs decode again."""
     totals: defaultdict[str, StageTime] = defaultdict(StageTime)
     for record in records:
         _add(totals, record.timings)
@@ -42,16 +42,16 @@ def _scan_times(layout: Layout) -> list[Throughput]:
 
 
 def _part_times(path: Path) -> Mapping[str, StageTime]:
-    """What stands in the part's footer; parts of earlier releases say it row by row only."""
+    """Total times in a part's footer; parts of earlier releases have only the times of each row."""
     file = pq.ParquetFile(path)
-    if told := (file.schema_arrow.metadata or {}).get(FOOTER_TIMINGS):
-        return _TIMINGS.validate_json(told)
+    if in_footer := (file.schema_arrow.metadata or {}).get(FOOTER_TIMINGS):
+        return _TIMINGS.validate_json(in_footer)
     names = [name for name in ("timing", "audio") if name in file.schema_arrow.names]
     return row_times(file.read(columns=names))
 
 
 def row_times(rows: pa.Table) -> dict[str, StageTime]:
-    """What stages took over these rows: columns timing and, if there is one, audio."""
+    """Stage -> total time over these rows, from their columns timing and, if present, audio."""
     totals: defaultdict[str, StageTime] = defaultdict(StageTime)
     audio: list[Any] = rows["audio"].to_pylist() if "audio" in rows.column_names else [None] * rows.num_rows
     for steps, facts in zip(rows["timing"].to_pylist(), audio, strict=True):

@@ -1,4 +1,4 @@
-"""Figures of a dataset, read from its shards, quarantine and commits through DuckDB."""
+"""Statistics of a dataset, computed with DuckDB from its shards, quarantine and commit records."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ from schemas.dataset import Layout
 
 
 class VerdictCount(BaseModel):
-    """How many rows one stage turned away for one reason."""
+    """Number of rows that one stage rejected for one reason, and their hours of audio."""
 
     status: str
     stage: str
@@ -27,12 +27,14 @@ class VerdictCount(BaseModel):
 
 
 class Distribution(BaseModel):
-    """Spread of one figure over the kept rows.
+    """Distribution of one numeric field over the kept rows.
 
     Attributes:
-        edges: borders of the bins, one more than there are counts. Inner bins are equally wide between the 1st and the
-            99th percentile, the outer ones reach to the extremes.
-        counts: rows in each bin.
+        column: name of the field, such as `quality.loudness_lufs`.
+        count: number of rows that have a finite value.
+        edges: bin edges [bins + 1]. Bins have equal width between the 1st and the 99th percentile; the first and the
+            last one extend to the minimum and the maximum.
+        counts: rows per bin [bins].
     """
 
     column: str
@@ -47,21 +49,22 @@ class Distribution(BaseModel):
 
 
 class Stats(BaseModel):
-    """One screen of a dataset.
+    """Summary of a dataset.
 
     Attributes:
-        rows: kept, filtered, failed, pending (where there are any) and total.
-        hours: by status.
-        shards: files of kept rows.
-        verdicts: what was turned away; rows that wait for their models are not.
-        distributions: of the kept rows' figures.
-        counts: column -> value -> kept rows.
-        hours_of: the same, their hours.
-        vocal_share: hours with vocals among those of which it is known; None where it is known of none.
-        nulls: column -> kept rows that have none.
-        marks: keep and drop -> how many rows people have marked so.
-        sizes: folder -> bytes of its committed files.
-        stages: wall time.
+        rows: status -> number of rows: kept, filtered, failed, pending (if there are any) and total.
+        hours: status -> hours of audio.
+        shards: number of shards.
+        verdicts: rejected rows by stage and reason, without pending rows.
+        distributions: numeric fields of the kept rows.
+        counts: column -> value -> number of kept rows.
+        hours_of: column -> value -> hours of audio of kept rows.
+        vocal_share: share (0 to 1) of hours with vocals, over kept rows where this is known; None if it is known of
+            none.
+        nulls: column -> number of kept rows in which it is null.
+        marks: `keep` and `drop` -> number of rows with that mark.
+        sizes: folder -> total bytes of its committed files.
+        stages: wall times of the stages.
     """
 
     rows: dict[str, int]
@@ -78,7 +81,7 @@ class Stats(BaseModel):
     stages: list[Throughput]
 
 
-# Figures worth a line, where the dataset has them: column -> expression over the view `tracks`.
+# Numeric fields to summarize if the dataset has them: name -> SQL expression over the view `tracks`.
 _DURATION = "audio.duration_s"
 _FIGURES = {
     "audio.duration_s": _DURATION,
@@ -96,7 +99,7 @@ _FIGURES = {
 _VALUES = {
     "license": "coalesce(license, 'unknown')",
     "source": "coalesce(source, 'unknown')",
-    "language": "language",  # as declared; below as heard
+    "language": "language",  # as declared by the input; transcript.language is the recognized one
     "audio.codec": "audio.codec",
     "vocals.has_vocals": "case when vocals.has_vocals then 'vocal' when not vocals.has_vocals then 'instrumental' end",
     "transcript.language": "transcript.language",
@@ -105,22 +108,22 @@ _VALUES = {
     "caption.source": "caption.source",
     "flags": "flags",
 }
-_LISTS = ("tags.names", "flags")  # of which every item counts
-_WHOLE = ("license", "source", "language", "transcript.language")  # the card names every one
+_LISTS = ("tags.names", "flags")  # list columns, whose items are counted
+_WHOLE = ("license", "source", "language", "transcript.language")  # all values, not only the most common
 _MOST_COMMON = 12
 _BINS = 20
 
 
 def connect(layout: Layout) -> duckdb.DuckDBPyConnection:
-    """DuckDB in memory with the views `tracks` and `quarantine`, either of which may be empty."""
+    """An in-memory DuckDB connection with the views `tracks` and `quarantine`, either of which may be empty."""
     return _connect_to(layout, [*committed_files(layout)])
 
 
 def collect_stats(layout: Layout) -> Stats:
-    """Read a dataset's figures.
+    """Compute the statistics of a dataset.
 
     Raises:
-        NoDataset: the folder holds none.
+        NoDataset: the folder is not a dataset.
     """
     layout.require()
     records = read_records(layout)
@@ -150,17 +153,17 @@ def collect_stats(layout: Layout) -> Stats:
 
 
 def count_marks(layout: Layout) -> dict[str, int]:
-    """Kind of mark -> how many rows have it."""
+    """Kind of mark -> number of rows with it."""
     return dict(Counter(mark.mark for mark in read_marks(layout).values()))
 
 
 def _connect_to(layout: Layout, files: Sequence[str]) -> duckdb.DuckDBPyConnection:
     connection = new_connection()
-    connection.execute("set parquet_metadata_cache = true")  # else every statement reads all footers, of many files
+    connection.execute("set parquet_metadata_cache = true")  # or every statement reads all footers again
     committed = [layout.root / name for name in files]
     for view, folder in (("tracks", layout.shards), ("quarantine", layout.quarantine)):
         mine = sorted(path for path in committed if path.parent == folder)
-        # Of an empty view the schema is still wanted; shards and quarantine share theirs.
+        # An empty view needs a schema too; shards and quarantine have the same one.
         others = [path for path in committed if path.parent in (layout.shards, layout.quarantine)]
         _create_view(connection, view, mine or others[:1], empty=not mine)
     return connection
@@ -176,12 +179,16 @@ def _create_view(connection: duckdb.DuckDBPyConnection, view: str, files: list[P
 
 
 def _listed(files: Iterable[Path]) -> str:
-    """Paths as a list in SQL."""
+    """Paths as an SQL list literal."""
     return "[" + ", ".join("'" + str(file).replace("'", "''") + "'" for file in files) + "]"
 
 
 def _digest(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    """Read the files once: tables `kept` and `rejected` hold all that is counted below; columns that may be null."""
+    """Read the files once into tables `kept` and `rejected` with all values needed below.
+
+    Returns:
+        Names of the stage columns, which may be null.
+    """
     connection.execute("set preserve_insertion_order = false")
     types = dict(connection.execute("select column_name, column_type from (describe tracks)").fetchall())
     nullable = [name for name, type in types.items() if type.startswith("STRUCT(") and "model VARCHAR" in type]
@@ -224,10 +231,10 @@ def _distributions(connection: duckdb.DuckDBPyConnection, kept: int) -> list[Dis
     columns = [name for name in _columns(connection) if name in _FIGURES]
     if not columns or not kept:
         return [_distribution(column, (0, None, None, None), None, []) for column in columns]
-    asked = ", ".join(
+    expressions = ", ".join(
         f'count("{c}"), min("{c}"), quantile_cont("{c}", [0.01, 0.25, 0.5, 0.75, 0.99]), max("{c}")' for c in columns
     )
-    found = connection.execute(f"select {asked} from kept").fetchone() or ()
+    found = connection.execute(f"select {expressions} from kept").fetchone() or ()
     spreads = {c: found[4 * i : 4 * i + 4] for i, c in enumerate(columns)}
     inner = {c: points for c, (_, _, points, _) in spreads.items() if points}
     bins = {c: Bins.between(f'"{c}"', points[0], points[-1], _BINS) for c, points in inner.items()}
@@ -236,7 +243,7 @@ def _distributions(connection: duckdb.DuckDBPyConnection, kept: int) -> list[Dis
 
 
 def _distribution(column: str, spread: tuple[Any, ...], bins: Bins | None, counts: list[int]) -> Distribution:
-    """Of a column with this count, minimum, quantiles and maximum."""
+    """The distribution of a column with `spread`: its count, minimum, quantiles and maximum."""
     count, minimum, points, maximum = spread
     _, p25, median, p75, _ = points or [None] * 5
     found = {"count": count, "minimum": minimum, "p25": p25, "median": median, "p75": p75, "maximum": maximum}
@@ -246,7 +253,7 @@ def _distribution(column: str, spread: tuple[Any, ...], bins: Bins | None, count
 def _values(
     connection: duckdb.DuckDBPyConnection,
 ) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, float]]]:
-    """Column -> value -> kept rows, and their hours; the most common first."""
+    """Column -> value -> number of kept rows, and the same for their hours; the most common value first."""
     counts, hours_of = {}, {}
     for column in (name for name in _columns(connection) if name in _VALUES):
         value = f'unnest("{column}")' if column in _LISTS else f'"{column}"'
@@ -268,8 +275,8 @@ def _vocal_share(hours: dict[str, float]) -> float | None:
 def _nulls(connection: duckdb.DuckDBPyConnection, columns: list[str]) -> dict[str, int]:
     if not columns:
         return {}
-    asked = ", ".join(f'count(*) filter ("null {column}")' for column in columns)
-    return dict(zip(columns, connection.execute(f"select {asked} from kept").fetchone() or (), strict=True))
+    expressions = ", ".join(f'count(*) filter ("null {column}")' for column in columns)
+    return dict(zip(columns, connection.execute(f"select {expressions} from kept").fetchone() or (), strict=True))
 
 
 def _sizes(layout: Layout, files: Iterable[str]) -> dict[str, int]:

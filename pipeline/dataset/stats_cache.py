@@ -1,7 +1,7 @@
-"""A dataset's figures as its last run left them, for as long as nothing has been scanned or committed since.
+"""Cache of a dataset's statistics, valid until something is scanned or committed.
 
-Counting reads a few columns of every row group, ten seconds of a million rows; the records say in a fraction of one
-whether that is still needed.
+Computing them reads a few columns of every row group, 10 s for a million rows; checking from the commit records whether
+the cache is valid takes a fraction of a second.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from pipeline.dataset.stats import Stats, collect_stats, count_marks
 from schemas.dataset import Layout
 from schemas.files import write_durably
 
-_REVISION = b"1"  # raised whenever the same dataset gives other figures
+_REVISION = b"1"  # increment when the statistics of an unchanged dataset change
 
 
 class _Snapshot(Stats):
@@ -20,18 +20,18 @@ class _Snapshot(Stats):
 
 
 def current_stats(layout: Layout) -> Stats:
-    """The figures of a dataset, counted anew only where they are not those of its last run.
+    """The statistics of a dataset, from the cache if it is valid.
 
     Raises:
-        NoDataset: the folder holds none.
+        NoDataset: the folder is not a dataset.
     """
-    return _remembered(layout, _state(layout)) or collect_stats(layout)
+    return _cached(layout, _state(layout)) or collect_stats(layout)
 
 
 def renew_stats(layout: Layout) -> Stats:
-    """The figures of a dataset, remembered for `current_stats`; what was counted for this very state is not again."""
-    state = _state(layout)  # first: what changes meanwhile makes them old
-    if known := _remembered(layout, state):
+    """The statistics of a dataset, computed and cached unless the cache is valid."""
+    state = _state(layout)  # before computing: later changes must invalidate the cache
+    if known := _cached(layout, state):
         return known
     stats = collect_stats(layout)
     snapshot = _Snapshot(**stats.model_dump(), state=state)
@@ -39,10 +39,10 @@ def renew_stats(layout: Layout) -> Stats:
     return stats
 
 
-def _remembered(layout: Layout, state: str) -> Stats | None:
+def _cached(layout: Layout, state: str) -> Stats | None:
     try:
         snapshot = _Snapshot.model_validate_json(layout.stats.read_bytes())
-    except (OSError, ValidationError):  # none, or another release's
+    except (OSError, ValidationError):  # no cache, or from another release
         return None
     if snapshot.state != state:
         return None
@@ -50,9 +50,10 @@ def _remembered(layout: Layout, state: str) -> Stats | None:
 
 
 def _state(layout: Layout) -> str:
-    """Digest of what figures rest on.
+    """Digest of everything the statistics depend on.
 
-    Records name every file by its own digest. A part of the scan changes only when rows leave it, and its size with it.
+    Commit records contain the digest of every file. A scan part changes only when rows are removed, which changes its
+    size.
     """
     digest = hashlib.blake2b(_REVISION, digest_size=16)
     for path in (*layout.state.glob("plan.json"), *sorted(layout.commits.glob("*.json"))):

@@ -1,4 +1,4 @@
-"""Tombstones: which rows were forgotten and may not come back, by the hashes of their uri and of their bytes alone."""
+"""Tombstones: forgotten rows that may not come back, identified only by the hashes of their uri and bytes."""
 
 from collections.abc import Iterable, Mapping, Set
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from schemas.tables import TOMBSTONES
 
 
 def read_tombstones(layout: Layout) -> pa.Table:
-    """All of them, a table of schema `TOMBSTONES`."""
+    """All tombstones, a table of schema `TOMBSTONES`."""
     return pq.read_table(layout.tombstones, schema=TOMBSTONES) if layout.tombstones.is_file() else _none()
 
 
@@ -22,8 +22,8 @@ def bury(layout: Layout, tracks: Mapping[str, str | None], reason: str | None) -
 
     Args:
         layout: the dataset.
-        tracks: row id -> track id, of what is forgotten.
-        reason: why.
+        tracks: row id -> track id, of the forgotten rows.
+        reason: stored with each tombstone.
     """
     there = read_tombstones(layout)
     known, now = {*there["row_id"].to_pylist()}, datetime.now(UTC)
@@ -36,7 +36,7 @@ def bury(layout: Layout, tracks: Mapping[str, str | None], reason: str | None) -
 
 
 def unbury(layout: Layout, ids: Iterable[str]) -> int:
-    """Take tombstones of rows or tracks away; how many there were."""
+    """Remove the tombstones with these row or track ids; returns their number."""
     there, wanted = read_tombstones(layout), pa.array([*ids], pa.string())
     gone = pc.or_(pc.is_in(there["row_id"], wanted), pc.fill_null(pc.is_in(there["track_id"], wanted), False))
     _write(layout, there.filter(pc.invert(gone)))
@@ -44,12 +44,12 @@ def unbury(layout: Layout, ids: Iterable[str]) -> int:
 
 
 def forgotten_tracks(tombstones: pa.Table) -> Set[str]:
-    """Ids of the tracks, which may not come back under another name."""
+    """Ids of the forgotten tracks, which may not come back under any uri."""
     return {*tombstones["track_id"].drop_null().to_pylist()}
 
 
 def without_forgotten(rows: pa.Table, tombstones: pa.Table) -> pa.Table:
-    """Rows of a manifest or a scan table that nobody has forgotten."""
+    """Rows of a manifest or a scan table without the forgotten ones."""
     return rows.filter(pc.invert(pc.is_in(rows["row_id"], tombstones["row_id"].combine_chunks())))
 
 

@@ -1,4 +1,4 @@
-"""`songmill verify`: is everything there as it was committed, and every row exactly once."""
+"""`songmill verify`: check that all committed files are intact and that every row is committed exactly once."""
 
 from collections import Counter
 from pathlib import Path
@@ -12,15 +12,15 @@ from schemas.files import file_digest
 
 
 def verify_dataset(layout: Layout) -> list[str]:
-    """Problems of a dataset, one line each; none when it is sound.
+    """Problems of a dataset, one line each; an empty list if it is intact.
 
     Raises:
-        NoDataset: the folder holds none.
+        NoDataset: the folder is not a dataset.
     """
     layout.require()
     ledger = Ledger(layout).read()
     problems = [problem for commit in ledger.commits.values() for problem in _unit_problems(layout, commit)]
-    renaming = ["rows are being renamed, for files were moved; the next curate finishes that"] * layout.moves.is_file()
+    renaming = ["renaming of moved rows is unfinished; the next curate completes it"] * layout.moves.is_file()
     return problems + renaming + _row_problems(ledger) + _stray_files(layout, ledger)
 
 
@@ -31,7 +31,7 @@ def _unit_problems(layout: Layout, commit: Commit) -> list[str]:
         if not path.exists():
             problems.append(f"{name}: missing")
         elif file_digest(path) != digest:
-            problems.append(f"{name}: its bytes are not the committed ones")
+            problems.append(f"{name}: content differs from what was committed")
         else:
             sound[name] = path
     found: list[str] = []
@@ -43,7 +43,7 @@ def _unit_problems(layout: Layout, commit: Commit) -> list[str]:
             found += _row_ids(path)
         problems += _schema_problems(name, path)
     if not problems and sorted(found) != sorted(commit.rows):
-        problems.append(f"unit {commit.unit}: its files hold {len(found)} rows, its record names {len(commit.rows)}")
+        problems.append(f"unit {commit.unit}: its files have {len(found)} rows, its commit record {len(commit.rows)}")
     return problems
 
 
@@ -55,11 +55,11 @@ def _schema_problems(name: str, path: Path) -> list[str]:
 
 
 def _feature_problems(name: str, path: Path, shard: str, digest: str, sound_shard: Path | None) -> list[str]:
-    """A feature file must be of its shard; the rows of a damaged shard may not even be readable."""
+    """A feature file must match its shard. Row ids are compared only if the shard is intact and so readable."""
     if (pq.read_metadata(path).metadata or {}).get(FOOTER_SHARD_DIGEST) != digest.encode():
-        return [f"{name}: it belongs to another {shard}"]
+        return [f"{name}: it was written for another version of {shard}"]
     if sound_shard and _row_ids(path) != _row_ids(sound_shard):
-        return [f"{name}: its rows are not those of {shard}, or in another order"]
+        return [f"{name}: its rows differ from those of {shard} or are in another order"]
     return []
 
 
@@ -77,4 +77,4 @@ def _stray_files(layout: Layout, ledger: Ledger) -> list[str]:
     folders = (layout.shards, layout.quarantine, *(layout.features(name) for name in FEATURES))
     files = (path for folder in folders for path in sorted(folder.glob("*.parquet")) if unit_of(path) is not None)
     names = map(layout.name_of, files)
-    return [f"{name}: not committed; the next curate sweeps it" for name in names if name not in known]
+    return [f"{name}: not committed; the next curate deletes it" for name in names if name not in known]

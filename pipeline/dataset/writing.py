@@ -1,4 +1,4 @@
-"""What every command that changes a dataset does before and afterwards: take its lock, describe what it has become."""
+"""Before and after every change of a dataset: take its lock, and update its statistics and card."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,12 +20,12 @@ class DatasetLocked(DataProblem):
 
 @contextmanager
 def exclusive_lock(layout: Layout) -> Iterator[None]:
-    """One process at a time writes a dataset, and finishes first what a killed one had begun to rename.
+    """Hold the dataset's write lock; renames that a killed process left unfinished are completed first.
 
-    The lock goes with the process, however that ends.
+    The operating system releases the lock when the process ends, however it ends.
 
     Raises:
-        DatasetLocked: another one does.
+        DatasetLocked: another process holds it.
     """
     layout.state.mkdir(parents=True, exist_ok=True)
     try:
@@ -37,7 +37,7 @@ def exclusive_lock(layout: Layout) -> Iterator[None]:
 
 
 def describe_dataset(layout: Layout, plan: Plan) -> Stats:
-    """Write the figures and the card of a dataset anew."""
+    """Update the statistics and the card of a dataset; returns the statistics."""
     stats = renew_stats(layout)
     write_card(layout, plan, stats)
     return stats

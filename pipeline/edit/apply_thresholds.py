@@ -1,9 +1,9 @@
-"""`songmill whatif --apply`: let other thresholds hold, without running a model.
+"""`songmill whatif --apply`: apply other thresholds to a dataset without running a model.
 
-Rows that are rejected now move to the quarantine at once, rows that have all their columns come back at once, and those
-that stages have never run on become pending: the next `curate` completes them. Units are rewritten one by one; the plan
-follows when all are done, so that a killed command is finished by giving it again. Units whose rows wait for their
-files are judged too, and stay under the plan that made them.
+Newly rejected rows move to the quarantine. Rows that are no longer rejected come back if they have all columns of the
+plan; otherwise they become pending, and the next `curate` completes them. Units are rewritten one by one, and the plan
+is written last, so that running a killed command again completes it. Units whose rows wait for missing files are judged
+too, but keep their old plan.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,24 +27,28 @@ from schemas.dataset import Layout
 
 
 def apply_thresholds(layout: Layout, overrides: Iterable[str]) -> None:
-    """Judge a dataset by other thresholds, for good.
+    """Judge a dataset by other thresholds and write the result.
+
+    Args:
+        layout: the dataset.
+        overrides: `column.min_field=bound` or `column.max_field=bound`; `null` for no threshold.
 
     Raises:
-        NoDataset: the folder holds none.
-        DataProblem: another process writes it, or a run of it was interrupted.
-        UsageProblem: an override is no threshold on a column of the dataset.
+        NoDataset: the folder is not a dataset.
+        DataProblem: another process is writing it, or a run was interrupted.
+        UsageProblem: an override is not a threshold on a column of the dataset.
     """
     with exclusive_lock(layout):
         judged = rejudge(layout, overrides)
         plan = judged.plan.model_copy(update={"gates": {c: bounds for c, bounds in judged.gates.items() if bounds}})
         ledger = Ledger(layout).open()
         waiting = waiting_units(ledger, judged.plan)
-        if strange := [
+        if other_plan := [
             c.unit for c in ledger.commits.values() if c.plan not in (judged.plan.id, plan.id) and c.unit not in waiting
         ]:
             raise DataProblem(
-                f"{layout.root}: {len(strange)} units are of another plan, for a run was interrupted; finish it first: "
-                f"songmill curate {layout.root}"
+                f"{layout.root}: {len(other_plan)} units were made with another plan because a run was interrupted; "
+                f"finish it first: songmill curate {layout.root}"
             )
         after = _after(judged)
         for commit in [commit for commit in ledger.commits.values() if commit.plan != plan.id]:
@@ -55,7 +59,7 @@ def apply_thresholds(layout: Layout, overrides: Iterable[str]) -> None:
 
 
 def _after(judged: Rejudged) -> dict[str, str]:
-    """Row id -> its new status, of rows that get one."""
+    """Row id -> new status, of rows whose status changes and of all rows that are filtered."""
     changed = "select row_id, after from verdicts where after != now or after = 'filtered'"
     return dict(judged.connection.execute(changed).fetchall())
 
@@ -84,10 +88,10 @@ def _verdict(row: Mapping[str, Any], after: str | None, gates: Iterable[Gate]) -
         return verdict
     if after == "filtered" and why:
         return {**verdict, **why.verdict(row[why.column])}
-    told = dict.fromkeys(("stage", "reason", "message"))
+    details = dict.fromkeys(("stage", "reason", "message"))
     if after == "pending":
-        told = {"stage": "whatif", "reason": "waits_for_models", "message": "accepted by other thresholds"}
-    return {**verdict, "status": after, **told}
+        details = {"stage": "whatif", "reason": "waits_for_models", "message": "accepted by other thresholds"}
+    return {**verdict, "status": after, **details}
 
 
 def _state(state: RowState, status: str) -> RowState:

@@ -1,7 +1,7 @@
-"""`songmill forget`: take rows out of a dataset for good, and say which models have learnt from them.
+"""`songmill forget`: remove rows from a dataset permanently, and list the models that were trained on them.
 
-Tombstones come first, so that a killed command cannot let a row come back; giving it again finishes it. Then the units
-that hold the rows are rewritten one by one, the scan table loses them, and so do the marks.
+Tombstones are written first, so that no row can come back if the command is killed; running it again completes it. Then
+the units with these rows are rewritten one by one, and the rows are removed from the scan table and the marks.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -25,12 +25,12 @@ from training.run.provenance import models_below, tracks_of
 
 @dataclass(frozen=True)
 class Forgettable:
-    """What would be forgotten.
+    """Rows that would be forgotten.
 
     Attributes:
-        tracks: row id -> track id; None where the file could not be read.
-        copies: how many of the rows are there because they are copies of the others.
-        hours: of the rows that are kept now.
+        tracks: row id -> track id; None if the file could not be read.
+        copies: number of rows that are included only because they are copies of the others.
+        hours: hours of audio of those rows that are currently kept.
     """
 
     tracks: Mapping[str, str | None]
@@ -41,43 +41,44 @@ class Forgettable:
 def find_forgettable(
     layout: Layout, ids: Sequence[str], where: str | None = None, *, copies: bool = True
 ) -> Forgettable:
-    """Rows that are named or that a condition holds for, and their copies.
+    """Select rows by id or by a condition, with their copies.
 
     Args:
         layout: the dataset.
         ids: row or track ids.
-        where: SQL over the columns of a row, such as `artist = 'X'`.
-        copies: take in whatever was turned away as a copy of them, else the next run would keep it in their place.
+        where: SQL condition over the columns of a row, such as `artist = 'X'`.
+        copies: include rows that were rejected as copies of them; otherwise the next run would keep one of those.
 
     Raises:
-        NoDataset: the folder holds none.
+        NoDataset: the folder is not a dataset.
         DataProblem: no such row.
-        UsageProblem: the condition is no SQL, or neither ids nor a condition are given.
+        UsageProblem: the condition is not valid SQL, or neither ids nor a condition are given.
     """
     layout.require()
     if not ids and where is None:
-        raise UsageProblem("say what to forget: --track ID, or --where \"artist = 'X'\"")
+        raise UsageProblem("nothing selected: use --track ID or --where \"artist = 'X'\"")
     scanned = scanned_tracks(layout)
     stones = read_tombstones(layout)
     buried = {*stones["row_id"].to_pylist(), *stones["track_id"].to_pylist()}
     rows = _rows(layout)
     named = {**_named(rows, scanned, ids, buried), **(_where(rows, where) if where is not None else {})}
     found = _with_copies(rows, scanned, named) if copies else named
-    if not found and not buried & (Ledger(layout).read().rows.keys() | scanned.keys()):  # of a killed command
-        raise DataProblem(f"{layout.root}: nothing there to forget")
+    # A killed command may have left rows in place that already have tombstones.
+    if not found and not buried & (Ledger(layout).read().rows.keys() | scanned.keys()):
+        raise DataProblem(f"{layout.root}: no row matches, nothing to forget")
     return Forgettable(found, len(found) - len(named), _hours(rows, found))
 
 
 def forget(layout: Layout, found: Forgettable, reason: str | None = None) -> None:
-    """Rewrite what holds the rows, without them.
+    """Remove the rows from the dataset and write tombstones for them.
 
     Args:
         layout: the dataset.
         found: the rows.
-        reason: why; stands on the tombstones.
+        reason: stored in the tombstones.
 
     Raises:
-        DataProblem: another process writes the dataset.
+        DataProblem: another process is writing the dataset.
     """
     with exclusive_lock(layout):
         ledger = Ledger(layout).open()
@@ -92,7 +93,7 @@ def forget(layout: Layout, found: Forgettable, reason: str | None = None) -> Non
 
 
 def models_trained_on(tracks: Iterable[str | None], folders: Iterable[Path]) -> list[Path]:
-    """Runs and exported models below some folders that have learnt from one of the tracks."""
+    """Paths of training runs and exported models below the folders that were trained on one of the tracks."""
     wanted = {track for track in tracks if track is not None}
     return [model for folder in folders for model in models_below(folder) if tracks_of(model) & wanted]
 
@@ -108,7 +109,7 @@ def _named(
     there = {**scanned, **_pairs(rows)}
     found = {row_id: track for row_id, track in there.items() if row_id in ids or (track is not None and track in ids)}
     if missing := [id for id in ids if id not in {*found, *found.values(), *buried}]:
-        raise DataProblem(f"no row or track has the id {', '.join(missing)}")
+        raise DataProblem(f"no row or track with the id {', '.join(missing)}")
     return found
 
 
@@ -126,7 +127,7 @@ def _pairs(rows: duckdb.DuckDBPyRelation) -> dict[str, str | None]:
 def _with_copies(
     rows: duckdb.DuckDBPyRelation, scanned: Mapping[str, str | None], named: Mapping[str, str | None]
 ) -> dict[str, str | None]:
-    """The rows with those of the same bytes, and those that were found to be copies of one of them."""
+    """The rows, rows with the same bytes, and rows that were rejected as duplicates of one of them."""
     tracks = {track for track in named.values() if track is not None}
     found = {**named, **{row_id: track for row_id, track in scanned.items() if track in tracks}}
     if "dedup" not in rows.columns:

@@ -1,8 +1,8 @@
-"""Every row of a dataset judged again by other thresholds, from the figures that shards and quarantine hold.
+"""Judge every row of a dataset again by other thresholds, from the measurements in its shards and quarantine.
 
-Nothing is decoded and no model runs. What people, licenses, duplicates and failures decided stands: a row that failed
-or has no allowed license stays out, a copy stays a copy, and a row that is marked to be kept stays in. A copy of a song
-that other thresholds reject is looked at anew by the next `songmill curate`.
+Nothing is decoded and no model runs. Verdicts from marks, licenses, duplicate detection and failures do not change: a
+row that failed or has no allowed license stays rejected, a duplicate stays a duplicate, and a row marked `keep` stays
+kept. Duplicates of a song that the other thresholds reject are judged again by the next `songmill curate`.
 """
 
 import math
@@ -22,21 +22,22 @@ from pipeline.planning.plan import Plan
 from schemas.config import Thresholds
 from schemas.dataset import FEATURES, Layout
 
-# Stages of a verdict that no threshold of a column gave.
+# Values of verdict.stage that do not come from a threshold on a column; rows with these keep their verdict.
 STANDING = ("dedup", "license", "mark", "forget")
 
 
 @dataclass(frozen=True)
 class Rejudged:
-    """All rows under other thresholds.
+    """All rows of a dataset, judged by other thresholds.
 
     Attributes:
-        plan: of the dataset as it is.
-        changed: column and threshold -> its new bound; None for none.
-        gates: thresholds as they would be.
-        judging: gates in the order in which they judge.
-        connection: DuckDB with the view `judged`: every row's columns, `hours`, its status `now` and `after`, which may
-            be `pending`: it would come back, but stages have never run on it; and the `reason` why it is filtered.
+        plan: the dataset's current plan.
+        changed: (column, threshold) -> new bound; None to remove the threshold.
+        gates: column -> thresholds after the change.
+        judging: the gates in judging order.
+        connection: DuckDB connection with the view `judged`: every row's columns, its `hours` of audio, its status
+            `now` and `after`, and the `reason` if it is filtered. Status `pending` means that the row is no longer
+            rejected, but that stages have never run on it.
     """
 
     plan: Plan
@@ -47,16 +48,16 @@ class Rejudged:
 
 
 def rejudge(layout: Layout, overrides: Iterable[str]) -> Rejudged:
-    """Judge every row of a dataset by other thresholds.
+    """Judge every row of a dataset by other thresholds, without changing the dataset.
 
     Args:
         layout: the dataset.
         overrides: `column.min_field=bound` or `column.max_field=bound`; `null` for no threshold.
 
     Raises:
-        NoDataset: the folder holds no dataset.
-        DataProblem: it is empty.
-        UsageProblem: an override is no threshold on a column of the dataset.
+        NoDataset: the folder is not a dataset.
+        DataProblem: the dataset is empty.
+        UsageProblem: an override is not a threshold on a column of the dataset.
     """
     layout.require()
     plan = Plan.model_validate_json(layout.plan.read_bytes())
@@ -79,10 +80,12 @@ def _parsed(overrides: Iterable[str]) -> dict[tuple[str, str], float | None]:
         except ValueError:
             bound = math.nan
         if not (dot and equals) or (bound is not None and not math.isfinite(bound)):
-            raise UsageProblem(f"--set {override}: a threshold is written column.min_field=NUMBER (null for none)")
+            raise UsageProblem(
+                f"--set {override}: expected column.min_field=NUMBER or column.max_field=NUMBER (null for no threshold)"
+            )
         changed[column, name] = bound
     if not changed:
-        raise UsageProblem("say what to change: --set quality.min_bandwidth_hz=15000")
+        raise UsageProblem("no threshold given; use --set, such as --set quality.min_bandwidth_hz=15000")
     return changed
 
 
@@ -98,7 +101,7 @@ def _merged(gates: Mapping[str, Thresholds], changed: Mapping[tuple[str, str], f
 def _ordered_gates(layout: Layout, plan: Plan, wanted: Mapping[str, Thresholds]) -> tuple[Gate, ...]:
     file = next((name for name in Ledger(layout).read().files if not name.startswith("features/")), None)
     if file is None:
-        raise DataProblem(f"{layout.root} holds no rows yet")
+        raise DataProblem(f"{layout.root} has no rows yet")
     types = {field.name: field.type for field in pq.read_schema(layout.root / file)}
     if unknown := sorted(wanted.keys() - types.keys()):
         raise UsageProblem(f"the dataset has no column {', '.join(unknown)}; it has {', '.join(plan.columns)}")
@@ -137,7 +140,7 @@ def _judge(connection: duckdb.DuckDBPyConnection, plan: Plan, gates: Sequence[Ga
 
 
 def _complete(plan: Plan, there: set[str]) -> str:
-    """SQL: whether a row has every column of the plan. Features lie beside kept rows only."""
+    """SQL condition: whether a row has every column of the plan. Only kept rows have features."""
     if set(plan.columns) & set(FEATURES):
         return "verdict.status = 'kept'"
     return " and ".join(f'"{name}" is not null' for name in plan.columns if name in there) or "true"

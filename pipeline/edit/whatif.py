@@ -1,4 +1,4 @@
-"""What other thresholds would keep: hours gained and lost, and the rows next to the threshold on both sides."""
+"""`songmill whatif`: which rows and hours other thresholds would keep, and the rows nearest to each threshold."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -27,17 +27,18 @@ class Amount(BaseModel):
 
 
 class Balance(BaseModel):
-    """Hours kept by the dataset's own thresholds and by the other ones."""
+    """Hours kept with the current thresholds (`now`) and with the other ones (`then`)."""
 
     now: float
     then: float
 
 
 class Near(BaseModel):
-    """A row next to a threshold.
+    """A row near a threshold.
 
     Attributes:
-        rejected: on which side of the new threshold it lies.
+        value: its value of the threshold's field.
+        rejected: whether the new threshold rejects it.
     """
 
     row_id: str
@@ -48,15 +49,16 @@ class Near(BaseModel):
 
 
 class WhatIf(BaseModel):
-    """What other thresholds would do.
+    """The effect of other thresholds.
 
     Attributes:
-        changes: threshold -> its bound now and then; None where there is none.
-        kept_now, kept_then: rows that are kept. Pending rows are not among the latter.
-        newly_rejected: rows that would go, by the threshold that rejects them.
-        newly_kept: rows that would come back with all their columns.
-        pending: rows that would come back, but whose later stages have never run.
-        by: language, license and tag -> value -> hours kept; a song with three tags counts for each.
+        changes: threshold -> current and new bound; None for no threshold.
+        kept_now: rows that are kept with the current thresholds.
+        kept_then: rows that would be kept with the new ones, without pending rows.
+        newly_rejected: threshold -> rows that are kept now and that it would reject.
+        newly_kept: rejected rows that would be kept and have all their columns.
+        pending: rejected rows that would pass the thresholds, but on which later stages have never run.
+        by: `language`, `license` and `tag` -> value -> hours kept; a song with three tags counts for each of them.
         nearest: changed threshold -> the rows nearest to it, on both sides.
     """
 
@@ -71,17 +73,17 @@ class WhatIf(BaseModel):
 
 
 def what_if(layout: Layout, overrides: Iterable[str], nearest: int = 5) -> WhatIf:
-    """Judge every row of a dataset by other thresholds.
+    """Compute the effect of other thresholds on a dataset, without changing it.
 
     Args:
         layout: the dataset.
         overrides: `column.min_field=bound` or `column.max_field=bound`; `null` for no threshold.
-        nearest: rows to name on each side of every changed threshold.
+        nearest: number of rows to list on each side of every changed threshold.
 
     Raises:
-        NoDataset: the folder holds none.
+        NoDataset: the folder is not a dataset.
         DataProblem: the dataset is empty.
-        UsageProblem: an override is no threshold on a column of the dataset.
+        UsageProblem: an override is not a threshold on a column of the dataset.
     """
     judged = rejudge(layout, overrides)
     connection = judged.connection

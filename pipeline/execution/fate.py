@@ -1,16 +1,16 @@
-"""What a row that has killed workers brings along when it sets out again."""
+"""Retry state of a row on which workers have died, sent along with the row when it is processed again."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Fate:
-    """What the deaths of workers mean for a row.
+    """Consequence of worker deaths for a row: another attempt, or failure.
 
     Attributes:
-        attempts: how often it was begun, this time included, or if it is set aside, has been begun.
-        stage: where it is set aside; empty while it may try again.
-        message: why; empty while it may try again.
+        attempts: number of attempts, including the current one if the row is tried again.
+        stage: the stage in which the row is to fail; empty if it is tried again.
+        message: the failure's message; empty if it is tried again.
     """
 
     attempts: int

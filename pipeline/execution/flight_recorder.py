@@ -1,7 +1,8 @@
-"""What a worker was at when it died: it notes stage and rows before each step, and its last frames as it crashes.
+"""Flight recorder: what a worker was doing when it died.
 
-Both are files below Ray's session folder on the worker's machine, since nothing in memory outlives a crash. The driver
-reads them where it can, and has them read on the other machine where it cannot.
+A worker writes the current stage and rows to a file before each step, and faulthandler writes its stack to another file
+when it crashes. Both are below Ray's session folder on the worker's machine, since files survive a crash. The driver
+reads them directly on its own machine, and through a Ray task on other machines.
 """
 
 import faulthandler
@@ -19,12 +20,12 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-_ANSWER_S = 15.0  # for a process on another machine to start and read
+_ANSWER_S = 15.0  # timeout for starting a task on another machine and reading the files
 
 
 @dataclass(frozen=True)
 class Station:
-    """Where a worker lives and where its files lie: `{path}.json` and `{path}.crash`."""
+    """Location of a worker: its Ray node id, and the path of its files `{path}.json` and `{path}.crash`."""
 
     node: str
     path: Path
@@ -32,15 +33,15 @@ class Station:
 
 @dataclass(frozen=True)
 class Recording:
-    """What a worker has left, or says while it works.
+    """The recorded state of a worker, running or dead.
 
     Attributes:
-        stage: what it is at; empty between two blocks.
-        row_ids: the rows that it is at.
-        passed: stage -> rows of its present block that have come through it alive.
-        for_s: how long it has been at this stage, in seconds.
-        crash: what faulthandler wrote as it crashed, or the frames of an `os._exit`; empty otherwise.
-        exit_code: that of an `os._exit`.
+        stage: its current stage; empty between two blocks.
+        row_ids: ids of the rows it is processing.
+        passed: stage -> number of rows of the current block that have completed it.
+        for_s: seconds since the current stage began.
+        crash: faulthandler's output after a crash, or the stack of an `os._exit`; otherwise empty.
+        exit_code: code of an `os._exit`, else None.
     """
 
     stage: str = ""
@@ -52,7 +53,12 @@ class Recording:
 
 
 class FlightRecorder:
-    """The worker's side. It lives as long as the process: faulthandler writes to a file of its own."""
+    """Records in the worker. It must live as long as the process since faulthandler keeps writing to its file.
+
+    Attributes:
+        station: location of the worker's files.
+        passed: stage -> number of rows of the current block that have completed it.
+    """
 
     def __init__(self) -> None:
         context = ray.get_runtime_context()
@@ -64,50 +70,50 @@ class FlightRecorder:
         self._crash = _crash(self.station.path).open("w")
         self._pid, self._really_exit = os.getpid(), os._exit
         self.note("")
-        faulthandler.enable(self._crash)  # all threads: one of a native library's has no Python frames
+        faulthandler.enable(self._crash)  # of all threads: a native library's thread has no Python frames
         os._exit = self._exit  # type: ignore[assignment]
 
     def note(self, stage: str, row_ids: Sequence[str] = ()) -> None:
-        """What comes next; a write of a few microseconds, which the death of the process does not undo."""
+        """Record the stage and rows that begin now. It takes a few microseconds and survives the process's death."""
         self._write({"stage": stage, "row_ids": row_ids, "since": time.time(), "passed": self.passed, "exit": None})
 
     def rest(self) -> None:
-        """The block is done."""
+        """Record that the block is done."""
         self.passed.clear()
         self.note("")
 
     def _write(self, noted: dict[str, Any]) -> None:
         self._noted = noted
-        os.pwrite(self._notes, json.dumps(noted).encode() + b"\n", 0)  # the rest of a longer one before does not count
+        os.pwrite(self._notes, json.dumps(noted).encode() + b"\n", 0)  # readers ignore everything after the newline
 
     def _exit(self, code: int) -> None:
-        """Leave a trace: unlike a signal, an exit leaves none by itself."""
-        if os.getpid() == self._pid:  # a forked child ends this way too
+        """Replacement of `os._exit` that records the exit, which faulthandler does not."""
+        if os.getpid() == self._pid:  # not in a forked child, which also ends with os._exit
             faulthandler.dump_traceback(self._crash, all_threads=False)
             self._write({**self._noted, "exit": code})
         self._really_exit(code)
 
 
 def recordings(stations: Sequence[Station], *, timeout_s: float = _ANSWER_S) -> list[Recording | None]:
-    """What these workers say or have left; None where their machine is gone or does not answer in time."""
+    """Read the recordings of these workers; None where the machine is gone or does not answer within `timeout_s`."""
     here = ray.get_runtime_context().get_node_id()
     found: dict[Path, Recording | None] = {s.path: _read(s.path) for s in stations if s.node == here}
     elsewhere: dict[str, list[Path]] = {}
     for station in stations:
         if station.node != here:
             elsewhere.setdefault(station.node, []).append(station.path)
-    asked = {node: _asked(node, paths) for node, paths in elsewhere.items()}
+    tasks = {node: _read_on(node, paths) for node, paths in elsewhere.items()}
     deadline = time.monotonic() + timeout_s
-    for node, answer in asked.items():
+    for node, task in tasks.items():
         with suppress(RayError):
-            told = ray.get(answer, timeout=max(0.1, deadline - time.monotonic()))
-            found |= dict(zip(elsewhere[node], told, strict=True))
+            there = ray.get(task, timeout=max(0.1, deadline - time.monotonic()))
+            found |= dict(zip(elsewhere[node], there, strict=True))
     return [found.get(station.path) for station in stations]
 
 
-def _asked(node: str, paths: list[Path]) -> ray.ObjectRef:
-    there = NodeAffinitySchedulingStrategy(node, soft=False)
-    return _read_all.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(paths)  # type: ignore[attr-defined]
+def _read_on(node: str, paths: list[Path]) -> ray.ObjectRef:
+    on_node = NodeAffinitySchedulingStrategy(node, soft=False)
+    return _read_all.options(num_cpus=0, max_retries=0, scheduling_strategy=on_node).remote(paths)  # type: ignore[attr-defined]
 
 
 @ray.remote
@@ -119,7 +125,7 @@ def _read(path: Path) -> Recording | None:
     try:
         noted = json.loads(_notes(path).read_bytes().partition(b"\n")[0])
         crash = _crash(path).read_text(errors="replace")
-    except (OSError, ValueError):  # not there, not ours, or just being written
+    except (OSError, ValueError):  # missing, not readable, or being written
         return None
     return Recording(
         stage=noted["stage"],

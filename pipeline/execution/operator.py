@@ -1,9 +1,9 @@
 """Run several stages over a batch in one process.
 
-One exception costs one row: it becomes the row's verdict, and later stages skip the row. Columns that a row brings
-along (stored by an earlier run) are not measured again, and audio is only decoded when some stage is due.
+An exception fails one row only: it becomes the row's verdict, and later stages skip the row. Columns that a row already
+has (stored by an earlier run) are not recomputed, and audio is decoded only if a stage has to run.
 
-Nothing here knows of Ray: blocks come and go as tables, and what the operator is at goes to a `Recorder`.
+This module is independent of Ray: blocks are Arrow tables, and the current stage is reported to a `Recorder`.
 """
 
 import sys
@@ -28,25 +28,25 @@ from pipeline.planning.gates import Gate
 from stages.base import Stage, TrackError
 
 _MESSAGE_LIMIT = 2000
-IDENTITY = "identity"  # what `prepare` counts as: it reads the song's file, or what is stored of it
+IDENTITY = "identity"  # stage name of `prepare`, which reads the song's file or its stored columns
 
 
 class StageCannotStart(DataProblem):
-    """A stage's models or libraries do not load, which repeating will not mend."""
+    """A stage's models or libraries cannot be loaded; retrying does not help."""
 
 
 @dataclass(frozen=True)
 class OperatorSpec:
-    """What one operator does.
+    """Configuration of one operator.
 
     Attributes:
         nodes: its stages, in order.
-        gates: thresholds, applied right after the column they judge.
-        carried: columns it lets through or creates, persisted ones and those working ones that a later operator reads.
-        prepare: completes a block before the first stage: the scan's identity columns, the curation's stored ones.
-        is_last: whether finished rows count as done.
-        spared: rows that no threshold turns away.
-        untouched: rows on which no stage runs: they have all they need, and their files are away.
+        gates: thresholds, applied right after the stage that writes their column.
+        carried: schema of its output: persisted columns, and working columns that a later operator reads.
+        prepare: completes a block before the first stage, with identity columns (scan) or stored columns (curation).
+        is_last: whether it is the last operator of the pass, after which rows count as done.
+        spared: ids of rows that thresholds do not reject.
+        untouched: ids of rows on which no stage runs: they are complete, and their files are missing.
     """
 
     nodes: tuple[Node, ...]
@@ -60,12 +60,12 @@ class OperatorSpec:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a block; small, and so with the driver sooner than the block.
+    """Summary of a processed block; small, so that it reaches the driver before the block does.
 
     Attributes:
-        passed: stage -> rows that came through it, measured or failed with an error.
-        status: verdict -> rows, behind the last operator only.
-        audio_s: seconds of audio of these.
+        passed: stage -> number of rows that completed it, successfully or with an error.
+        status: verdict status -> number of rows; only from the last operator.
+        audio_s: seconds of audio of the rows in `status`.
     """
 
     passed: Mapping[str, int]
@@ -74,41 +74,44 @@ class Report:
 
 
 class Recorder(Protocol):
-    """Is told what an operator is at, for whoever has to explain the death of its process.
+    """Records the progress of an operator, so that the death of its process can be explained.
 
     Attributes:
-        passed: stage -> rows that have come through it.
+        passed: stage -> number of rows that have completed it.
     """
 
     passed: Counter[str]
 
     def note(self, stage: str, row_ids: Sequence[str] = ()) -> None:
-        """What comes next, and on which rows."""
+        """Record the stage that begins now, and its rows."""
 
 
 class Operator:
-    """A replica: its stages, each with its models loaded from the first row on that needs them.
+    """One replica of an operator. A stage's models are loaded when the first row needs them.
 
     Raises:
-        StageCannotStart: one of them is not to be had here.
+        StageCannotStart: a stage cannot be built or set up.
     """
 
     def __init__(self, spec: OperatorSpec, recorder: Recorder) -> None:
         self.spec = spec
         self.recorder = recorder
         self.stages = [_started(node, node.build) for node in spec.nodes]
-        self._asleep = {node.name: node for node in spec.nodes}
+        self._not_set_up = {node.name: node for node in spec.nodes}
         for stage in self.stages:
             later = {c for s in self.stages for c in (*s.reads, *s.reads_if_present)} | set(spec.carried.names)
             stage.wanted = frozenset(stage.working) & later
         self.batch_rows = min(stage.resources.batch_rows for stage in self.stages)
 
     def __call__(self, block: pa.Table, fates: Mapping[str, Fate]) -> tuple[Report, pa.Table]:
-        """Measure and judge every row of a block; same rows, same order, all declared columns.
+        """Run the stages and gates on every row of a block.
 
         Args:
             block: the rows.
-            fates: those of its rows that have killed workers.
+            fates: row id -> fate, of those of its rows on which workers have died.
+
+        Returns:
+            The report, and the same rows in the same order with the columns of `OperatorSpec.carried`.
         """
         parts = (block.slice(start, self.batch_rows) for start in range(0, block.num_rows, self.batch_rows))
         rows = pa.concat_tables(self._batch(part, fates) for part in parts)
@@ -131,12 +134,12 @@ class Operator:
         if not self.spec.prepare:
             return rows, states
         self.recorder.note(IDENTITY, states.ids)
-        rows = self.spec.prepare(states.encode(rows))  # it passes over rejected rows, and may reject some itself
+        rows = self.spec.prepare(states.encode(rows))  # it skips rejected rows, and may reject rows itself
         self.recorder.passed[IDENTITY] += rows.num_rows
         return rows, RowStates.decode(rows)
 
     def _due(self, rows: pa.Table, states: RowStates) -> set[str]:
-        """Stages to run: those whose column some kept row lacks, and the makers of working columns they read."""
+        """Stages to run: those whose column a kept row lacks, and those that write working columns that these read."""
         live = self._live(states)
         due: set[str] = set()
         needed: set[str] = set(self.spec.carried.names)
@@ -147,18 +150,18 @@ class Operator:
         return due
 
     def _live(self, states: RowStates) -> list[int]:
-        """Rows that stages run on."""
+        """Positions of the rows that stages run on."""
         return [row for row in states.kept if states.ids[row] not in self.spec.untouched]
 
     def _measure(self, stage: Stage, rows: pa.Table, states: RowStates) -> pa.Table:
         live = self._live(states)
         if not live:
             return rows
-        at_work = rows if len(live) == rows.num_rows else rows.take(live)
+        batch = rows if len(live) == rows.num_rows else rows.take(live)
         self.recorder.note(stage.name, [states.ids[row] for row in live])
-        self._wake(stage)
+        self._set_up(stage)
         started = time.perf_counter()
-        measured, errors = _run(stage, at_work)
+        measured, errors = _run(stage, batch)
         seconds = (time.perf_counter() - started) / len(live)
         self.recorder.passed[stage.name] += len(live)
         measured_at = {row: k for k, row in enumerate(live) if k not in errors}
@@ -169,14 +172,14 @@ class Operator:
         states.add_timing(live, stage.name, seconds)
         return rows
 
-    def _wake(self, stage: Stage) -> None:
-        """Load the stage's models: rows that are rejected, or have its column already, never need them."""
-        if node := self._asleep.pop(stage.name, None):
+    def _set_up(self, stage: Stage) -> None:
+        """Load the stage's models at its first use; a run whose rows need no computation never loads them."""
+        if node := self._not_set_up.pop(stage.name, None):
             _started(node, lambda: stage.setup(node.weights))
             _limit_threads()
 
     def _judge(self, column: str, rows: pa.Table, states: RowStates) -> None:
-        """Filter every kept row by the first threshold on this column that rejects it."""
+        """Apply the gates on this column to the kept rows; the first gate that rejects a row sets its verdict."""
         if column not in rows.column_names:
             return
         for gate in self.spec.gates:
@@ -194,24 +197,28 @@ def _started(node: Node, start: Callable[[], Any]) -> Any:
 
 
 def _is_lacking(rows: pa.Table, column: str, live: Sequence[int]) -> bool:
-    """Whether one of these rows has no value of a column."""
+    """Whether the column is null in one of these rows."""
     if column not in rows.column_names:
         return True
     return bool(rows[column].null_count) and not all(rows[column].is_valid().to_numpy()[live])
 
 
 def _limit_threads() -> None:
-    """One thread a replica: two one-thread processes outrun one two-thread process."""
-    if torch := sys.modules.get("torch"):  # only some stages need it, and importing it takes seconds
+    """Use one thread per replica: two single-threaded processes are faster than one with two threads."""
+    if torch := sys.modules.get("torch"):  # do not import it: only some stages need it, and it takes seconds
         torch.set_num_threads(1)
     threadpool_limits(1)
 
 
 def _run(stage: Stage, batch: pa.Table) -> tuple[dict[str, pa.Array], dict[int, BaseException]]:
-    """Columns and, by row, what went wrong. A batch that fails as a whole is repeated row by row."""
+    """Run a stage; a batch that fails as a whole is run again row by row.
+
+    Returns:
+        The written columns, and position in the batch -> error of each row that failed.
+    """
     try:
         return _cast(stage, stage.run(batch)), {}
-    except (Exception, SystemExit) as error:  # an exit would end the worker
+    except (Exception, SystemExit) as error:  # SystemExit would end the worker
         if batch.num_rows == 1:
             return _cast(stage, {stage.column: [None], **{name: [None] for name in stage.wanted}}), {0: error}
     singles = [_run(stage, batch.slice(i, 1)) for i in range(batch.num_rows)]
@@ -226,7 +233,7 @@ def _cast(stage: Stage, values: dict[str, Any]) -> dict[str, pa.Array]:
 
 
 def _describe(error: BaseException) -> str:
-    """The message; for an error nobody foresaw also where it was raised."""
+    """The error's message; for an unexpected error also where it was raised."""
     message = str(error) or repr(error)
     if not isinstance(error, TrackError) and (frames := traceback.extract_tb(error.__traceback__)):
         message += f" (raised in {frames[-1].name}, {Path(frames[-1].filename).name}:{frames[-1].lineno})"
@@ -234,16 +241,16 @@ def _describe(error: BaseException) -> str:
 
 
 def _placed(rows: pa.Table, name: str, values: pa.Array, measured_at: Mapping[int, int]) -> pa.Array:
-    """Row i gets `values[measured_at[i]]`; a row that was not measured keeps what it brought, or null."""
+    """Row i gets `values[measured_at[i]]`; a row that was not measured keeps its value, or null."""
     if len(measured_at) == rows.num_rows:
         return values
-    brought = rows[name].combine_chunks() if name in rows.column_names else pa.nulls(rows.num_rows, values.type)
+    previous = rows[name].combine_chunks() if name in rows.column_names else pa.nulls(rows.num_rows, values.type)
     places = [measured_at.get(i, len(values) + i) for i in range(rows.num_rows)]
-    return pa.concat_arrays([values, brought.cast(values.type)]).take(pa.array(places, pa.int64()))
+    return pa.concat_arrays([values, previous.cast(values.type)]).take(pa.array(places, pa.int64()))
 
 
 def _conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Exactly the declared columns, in order; those that no row has become null."""
+    """The rows with exactly the columns of the schema; missing ones are null."""
     arrays = [
         rows[field.name].cast(field.type) if field.name in rows.column_names else pa.nulls(rows.num_rows, field.type)
         for field in schema
@@ -252,7 +259,7 @@ def _conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _report(finished: pa.Table, passed: Mapping[str, int]) -> Report:
-    """Counted here and not by the driver, whose time is dear."""
+    """Summarize the rows here, in the worker, to save time in the driver."""
     status = Counter(pc.struct_field(finished["verdict"], "status").to_pylist())
     durations = pc.struct_field(finished["audio"], "duration_s") if "audio" in finished.column_names else None
     audio_s = pc.sum(durations).as_py() if durations is not None else None

@@ -1,4 +1,4 @@
-"""Live progress on stderr: rows that are through, stages at work, and the song that has been longest at one."""
+"""Live progress on stderr: finished rows, running stages, and the song that has been in one stage for longest."""
 
 import threading
 import time
@@ -17,13 +17,20 @@ from pipeline.execution.run_counts import AtWork, RunCounts
 
 _PLAIN_INTERVAL_S = 10.0
 _LIVE_INTERVAL_S = 1.0
-_LONG_S = 30.0  # a song that has been at a stage for longer is named
-_NAME = 40  # characters of it
+_LONG_S = 30.0  # a song that has been in a stage for longer is shown by name
+_NAME = 40  # maximum characters of the name
 
 
 @contextmanager
 def shown(title: str, total: int, counts: RunCounts, *, enabled: bool = True) -> Iterator[None]:
-    """Show the counts during the block: a live bar on a terminal, else a plain line every ten seconds at most."""
+    """Show the counts during the `with` block: a live bar on a terminal, else at most one line every ten seconds.
+
+    Args:
+        title: name of the pass.
+        total: number of rows.
+        counts: the counts, which the run updates.
+        enabled: False shows nothing.
+    """
     if not enabled:
         yield
         return
@@ -59,7 +66,7 @@ class _Bar:
             TextColumn("{task.fields[figures]}", markup=False, table_column=on_one_line),
             console=Console(file=screen()),
             redirect_stdout=False,
-            redirect_stderr=False,  # or it would bring back what Ray says
+            redirect_stderr=False,  # redirecting would show Ray's suppressed output
         )
         self._task = self._progress.add_task(title, total=total, figures="")
         self._started = time.monotonic()
@@ -79,13 +86,13 @@ class _Lines:
     def __init__(self, title: str, total: int) -> None:
         self._title, self._total = title, total
         self._started = time.monotonic()
-        self._told: object = None
+        self._printed: object = None
 
     def update(self, counts: RunCounts, at_work: list[AtWork]) -> None:
         news = _news(counts, at_work)
-        if news == self._told:
+        if news == self._printed:
             return
-        self._told = news
+        self._printed = news
         elapsed = time.monotonic() - self._started
         left = (self._total - counts.done) * elapsed / counts.done if counts.done else None
         parts = [
@@ -106,19 +113,19 @@ def _figures(counts: RunCounts, elapsed_s: float) -> str:
 
 
 def _stages(at_work: list[AtWork]) -> str:
-    """The stages at work, and how long the song has been at one that has been longest; its name if that is long."""
+    """The running stages, and the longest time a song has been in one; with the song's name if that is long."""
     if not at_work:
         return ""
     workers = Counter(one.stage for one in at_work)
     stages = " ".join(f"{stage}×{count}" if count > 1 else stage for stage, count in sorted(workers.items()))
     oldest = at_work[0]
-    told = f"at work: {stages}, oldest {_duration(oldest.for_s)} at {oldest.stage}"
-    return f"{told} ({_name(oldest.uri)})" if oldest.for_s > _LONG_S and oldest.uri else told
+    text = f"running: {stages}, longest {_duration(oldest.for_s)} in {oldest.stage}"
+    return f"{text} ({_name(oldest.uri)})" if oldest.for_s > _LONG_S and oldest.uri else text
 
 
 def _news(counts: RunCounts, at_work: list[AtWork]) -> object:
-    """What a line has to differ in from the last one to be worth it: not in times and speeds, which always do. Of a
-    song that takes long there is news whenever its time has doubled.
+    """What must have changed since the last line for a new one to be printed: counts or stages, but not times and
+    speeds, which always change. A song that takes long is reported whenever its time has doubled.
     """
     oldest = at_work[0] if at_work else AtWork("", 0.0)
     doubled = int(oldest.for_s / _LONG_S).bit_length()
@@ -131,6 +138,6 @@ def _duration(seconds: float) -> str:
 
 
 def _name(uri: str) -> str:
-    """A file's name, safe for a terminal: no control characters, no marks that turn the direction of text around."""
+    """A file's name, safe for a terminal: without control characters and marks that change the text direction."""
     name = "".join(c for c in PurePath(uri).name if not unicodedata.category(c).startswith("C"))
     return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"

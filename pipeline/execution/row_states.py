@@ -1,7 +1,7 @@
-"""What has become of the rows of a batch: verdicts and timings as Python objects, beside the table of their columns.
+"""Verdicts and timings of the rows of a batch as Python objects, beside the Arrow table of their columns.
 
-Every stage may change them, and Arrow's arrays cannot be changed in place. So they are decoded once when a batch enters
-an operator, and encoded once when it leaves.
+Every stage may change them, and Arrow arrays are immutable. So they are decoded once when a batch enters an operator,
+and encoded once when it leaves.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,13 +16,12 @@ from schemas import columns
 
 @dataclass
 class RowStates:
-    """Ids, verdicts and timings of a batch, in its order.
+    """Ids, verdicts and timings of a batch, each [rows].
 
     Attributes:
-        ids: of its rows.
+        ids: row ids.
         verdicts: values of `schemas.columns.VERDICT`; never null.
-        timings: values of `schemas.columns.TIMING`; None if the batch came without that column and nothing was
-            measured yet.
+        timings: values of `schemas.columns.TIMING`; None if the batch had no such column and no stage has run yet.
     """
 
     ids: list[str]
@@ -31,32 +30,32 @@ class RowStates:
 
     @classmethod
     def decode(cls, rows: pa.Table) -> "RowStates":
-        """The states of rows with columns `row_id` and `verdict`, and `timing` if they have one."""
+        """The states of a table with columns `row_id`, `verdict` and optionally `timing`."""
         timings = rows["timing"].to_pylist() if "timing" in rows.column_names else None
         return cls(rows["row_id"].to_pylist(), rows["verdict"].to_pylist(), timings)
 
     def encode(self, rows: pa.Table) -> pa.Table:
-        """The rows with these verdicts and timings in place of theirs."""
+        """The table with columns `verdict` and, if there are timings, `timing` replaced."""
         rows = with_column(rows, "verdict", pa.array(self.verdicts, columns.VERDICT))
         return rows if self.timings is None else with_column(rows, "timing", pa.array(self.timings, columns.TIMING))
 
     def is_kept(self, row: int) -> bool:
-        """Whether nothing stands against a row so far."""
+        """Whether the row's status is still `kept`."""
         return bool(self.verdicts[row]["status"] == "kept")
 
     @property
     def kept(self) -> list[int]:
-        """The rows against which nothing stands so far."""
+        """Positions of the rows whose status is still `kept`."""
         return [row for row in range(len(self.ids)) if self.is_kept(row)]
 
     def count_attempt(self, fates: Mapping[str, Fate]) -> None:
-        """Every kept row is begun: for the first time, or as often as its fate says."""
+        """Set the number of attempts of every kept row: 1, or as in its fate."""
         for row in self.kept:
             fate = fates.get(self.ids[row])
             self.verdicts[row]["attempts"] = fate.attempts if fate else 1
 
     def set_aside(self, stage: str, fates: Mapping[str, Fate]) -> None:
-        """Fail those rows that have killed too many workers in this stage."""
+        """Fail the rows on which too many workers have died in this stage."""
         if not any(fate.stage == stage for fate in fates.values()):
             return
         for row in self.kept:
@@ -65,11 +64,11 @@ class RowStates:
                 self.fail(row, stage, "WorkerDied", fate.message)
 
     def fail(self, row: int, stage: str, reason: str, message: str) -> None:
-        """A stage failed on a row."""
+        """Set a row's verdict to failed."""
         self.verdicts[row] |= {"status": "failed", "stage": stage, "reason": reason, "message": message}
 
     def add_timing(self, rows: Iterable[int], stage: str, seconds: float) -> None:
-        """A stage took this long on each of these rows."""
+        """Add the time of a stage, in seconds per row, to each of these rows."""
         if self.timings is None:
             self.timings = [[] for _ in self.ids]
         for row in rows:
@@ -77,7 +76,7 @@ class RowStates:
 
 
 def with_column(rows: pa.Table, name: str, values: pa.Array) -> pa.Table:
-    """The rows with a column in place of the one of that name, or behind all others."""
+    """The table with a column replaced, or appended if it has none of that name."""
     if name in rows.column_names:
         return rows.set_column(rows.column_names.index(name), name, values)
     return rows.append_column(name, values)

@@ -1,4 +1,4 @@
-"""Build the configuration: profile, then file, then command line, each overriding the one before."""
+"""Build the configuration of a run: a profile, overridden by a YAML file, overridden by the command line."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -17,7 +17,7 @@ PROFILES = ("small", "full")
 
 
 class ConfigError(UsageProblem):
-    """A configuration that cannot be run; the message names the key and the fix."""
+    """An invalid configuration; the message names the key and the fix."""
 
 
 def build_config(
@@ -32,10 +32,10 @@ def build_config(
     """Merge a profile, a YAML file and the command line.
 
     Args:
-        file: YAML with any part of `CurateConfig`; its `stages` may be a list of names or a mapping, and name a subset.
-        profile: `small` or `full`; wins over the file's.
-        only: names of the stages to run, instead of the profile's.
-        add: names of stages to run besides.
+        file: YAML with any part of `CurateConfig`; its `stages`, a list of names or a mapping, select a subset.
+        profile: `small` or `full`; overrides the file's. Default: `small`.
+        only: names of the stages to run instead of the profile's.
+        add: names of stages to run in addition.
         overrides: `stage.param=value`, `column.min_field=value` or `section.key=value`; values are YAML.
         options: `input`, `output`, `lyrics`, `license`, `source`, `require_license`; None means not given.
 
@@ -45,7 +45,7 @@ def build_config(
     given = _read_yaml(file) if file else {}
     profile = profile or given.get("profile") or "small"
     if profile not in PROFILES:
-        raise ConfigError(f"no profile named {profile!r}; there are {', '.join(PROFILES)}")
+        raise ConfigError(f"no profile named {profile!r}; choose one of {', '.join(PROFILES)}")
     config = _profile(profile)
     _merge_stages(config, given.pop("stages", None))
     _merge(config, given)
@@ -59,7 +59,9 @@ def build_config(
     for override in overrides:
         _apply_override(config, override)
     if unknown := sorted(set(given.get("gates") or {}) - set(_columns_of(config))):
-        raise ConfigError(f"gates: no stage of this run makes {', '.join(unknown)}; it makes {_columns_text(config)}")
+        raise ConfigError(
+            f"gates: no stage of this run writes {', '.join(unknown)}; its columns are {_columns_text(config)}"
+        )
     return _validate(config)
 
 
@@ -71,11 +73,11 @@ def build_addition(
     add: Iterable[str],
     overrides: Iterable[str] = (),
 ) -> CurateConfig:
-    """The configuration of stages that are added to a dataset.
+    """The configuration for adding stages to an existing dataset.
 
     Args:
         dataset: its folder.
-        profile: that it was made with; tells what `add` does not say.
+        profile: the one it was made with; supplies the defaults of the added stages.
         planned: stages of the dataset's plan that have to run again, with their engines and parameters.
         add: names of the stages to add.
         overrides: `stage.param=value` or `resources.key=value`.
@@ -96,12 +98,14 @@ def build_addition(
     for override in overrides:
         _apply_override(config, override)
     if config.get("gates"):
-        raise ConfigError("--set: thresholds judge rows, and added stages leave them as they are; use curate --update")
+        raise ConfigError(
+            "--set: adding stages does not apply thresholds to rows; to change thresholds use curate --update"
+        )
     return _validate(config)
 
 
 def _profile(name: str) -> dict[str, Any]:
-    """A profile: parts of a configuration, and under `on_request` what `--add` means by a stage's name."""
+    """A profile: parts of a configuration, and under `on_request` the defaults of stages that only `--add` enables."""
     text = resources.files("pipeline.planning").joinpath("profiles", f"{name}.yaml").read_text("utf-8")
     return {"on_request": {}, **yaml.safe_load(text)}
 
@@ -117,7 +121,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _merge_stages(config: dict[str, Any], chosen: list[str] | Mapping[str, Any] | None) -> None:
-    """`chosen` names the subset; what it does not say of a stage comes from the profile."""
+    """Reduce the stages to those that `chosen` names; parameters it does not give come from the profile."""
     if chosen is None:
         return
     named = {name: {} for name in chosen} if isinstance(chosen, list) else {k: v or {} for k, v in chosen.items()}
@@ -156,7 +160,7 @@ def _apply_override(config: dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: {text!r} is no value: {error}") from error
+        raise ConfigError(f"--set {override}: {text!r} is not a valid YAML value: {error}") from error
     if owner in ("resources", "dedup", "input"):
         config[owner] = {**(config.get(owner) or {}), key: value}
     elif owner in config["stages"] and (key == "engine" or key in _params_of(config, owner)):
@@ -164,7 +168,7 @@ def _apply_override(config: dict[str, Any], override: str) -> None:
     elif key.startswith(("min_", "max_")) and owner in _columns_of(config):
         config.setdefault("gates", {}).setdefault(owner, {})[key] = value
     else:
-        raise ConfigError(f"--set {override}: {_known(config, owner)}")
+        raise ConfigError(f"--set {override}: {_unknown_override(config, owner)}")
 
 
 def _params_of(config: Mapping[str, Any], stage: str) -> Iterable[str]:
@@ -178,7 +182,7 @@ def _columns_of(config: Mapping[str, Any]) -> dict[str, str]:
     """Column -> the stage of this run that owns it."""
     owned = {}
     for name, stage in config["stages"].items():
-        with suppress(KeyError, ImportError, AttributeError, TypeError):  # the DAG tells what is wrong with those
+        with suppress(KeyError, ImportError, AttributeError, TypeError):  # build_dag reports what is wrong
             owned[stage_class(name, stage.get("engine")).column] = name
     return owned
 
@@ -187,13 +191,13 @@ def _columns_text(config: Mapping[str, Any]) -> str:
     return ", ".join(_columns_of(config))
 
 
-def _known(config: Mapping[str, Any], owner: str) -> str:
+def _unknown_override(config: Mapping[str, Any], owner: str) -> str:
     owned = _columns_of(config)
     if owner not in config["stages"]:
         return f"no stage or column {owner!r} in this run; it has {', '.join(sorted({*config['stages'], *owned}))}"
     params = ", ".join(_params_of(config, owner)) or "none"
     column = next((column for column, stage in owned.items() if stage == owner), owner)
-    return f"parameters of {owner}: {params}; thresholds go by its column: {column}.min_FIELD or {column}.max_FIELD"
+    return f"parameters of {owner}: {params}; thresholds use its column: {column}.min_FIELD or {column}.max_FIELD"
 
 
 def _validate(config: Mapping[str, Any]) -> CurateConfig:

@@ -1,6 +1,6 @@
-"""The DAG of a run: which stages, in which order, whether their columns fit, how they group into operators.
+"""The DAG of a run: its stages in dependency order, type checks of their columns, and their grouping into operators.
 
-Nothing is loaded here but class definitions; everything that can be refused is refused before anything starts.
+This imports class definitions only and loads no models, so that every configuration error is found before a run starts.
 """
 
 import hashlib
@@ -25,9 +25,9 @@ from stages.base import Params, Stage, Weights
 from stages.libraries import Library
 from stages.registry import ENGINES, recorded_name, stage_class
 
-# Audio at the file's own rate exists in the scan only; whoever reads it, and decode itself, runs there.
+# Audio at the file's own sampling rate exists in the scan pass only; decode and all stages that read it run there.
 NATIVE = "native"
-# Columns that the run itself keeps.
+# Column names that no stage may own: the pipeline itself writes them.
 RESERVED = (
     *("dedup", "flags", "verdict", "timing", "size", "stamp", "bands", "part"),
     *("unit", "place", "unit_rows", "supersedes"),
@@ -35,16 +35,16 @@ RESERVED = (
 
 
 class DagError(UsageProblem):
-    """A DAG that may not start; `problems` lists everything that is wrong with it."""
+    """An invalid DAG; `problems` lists everything that is wrong with it."""
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__("the DAG was refused:\n" + "\n".join(f"  - {problem}" for problem in problems))
+        super().__init__("the DAG is invalid:\n" + "\n".join(f"  - {problem}" for problem in problems))
         self.problems = problems
 
 
 @dataclass(frozen=True)
 class Node:
-    """A stage as this run uses it; picklable, so that workers build the stage themselves."""
+    """A stage as configured for this run; picklable, so that workers can build the stage themselves."""
 
     name: str
     engine: str | None
@@ -56,7 +56,7 @@ class Node:
 
     @property
     def alone(self) -> bool:
-        """Whether it has an operator of its own: it computes on a GPU, or waits for a server."""
+        """Whether it needs an operator of its own: it runs on a GPU or waits for a server."""
         return bool(self.gpus or self.concurrency)
 
     @cached_property
@@ -65,7 +65,7 @@ class Node:
         return stage_class(self.name, self.engine)
 
     def build(self) -> Stage:
-        """The stage, not set up yet."""
+        """A new instance of the stage; `setup` has not been called."""
         stage = self.stage_type(self.params)
         stage.device = "cuda" if self.gpus else "cpu"
         return stage
@@ -78,7 +78,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Stored:
-    """A column that a dataset has already, for stages that are added later: its type and what made it."""
+    """A column that the dataset already stores, as input of stages that are added later: its type and fingerprint."""
 
     type: pa.DataType
     fingerprint: str
@@ -86,24 +86,24 @@ class Stored:
 
 @dataclass(frozen=True)
 class Dag:
-    """Checked and ordered stages, and the gates on their columns."""
+    """Validated stages in execution order, and the gates on their columns."""
 
     nodes: tuple[Node, ...]
     gates: tuple[Gate, ...]
 
     @property
     def scan(self) -> tuple[Node, ...]:
-        """Stages of the pass that gets to know every file."""
+        """Stages of the scan pass, which reads every file."""
         return tuple(n for n in self.nodes if NATIVE in n.stage_type.working or NATIVE in n.stage_type.reads)
 
     @property
     def curation(self) -> tuple[Node, ...]:
-        """Stages of the pass that works on what is left; decode again, for its PCM."""
+        """Stages of the curation pass, which processes the remaining rows; includes decode again, for its PCM."""
         return tuple(n for n in self.nodes if NATIVE not in n.stage_type.reads)
 
     @property
     def operators(self) -> tuple[tuple[Node, ...], ...]:
-        """Curation stages grouped into operators: neighbours on a CPU share one; see `Node.alone`."""
+        """Curation stages grouped into operators: consecutive CPU stages share one; see `Node.alone`."""
         groups: list[list[Node]] = []
         for node in self.curation:
             if node.alone or not groups or groups[-1][-1].alone:
@@ -112,7 +112,7 @@ class Dag:
         return tuple(tuple(group) for group in groups)
 
     def working_between(self, operator: int) -> list[pa.Field]:
-        """Working columns made up to this operator that a later one reads."""
+        """Working columns written by this operator or an earlier one that a later one reads."""
         made = [node for group in self.operators[: operator + 1] for node in group]
         later = [node.stage_type for group in self.operators[operator + 1 :] for node in group]
         read = {column for stage in later for column in (*stage.reads, *stage.reads_if_present)}
@@ -136,18 +136,19 @@ def build_dag(
     stored: Mapping[str, Stored] = MappingProxyType({}),
     problems: Sequence[str] = (),
 ) -> Dag:
-    """Order the configured stages and check them.
+    """Order the configured stages and validate them.
 
     Args:
         config: the run's configuration.
         models: verified entries of the model store, by name.
-        missing: entries that some stage wants and the store lacks, each with what to do.
-        stored: columns that rows bring along, so that no stage need write them.
-        problems: what else stands against a start.
+        missing: entries that a stage needs and the store lacks, each with the fix.
+        stored: columns that the rows already have, so that no stage has to write them.
+        problems: problems found elsewhere, to be reported together with those found here.
 
     Raises:
-        DagError: a column is read that nobody writes, types differ, two stages own one column, stages wait for each
-            other, a model is missing, or parameters or thresholds do not fit. All problems at once.
+        DagError: a stage reads a column that no stage writes, types differ, two stages own one column, there is a
+            dependency cycle, a model is missing, or parameters or thresholds are invalid. It lists all problems at
+            once.
     """
     stages, unfit = _instantiate(config.stages)
     problems = [*problems, *unfit]
@@ -169,12 +170,12 @@ def build_dag(
 
 
 def configured_stages(config: CurateConfig) -> dict[str, Stage]:
-    """The stages of a run by name, not set up; without those that cannot be made, which `build_dag` tells."""
+    """The stages of a run by name, without `setup`; stages that cannot be built are left out (see `build_dag`)."""
     return _instantiate(config.stages)[0]
 
 
 def wanted_models(config: CurateConfig) -> dict[str, list[str]]:
-    """Model store entry -> stages that want it."""
+    """Model store entry -> names of the stages that need it."""
     wanted: dict[str, list[str]] = {}
     for stage in configured_stages(config).values():
         for model in stage.models:
@@ -183,7 +184,7 @@ def wanted_models(config: CurateConfig) -> dict[str, list[str]]:
 
 
 def wanted_libraries(config: CurateConfig) -> dict[Library, list[str]]:
-    """Library beyond the base dependencies -> stages that want it."""
+    """Optional library (beyond the base dependencies) -> names of the stages that need it."""
     wanted: dict[Library, list[str]] = {}
     for stage in configured_stages(config).values():
         for library in stage.libraries:
@@ -210,7 +211,7 @@ def _instantiate(configs: Mapping[str, StageConfig]) -> tuple[dict[str, Stage], 
 
 
 def _absolute(params: Params) -> Params:
-    """Paths as they lead from any folder; the defaults do already, or name nothing."""
+    """Make the given paths absolute, independent of the working directory; defaults are absolute or empty already."""
     given = {name: getattr(params, name) for name in params.model_fields_set}
     paths = {name: value.absolute() for name, value in given.items() if isinstance(value, Path)}
     return params.model_copy(update=paths)
@@ -229,7 +230,7 @@ def _ownership_problems(stages: Mapping[str, Stage]) -> list[str]:
     problems = []
     for name, stage in stages.items():
         if stage.name != name:
-            problems.append(f"stage {name!r}: its class says that it is {stage.name!r}; configure it under that name")
+            problems.append(f"stage {name!r}: its class declares the name {stage.name!r}; configure it under that name")
         for column in (stage.column, *stage.working):
             if column in owner:
                 problems.append(f"column {column!r} is owned by {owner[column]} and by stage {name!r}")
@@ -290,7 +291,7 @@ def _gates(config: CurateConfig, stages: Mapping[str, Stage]) -> tuple[tuple[Gat
 
 
 def _order(stages: Mapping[str, Stage]) -> tuple[list[Stage], list[str]]:
-    """Kahn's algorithm, taking ready stages in configured order."""
+    """Kahn's topological sort; among stages that are ready the configured order decides."""
     made_by = {column: name for name, stage in stages.items() for column in (stage.column, *stage.working)}
     needs = {
         name: {made_by[c] for c in (*stage.reads, *stage.reads_if_present) if c in made_by} - {name}
@@ -301,7 +302,7 @@ def _order(stages: Mapping[str, Stage]) -> tuple[list[Stage], list[str]]:
     while len(done) < len(stages):
         ready = next((name for name in stages if name not in done and needs[name] <= done), None)
         if ready is None:
-            return [], [f"stages wait for each other: {', '.join(n for n in stages if n not in done)}"]
+            return [], [f"dependency cycle between stages: {', '.join(n for n in stages if n not in done)}"]
         order.append(stages[ready])
         done.add(ready)
     return order, []
@@ -327,7 +328,7 @@ def _nodes(
 
 
 def _fingerprint(stage: Stage, weights: Mapping[str, Weights], upstream: Mapping[str, str]) -> str:
-    """Hash of everything a stage's results depend on but the song itself."""
+    """Hash of everything a stage's results depend on except the song itself."""
     facts: dict[str, Any] = {
         "name": stage.name,
         "engine": recorded_name(type(stage)),
@@ -341,5 +342,5 @@ def _fingerprint(stage: Stage, weights: Mapping[str, Weights], upstream: Mapping
 
 
 def _is_file(value: Any, files: Iterable[Path]) -> bool:
-    """A file counts by its content, not by where it or the folder around it lies."""
+    """Whether a parameter is one of the stage's files or their folder: those are hashed by content, not by path."""
     return isinstance(value, str) and any(Path(value) in (file, *file.parents) for file in files)

@@ -1,4 +1,4 @@
-"""Whether the libraries of a run's stages are installed, and which run those that are would do for."""
+"""Check that the libraries of a run's stages are installed; suggest options that work with those that are."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,25 +16,25 @@ from stages.registry import ENGINES, stage_class
 
 
 def missing_libraries(config: CurateConfig) -> dict[Library, list[str]]:
-    """Libraries that are not installed on this machine -> the stages that want them. Nothing is imported."""
+    """Libraries that are not installed on this machine -> the stages that need them. Nothing is imported."""
     return {library: stages for library, stages in wanted_libraries(config).items() if not library.installed}
 
 
-def lack_of(missing: Mapping[Library, Sequence[str]], config: CurateConfig, store: ModelStore) -> str:
-    """What is missing for which stages, the command that installs all of it, and the options to do without."""
+def missing_libraries_message(missing: Mapping[Library, Sequence[str]], config: CurateConfig, store: ModelStore) -> str:
+    """Error message: the missing libraries by stage, the command that installs them, and options that avoid them."""
     named = "; ".join(f"{library.name} (stage {', '.join(stages)})" for library, stages in missing.items())
     without = options_without(config, store)
-    otherwise = f"\n    or go without: {without}" if without else ""
+    otherwise = f"\n    or run without them: {without}" if without else ""
     return f"not installed: {named}\n    run: {how_to_install(missing)}{otherwise}"
 
 
 def options_without(config: CurateConfig, store: ModelStore) -> str:
-    """Options under which the same command needs none of the libraries that are missing.
+    """Command-line options that make the same command work without the missing libraries.
 
-    A stage takes another engine that is installed, has its models and takes the stage's parameters; else it is left
-    out, with those that read its columns. "" where no stage would be left.
+    A stage switches to another engine that is installed, has its models and accepts the stage's parameters. If there
+    is none, the stage is dropped together with the stages that read its columns. "" if no stage would remain.
     """
-    chosen = _what_can_run(config.stages, store)
+    chosen = _runnable_engines(config.stages, store)
     if not chosen:
         return ""
     options = [
@@ -45,9 +45,9 @@ def options_without(config: CurateConfig, store: ModelStore) -> str:
     return " ".join(options)
 
 
-def _what_can_run(stages: Mapping[str, StageConfig], store: ModelStore) -> dict[str, str | None]:
-    """Stage -> engine, for every stage that can run; one that lacks a column which it reads tries its next engine."""
-    candidates = {name: _engines(name, config, store) for name, config in stages.items()}
+def _runnable_engines(stages: Mapping[str, StageConfig], store: ModelStore) -> dict[str, str | None]:
+    """Stage -> engine, for every stage that can run; a stage with a missing input column tries its next engine."""
+    candidates = {name: _candidate_engines(name, config, store) for name, config in stages.items()}
     while True:
         chosen = {name: next(iter(engines)) for name, engines in candidates.items() if engines}
         kinds = {name: candidates[name][engine] for name, engine in chosen.items()}
@@ -59,8 +59,8 @@ def _what_can_run(stages: Mapping[str, StageConfig], store: ModelStore) -> dict[
             del candidates[name][chosen[name]]
 
 
-def _engines(name: str, config: StageConfig, store: ModelStore) -> dict[str | None, type[Stage]]:
-    """Engines of a stage that could run here, the configured one first: what models that lacks is told elsewhere."""
+def _candidate_engines(name: str, config: StageConfig, store: ModelStore) -> dict[str | None, type[Stage]]:
+    """Engines of a stage that can run here, the configured one first; its missing models are reported elsewhere."""
     engines = {}
     for engine in dict.fromkeys((config.engine, *ENGINES.get(name, ()))):
         with suppress(KeyError, ImportError, AttributeError, TypeError, ValidationError, ModelStoreError):

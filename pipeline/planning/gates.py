@@ -1,7 +1,7 @@
-"""Gates judge what stages measured: one threshold on one field of one column.
+"""Gates: thresholds on what stages measured, each on one field of one column.
 
-The comparison stands here and nowhere else, for one row, for a column and for DuckDB. All three compare in double
-precision, and a null or NaN passes.
+This module holds the only implementation of the comparison, for one row, for an Arrow column and as DuckDB SQL. All
+three compare in double precision, and a null or NaN passes.
 """
 
 import operator
@@ -20,12 +20,12 @@ _WORDS = {"min": "below", "max": "above"}
 
 
 class GateError(ValueError):
-    """A threshold that names no numeric field of its column."""
+    """A threshold on a field that its column does not have or that is not numeric."""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """`column.field` may not lie below (`min`) or above (`max`) `bound`. A null field passes: nothing was measured."""
+    """Rejects rows whose `column.field` is below (`min`) or above (`max`) `bound`; a null field passes."""
 
     column: str
     field: str
@@ -43,68 +43,68 @@ class Gate:
         return measured is not None and bool(_BEYOND[self.side](measured, self.bound))
 
     def rejected(self, values: pa.ChunkedArray) -> np.ndarray:
-        """The same of a whole column.
+        """`rejects` for a whole column.
 
         Args:
-            values: the structs of [rows] rows.
+            values: struct column, [rows].
 
         Returns:
-            Booleans [rows].
+            bool [rows], true where the row is filtered.
         """
         field = values.type.get_field_index(self.field)
         figures = (chunk.flatten()[field].to_numpy(zero_copy_only=False) for chunk in values.chunks)
-        # Nulls become NaN, which lies neither below nor above. As float32 a figure might equal a bound that it is not.
+        # Nulls become NaN, which is neither below nor above. In float32 a value could round to the bound.
         return np.concatenate(
             [np.empty(0, bool), *(_BEYOND[self.side](part.astype(np.float64), self.bound) for part in figures)]
         )
 
     @property
     def sql(self) -> str:
-        """The same as a condition of DuckDB, never null; to it a NaN is larger than any number."""
+        """`rejects` as a DuckDB condition, never null. NaN is excluded since DuckDB orders it above every number."""
         measured = f'"{self.column}"."{self.field}"::double'
         return f"coalesce({measured} {_SQL[self.side]} '{self.bound!r}'::double and not isnan({measured}), false)"
 
     def verdict(self, value: Mapping[str, Any]) -> dict[str, str]:
-        """What the verdict of a row that it rejects says: status, stage, reason and message."""
+        """Verdict fields of a row that this gate rejects: status, stage, reason and message."""
         return {"status": "filtered", "stage": self.column, "reason": self.reason, "message": self.message(value)}
 
     def message(self, value: Mapping[str, Any]) -> str:
-        """The measured figure against the threshold, for the verdict."""
+        """The verdict's message: the measured value and the threshold it violates."""
         relation = _WORDS[self.side]
         return f"{self.column}.{self.field} {value[self.field]:.6g} is {relation} {self.reason} {self.bound:g}"
 
 
 def first_rejecting(gates: Iterable[Gate], row: Mapping[str, Any]) -> Gate | None:
-    """The first gate that rejects a row; None if all of them let it pass.
+    """The first gate that rejects a row; None if it passes all of them.
 
     Args:
-        gates: in the order in which they judge.
-        row: has their columns.
+        gates: in judging order, see `in_judging_order`.
+        row: must have the gates' columns.
     """
     return next((gate for gate in gates if gate.rejects(row[gate.column])), None)
 
 
 def first_rejecting_sql(gates: Iterable[Gate]) -> str:
-    """The same as an expression of DuckDB: the gate's `column.reason`, or null."""
+    """`first_rejecting` as a DuckDB expression: the gate's `column.reason`, or null."""
     cases = "".join(f" when {gate.sql} then '{gate.column}.{gate.reason}'" for gate in gates)
     return f"case{cases} end" if cases else "null"
 
 
 def in_judging_order(gates: Iterable[Gate], columns: Iterable[str]) -> tuple[Gate, ...]:
-    """Gates by their columns' order, in which stages run; those of one column as they were configured."""
+    """Gates sorted by their column's position in `columns`, the stages' order; within a column as configured."""
     order = list(columns)
     return tuple(sorted(gates, key=lambda gate: order.index(gate.column)))
 
 
 def build_gates(config: Mapping[str, Thresholds], types: Mapping[str, pa.DataType]) -> tuple[Gate, ...]:
-    """The gates of a configuration. Thresholds on columns that this run does not make are left out.
+    """The gates of a configuration. Thresholds on columns that this run does not write are left out.
 
     Args:
         config: column -> {min_FIELD or max_FIELD: bound}.
         types: Arrow types of the columns that the DAG writes.
 
     Raises:
-        GateError: a threshold's name or field does not fit its column.
+        GateError: a threshold is not named min_FIELD or max_FIELD with a numeric field of its column.
     """
     return tuple(
         _gate(column, name, bound, types[column])

@@ -1,4 +1,7 @@
-"""The plan of a run: everything that decides what a dataset holds. A dataset remembers it; another one is refused."""
+"""The plan of a run: everything that determines a dataset's content. It is saved with the dataset.
+
+A later run with another plan is refused unless it asks for an update.
+"""
 
 import hashlib
 import json
@@ -13,13 +16,13 @@ from pydantic import BaseModel
 from pipeline.models.errors import ModelMissing, UnknownModel, WrongBytes
 from pipeline.models.store import ModelStore
 from pipeline.planning.dag import Dag, Node, Stored, build_dag, wanted_models
-from pipeline.planning.dependencies import lack_of, missing_libraries
+from pipeline.planning.dependencies import missing_libraries, missing_libraries_message
 from schemas.config import CurateConfig, DedupConfig, Thresholds
 from schemas.dataset import SCHEMA_VERSION
 from stages.base import Weights
 from stages.registry import default_engine
 
-_NO_DIGEST = ""  # of a model that is not there
+_NO_DIGEST = ""  # digest of a model that is not in the store
 
 
 class StagePlan(BaseModel):
@@ -36,7 +39,7 @@ class StagePlan(BaseModel):
 
 
 class Plan(BaseModel):
-    """What decides a dataset's content. Input and resources are no part of it."""
+    """Everything that determines a dataset's content; input and resources are not part of it."""
 
     schema_version: int = SCHEMA_VERSION
     profile: str
@@ -44,11 +47,11 @@ class Plan(BaseModel):
     gates: dict[str, Thresholds]
     dedup: DedupConfig | None
     require_license: list[str] | None = None
-    root: Path | None = None  # of the dataset when this was written; what parameters name may have moved with it
+    root: Path | None = None  # the dataset's folder when this was written; files that parameters name may move with it
 
     @property
     def id(self) -> str:
-        """Short hash of what decides the content: fingerprints, thresholds, schema."""
+        """Short hash of what determines the content: fingerprints, thresholds, deduplication, licences, schema."""
         content = {
             "schema_version": self.schema_version,
             "columns": {column: stage.fingerprint for column, stage in sorted(self.columns.items())},
@@ -59,7 +62,7 @@ class Plan(BaseModel):
         return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
 
     def differences(self, other: "Plan") -> list[str]:
-        """What `other` would change, one line each."""
+        """Changes from this plan to `other`, one line each."""
         lines = []
         for column in sorted({*self.columns, *other.columns}):
             before, after = self.columns.get(column), other.columns.get(column)
@@ -77,21 +80,24 @@ class Plan(BaseModel):
 
 
 def make_dag(config: CurateConfig, store: ModelStore, stored: Mapping[str, Stored] = MappingProxyType({})) -> Dag:
-    """The checked DAG of a configuration with the store's models, over columns that are `stored` already.
+    """The validated DAG of a configuration with the store's models; `stored` are columns the dataset already has.
 
     Raises:
-        DagError: see `pipeline.planning.dag.build_dag`; or a library is not installed.
+        DagError: see `pipeline.planning.dag.build_dag`; also if a library is not installed.
     """
     missing = missing_libraries(config)
-    problems = [lack_of(missing, config, store)] if missing else []
+    problems = [missing_libraries_message(missing, config, store)] if missing else []
     return build_dag(config, *_find_models(config, store), stored, problems)
 
 
 def draft_dag(config: CurateConfig, store: ModelStore) -> tuple[Dag, dict[str, str]]:
-    """The DAG as if the store had every model, and what to do about those it lacks. Its fingerprints are not final.
+    """The DAG as if the store had every model; its fingerprints are not final.
+
+    Returns:
+        The DAG, and for each missing model the message that says how to get it.
 
     Raises:
-        DagError: as `make_dag`, but for models and libraries.
+        DagError: as `make_dag`, except for missing models and libraries.
     """
     models, missing = _find_models(config, store)
     lacking = {name: Weights(name, Path(), _NO_DIGEST) for name in missing}
@@ -99,7 +105,7 @@ def draft_dag(config: CurateConfig, store: ModelStore) -> tuple[Dag, dict[str, s
 
 
 def check_dag(config: CurateConfig) -> None:
-    """Check all of a configuration but whether its models and libraries are there.
+    """Validate a configuration without checking that its models and libraries are installed.
 
     Raises:
         DagError: as `draft_dag`.
@@ -108,7 +114,7 @@ def check_dag(config: CurateConfig) -> None:
 
 
 def weights_bytes(dag: Dag, store: ModelStore) -> dict[str, int | None]:
-    """Stage -> bytes of its models' files, the least they take in memory; None where nobody knows before they come."""
+    """Stage -> bytes of its models' files, a lower bound of their memory; None if unknown before the download."""
     sizes = {node.name: [_bytes(weights, store) for weights in node.weights.values()] for node in dag.nodes}
     return {stage: None if None in found else sum(filter(None, found)) for stage, found in sizes.items()}
 
@@ -121,7 +127,7 @@ def _bytes(weights: Weights, store: ModelStore) -> int | None:
 
 
 def _find_models(config: CurateConfig, store: ModelStore) -> tuple[dict[str, Weights], dict[str, str]]:
-    """Verified entries that stages want, and what to do about those that are not there."""
+    """Verified store entries that stages need, and for each missing one the message that says how to get it."""
     models, missing = {}, {}
     for name in wanted_models(config):
         try:
@@ -132,7 +138,7 @@ def _find_models(config: CurateConfig, store: ModelStore) -> tuple[dict[str, Wei
 
 
 def make_plan(config: CurateConfig, dag: Dag) -> Plan:
-    """The plan of a checked DAG."""
+    """The plan of a validated DAG."""
     return Plan(
         profile=config.profile,
         columns={node.column: _stage_plan(node, _written(dag)) for node in dag.nodes},
@@ -143,7 +149,7 @@ def make_plan(config: CurateConfig, dag: Dag) -> Plan:
 
 
 def extended(plan: Plan, nodes: Collection[Node], dag: Dag) -> Plan:
-    """The plan with these nodes' columns added, or planned anew."""
+    """The plan with these nodes' columns added or replaced."""
     written = _written(dag) | plan.columns.keys()
     return plan.model_copy(
         update={"columns": {**plan.columns, **{node.column: _stage_plan(node, written) for node in nodes}}}

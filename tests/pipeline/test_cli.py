@@ -92,4 +92,4 @@ def test_an_input_is_asked_for():
 
 
 def test_a_mistyped_profile():
-    assert "there are small, full" in asked("plan", "--profile", "smal", code=2)
+    assert "choose one of small, full" in asked("plan", "--profile", "smal", code=2)

@@ -167,7 +167,7 @@ def test_verify_finds_a_flipped_byte_and_a_lost_file(demo_dataset: Layout, tmp_p
     shard.write_bytes(content)
     next(copy.features("ssl").iterdir()).unlink()
     said = json.loads(asked("verify", copy.root, "--json", code=1))["problems"]
-    assert any("not the committed ones" in problem for problem in said)
+    assert any("content differs from what was committed" in problem for problem in said)
     assert any("missing" in problem for problem in said)
 
 

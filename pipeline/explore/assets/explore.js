@@ -1,4 +1,5 @@
-// The keyboard, the player under the list, and marks without a reload. Without this script forms and links do the same.
+// Keyboard shortcuts, the player below the list, and marking without a page reload. Without this script, forms and links
+// offer the same actions.
 "use strict";
 
 const SKIP_S = 5;
@@ -13,7 +14,7 @@ const say = (text) => {
   document.getElementById("said").textContent = text;
 };
 
-// --- where the keyboard is
+// --- row with keyboard focus
 
 const current = () => document.activeElement?.closest("tr[data-row]") ?? null;
 
@@ -24,7 +25,7 @@ const go = (step) => {
   next?.scrollIntoView({ block: "nearest" });
 };
 
-// --- sound
+// --- playback
 
 const show = (row, playing) => {
   for (const other of rows) {
@@ -78,7 +79,7 @@ const chip = (kind, note) => {
   return [made, pencil, Object.assign(document.createElement("span"), { className: "unseen", textContent: `, note: ${note}` })];
 };
 
-// A row whose mark changes keeps its note: in the list it is written with `n`.
+// Changing a row's mark keeps its note; in the list, `n` edits the note.
 const mark = async (element, kind, note = song ? document.getElementById("note").value.trim() : element?.dataset.note) => {
   if (!element) return say("Go to a row first: j or k");
   const { row, name } = element.dataset;
@@ -128,10 +129,10 @@ if (all) {
   count();
 }
 
-if (matchMedia("(max-width: 820px)").matches) // the rows first
+if (matchMedia("(max-width: 820px)").matches) // narrow screen: collapse the facets above the rows
   for (const facet of document.querySelectorAll(".facets > details:not(:has([aria-current]))")) facet.open = false;
 
-// --- keys
+// --- keyboard shortcuts
 
 const followed = (rel) => document.querySelector(`.pager a[rel=${rel}]`)?.click();
 
@@ -155,7 +156,7 @@ const KEYS = {
   "?": () => help.showModal(),
 };
 const LIST_ONLY = ["j", "k", "ArrowDown", "ArrowUp", "x", "/", "[", "]"];
-const ALWAYS = ["Escape"]; // the others may be switched off, for those who dictate to their computer
+const ALWAYS = ["Escape"]; // other shortcuts can be switched off, since they interfere with speech input
 
 document.addEventListener("keydown", (event) => {
   const { key, target } = event;
@@ -164,7 +165,7 @@ document.addEventListener("keydown", (event) => {
     if (key === "Escape") target.blur();
     return;
   }
-  if (target.closest("audio, [role=slider], .lyrics ol")) return; // they have keys of their own
+  if (target.closest("audio, [role=slider], .lyrics ol")) return; // these handle keys themselves
   if (key === " " && target.closest("button, summary, input")) return;
   if (!(key in KEYS) || (song && LIST_ONLY.includes(key)) || (!keysOn.checked && !ALWAYS.includes(key))) return;
   event.preventDefault();

@@ -1,8 +1,8 @@
-// A row that plays: the playhead and the lyrics follow its sound, and lead it where they are pressed.
-// The sound may be an excerpt; every time on the page counts from the start of the song.
+// Player of one row: waveform playhead and lyrics follow the audio, and clicking them seeks.
+// The audio may be an excerpt; all times on the page are seconds from the start of the song.
 "use strict";
 
-const STEP_S = 2; // of an arrow key
+const STEP_S = 2; // seek step of an arrow key
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const seen = new IntersectionObserver((entries) => {
   for (const { isIntersecting, target } of entries) {
@@ -17,7 +17,7 @@ const clock = (seconds) => {
   return `${Math.floor(tenths / 600)}:${((tenths % 600) / 10).toFixed(1).padStart(4, "0")}`;
 };
 
-// One closed path in a box that is `peaks.length` wide and 2 high.
+// Waveform bars as one SVG path, in a viewBox `peaks.length` wide and 2 high.
 const bars = (peaks) =>
   peaks.map((peak, i) => {
     const half = Math.max(peak, 0.015);
@@ -99,7 +99,7 @@ class SongRow extends HTMLElement {
     this.show();
   }
 
-  // While it plays; four times a second, as `timeupdate` comes, for those who want less motion.
+  // Update every animation frame while playing; with prefers-reduced-motion only on `timeupdate`, 4 times a second.
   follow() {
     if (this.audio.paused || still.matches) return;
     this.show();
@@ -121,7 +121,7 @@ class SongRow extends HTMLElement {
     this.mark(position);
   }
 
-  // The line that is sung and its word: of lines that overlap, the last to begin.
+  // Highlight the current line and word; if lines overlap, the one that began last.
   mark(position) {
     const isNow = ({ start, end }) => start <= position && position < end;
     const now = this.lines.findLast(isNow);

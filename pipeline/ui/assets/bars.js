@@ -1,4 +1,4 @@
-// Bars of a waveform: one closed path in a box that is `peaks.length` wide and 2 high.
+// Waveform bars as one SVG path, in a viewBox `peaks.length` wide and 2 high.
 const bars = (peaks) =>
   peaks.map((peak, i) => {
     const half = Math.max(peak, 0.015);

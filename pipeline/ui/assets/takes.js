@@ -1,5 +1,5 @@
 // props.value is a list of {title, name, file, peaks, duration, parameters}, oldest first.
-// One deck plays at a time; swapping continues in the other at the same position.
+// One deck plays at a time; swapping continues on the other deck at the same position.
 const decks = Object.fromEntries(
   [...element.querySelectorAll(".deck")].map((section) => {
     const find = (selector) => section.querySelector(selector);
@@ -120,7 +120,7 @@ for (const [side, deck] of Object.entries(decks)) {
 play.addEventListener("click", () => (playing() ? decks[heard].audio.pause() : start()));
 swap.addEventListener("click", () => hear(other(heard)));
 
-// The key works anywhere on the page except in text fields.
+// The swap key (X) works anywhere on the page except in text fields.
 const pressed = (event) => {
   if (!element.isConnected) return document.removeEventListener("keydown", pressed);
   const typing = event.target.closest?.("input, textarea, select, [contenteditable]");

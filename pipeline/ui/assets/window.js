@@ -54,7 +54,7 @@ const moveWindow = (start, length) => {
   choose(from, from + length);
 };
 
-// Dragging a handle moves an edge, dragging the window moves it, dragging elsewhere draws a new one.
+// Dragging a handle moves that edge, dragging the window moves it, and dragging elsewhere selects a new window.
 const dragFrom = (event) => {
   const origin = secondsAt(event);
   const { start, end } = props.value;

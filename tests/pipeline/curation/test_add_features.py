@@ -168,7 +168,7 @@ class TestTheLifeOfFeatures:
         pq.write_table(rows.take([1, 0]), path)
         digest = file_digest(path)
         record.write_text(Commit(**{**before.model_dump(), "files": {**before.files, name: digest}}).model_dump_json())
-        assert "its rows are not those of shards/" in asked("verify", curated, code=1)
+        assert "its rows differ from those of shards/" in asked("verify", curated, code=1)
         path.write_bytes(content)
         record.write_bytes(committed)
 
@@ -176,7 +176,7 @@ class TestTheLifeOfFeatures:
         lost = next(curated.glob("features/preview/*.parquet"))
         content = lost.read_bytes()
         lost.unlink()
-        assert "lacks preview in places; give --add ssl,preview" in asked("curate", curated, "--add", "ssl", code=1)
+        assert "some units also lack preview; use --add ssl,preview" in asked("curate", curated, "--add", "ssl", code=1)
         lost.write_bytes(content)
 
 
@@ -188,7 +188,7 @@ class TestRefusals:
         [
             (("--set=ssl.rate=native",), "is a dataset: name the features to add"),
             (("--add", "ssl", "--update"), "give only --add and --set"),
-            (("--add", "key"), "column 'key' lies in the shards"),
+            (("--add", "key"), "column 'key' is stored in the shards"),
             (("--add", "nonsense"), "no stage named 'nonsense'"),
             (("--add", "ssl", "--set=ssl.rats=native"), "parameters of ssl: model, rate"),
             (("--add", "ssl", "--set=ssl.rate=daily"), "'ssl': parameter rate"),
@@ -207,14 +207,15 @@ class TestRefusals:
         recorded = json.loads(content)
         recorded["columns"]["audio"]["fingerprint"] = "of an earlier revision"
         plan.write_text(json.dumps(recorded))
-        assert "stage 'decode' is not what it was" in asked("curate", curated, "--add", "ssl", code=1)
+        answer = asked("curate", curated, "--add", "ssl", code=1)
+        assert "stage 'decode' has changed since the dataset was made" in answer
         plan.write_bytes(content)
 
     def test_units_of_another_plan(self, curated):
         record = next((curated / "_songmill" / "commits").glob("*.json"))
         content = record.read_bytes()
         record.write_text(json.dumps({**json.loads(content), "plan": "another"}))
-        assert "1 units are not of the dataset's plan" in asked("curate", curated, "--add", "ssl", code=1)
+        assert "1 units were made with another plan" in asked("curate", curated, "--add", "ssl", code=1)
         record.write_bytes(content)
 
     def test_no_kept_rows(self, curated, tmp_path):

@@ -113,8 +113,8 @@ def test_of_a_file_no_more_than_a_row_group_is_held(root):
 
 
 def test_one_value_can_be_looked_at(root):
-    holding = StoredColumns(root, UNITS, DAG).still_holding(0, "5", identity(5))
-    assert {name: file.value("5", name) for name, file in holding.items()} == stored(5)
+    valid = StoredColumns(root, UNITS, DAG).valid_columns(0, "5", identity(5))
+    assert {name: file.value("5", name) for name, file in valid.items()} == stored(5)
 
 
 def test_a_column_of_an_earlier_release_gets_the_type_of_today(tmp_path):

@@ -207,7 +207,7 @@ def test_licenses_that_are_not_allowed_are_turned_away_and_come_back(played_data
         "c": ("filtered", "license", "unknown"),
         "d": ("failed", "decode", "TruncatedAudio"),
     }
-    assert verdicts["b"]["message"] == "license CC-BY-NC-4.0 is none of CC-BY, CC0-1.0"
+    assert verdicts["b"]["message"] == "license CC-BY-NC-4.0 is not one of CC-BY, CC0-1.0"
     assert run.measured == ["a"]
     run = played_dataset.run(*rows, overrides=("input.require_license=[CC, unknown]",))
     assert {row["row_id"] for row in _quarantine(run)} == {"d"}

@@ -88,21 +88,21 @@ def test_what_is_in_it_what_was_turned_away_and_what_it_lacks(tmp_path: Path):
         "| unknown | 2 | 2.000 |",
         "| CC-BY-4.0 | 1 | 1.000 |",
         "| jamendo | 1 | 1.000 |",
-        "| ja | 1 | 1.000 | heard |",
+        "| ja | 1 | 1.000 | transcribed |",
         "33 % of the hours are vocal music.",
         r"| filtered | quality | min\_bandwidth\_hz | 1 | 1.000 |",
         "| failed | decode | NotAudio | 1 | 0.000 |",
         "| vocals | vocals | by-hand | spleeter-2stems@ce091059e50b | vocals000000 |",
         r"| quality.min\_bandwidth\_hz | 7000.0 |",
-        "- 2 of 3 songs name no licence.",
-        "- 1 rows wait for their models to run; they are neither kept nor turned away yet.",
+        "- 2 of 3 songs have no licence.",
+        "- 1 rows are pending: some stages have not run on them yet, so they have no final verdict.",
         "- `rhythm` is null in 1 of 3 songs.",
         "- `transcript` is null in 2 of 3 songs.",
         "- 1 songs are flagged `bpm_octave`.",
     ):
         assert line in text
     assert "1 were filtered out, 1 failed, 1 are pending" in text
-    assert "not heard: en, de" in text
+    assert "languages that no transcript is in: en, de" in text
     assert "Stages that were not run: fingerprint, aesthetics" in text
 
 

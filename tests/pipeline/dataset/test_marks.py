@@ -30,7 +30,7 @@ def test_a_mark_is_set_changed_and_taken_away(layout: Layout):
 
 def test_another_kind_of_mark_is_refused_and_changes_nothing(layout: Layout):
     set_marks(layout, {"a": "drop"})
-    with pytest.raises(UsageProblem, match="no mark maybe; there are keep, drop"):
+    with pytest.raises(UsageProblem, match="unknown mark maybe; use one of keep, drop"):
         set_marks(layout, {"a": "maybe"})
     assert read_marks(layout)["a"].mark == "drop"
 

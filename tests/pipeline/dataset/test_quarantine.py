@@ -68,11 +68,11 @@ class TestLooking:
         assert "several rows" in asked("quarantine", root, "show", "aaaaaaa", code=1)
         assert "no row" in asked("quarantine", root, "show", "zzz", code=1)
         assert "name a row" in asked("quarantine", root, "show", code=2)
-        assert "did not fail, it is filtered by quality.min_loudness_lufs" in asked(
+        assert "did not fail; it is filtered by quality.min_loudness_lufs" in asked(
             "quarantine", root, "retry", "b", code=2
         )
         assert "no row failed at stage 'caption'" in asked("quarantine", root, "retry", "--stage", "caption", code=1)
-        assert "does not remember how it was made" in asked("quarantine", root, "retry", code=1)
+        assert "has no saved configuration; run the full command again" in asked("quarantine", root, "retry", code=1)
 
 
 class TestRetry:

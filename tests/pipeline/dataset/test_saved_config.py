@@ -7,8 +7,8 @@ import pytest
 
 from pipeline.dataset.saved_config import (
     change_gates,
-    placed_anew,
     planned_settings,
+    relocated,
     remember_config,
     remember_plan,
     remembered_config,
@@ -98,16 +98,16 @@ def test_only_the_dataset_has_moved(home):
 def test_what_is_gone_is_told_with_both_places(home, tmp_path, monkeypatch):
     layout, _ = remember(home)
     (home / "words.json").unlink()
-    with pytest.raises(DataProblem, match=rf"remembers lyric_tokens\.vocabulary at {home}/words\.json, and nothing"):
+    with pytest.raises(DataProblem, match=rf"lyric_tokens\.vocabulary should be at {home}/words\.json, but nothing"):
         remembered_config(layout)
     monkeypatch.chdir(tmp_path)
     now = moved(home)
-    places = rf"at {now}/words\.json or {home}/words\.json, and nothing is there: put it back"
+    places = rf"at {now}/words\.json or {home}/words\.json, but nothing is there\. Put it back"
     with pytest.raises(DataProblem, match=places):
         remembered_config(Layout(now / "dataset"))
     shutil.copy(BUILT_IN, now / "words.json")
     shutil.rmtree(now / "songs")
-    with pytest.raises(DataProblem, match=f"remembers its songs at {now}/songs or {home}/songs"):
+    with pytest.raises(DataProblem, match=f"its songs should be at {now}/songs or {home}/songs"):
         remembered_config(Layout(now / "dataset"))
 
 
@@ -121,7 +121,7 @@ def test_a_plan_leads_on_too(home, tmp_path, monkeypatch):
     plan = Plan.model_validate_json(layout.plan.read_bytes())
     settings = planned_settings(layout.root, plan, stages)
     assert settings["lyric_tokens"]["vocabulary"] == str(now / "words.json")
-    anew = placed_anew(plan, layout)
+    anew = relocated(plan, layout)
     assert (anew.id, anew.root) == (plan.id, layout.root)
     assert anew.columns["lyric_tokens"].params["vocabulary"] == str(now / "words.json")
     (now / "words.json").unlink()

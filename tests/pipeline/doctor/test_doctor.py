@@ -106,7 +106,7 @@ def test_a_cluster_is_asked_whether_a_run_can_join_it(tmp_path: Path, monkeypatc
     config = tmp_path / "run.yaml"
     config.write_text(f"resources: {{ray_address: '{address}'}}\n")
     assert address in ray("--config", config, code=1).found
-    assert "not through Ray Client" in ray(code=1, address=f"ray://{address}").found
+    assert "Ray Client and the job server are not supported" in ray(code=1, address=f"ray://{address}").found
     assert "that is not HOST:PORT" in ray(code=1, address="head:many").found
     assert "a run starts it on this machine" in ray().found
 

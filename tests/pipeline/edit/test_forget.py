@@ -108,10 +108,10 @@ def test_the_command_lists_models_that_have_learnt_from_it(five_songs, tmp_path)
     told = json.loads(asked("forget", root, "--track", "one", "--yes", "--json"))
     assert told["rows"] == {"a": "one", "c": "one"}
     assert [Path(model).name for model in told["models"]] == ["exported", "run"]
-    assert "nothing there to forget" in asked("forget", root, "--where", "artist = 'nobody'", "--yes", code=1)
-    assert "no row or track has the id q" in asked("forget", root, "--track", "q", "--yes", code=1)
+    assert "no row matches, nothing to forget" in asked("forget", root, "--where", "artist = 'nobody'", "--yes", code=1)
+    assert "no row or track with the id q" in asked("forget", root, "--track", "q", "--yes", code=1)
     assert "--where nonsense(" in asked("forget", root, "--where", "nonsense(", "--yes", code=2)
-    assert "say what to forget" in asked("forget", root, code=2)
+    assert "nothing selected: use --track ID" in asked("forget", root, code=2)
 
 
 def test_it_can_be_undone(five_songs):

@@ -38,7 +38,7 @@ def test_a_line_says_what_is_at_work_and_is_not_repeated(said):
         counts.look = list
     first, second, *rest = said.getvalue().splitlines()
     assert first == "curate: 0/4 rows, 0 kept 0 filtered 0 failed, 0.0 audio hours per hour, " + (
-        "at work: decode key×2, oldest 12 s at key"
+        "running: decode key×2, longest 12 s in key"
     )
     assert second.startswith("curate: 1/4 rows, 1 kept 0 filtered 0 failed, ")
     assert len(rest) <= 1  # that nothing is at work any more
@@ -48,12 +48,12 @@ def test_a_song_that_takes_long_is_named_without_what_would_steer_a_terminal(sai
     counts = RunCounts()
     counts.look = lambda: [AtWork("key", 31.0, "songs/\x1b]0;owned\x07\u202eslow.mp3")]
     with shown("curate", 4, counts):
-        wait_for(said, "oldest 31 s at key (]0;ownedslow.mp3)")
+        wait_for(said, "longest 31 s in key (]0;ownedslow.mp3)")
         counts.look = lambda: [AtWork("key", 59.0, "songs/\x1b]0;owned\x07\u202eslow.mp3")]
         time.sleep(0.2)
         assert said.getvalue().count("\n") == 1
         counts.look = lambda: [AtWork("key", 125.0, "songs/\x1b]0;owned\x07\u202eslow.mp3")]
-        wait_for(said, "oldest 2 min at key")
+        wait_for(said, "longest 2 min in key")
     assert not {"\x1b", "\x07", "\u202e"} & {*said.getvalue()}
 
 

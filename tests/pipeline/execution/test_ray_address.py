@@ -47,8 +47,8 @@ def test_a_port_where_nothing_listens(closed_port):
 
 @pytest.mark.parametrize("answer", [None, b"", b"HTTP/1.0 400 Bad Request\r\n\r\n"])
 def test_a_port_where_something_else_listens(answer, monkeypatch):
-    monkeypatch.setattr(ray_address, "_ANSWERS_S", 0.5)
-    with listening(answer) as port, pytest.raises(Unreachable, match="what listens there is not Ray"):
+    monkeypatch.setattr(ray_address, "_TIMEOUT_S", 0.5)
+    with listening(answer) as port, pytest.raises(Unreachable, match="another service than Ray listens there"):
         reach(f"127.0.0.1:{port}")
 
 
@@ -65,7 +65,7 @@ def test_what_is_no_address(address):
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "http://head:8265"])
 def test_addresses_of_other_services(address):
-    with pytest.raises(Unreachable, match=r"not through Ray Client or the job server; .* head's HOST:PORT"):
+    with pytest.raises(Unreachable, match=r"Ray Client and the job server are not supported; .* head's HOST:PORT"):
         reach(address)
 
 

@@ -137,7 +137,7 @@ class TestInOneStage:
         assert row["verdict"]["message"].endswith("; it killed its worker once")
 
     def test_where_fewer_songs_come_all_of_them_are_enough_to_blame_the_stage(self, ray_here):
-        with pytest.raises(StageKillsWorkers, match=r"2 of 2 so far, at last .*flac by SIGABRT in killer"):
+        with pytest.raises(StageKillsWorkers, match=r"2 of 2 so far, most recently .*flac: SIGABRT in killer"):
             put_through("able baker", RunCounts(), always=["able", "baker"], by="SIGABRT", max_attempts=1)
 
 
@@ -162,7 +162,7 @@ def test_a_worker_that_ends_before_it_begins_is_no_songs_fault():
     assert not explain(recording, ActorDiedError(), ("decode", ["a"])).row_ids
     lost = explain(None, ActorDiedError(), ("decode", ["a"]))
     assert (lost.stage, lost.row_ids, lost.with_machine) == ("decode", ("a",), True)
-    assert str(lost) == "a machine that was lost or out of reach in decode"
+    assert str(lost) == "a machine that was lost or unreachable in decode"
 
 
 def test_frames_of_a_native_thread_are_those_of_the_thread_at_work():
@@ -185,7 +185,8 @@ def test_frames_of_a_native_thread_are_those_of_the_thread_at_work():
 
 def test_memory_that_ray_saw_run_out_is_called_by_name():
     death = explain(Recording("key", ("a",)), OutOfMemoryError("low"), ("decode", ["a"]))
-    assert str(death).startswith("ended by Ray in key, for its machine was nearly out of memory: run fewer workers")
+    cause = "killed by Ray in key, because its machine was nearly out of memory: run fewer workers"
+    assert str(death).startswith(cause)
 
 
 @given(

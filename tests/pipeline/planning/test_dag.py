@@ -61,7 +61,7 @@ def test_a_column_that_the_run_itself_keeps_is_refused(column, monkeypatch):
 
 
 def test_stages_that_wait_for_each_other_are_refused():
-    assert "wait for each other: ping, pong" in refused({**toy("ping"), **toy("pong")})
+    assert "dependency cycle between stages: ping, pong" in refused({**toy("ping"), **toy("pong")})
 
 
 def test_all_problems_are_told_at_once():
@@ -151,9 +151,9 @@ class TestConfig:
             ("limit_s=3", "expected stage.param=value"),
             ("decode.limt_s=3", "parameters of decode: .*limit_s"),
             ("decod.limit_s=3", "no stage or column 'decod' in this run"),
-            ("decode.min_duration_s=3", "thresholds go by its column: audio.min_FIELD"),
+            ("decode.min_duration_s=3", "thresholds use its column: audio.min_FIELD"),
             ("qualty.min_bandwidth_hz=3", "no stage or column 'qualty'"),
-            ("decode.limit_s=[", "is no value"),
+            ("decode.limit_s=[", "is not a valid YAML value"),
             ("resources.rows_per_shard=none", "resources.rows_per_shard"),
         ],
     )
@@ -164,7 +164,7 @@ class TestConfig:
     def test_a_gate_on_a_column_that_the_run_does_not_make_is_an_error(self, tmp_path: Path):
         file = tmp_path / "run.yaml"
         file.write_text("gates: {qualty: {min_bandwidth_hz: 1}}\n")
-        with pytest.raises(ConfigError, match="no stage of this run makes qualty"):
+        with pytest.raises(ConfigError, match="no stage of this run writes qualty"):
             build_config(file=file, input="x", output=tmp_path)
 
     def test_a_dataset_cannot_be_written_to_a_uri(self):

@@ -128,7 +128,7 @@ def test_curate_and_a_pilot_are_refused_before_anything_is_read_or_written(monke
         said = asked(*command, code=2)
         assert "not installed: Essentia (stage rhythm, key)" in said
         assert "pip install 'songmill[essentia]'" in said
-        assert "or go without: --stages decode,quality,fingerprint,events,vocals" in said
+        assert "or run without them: --stages decode,quality,fingerprint,events,vocals" in said
     assert not out.parent.exists()
 
 
