@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Section(BaseModel):
@@ -42,18 +42,47 @@ class InputConfig(Section):
     )
 
 
+class WorkerBounds(Section):
+    """How many workers a CPU operator has. Between the bounds it has one per core, as nodes come and go."""
+
+    min: int = Field(1, ge=1, description="start as many, even if they have to share cores")
+    max: int | None = Field(None, ge=1, description="never start more; default as many as there are cores")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "WorkerBounds":
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"max ({self.max}) is less than min ({self.min})")
+        return self
+
+
 class ResourceConfig(Section):
     """How the run is distributed. None of this affects the results."""
 
     rows_per_shard: int = Field(64, ge=1, description="most songs per shard")
     rows_per_block: int = Field(1, ge=1, description="songs per task: the unit of parallel work")
     rows_per_scan_part: int = Field(256, ge=1)
-    replicas: int | None = Field(None, ge=1, description="copies of the CPU operator; default one per core")
+    workers: WorkerBounds = Field(WorkerBounds(), description="workers of each CPU operator: a number, or bounds")
+    wait_for_nodes_s: float = Field(
+        600, ge=0, description="how long a run waits for a node that a stage needs and an autoscaler may bring"
+    )
     gpus: dict[str, float] = Field(
         {}, description="stage -> share of a GPU that each of its replicas takes; 0 leaves it on the CPU"
     )
     max_attempts: int = Field(3, ge=1, description="worker deaths a song may cause before it is set aside")
     ray_address: str | None = Field(None, description="an existing cluster; default RAY_ADDRESS or a local one")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_bounds(cls, given: Any) -> Any:
+        """A number of workers means exactly that many; `replicas` is what it was called before."""
+        if not isinstance(given, dict):
+            return given
+        given = dict(given)
+        replicas = given.pop("replicas", None)
+        workers = given.get("workers", replicas)
+        if isinstance(workers, int):
+            given["workers"] = {"min": workers, "max": workers}
+        return given
 
 
 Thresholds = dict[str, float]

@@ -93,7 +93,7 @@ def curate(
         DatasetLocked: another process is writing the dataset.
         PassFailed: a stage cannot start, or rows are unfinished after all rounds.
         DataProblem: `drop_missing` would leave no row.
-        ClusterError: the cluster cannot place the operators.
+        NoNode: no node of the cluster has room for an operator.
     """
     layout = Layout(config.output.resolve())
     config = _with_features(config, layout)
@@ -208,7 +208,7 @@ class _Run:
         self.changes.scanned(unscanned)
         _log.info("%d rows to scan", unscanned.num_rows)
         with others_logged(self.layout), cluster(self.config.resources):
-            check_placeable(self._operators())
+            check_placeable(self._operators(), self.config.resources)
             counts = RunCounts()
             in_rounds("scan", unscanned, self._unscanned, self._scan, counts, progress=self.progress)
             todo, waiting = self._todo() if todo is None else (todo, waiting)

@@ -135,7 +135,7 @@ class _Run:
         todo = self._todo()
         if todo.num_rows:  # without work, do not start Ray
             with others_logged(self.ledger.layout), cluster(self.resources):
-                check_placeable(self._operators(self.features))
+                check_placeable(self._operators(self.features), self.resources)
                 counts = RunCounts()
                 in_rounds("features", todo, self._todo, self._work, counts, progress=self.progress)
         for commit in list(self.ledger.commits.values()):

@@ -23,7 +23,7 @@ def examine(config: CurateConfig, store: ModelStore) -> Iterator[Finding]:
     yield from models(wanted, store)
     yield from servers(resources, stages)
     yield gpus(_shares(config, stages), cluster_address(resources))
-    yield from machine(resources.replicas, store.root, missing_bytes(wanted, store))
+    yield from machine(resources.workers.max, store.root, missing_bytes(wanted, store))
 
 
 def _plan(config: CurateConfig) -> Finding:

@@ -25,16 +25,16 @@ _NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,nohe
 _ON_CPU = "use --profile small, or leave them on the CPU: --set 'resources.gpus={%s}'"
 
 
-def machine(replicas: int | None, models: Path, missing_bytes: int) -> Iterator[Finding]:
+def machine(workers: int | None, models: Path, missing_bytes: int) -> Iterator[Finding]:
     """Check cores, memory and disks.
 
     Args:
-        replicas: CPU workers that the configuration asks for; None for one per core.
+        workers: CPU workers that the configuration asks for; None for one per core.
         models: folder of the model store.
         missing_bytes: size of the models that have to be pulled.
     """
-    yield _cores(replicas)
-    yield _memory(replicas or _core_count())
+    yield _cores(workers)
+    yield _memory(workers or _core_count())
     yield _shared_memory()
     yield from _disks(models, missing_bytes)
     yield _open_files()
@@ -72,11 +72,11 @@ def _core_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _cores(replicas: int | None) -> Finding:
+def _cores(workers: int | None) -> Finding:
     cores, quota = _core_count(), _quota()
-    if quota and quota < (replicas or cores):
+    if quota and quota < (workers or cores):
         found = f"{cores}, of which this container may use {quota:g}"
-        return warning("CPU cores", found, f"--set resources.replicas={max(1, int(quota))}")
+        return warning("CPU cores", found, f"--set resources.workers={max(1, int(quota))}")
     return ok("CPU cores", str(cores))
 
 
@@ -101,7 +101,7 @@ def _memory(workers: int) -> Finding:
     found += f"; {workers} workers of the small profile take about {gigabytes(needed)}"
     if fitting < 1:
         return problem("memory", found, "close other programs, or use a machine with more memory")
-    return warning("memory", found, f"--set resources.replicas={fitting}")
+    return warning("memory", found, f"--set resources.workers={fitting}")
 
 
 def _shared_memory() -> Finding:

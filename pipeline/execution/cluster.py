@@ -1,7 +1,6 @@
 """Run a chain of operators and a sink over a table of rows on Ray."""
 
 import logging
-import math
 import os
 import signal
 import tempfile
@@ -19,7 +18,10 @@ from pipeline.console.interrupts import Terminated, ends_on_signal
 from pipeline.errors import DataProblem
 from pipeline.execution import actor_pool
 from pipeline.execution.actor_pool import ActorPool
+from pipeline.execution.executor import Limits, NoNode, stream
+from pipeline.execution.nodes import nodes_alive
 from pipeline.execution.operator import OperatorSpec
+from pipeline.execution.placement import gpu_share, place, unplaceable
 from pipeline.execution.ray_address import reach
 from pipeline.execution.run_counts import RunCounts
 from schemas.config import ResourceConfig
@@ -44,7 +46,7 @@ def cluster(resources: ResourceConfig) -> Iterator[None]:
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave CUDA_VISIBLE_DEVICES to the user
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it calls the restart of a lost worker an error
-    address = resources.ray_address or os.environ.get("RAY_ADDRESS") or _HERE
+    address = _address(resources)
     with ends_on_signal():
         try:
             with stderr_on_failure(), _own_sigterm():
@@ -140,17 +142,18 @@ def run_pass(
     counts: RunCounts,
     complete: Callable[[pa.Table], pa.Table] | None = None,
 ) -> Iterator[_Result]:
-    """Stream rows through operators into a sink, which works in this process; yield its results as they come.
+    """Put rows through operators and into a sink, which works in this process; yields its results as they come.
 
     Args:
         rows: what to put through, in order.
         operators: what they go through.
-        sink: what takes the blocks that come out of the last one.
-        resources: replicas and sizes.
-        counts: counts rows and deaths of workers.
-        complete: adds to a block, as it sets out, what would take too much memory in all rows at once.
+        sink: takes the blocks that leave the last operator.
+        resources: workers and sizes.
+        counts: counts rows, nodes, workers, deaths and repeats.
+        complete: adds to a block, as it enters, what would take too much memory in all rows at once.
 
     Raises:
+        NoNode: an operator fits on no node of the cluster, and none that it fits on has come in time.
         StageKillsWorkers: a stage does, whatever song it is given.
         ray.exceptions.RayError: the cluster itself failed.
     """
@@ -158,71 +161,48 @@ def run_pass(
     blocks: Iterator[pa.Table] = (rows.slice(start, size) for start in range(0, rows.num_rows, size))
     if complete:
         blocks = map(complete, blocks)
+    placements = place(operators, -(-rows.num_rows // size), resources, nodes_alive().values())
     pools = [
-        _pool(number, operators, -(-rows.num_rows // size), resources, ray.put(spec))
-        for number, spec in enumerate(operators)
+        # A song takes seconds to minutes, so that none should wait behind one while another worker idles; only where
+        # blocks come with their PCM from elsewhere is one fetched while another is worked on.
+        ActorPool(ray.put(spec), spec.nodes[0].name, placement.claims, depth=2 if number else 1)
+        for number, (spec, placement) in enumerate(zip(operators, placements, strict=True))
     ]
-    for block in actor_pool.stream(blocks, pools, counts, resources.max_attempts):
+    for block in stream(blocks, pools, placements, counts, _limits(resources)):
         yield from sink(block)
 
 
-def _pool(
-    number: int, operators: Sequence[OperatorSpec], blocks: int, resources: ResourceConfig, job: ray.ObjectRef
-) -> ActorPool:
-    """An operator's replicas: one a GPU, one a request, or one a core."""
-    spec = operators[number]
-    # A song takes seconds to minutes, so that none should wait behind one while another replica idles; only where
-    # blocks come with their PCM from elsewhere is one fetched while another is worked on.
-    depth = 2 if number else 1
-    if gpus := _gpus(spec):
-        replicas = min(_gpu_replicas(sum(map(_gpus, operators))), blocks)
-        claims = (0.0, gpus)  # no CPU: the replica would wait for one that a CPU operator holds
-    elif requests := spec.nodes[0].concurrency:
-        replicas, claims = min(requests, blocks), (0.0, 0.0)
-    else:
-        replicas = min(resources.replicas or _cores(), blocks)
-        pools = sum(not other.nodes[0].alone for other in operators)
-        claims = (_share(replicas * pools), 0.0)
-    return ActorPool(job, spec.nodes[0].name, claims, depth, replicas)
-
-
-def _share(replicas: int) -> float:
-    """CPUs a replica claims, so that all of them fit."""
-    return min(1.0, math.floor(ray.cluster_resources().get("CPU", 1.0) / replicas * 1000) / 1000)
-
-
-def check_placeable(operators: Sequence[OperatorSpec]) -> None:
-    """Refuse operators that would wait for ever.
+def check_placeable(operators: Sequence[OperatorSpec], resources: ResourceConfig) -> None:
+    """Refuse operators that no node has room for, unless nodes may still come.
 
     Raises:
-        ClusterError: the cluster has too few GPUs for a stage.
+        NoNode: there is no node with a GPU for a stage, or with as many as it takes.
     """
-    have = ray.cluster_resources().get("GPU", 0.0)
-    wanted = {spec.nodes[0].name: _gpus(spec) for spec in operators if _gpus(spec)}
-    total = round(sum(wanted.values()), 6)
-    if total > have:
-        stages = ", ".join(f"{name} {share:g}" for name, share in wanted.items())
-        raise ClusterError(
-            f"the cluster has {have:g} GPUs; one replica of each of these stages takes {total:g}: {stages}. "
-            "Add a machine with a GPU, take --profile small, or share them out with --set resources.gpus={...}; 0 "
-            "leaves a stage on the CPU"
-        )
+    nodes = nodes_alive().values()
+    placements = place(operators, 1, resources, nodes)
+    lacking = unplaceable(placements, nodes)
+    if not lacking or ((limits := _limits(resources)).grows and limits.wait_for_nodes_s):
+        return
+    most = max((node.gpus for node in nodes), default=0)
+    wanted = "; ".join(
+        f"{gpu_share(operators[i]):g} for "
+        + ", ".join(f"{node.name} {node.gpus:g}" for node in operators[i].nodes if node.gpus)
+        for i in lacking
+    )
+    raise NoNode(
+        f"no node of the cluster has the GPUs that a worker takes: {wanted}; the most that a node has is {most:g}. "
+        "Add a machine with a GPU, take --profile small, or share them out with --set resources.gpus={...}; 0 leaves "
+        "a stage on the CPU"
+    )
 
 
-def _gpu_replicas(shares: float) -> int:
-    """Replicas of every GPU stage, so that all fit side by side; `shares` is what one of each takes together."""
-    have = int(ray.cluster_resources().get("GPU", 0))
-    shares = round(shares, 6)
-    return max(1, have * int(1 / shares) if shares <= 1 else int(have / shares))
+def _limits(resources: ResourceConfig) -> Limits:
+    grows = _address(resources) != _HERE
+    return Limits(resources.max_attempts, resources.wait_for_nodes_s if grows else 0.0, grows)
 
 
-def _gpus(spec: OperatorSpec) -> float:
-    """Share of a GPU that a replica takes; a stage with one has an operator of its own."""
-    return max(node.gpus for node in spec.nodes)
-
-
-def _cores() -> int:
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+def _address(resources: ResourceConfig) -> str:
+    return resources.ray_address or os.environ.get("RAY_ADDRESS") or _HERE
 
 
 def _local_cores() -> int:

@@ -9,9 +9,9 @@ This module is independent of Ray: blocks are Arrow tables, and the current stag
 import sys
 import time
 import traceback
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,11 +66,15 @@ class Report:
         passed: stage -> number of rows that completed it, successfully or with an error.
         status: verdict status -> number of rows; only from the last operator.
         audio_s: seconds of audio of the rows in `status`.
+        seconds: stage -> seconds that it took.
+        size: bytes of the processed block.
     """
 
     passed: Mapping[str, int]
     status: Mapping[str, int]
     audio_s: float
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    size: int = 0
 
 
 class Recorder(Protocol):
@@ -96,6 +100,7 @@ class Operator:
     def __init__(self, spec: OperatorSpec, recorder: Recorder) -> None:
         self.spec = spec
         self.recorder = recorder
+        self._seconds: defaultdict[str, float] = defaultdict(float)  # of the block at hand
         self.stages = [_started(node, node.build) for node in spec.nodes]
         self._not_set_up = {node.name: node for node in spec.nodes}
         for stage in self.stages:
@@ -114,8 +119,17 @@ class Operator:
             The report, and the same rows in the same order with the columns of `OperatorSpec.carried`.
         """
         parts = (block.slice(start, self.batch_rows) for start in range(0, block.num_rows, self.batch_rows))
+        self._seconds.clear()
         rows = pa.concat_tables(self._batch(part, fates) for part in parts)
-        return _report(rows if self.spec.is_last else rows.slice(0, 0), dict(self.recorder.passed)), rows
+        return self._report(rows), rows
+
+    def _report(self, rows: pa.Table) -> Report:
+        """Summarize the rows here, in the worker, to save time in the driver."""
+        finished = rows if self.spec.is_last else rows.slice(0, 0)
+        status = Counter(pc.struct_field(finished["verdict"], "status").to_pylist())
+        durations = pc.struct_field(finished["audio"], "duration_s") if "audio" in finished.column_names else None
+        audio_s = pc.sum(durations).as_py() if durations is not None else None
+        return Report(dict(self.recorder.passed), dict(status), audio_s or 0.0, dict(self._seconds), rows.nbytes)
 
     def _batch(self, rows: pa.Table, fates: Mapping[str, Fate]) -> pa.Table:
         rows, states = self._prepared(rows, fates)
@@ -162,14 +176,15 @@ class Operator:
         self._set_up(stage)
         started = time.perf_counter()
         measured, errors = _run(stage, batch)
-        seconds = (time.perf_counter() - started) / len(live)
+        seconds = time.perf_counter() - started
+        self._seconds[stage.name] += seconds
         self.recorder.passed[stage.name] += len(live)
         measured_at = {row: k for k, row in enumerate(live) if k not in errors}
         for name, values in measured.items():
             rows = with_column(rows, name, _placed(rows, name, values, measured_at))
         for k, error in errors.items():
             states.fail(live[k], stage.name, type(error).__name__, _describe(error))
-        states.add_timing(live, stage.name, seconds)
+        states.add_timing(live, stage.name, seconds / len(live))
         return rows
 
     def _set_up(self, stage: Stage) -> None:
@@ -256,11 +271,3 @@ def _conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
         for field in schema
     ]
     return pa.table(arrays, schema=schema)
-
-
-def _report(finished: pa.Table, passed: Mapping[str, int]) -> Report:
-    """Summarize the rows here, in the worker, to save time in the driver."""
-    status = Counter(pc.struct_field(finished["verdict"], "status").to_pylist())
-    durations = pc.struct_field(finished["audio"], "duration_s") if "audio" in finished.column_names else None
-    audio_s = pc.sum(durations).as_py() if durations is not None else None
-    return Report(passed, dict(status), audio_s or 0.0)

@@ -23,11 +23,11 @@ _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<function
 _THREAD = re.compile(r"^(?=(?:Current thread|Thread|Stack) )", re.MULTILINE)
 _CALLERS = (
     "pipeline/execution/operator.py",
-    "pipeline/execution/actor_pool.py",
+    "pipeline/execution/worker.py",
 )  # they call the stages; their frames are not informative
 _ROOTS = (str(Path(__file__).parents[2]), sysconfig.get_path("stdlib"))
 _INNERMOST = 2
-_LESS_MEMORY = "run fewer workers (--set resources.replicas=1) or give the machine more memory"
+_LESS_MEMORY = "run fewer workers (--set resources.workers=1) or give the machine more memory"
 
 
 @dataclass(frozen=True)

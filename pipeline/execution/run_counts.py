@@ -1,7 +1,7 @@
-"""What a run counts, in the driver: rows that are through, and the deaths of workers."""
+"""What a run counts, in the driver: rows that are through, work by stage, workers, nodes and what was lost of them."""
 
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.execution.operator import Report
@@ -32,12 +32,32 @@ class RunCounts:
         status: verdict -> rows that are through in this round.
         audio_s: seconds of audio of these.
         look: what the workers are at just now, who has been longest first.
+        stage_rows: stage -> rows that have come through it, in the whole run.
+        stage_s: stage -> seconds that workers have spent in it, in the whole run.
+        nodes: of the cluster.
+        workers: that are there.
+        bytes_in_flight: that blocks are charged with, on all nodes.
+        queued: for each operator, blocks that wait for it.
+        died: workers, in the whole run.
+        nodes_lost: names of nodes that left while the run needed them, in the whole run.
+        repeated: blocks that entered again, in the whole run.
+        lacking: what the run waits for because no node has it; empty if nothing.
     """
 
     deaths: Deaths = field(default_factory=Deaths)
     status: Counter[str] = field(default_factory=Counter)
     audio_s: float = 0.0
     look: Callable[[], list[AtWork]] = list
+    stage_rows: Counter[str] = field(default_factory=Counter)
+    stage_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    nodes: int = 0
+    workers: int = 0
+    bytes_in_flight: int = 0
+    queued: Sequence[int] = ()
+    died: int = 0
+    nodes_lost: list[str] = field(default_factory=list)
+    repeated: int = 0
+    lacking: str = ""
 
     def begin_pass(self) -> None:
         """Other stages, perhaps of the same rows."""
@@ -47,6 +67,13 @@ class RunCounts:
         """All rows that are left begin anew."""
         self.status.clear()
         self.audio_s = 0.0
+
+    def passed(self, report: Report) -> None:
+        """A block has passed an operator."""
+        self.deaths.passed.update(report.passed)
+        self.stage_rows.update(report.passed)
+        for stage, seconds in report.seconds.items():
+            self.stage_s[stage] += seconds
 
     def finished(self, report: Report) -> None:
         """A block has passed the last operator."""

@@ -14,6 +14,8 @@ from pipeline.execution.postmortem import Death
 # reach the stage, all of them must crash it, and at least two: one song alone proves nothing.
 _SONGS = 3
 _SEVERAL = 2
+# Machines go for reasons of their own, spot instances by the dozen; that this many go under one song is no accident.
+_MACHINES = 10
 _log = logging.getLogger(__name__)
 
 
@@ -31,12 +33,14 @@ class Deaths:
 
     passed: Counter[str] = field(default_factory=Counter)
     _of_row: Counter[str] = field(default_factory=Counter)
+    _machines_of_row: Counter[str] = field(default_factory=Counter)
     _set_aside: dict[str, Fate] = field(default_factory=dict)
     _killers: defaultdict[str, list[frozenset[str]]] = field(default_factory=lambda: defaultdict(list))
 
     def renew(self) -> None:
         """Start another pass; `passed` is kept since it shows that a stage works."""
         self._of_row.clear()
+        self._machines_of_row.clear()
         self._set_aside.clear()
         self._killers.clear()
 
@@ -49,7 +53,7 @@ class Deaths:
 
         Args:
             death: the worker's death.
-            max_attempts: number of deaths after which a row fails.
+            max_attempts: number of deaths after which a row fails; those of whole machines are not among them.
             uris: row id -> uri of the worker's rows, for the message.
 
         Raises:
@@ -57,14 +61,15 @@ class Deaths:
         """
         _log.warning("a worker died: %s, at %s\n%s", death, ", ".join(uris.values()), death.crash)
         suspects = frozenset(death.row_ids)
+        deaths, enough = (self._machines_of_row, _MACHINES) if death.with_machine else (self._of_row, max_attempts)
         if len(suspects) == 1:
-            self._of_row.update(suspects)
+            deaths.update(suspects)
         if self.is_open(death):
             # Groups of suspects without a common row contain different causes.
             killers = [group for group in self._killers[death.stage] if not group & suspects]
             self._killers[death.stage] = [*killers, suspects]
         for row_id in suspects:
-            if self._of_row[row_id] >= max_attempts:
+            if deaths[row_id] >= enough:
                 self._set_aside[row_id] = self._fate(row_id, death)
         self._check_stage(death, _SONGS, uris)
 
@@ -79,11 +84,15 @@ class Deaths:
 
     def fates(self, row_ids: Iterable[str]) -> dict[str, Fate]:
         """Row id -> fate, of those rows on which workers have died."""
-        dead = self._of_row.keys() & row_ids if self._of_row else ()
-        return {row_id: self._set_aside.get(row_id) or Fate(self._of_row[row_id] + 1) for row_id in dead}
+        of_all = self._of_row.keys() | self._machines_of_row.keys()
+        dead = of_all & {*row_ids} if of_all else ()
+        return {row_id: self._set_aside.get(row_id) or Fate(self._deaths(row_id) + 1) for row_id in dead}
+
+    def _deaths(self, row_id: str) -> int:
+        return self._of_row[row_id] + self._machines_of_row[row_id]
 
     def _fate(self, row_id: str, death: Death) -> Fate:
-        deaths = self._of_row[row_id]
+        deaths = self._deaths(row_id)
         times = "once" if deaths == 1 else f"{deaths} times"
         return Fate(deaths, death.stage, f"{death}; it killed its worker {times}")
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.errors import UsageProblem
+from pipeline.planning.fusion import Kind, fuse, fusion_order
 from pipeline.planning.gates import Gate, GateError, build_gates
 from schemas import columns
 from schemas.config import CurateConfig, StageConfig
@@ -55,9 +56,9 @@ class Node:
     concurrency: int = 0
 
     @property
-    def alone(self) -> bool:
-        """Whether it needs an operator of its own: it runs on a GPU or waits for a server."""
-        return bool(self.gpus or self.concurrency)
+    def kind(self) -> Kind:
+        """What it runs on: a core, a GPU, or a server that it waits for."""
+        return _kind(self.gpus, self.concurrency)
 
     @cached_property
     def stage_type(self) -> type[Stage]:
@@ -103,13 +104,8 @@ class Dag:
 
     @property
     def operators(self) -> tuple[tuple[Node, ...], ...]:
-        """Curation stages grouped into operators: consecutive CPU stages share one; see `Node.alone`."""
-        groups: list[list[Node]] = []
-        for node in self.curation:
-            if node.alone or not groups or groups[-1][-1].alone:
-                groups.append([])
-            groups[-1].append(node)
-        return tuple(tuple(group) for group in groups)
+        """Curation stages grouped into operators, see `pipeline.planning.fusion`."""
+        return fuse(self.curation)
 
     def working_between(self, operator: int) -> list[pa.Field]:
         """Working columns written by this operator or an earlier one that a later one reads."""
@@ -162,7 +158,7 @@ def build_dag(
     problems += [f"resources.gpus: no stage named {name!r}" for name in unknown]
     gates, gate_problems = _gates(config, stages)
     problems += gate_problems
-    order, cycle = _order(stages)
+    order, cycle = fusion_order(stages, lambda stage: _kind(_gpus(stage, config), stage.concurrency))
     problems += cycle
     if problems:
         raise DagError(problems)
@@ -290,22 +286,12 @@ def _gates(config: CurateConfig, stages: Mapping[str, Stage]) -> tuple[tuple[Gat
         return (), [str(error)]
 
 
-def _order(stages: Mapping[str, Stage]) -> tuple[list[Stage], list[str]]:
-    """Kahn's topological sort; among stages that are ready the configured order decides."""
-    made_by = {column: name for name, stage in stages.items() for column in (stage.column, *stage.working)}
-    needs = {
-        name: {made_by[c] for c in (*stage.reads, *stage.reads_if_present) if c in made_by} - {name}
-        for name, stage in stages.items()
-    }
-    order: list[Stage] = []
-    done: set[str] = set()
-    while len(done) < len(stages):
-        ready = next((name for name in stages if name not in done and needs[name] <= done), None)
-        if ready is None:
-            return [], [f"dependency cycle between stages: {', '.join(n for n in stages if n not in done)}"]
-        order.append(stages[ready])
-        done.add(ready)
-    return order, []
+def _gpus(stage: Stage, config: CurateConfig) -> float:
+    return config.resources.gpus.get(stage.name, stage.resources.gpus)
+
+
+def _kind(gpus: float, concurrency: int) -> Kind:
+    return "gpu" if gpus else "server" if concurrency else "cpu"
 
 
 def _nodes(
@@ -321,7 +307,7 @@ def _nodes(
         upstream = {c: made[c] for c in (*stage.reads, *stage.reads_if_present) if c in made}
         fingerprint = _fingerprint(stage, weights, upstream)
         made.update(dict.fromkeys((stage.column, *stage.working), fingerprint))
-        gpus = config.resources.gpus.get(stage.name, stage.resources.gpus)
+        gpus = _gpus(stage, config)
         engine = config.stages[stage.name].engine
         nodes.append(Node(stage.name, engine, stage.params, weights, fingerprint, gpus, stage.concurrency))
     return tuple(nodes)

@@ -69,7 +69,7 @@ def _chinese(line: str) -> str:
 
 
 def _foreign(run: str) -> str:
-    """Words in a Chinese line; what looks Chinese still (bopomofo, rare characters) is read by espeak as best it can."""
+    """Words in a Chinese line; what still looks Chinese (bopomofo, rare characters) is read as espeak reads it."""
     if not any(map(str.isalnum, run)):
         return ""
     spoken = spoken_language(run, FALLBACK)

@@ -60,7 +60,7 @@ def told(demo: Demo) -> str:
 
     def run(command: Sequence[str]) -> int:
         if command[0] == "curate":  # it starts a cluster
-            songmill(*command, "--set", "resources.replicas=1")
+            songmill(*command, "--set", "resources.workers=1")
         else:
             asked(*command)
         return 0

@@ -45,7 +45,7 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made_by(songs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
     """The command that makes the dataset: two songs a shard, one worker."""
     dataset = tmp_path_factory.mktemp("datasets") / "dataset"
-    settings = ("resources.rows_per_shard=2", "resources.replicas=1", "audio.min_duration_s=1")
+    settings = ("resources.rows_per_shard=2", "resources.workers=1", "audio.min_duration_s=1")
     return ("curate", songs, "--out", dataset, "--stages", "decode", *(f"--set={setting}" for setting in settings))
 
 
@@ -86,7 +86,7 @@ class TestTheLifeOfFeatures:
 
     def test_latents_of_a_random_codec_and_ssl_come_with_as_many_frames(self, curated, songs, codec):
         shards = state(curated, "shards/*.parquet")
-        add = ("curate", "--add", "latents,ssl", curated, "--set=resources.replicas=1")
+        add = ("curate", "--add", "latents,ssl", curated, "--set=resources.workers=1")
         assert "give --set latents.codec=" in asked(*add, code=2)
         assert f"no such file {songs}/music_dcae_f8c8/config.json" in asked(
             *add, f"--set=latents.codec={songs}", code=2
@@ -103,7 +103,7 @@ class TestTheLifeOfFeatures:
     def test_killed_and_run_again_it_is_beside_every_shard_and_no_shard_was_touched(self, curated):
         before = state(curated, "shards/*.parquet"), state(curated, "quarantine/*.parquet")
         plan = (curated / "_songmill" / "plan.json").read_bytes()
-        add = ("curate", curated, *PREVIEW, "--set=preview.seconds=1", "--set=resources.replicas=1")
+        add = ("curate", curated, *PREVIEW, "--set=preview.seconds=1", "--set=resources.workers=1")
         kill_when(lambda: bool(committed_features(curated, "preview")), *add, module=without_workers.__name__)
         early = committed_features(curated, "preview")
         assert 0 < len(early) < 3

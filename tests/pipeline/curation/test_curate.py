@@ -36,7 +36,7 @@ def clips(audio: Audio, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def curate_clips(clips: Path, out: Path, *more: object) -> tuple[object, ...]:
     """The command: one song a shard, one worker, for clips of 6 s."""
-    settings = ("resources.rows_per_shard=1", "resources.replicas=1", "audio.min_duration_s=2")
+    settings = ("resources.rows_per_shard=1", "resources.workers=1", "audio.min_duration_s=2")
     return ("curate", clips, "--out", out, *(f"--set={setting}" for setting in settings), *more)
 
 

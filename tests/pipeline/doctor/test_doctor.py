@@ -154,20 +154,20 @@ class TestModels:
 
 
 class TestMachine:
-    def found(self, *, replicas: int | None = None, missing_bytes: int = 0) -> dict[str, Finding]:
-        return {f.name: f for f in machine.machine(replicas, Path("/nowhere/models"), missing_bytes)}
+    def found(self, *, workers: int | None = None, missing_bytes: int = 0) -> dict[str, Finding]:
+        return {f.name: f for f in machine.machine(workers, Path("/nowhere/models"), missing_bytes)}
 
     def test_little_memory_means_fewer_workers_and_too_little_none(self, monkeypatch: pytest.MonkeyPatch, tmp_path):
         monkeypatch.setattr(machine, "_CGROUP", tmp_path)
         monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: Memory(64e9, 60e9))
-        assert self.found(replicas=8)["memory"].state == "ok"
+        assert self.found(workers=8)["memory"].state == "ok"
         (tmp_path / "memory.max").write_text("5000000000\n")
         (tmp_path / "memory.current").write_text("1000000000\n")
-        little = self.found(replicas=8)["memory"]
-        assert (little.state, little.fix) == ("warning", "--set resources.replicas=2")
+        little = self.found(workers=8)["memory"]
+        assert (little.state, little.fix) == ("warning", "--set resources.workers=2")
         assert "4.0 GB free of 5.0 GB" in little.found
         monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: Memory(2e9, 1e9))
-        assert self.found(replicas=1)["memory"].state == "problem"
+        assert self.found(workers=1)["memory"].state == "problem"
 
     def test_a_container_with_fewer_cores_than_the_machine(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         monkeypatch.setattr(machine, "_CGROUP", tmp_path)
@@ -175,8 +175,8 @@ class TestMachine:
         (tmp_path / "cpu.max").write_text("max 100000\n")
         assert self.found()["CPU cores"].state == "ok"
         (tmp_path / "cpu.max").write_text("250000 100000\n")
-        assert self.found()["CPU cores"].fix == "--set resources.replicas=2"
-        assert self.found(replicas=2)["CPU cores"].state == "ok"
+        assert self.found()["CPU cores"].fix == "--set resources.workers=2"
+        assert self.found(workers=2)["CPU cores"].state == "ok"
 
     def test_disks_that_are_full_for_models_for_datasets_and_for_ray(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: Usage(100e9, 97e9, 3e9))

@@ -86,7 +86,7 @@ def test_twenty_first_runs_of_three_workers_lose_none(
         cold = {"NUMBA_CACHE_DIR": str(tmp_path / f"jit-{run}"), "PYTHONPYCACHEPREFIX": str(tmp_path / f"bytes-{run}")}
         out = tmp_path / f"dataset-{run}"
         _, said = songmill(
-            *("curate", songs, "--out", out, "--set", "resources.replicas=3"), PYTHONPATH=poisoned, **cold
+            *("curate", songs, "--out", out, "--set", "resources.workers=3"), PYTHONPATH=poisoned, **cold
         )
         rows = inspected(out)["rows"]
         assert (rows["kept"], rows["filtered"], rows["failed"]) == (4, 0, 0), f"run {run}: {rows}\n{said}"

@@ -24,17 +24,18 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
 
 
 def test_too_few_gpus_are_told_with_the_shares(shared_cluster, command) -> None:
-    _, said = songmill(*command, "--set", "resources.gpus={placed: 0.6, placed_too: 0.5}", code=1, **shared_cluster)
-    assert "the cluster has 1 GPUs; one replica of each of these stages takes 1.1: placed 0.6, placed_too 0.5" in said
+    settings = ("--set", "resources.gpus={placed: 2, placed_too: 0.5}", "--set", "resources.wait_for_nodes_s=0")
+    _, said = songmill(*command, *settings, code=1, **shared_cluster)
+    assert "has the GPUs that a worker takes: 2 for placed 2, placed_too 0.5; the most that a node has is 1" in said
 
 
-def test_stages_with_shares_run_in_processes_of_their_own(shared_cluster, command) -> None:
+def test_stages_with_shares_of_a_gpu_run_in_one_process_beside_the_cpu_stages(shared_cluster, command) -> None:
     songmill(*command, "--set", "resources.gpus={placed: 0.3, placed_too: 0.2}", **shared_cluster)
     rows = queried(Path(str(command[5])), "select placed, placed_too from tracks")
     assert len(rows) == 3
     for column in STAGES:
         assert {(row[column]["device"], row[column]["visible"]) for row in rows} == {("cuda", "0")}
-    assert not {row["placed"]["pid"] for row in rows} & {row["placed_too"]["pid"] for row in rows}
+    assert {row["placed"]["pid"] for row in rows} == {row["placed_too"]["pid"] for row in rows}
 
 
 def test_operators_around_one_that_waits_share_the_cores_of_the_scan(shared_cluster, command, tmp_path) -> None:

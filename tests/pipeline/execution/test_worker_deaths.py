@@ -15,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.exceptions import ActorDiedError, OutOfMemoryError
 
-from pipeline.execution.actor_pool import ActorPool, stream
+from pipeline.execution.actor_pool import ActorPool, Claims
 from pipeline.execution.cluster import cluster
+from pipeline.execution.executor import Limits, stream
 from pipeline.execution.flight_recorder import Recording
 from pipeline.execution.operator import OperatorSpec
+from pipeline.execution.placement import Placement
 from pipeline.execution.postmortem import Death, explain
 from pipeline.execution.run_counts import RunCounts
 from pipeline.execution.worker_deaths import Deaths, StageKillsWorkers
@@ -74,8 +76,9 @@ def put_through(titles: str, counts: RunCounts, *, max_attempts: int = 2, **para
     carried = [*text, pa.field("killer", node.stage_type.type), pa.field("verdict", columns.VERDICT)]
     spec = OperatorSpec(nodes=(node,), gates=(), carried=pa.schema(carried), prepare=None, is_last=True)
     blocks = iter(pa.Table.from_pylist([row], schema=pa.schema([*text, carried[-1]])) for row in rows)
-    pool = ActorPool(ray.put(spec), "killer", (1.0, 0.0), depth=1, size=1)
-    return [row for block in stream(blocks, [pool], counts, max_attempts) for row in block.to_pylist()]
+    pool, placement = ActorPool(ray.put(spec), "killer", Claims(cpus=1)), Placement(Claims(cpus=1), least=1, most=1)
+    put = stream(blocks, [pool], [placement], counts, Limits(max_attempts))
+    return [row for block in put for row in block.to_pylist()]
 
 
 def test_a_crash_costs_one_row_which_is_told_with_stage_signal_and_frames(songs, tmp_path, shared_cluster):

@@ -15,15 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.exceptions import ActorDiedError, ObjectLostError
 
-from pipeline.execution import actor_pool
-from pipeline.execution.actor_pool import ActorPool, stream
+from pipeline.execution import actor_pool, executor
+from pipeline.execution.actor_pool import ActorPool, Claims
+from pipeline.execution.executor import Limits, NoNode, stream
 from pipeline.execution.fate import Fate
 from pipeline.execution.flight_recorder import Recording, Station
+from pipeline.execution.nodes import ClusterNode
 from pipeline.execution.operator import Report
+from pipeline.execution.placement import Placement
 from pipeline.execution.run_counts import RunCounts
 from pipeline.execution.worker_deaths import StageKillsWorkers
 from schemas import columns
 
+NODES = {"n": ClusterNode("n", "host", cpus=4, gpus=1, store_bytes=2**30)}
 SCHEMA = pa.schema([("row_id", pa.string()), ("uri", pa.string()), ("verdict", columns.VERDICT)])
 
 
@@ -41,7 +45,7 @@ class PlayedWorker:
         self.killers, self.batch = killers, batch
         self.left = Recording()
         self.is_dead = False
-        self.ready = SimpleNamespace(remote=lambda: Ref(Station("here", self)))
+        self.ready = SimpleNamespace(remote=lambda: Ref(Station("n", self)))
         self.work = SimpleNamespace(remote=self._work)
 
     def _work(self, job: Any, given: Any, fates: Mapping[str, Fate]) -> tuple[Ref, Ref]:
@@ -78,19 +82,34 @@ def played(random: Random, killers: Mapping[str, int], batch: int) -> Iterator[p
             raise ref.value
         return ref.value
 
-    def wait(refs: Sequence[Any], **_: Any) -> Any:
-        return [random.choice(refs)], []
+    def wait(refs: Sequence[Any], num_returns: int, timeout: float, **_: Any) -> Any:
+        done = random.sample(list(refs), random.randint(1, len(refs)) if timeout else 0)
+        return done[:num_returns], [ref for ref in refs if ref not in done[:num_returns]]
 
     def found(stations: Sequence[Station]) -> list[Recording]:
         return [station.path.left for station in stations]  # type: ignore[attr-defined]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(actor_pool, "Worker", _hiring(lambda: PlayedWorker(killers, batch)))
-        patch.setattr(actor_pool, "recordings", found)
+        patch.setattr(executor, "recordings", found)
+        patch.setattr(executor, "nodes_alive", lambda: NODES)
         patch.setattr(actor_pool, "_idle", {})
         for name, function in {"get": get, "wait": wait, "kill": id, "is_initialized": lambda: True}.items():
-            patch.setattr(actor_pool.ray, name, function)
+            patch.setattr(executor.ray, name, function)
         yield patch
+
+
+def _streamed(
+    blocks: Iterator[pa.Table],
+    sizes: Sequence[int],
+    counts: RunCounts,
+    max_attempts: int,
+    claims: Claims = Claims(cpus=1),  # noqa: B008 - it cannot be changed
+) -> Iterator[pa.Table]:
+    """Blocks through operators with this many workers each; those behind the first may have a block in advance."""
+    pools = [ActorPool(i, f"s{i}", claims, depth=2 if i else 1) for i in range(len(sizes))]  # type: ignore[arg-type]
+    placements = [Placement(claims, least=size, most=size) for size in sizes]
+    return stream(blocks, pools, placements, counts, Limits(max_attempts))
 
 
 def _blocks(ids: str, per_block: int) -> Iterator[pa.Table]:
@@ -115,9 +134,8 @@ def test_every_row_comes_out_once_and_only_the_guilty_fail(
     guilty = {row_id for row_id in ids if killers.get(row_id, len(sizes)) < len(sizes)}
     counts = RunCounts()
     with played(random, killers, batch):
-        pools = [ActorPool(i, f"s{i}", (1.0, 0.0), 1 + i, size) for i, size in enumerate(sizes)]
         try:
-            came = [*stream(_blocks(ids, per_block), pools, counts, max_attempts)]
+            came = [*_streamed(_blocks(ids, per_block), sizes, counts, max_attempts)]
         except StageKillsWorkers as error:
             stage = next(stage for stage in ("s0", "s1") if repr(stage) in str(error))
             assert sum(f"s{killers[row_id]}" == stage for row_id in guilty) > 1
@@ -136,12 +154,8 @@ def test_where_nobody_passes_nothing_comes_out(rows, size, random):
     ids = "abcd"[:rows]
     counts = RunCounts()
     with played(random, dict.fromkeys(ids, 0), 1), pytest.raises(StageKillsWorkers):
-        list(stream(_blocks(ids, 1), [ActorPool(0, "s0", (1.0, 0.0), 1, size)], counts, 2))
+        list(_streamed(_blocks(ids, 1), [size], counts, 2))
     assert not counts.done
-
-
-def _pool(number: int = 0, depth: int = 1, size: int = 2) -> ActorPool:
-    return ActorPool(number, f"s{number}", (1.0, 0.0), depth, size)  # type: ignore[arg-type]
 
 
 @given(lost=st.sets(st.sampled_from("abcdef")), random=st.randoms(use_true_random=False))
@@ -159,7 +173,7 @@ def test_what_was_lost_with_its_machine_is_made_again_and_no_row_is_blamed(lost,
 
     with played(random, {}, 1) as patch:
         patch.setattr(actor_pool, "Worker", _hiring(lambda: Forgetful({}, 1)))
-        came = [*stream(_blocks("abcdef", 1), [_pool(0), _pool(1)], counts, 1)]
+        came = [*_streamed(_blocks("abcdef", 1), [2, 2], counts, 1)]
     rows = pa.concat_tables(came).to_pylist()
     assert sorted(row["row_id"] for row in rows) == list("abcdef")
     assert {(row["verdict"]["status"], row["verdict"]["attempts"]) for row in rows} == {("kept", 1)}
@@ -176,7 +190,7 @@ def test_workers_of_which_none_comes_to_life_end_the_pass():
     with played(Random(0), {}, 1) as patch:
         patch.setattr(actor_pool, "Worker", _hiring(stillborn))
         with pytest.raises(ActorDiedError):
-            list(stream(_blocks("ab", 1), [_pool()], RunCounts(), 3))
+            list(_streamed(_blocks("ab", 1), [2], RunCounts(), 3))
     assert len(started) == 11  # two at once, and one for each of the first nine that ended
 
 
@@ -191,32 +205,25 @@ def test_workers_stay_for_the_next_pass_unless_it_fails_or_wants_others():
         patch.setattr(actor_pool, "Worker", _hiring(worker))
         patch.setattr(actor_pool.ray, "kill", killed.append)
         for _ in range(2):
-            assert len([*stream(_blocks("abcd", 1), [_pool()], RunCounts(), 3)]) == 4
+            assert len([*_streamed(_blocks("abcd", 1), [2], RunCounts(), 3)]) == 4
         assert (len(started), killed) == (2, [])
-        on_a_gpu = ActorPool(0, "s0", (0.0, 1.0), 1, 1)  # type: ignore[arg-type]
-        assert len([*stream(_blocks("ab", 1), [on_a_gpu], RunCounts(), 3)]) == 2
+        assert len([*_streamed(_blocks("ab", 1), [1], RunCounts(), 3, Claims(gpus=1))]) == 2
         assert killed == started[:2]  # in whose place the other one comes
-        halfway = stream(_blocks("ab", 1), [ActorPool(0, "s0", (0.0, 1.0), 1, 1)], RunCounts(), 3)  # type: ignore[arg-type]
+        halfway = _streamed(_blocks("ab", 1), [1], RunCounts(), 3, Claims(gpus=1))
         next(halfway)
         halfway.close()
         assert killed == started
         assert not any(actor_pool._idle.values())
 
 
-@given(random=st.randoms(use_true_random=False))
-def test_a_pool_pauses_when_enough_blocks_wait_behind_it(random):
-    """What is made and not yet taken up lies in memory: twice as many blocks as the next pool has workers, at most."""
-    slow, waiting = _pool(1, size=1), []
-
-    class Watched(PlayedWorker):
-        def _work(self, job, given, fates):
-            waiting.append(len(slow.waiting))
-            return super()._work(job, given, fates)
-
-    with played(random, {}, 1) as patch:
-        patch.setattr(actor_pool, "Worker", _hiring(lambda: Watched({}, 1)))
-        assert len([*stream(_blocks("abcdefghijkl", 1), [_pool(0, size=2), slow], RunCounts(), 3)]) == 12
-    assert max(waiting) <= 2 * slow.size + 1  # those that were at work when it became full come on top
+def test_what_fits_nowhere_is_refused_once_it_has_been_waited_for():
+    counts = RunCounts()
+    with (
+        played(Random(0), {}, 1),
+        pytest.raises(NoNode, match="no node of the cluster has 2 GPU, which .* of s0"),
+    ):
+        list(_streamed(_blocks("ab", 1), [1], counts, 3, Claims(gpus=2)))
+    assert counts.lacking == "2 GPU"
 
 
 def _hiring(make: Callable[[], Any]) -> SimpleNamespace:
