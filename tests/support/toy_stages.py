@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import ray
 
 from schemas import columns, ssl_codec
 from schemas.columns import stage_struct
@@ -305,3 +306,51 @@ class Echo(Stage):
         if track["backwards"].startswith("^"):
             raise SystemExit(track["backwards"])
         return self.own(text=track["backwards"], count=track["letters"]["count"])
+
+
+class SoundParams(Params):
+    """Parameters of `Sound`."""
+
+    megabytes: int = 1
+
+
+class Sound(Stage):
+    """As much of a working column as is asked for."""
+
+    name = "sound"
+    type = stage_struct(pa.field("megabytes", pa.int64()))
+    reads = {"title": pa.string()}
+    working = {"noise": pa.large_binary()}
+    Params = SoundParams
+
+    def process(self, track: Track) -> dict[str, Any]:
+        size = self.params.megabytes
+        return {**self.own(megabytes=size), "noise": os.urandom(1024) * (size * 1024)}
+
+
+class SleeperParams(Params):
+    """Parameters of `Sleeper`: how long it sleeps, and a file in which it notes when it did so where."""
+
+    seconds: float = 1.0
+    log: Path = Path("unset")
+
+
+class Sleeper(Stage):
+    """Sleeps over every song."""
+
+    name = "sleeper"
+    type = stage_struct(pa.field("node", pa.string()))
+    reads = {"title": pa.string()}
+    reads_if_present = {"noise": pa.large_binary()}
+    Params = SleeperParams
+
+    def process(self, track: Track) -> dict[str, Any]:
+        node = ray.get_runtime_context().get_node_id()
+        self._note("begin", track["title"], node)
+        time.sleep(self.params.seconds)
+        self._note("end", track["title"], node)
+        return self.own(node=node)
+
+    def _note(self, what: str, title: str, node: str) -> None:
+        with self.params.log.open("a") as log:
+            log.write(f"{what} {title} {node} {os.getpid()}\n")
