@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 from ray._private.node import Node
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 STORE_BYTES = 200 * 2**20
 # A node that does not answer is given up after about two seconds, not after a minute as by default.
@@ -64,6 +67,17 @@ class SmallCluster:
     def kill(self, node: Node) -> None:
         """End a node and its workers at once, as when its power fails."""
         self._cluster.remove_node(node, allow_graceful=False)
+
+    def by_id(self, node_id: str) -> Node:
+        """The node of that id."""
+        return next(node for node in self._cluster.worker_nodes if node.node_id == node_id)
+
+    def drain(self, node: Node) -> None:
+        """Give a node the notice that its machine is about to be taken away."""
+        far = int((time.time() + 3600) * 1000)
+        reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        accepted, why = GcsClient(address=self.address).drain_node(node.node_id, reason, "preempted", far)
+        assert accepted, why
 
     def freeze(self, node: Node) -> None:
         """A node that answers no more; its processes stay."""

@@ -3,6 +3,7 @@
 The nodes are raylets on this machine. That a network fails between machines is shown by `benchmarks/three_hosts.sh`.
 """
 
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -22,6 +23,8 @@ from pipeline.execution.run_counts import RunCounts
 from pipeline.planning.dag import Node
 from schemas import columns
 from schemas.config import ResourceConfig
+from tests.support.audio import tone, write
+from tests.support.command import asked, songmill, start
 from tests.support.nodes import SmallCluster, noted, small_cluster
 from tests.support.toy_stages import SleeperParams, SoundParams
 
@@ -179,3 +182,88 @@ def test_blocks_that_would_fill_the_object_store_wait_and_are_not_spilled(nodes,
     assert 0 < largest <= 2 * 0.4 * 200 * 2**20
     spilled = list(Path(ray.get_runtime_context().get_temp_dir()).rglob("ray_spilled_objects*/*"))
     assert not spilled
+
+
+def test_a_node_with_a_drain_notice_ends_its_song_and_gets_no_more(nodes, tmp_path):
+    first, second = nodes.add(), nodes.add()
+    run = Run(nodes, tmp_path / "log", 10, seconds=0.7)
+    run.until(lambda: {line.node for line in noted(run.log)} >= {first.node_id, second.node_id})
+    nodes.drain(second)
+    run.until(lambda: run.counts.workers == 1)
+    before = [line for line in noted(run.log) if line.node == second.node_id]
+    assert [line.what for line in before].count("begin") == [line.what for line in before].count("end")
+    begun = run.finish(timeout_s=30)
+    assert set(begun.values()) == {1}
+    assert [line for line in noted(run.log) if line.node == second.node_id] == before
+
+
+class TestTheCommand:
+    """`songmill curate` on such a cluster."""
+
+    @pytest.fixture(scope="class")
+    def songs(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("songs")
+        for i in range(6):
+            write(folder / f"s{i}.flac", tone(220.0 * (i + 1), 2), metadata={"title": f"t{i}"})
+        return folder
+
+    @pytest.fixture
+    def command(self, nodes, songs, tmp_path):
+        """The arguments of a run that sleeps 1.2 s over every song, by the name of its dataset."""
+
+        def arguments(name: str) -> list[object]:
+            log = tmp_path / f"{name}.log"
+            sleeper = f"sleeper: {{engine: 'tests.support.toy_stages:Sleeper', seconds: 1.2, log: {log}}}"
+            config = tmp_path / f"{name}.yaml"
+            config.write_text(f"stages: {{decode: {{}}, {sleeper}}}\n")
+            options = ("--set=audio.min_duration_s=1", "--set=dedup.threshold=1", "--set=resources.rows_per_shard=2")
+            return ["curate", songs, "--out", tmp_path / name, "--config", config, *options]
+
+        return arguments
+
+    def test_a_killed_node_leaves_a_whole_dataset(self, nodes, command, tmp_path):
+        nodes.add(), nodes.add()
+        run = start(*command("one"), RAY_ADDRESS=nodes.address)
+        log = tmp_path / "one.log"
+        _until(lambda: len({line.node for line in noted(log)}) == 2, run)
+        nodes.kill(nodes.by_id(noted(log)[-1].node))
+        out, err = run.communicate(timeout=60)
+        assert run.returncode == 0, err
+        assert "6 rows = 6 kept + 0 filtered + 0 failed" in out
+        assert sum(line.what == "begin" for line in noted(log)) <= 6 + 1
+        assert asked("verify", tmp_path / "one")
+
+    def test_a_killed_driver_leaves_no_worker_and_the_same_command_finishes(self, nodes, command, tmp_path):
+        node, log = nodes.add(), tmp_path / "two.log"
+        run = start(*command("two"), "--quiet", RAY_ADDRESS=nodes.address)
+        _until(lambda: sum(line.what == "end" for line in noted(log)) == 3, run)
+        run.kill()
+        run.communicate()
+        of_the_first = {line.pid for line in noted(log)}
+        _until(lambda: not of_the_first & {*nodes.processes(node)})
+        out, _ = songmill(*command("two"), "--quiet", RAY_ADDRESS=nodes.address)
+        assert "6 rows = 6 kept + 0 filtered + 0 failed" in out
+        begun = Counter(line.title for line in noted(log) if line.what == "begin")
+        assert sum(begun.values()) <= 6 + 2  # a unit of two was committed, the other songs of the first run were not
+        assert asked("verify", tmp_path / "two")
+
+    def test_two_runs_share_the_cluster_and_a_second_on_the_same_dataset_is_refused(self, nodes, command, tmp_path):
+        nodes.add(), nodes.add()
+        first = start(*command("a"), "--quiet", RAY_ADDRESS=nodes.address)
+        _until(lambda: bool(noted(tmp_path / "a.log")), first)
+        assert "another process" in asked(*command("a"), "--quiet", code=1)
+        other = start(*command("b"), "--quiet", RAY_ADDRESS=nodes.address)
+        for name, run in (("a", first), ("b", other)):
+            out, err = run.communicate(timeout=90)
+            assert run.returncode == 0, err
+            assert "6 rows = 6 kept + 0 filtered + 0 failed" in out
+            assert {*Counter(line.title for line in noted(tmp_path / f"{name}.log")).values()} == {2}
+            assert asked("verify", tmp_path / name)
+
+
+def _until(condition: Callable[[], bool], run: subprocess.Popen[str] | None = None, timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert run is None or run.poll() is None, run.communicate()
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.05)
