@@ -251,7 +251,7 @@ class TestTheCommand:
         nodes.add(), nodes.add()
         first = start(*command("a"), "--quiet", RAY_ADDRESS=nodes.address)
         _until(lambda: bool(noted(tmp_path / "a.log")), first)
-        assert "another process" in asked(*command("a"), "--quiet", code=1)
+        assert "another songmill process is writing this dataset" in asked(*command("a"), "--quiet", code=1)
         other = start(*command("b"), "--quiet", RAY_ADDRESS=nodes.address)
         for name, run in (("a", first), ("b", other)):
             out, err = run.communicate(timeout=90)
