@@ -22,6 +22,7 @@ from pipeline.commands.lyrics import app as lyrics_app
 from pipeline.commands.models import app as models_app
 from pipeline.commands.plan import plan_command
 from pipeline.commands.quarantine import quarantine_command
+from pipeline.commands.runs import runs_command
 from pipeline.commands.sample import sample_command
 from pipeline.commands.train import app as train_app
 from pipeline.commands.train_autoencoder import autoencoder_command
@@ -46,6 +47,7 @@ app.command("plan")(plan_command)
 app.command("curate")(curate_command)
 app.command("inspect")(inspect_command)
 app.command("explore")(explore_command)
+app.command("runs")(runs_command)
 app.command("verify")(verify_command)
 app.command("quarantine")(quarantine_command)
 app.command("whatif")(whatif_command)

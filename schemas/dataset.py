@@ -117,6 +117,11 @@ class Layout:
         return self.state / "logs"
 
     @property
+    def runs(self) -> Path:
+        """Folder of the records of runs, one folder per run."""
+        return self.state / "runs"
+
+    @property
     def temporary(self) -> Path:
         """Folder of files that have not been committed yet."""
         return self.state / "tmp"

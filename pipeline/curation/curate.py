@@ -20,6 +20,7 @@ from pipeline.curation.sink import ShardSink, SinkSpec
 from pipeline.curation.work_units import todo_schema, units_to_do
 from pipeline.dataset.ledger import Ledger, unit_files
 from pipeline.dataset.marks import Mark, read_marks
+from pipeline.dataset.runs import recorded
 from pipeline.dataset.saved_config import planned_settings, remember_config, remember_plan
 from pipeline.dataset.scan_table import drop_from_scan, failed_in_scan, read_scan
 from pipeline.dataset.sketch_reader import SketchReader
@@ -28,6 +29,7 @@ from pipeline.dataset.tombstones import forgotten_tracks, read_tombstones, witho
 from pipeline.dataset.writing import describe_dataset, exclusive_lock
 from pipeline.errors import DataProblem
 from pipeline.execution.cluster import check_placeable, cluster, run_pass
+from pipeline.execution.metrics import Metrics
 from pipeline.execution.operator import OperatorSpec
 from pipeline.execution.rounds import in_rounds
 from pipeline.execution.run_counts import RunCounts
@@ -207,9 +209,14 @@ class _Run:
             return waiting  # no work: do not start Ray
         self.changes.scanned(unscanned)
         _log.info("%d rows to scan", unscanned.num_rows)
-        with others_logged(self.layout), cluster(self.config.resources):
+        settings = self.config.model_dump(mode="json")
+        with (
+            recorded(self.layout, "curate", self.plan.id, settings) as record,
+            others_logged(self.layout),
+            cluster(self.config.resources),
+        ):
             check_placeable(self._operators(), self.config.resources)
-            counts = RunCounts()
+            counts = RunCounts(observers=(record, Metrics(str(self.layout.root))))
             in_rounds("scan", unscanned, self._unscanned, self._scan, counts, progress=self.progress)
             todo, waiting = self._todo() if todo is None else (todo, waiting)
             _log.info("%d rows to work on, in %d units", todo.num_rows, pc.count_distinct(todo["unit"]).as_py())

@@ -19,9 +19,11 @@ from pipeline.curation.feature_dag import AdditionError, build_feature_dag
 from pipeline.curation.missing import waiting_units
 from pipeline.curation.sink import UNIT, FeatureSink, FeatureSpec, WrittenFeatures
 from pipeline.dataset.ledger import Ledger
+from pipeline.dataset.runs import recorded
 from pipeline.dataset.saved_config import relocated, remember_plan
 from pipeline.dataset.writing import describe_dataset, exclusive_lock
 from pipeline.execution.cluster import check_placeable, cluster, run_pass
+from pipeline.execution.metrics import Metrics
 from pipeline.execution.operator import OperatorSpec
 from pipeline.execution.rounds import in_rounds
 from pipeline.execution.run_counts import RunCounts
@@ -134,9 +136,14 @@ class _Run:
         self._check_commits()
         todo = self._todo()
         if todo.num_rows:  # without work, do not start Ray
-            with others_logged(self.ledger.layout), cluster(self.resources):
+            layout, settings = self.ledger.layout, {"features": self.features, "resources": self.resources.model_dump()}
+            with (
+                recorded(layout, "add features", self.plan.id, settings) as record,
+                others_logged(layout),
+                cluster(self.resources),
+            ):
                 check_placeable(self._operators(self.features), self.resources)
-                counts = RunCounts()
+                counts = RunCounts(observers=(record, Metrics(str(layout.root))))
                 in_rounds("features", todo, self._todo, self._work, counts, progress=self.progress)
         for commit in list(self.ledger.commits.values()):
             if commit.plan != self.plan.id and commit.unit not in self.waiting:

@@ -151,6 +151,7 @@ class _Execution:
             self.lose(self.nodes[left])
         for node in nodes.values():
             if node.id not in self.nodes:
+                self.counts.event("node_found", node=node.name, id=node.id, cpus=node.cpus, gpus=node.gpus)
                 self.schedule.set_budget(node.id, int(node.store_bytes * _STORE_SHARE))
         self.nodes = nodes
         for number in range(len(self.pools)):
@@ -160,10 +161,13 @@ class _Execution:
         self.counts.workers = sum(len(pool.workers) for pool in self.pools)
         self.counts.bytes_in_flight = self.schedule.held_bytes
         self.counts.queued = [self.schedule.waiting(number) for number in range(len(self.pools))]
+        for observer in self.counts.observers:
+            observer.look(self.counts)
 
     def lose(self, node: ClusterNode) -> None:
         """A node is gone. Blocks that its workers had come back with an error each; those that waited there do not."""
         self.counts.nodes_lost.append(node.name)
+        self.counts.event("node_lost", node=node.name, id=node.id)
         for number, pool in enumerate(self.pools):
             for worker in [worker for worker, station in pool.workers.items() if station.node == node.id]:
                 self.schedule.remove_worker(number, worker)
@@ -289,6 +293,7 @@ class _Execution:
         if left is not None:
             self.counts.deaths.passed.update(left.passed)
         death = explain(left, error, (pool.first_stage, task.block.row_ids))
+        self.counts.event("worker_died", stage=death.stage, rows=list(death.row_ids), cause=str(death))
         if not death.row_ids:
             pool.lost_early(error)
             return None

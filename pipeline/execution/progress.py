@@ -73,8 +73,8 @@ class _Bar:
         self._progress.start()
 
     def update(self, counts: RunCounts, at_work: list[AtWork]) -> None:
-        figures = ", ".join(filter(None, [_figures(counts, time.monotonic() - self._started), _stages(at_work)]))
-        self._progress.update(self._task, completed=counts.done, figures=figures)
+        parts = [_figures(counts, time.monotonic() - self._started), _cluster(counts), _stages(at_work)]
+        self._progress.update(self._task, completed=counts.done, figures=", ".join(filter(None, parts)))
 
     def close(self) -> None:
         self._progress.stop()
@@ -98,6 +98,7 @@ class _Lines:
         parts = [
             f"{self._title}: {counts.done}/{self._total} rows",
             _figures(counts, elapsed),
+            _cluster(counts),
             _stages(at_work),
             f"ETA {left:.0f} s" if left else "",
         ]
@@ -105,6 +106,14 @@ class _Lines:
 
     def close(self) -> None:
         pass
+
+
+def _cluster(counts: RunCounts) -> str:
+    """Nodes and workers, where there is more than this machine to tell of, and what the run waits for."""
+    told = [f"{counts.nodes} nodes, {counts.workers} workers"] if counts.nodes > 1 else []
+    told += [f"{len(counts.nodes_lost)} nodes lost"] if counts.nodes_lost else []
+    told += [f"waiting for a node with {counts.lacking}"] if counts.lacking else []
+    return ", ".join(told)
 
 
 def _figures(counts: RunCounts, elapsed_s: float) -> str:
@@ -130,7 +139,7 @@ def _news(counts: RunCounts, at_work: list[AtWork]) -> object:
     oldest = at_work[0] if at_work else AtWork("", 0.0)
     doubled = int(oldest.for_s / _LONG_S).bit_length()
     song = (oldest.stage, oldest.uri, doubled) if doubled else None
-    return dict(counts.status), {one.stage for one in at_work}, song
+    return dict(counts.status), {one.stage for one in at_work}, song, _cluster(counts)
 
 
 def _duration(seconds: float) -> str:

@@ -35,11 +35,12 @@ def in_rounds(
         PassFailed: a stage cannot start, the cluster fails every time, or rows are left after all rounds.
         StageKillsWorkers: a stage does, whatever song it is given.
     """
-    counts.begin_pass()
+    counts.begin_pass(title)
     for attempt in range(_ROUNDS):
         if not rows.num_rows:
             return
         counts.begin_round()
+        counts.event("pass_started", title=title, rows=rows.num_rows, attempt=attempt + 1)
         with shown(f"{title} again" if attempt else title, rows.num_rows, counts, enabled=progress):
             try:
                 work(rows, counts)
@@ -55,5 +56,6 @@ def in_rounds(
             except OSError as error:  # the disk is full, say; shards are written by this process
                 raise PassFailed(unwritable(error)) from error
         rows = still_left()
+        counts.event("pass_ended", title=title, rows_left=rows.num_rows, **counts.facts())
     if rows.num_rows:
         raise PassFailed(f"{rows.num_rows} rows are not done after {_ROUNDS} rounds; run the same command again")
