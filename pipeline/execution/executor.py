@@ -161,8 +161,7 @@ class _Execution:
         self.counts.workers = sum(len(pool.workers) for pool in self.pools)
         self.counts.bytes_in_flight = self.schedule.held_bytes
         self.counts.queued = [self.schedule.waiting(number) for number in range(len(self.pools))]
-        for observer in self.counts.observers:
-            observer.look(self.counts)
+        self.counts.publish()
 
     def lose(self, node: ClusterNode) -> None:
         """A node is gone. Blocks that its workers had come back with an error each; those that waited there do not."""

@@ -56,6 +56,7 @@ def in_rounds(
             except OSError as error:  # the disk is full, say; shards are written by this process
                 raise PassFailed(unwritable(error)) from error
         rows = still_left()
+        counts.publish()
         counts.event("pass_ended", title=title, rows_left=rows.num_rows, **counts.facts())
     if rows.num_rows:
         raise PassFailed(f"{rows.num_rows} rows are not done after {_ROUNDS} rounds; run the same command again")

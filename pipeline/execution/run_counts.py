@@ -81,6 +81,11 @@ class RunCounts:
         for observer in self.observers:
             observer.event(name, **facts)
 
+    def publish(self) -> None:
+        """Show the counts to the observers."""
+        for observer in self.observers:
+            observer.look(self)
+
     def begin_pass(self, title: str) -> None:
         """Other stages, perhaps of the same rows."""
         self.title = title

@@ -47,11 +47,12 @@ def songmill(*arguments: object, code: int = 0, **env: str) -> tuple[str, str]:
 
 
 @contextmanager
-def ray_cluster(*more: str) -> Iterator[dict[str, str]]:
+def ray_cluster(*more: str, **env: str) -> Iterator[dict[str, str]]:
     """A Ray cluster of two CPUs on this machine; what to set in the environment to use it.
 
     Args:
         more: options of `ray start`.
+        env: what else to set in the environment of its processes.
     """
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     ray = Path(sys.executable).with_name("ray")
@@ -66,7 +67,7 @@ def ray_cluster(*more: str) -> Iterator[dict[str, str]]:
     ]
     process = subprocess.Popen(
         [ray, "start", *options],
-        env=environment(PYTHONUNBUFFERED="1", **token),
+        env=environment(PYTHONUNBUFFERED="1", **token, **env),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -1,7 +1,9 @@
 """A Ray cluster of several nodes on this machine, which come, go and freeze as a test likes."""
 
+import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +16,11 @@ from ray._private.node import Node
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+from ray.util import get_node_ip_address
 
+from tests.support.command import ray_cluster
+
+_PROVIDER = "tests.support.fake_nodes.Nodes"
 STORE_BYTES = 200 * 2**20
 # A node that does not answer is given up after about two seconds, not after a minute as by default.
 HEALTH = {
@@ -119,3 +125,62 @@ def small_cluster() -> Iterator[SmallCluster]:
             yield cluster
         finally:
             cluster.close()
+
+
+@contextmanager
+def autoscaling_cluster(folder: Path, most: int) -> Iterator[dict[str, str]]:
+    """A head without cores, and Ray's autoscaler, which starts nodes of one core as they are asked for.
+
+    Args:
+        folder: for its configuration.
+        most: nodes that it may start.
+
+    Yields:
+        What to set in the environment to join it.
+    """
+    head_id, port = "f" * 51 + "00000", _free_port()
+    address = f"{get_node_ip_address()}:{port}"
+    node = {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": most}
+    head = {**node, "resources": {"CPU": 0}, "max_workers": 0}
+    steps = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    config = {
+        "cluster_name": "fake",
+        "max_workers": most,
+        # As one of Ray's own kind it would look for a file that is not in the wheel.
+        "provider": {
+            "type": "external",
+            "module": _PROVIDER,
+            "gcs_address": address,
+            "head_node_id": head_id,
+            "launch_multiple": True,
+        },
+        "available_node_types": {
+            "worker": node,
+            "ray.head.default": head,
+        },
+        "head_node_type": "ray.head.default",
+        "idle_timeout_minutes": 1,
+        "upscaling_speed": 1.0,
+        **{key: {} for key in ("auth", "file_mounts", "docker")},
+        **{key: [] for key in (f"{step}_commands" for step in steps)},
+        **{key: [] for key in ("cluster_synced_files", "rsync_exclude", "rsync_filter")},
+        "file_mounts_sync_continuously": False,
+    }
+    path = folder / "autoscaler.json"
+    path.write_text(json.dumps(config))
+    settings = {
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "RAY_FAKE_CLUSTER": "1",
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": head_id,
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": head_id,
+    }
+    options = (f"--port={port}", "--num-cpus=0", f"--autoscaling-config={path}", f"--object-store-memory={STORE_BYTES}")
+    with ray_cluster(*options, **settings) as env:
+        yield env
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])

@@ -3,6 +3,7 @@
 The nodes are raylets on this machine. That a network fails between machines is shown by `benchmarks/three_hosts.sh`.
 """
 
+import json
 import subprocess
 import threading
 import time
@@ -25,7 +26,7 @@ from schemas import columns
 from schemas.config import ResourceConfig
 from tests.support.audio import tone, write
 from tests.support.command import asked, songmill, start
-from tests.support.nodes import SmallCluster, noted, small_cluster
+from tests.support.nodes import SmallCluster, autoscaling_cluster, noted, small_cluster
 from tests.support.toy_stages import SleeperParams, SoundParams
 
 pytestmark = pytest.mark.ray
@@ -197,29 +198,31 @@ def test_a_node_with_a_drain_notice_ends_its_song_and_gets_no_more(nodes, tmp_pa
     assert [line for line in noted(run.log) if line.node == second.node_id] == before
 
 
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("songs")
+    for i in range(6):
+        write(folder / f"s{i}.flac", tone(220.0 * (i + 1), 2), metadata={"title": f"t{i}"})
+    return folder
+
+
+@pytest.fixture
+def command(songs: Path, tmp_path: Path) -> Callable[[str], list[object]]:
+    """The arguments of a run that sleeps 1.2 s over every song, by the name of its dataset."""
+
+    def arguments(name: str) -> list[object]:
+        log = tmp_path / f"{name}.log"
+        sleeper = f"sleeper: {{engine: 'tests.support.toy_stages:Sleeper', seconds: 1.2, log: {log}}}"
+        config = tmp_path / f"{name}.yaml"
+        config.write_text(f"stages: {{decode: {{}}, {sleeper}}}\n")
+        options = ("--set=audio.min_duration_s=1", "--set=dedup.threshold=1", "--set=resources.rows_per_shard=2")
+        return ["curate", songs, "--out", tmp_path / name, "--config", config, *options]
+
+    return arguments
+
+
 class TestTheCommand:
     """`songmill curate` on such a cluster."""
-
-    @pytest.fixture(scope="class")
-    def songs(self, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("songs")
-        for i in range(6):
-            write(folder / f"s{i}.flac", tone(220.0 * (i + 1), 2), metadata={"title": f"t{i}"})
-        return folder
-
-    @pytest.fixture
-    def command(self, nodes, songs, tmp_path):
-        """The arguments of a run that sleeps 1.2 s over every song, by the name of its dataset."""
-
-        def arguments(name: str) -> list[object]:
-            log = tmp_path / f"{name}.log"
-            sleeper = f"sleeper: {{engine: 'tests.support.toy_stages:Sleeper', seconds: 1.2, log: {log}}}"
-            config = tmp_path / f"{name}.yaml"
-            config.write_text(f"stages: {{decode: {{}}, {sleeper}}}\n")
-            options = ("--set=audio.min_duration_s=1", "--set=dedup.threshold=1", "--set=resources.rows_per_shard=2")
-            return ["curate", songs, "--out", tmp_path / name, "--config", config, *options]
-
-        return arguments
 
     def test_a_killed_node_leaves_a_whole_dataset(self, nodes, command, tmp_path):
         nodes.add(), nodes.add()
@@ -259,6 +262,16 @@ class TestTheCommand:
             assert "6 rows = 6 kept + 0 filtered + 0 failed" in out
             assert {*Counter(line.title for line in noted(tmp_path / f"{name}.log")).values()} == {2}
             assert asked("verify", tmp_path / name)
+
+
+def test_an_autoscaler_brings_the_nodes_that_a_run_asks_for(command, tmp_path):
+    """Ray's own autoscaler and its provider for tests, whose nodes are raylets on this machine."""
+    with autoscaling_cluster(tmp_path, most=2) as env:
+        out, _ = songmill(*command("grown"), "--quiet", **env)
+    assert "6 rows = 6 kept + 0 filtered + 0 failed" in out
+    assert len({line.node for line in noted(tmp_path / "grown.log")}) == 2
+    events = json.loads(asked("runs", tmp_path / "grown", "2", "--json"))["events"]
+    assert [event["cpus"] for event in events if event["event"] == "node_found"][:3] == [0, 1, 1]
 
 
 def _until(condition: Callable[[], bool], run: subprocess.Popen[str] | None = None, timeout_s: float = 60) -> None:
