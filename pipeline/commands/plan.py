@@ -70,6 +70,7 @@ def plan_command(
     sizes = weights_bytes(dag, store)
     if as_json:
         facts = {"id": plan.id, **plan.model_dump(), "operators": [[n.name for n in group] for group in dag.operators]}
+        facts |= {"store_bytes_per_second": dag.store_bytes(1.0)}
         facts |= {"scan": [node.name for node in dag.scan], "weights_bytes": sizes, "missing": missing}
         facts |= {"missing_libraries": {library.package: how_to_install([library]) for library in libraries}}
         print_json(facts | ({"pilot": found.model_dump()} if found else {}))

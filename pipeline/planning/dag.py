@@ -22,6 +22,7 @@ from pipeline.planning.gates import Gate, GateError, build_gates
 from schemas import columns
 from schemas.config import CurateConfig, StageConfig
 from schemas.files import file_digest
+from stages import pcm
 from stages.base import Params, Stage, Weights
 from stages.libraries import Library
 from stages.registry import ENGINES, recorded_name, stage_class
@@ -113,6 +114,16 @@ class Dag:
         later = [node.stage_type for group in self.operators[operator + 1 :] for node in group]
         read = {column for stage in later for column in (*stage.reads, *stage.reads_if_present)}
         return [pa.field(name, t) for node in made for name, t in node.stage_type.working.items() if name in read]
+
+    def store_bytes(self, seconds: float) -> list[int]:
+        """Bytes of PCM and stems that each operator but the last puts into the object store for a song.
+
+        Args:
+            seconds: length of the song.
+        """
+        frame_bytes = pcm.CHANNELS * 2
+        sound = [[field.type for field in self.working_between(i)].count(pcm.PCM) for i in range(len(self.operators))]
+        return [int(columns * seconds * pcm.RATE_HZ * frame_bytes) for columns in sound[:-1]]
 
     @property
     def column_types(self) -> dict[str, pa.DataType]:

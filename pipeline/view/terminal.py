@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.curation.pilot import Pilot  # imports Ray
 
 _LISTED = 12
+_SONG_S = 200
 _REASONS = 8
 _STAGE_LINES = 8
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -90,6 +91,13 @@ def show_plan(
         for node in operator:
             table.add_row("curate", str(number), *_node_cells(plan, node.column, weights_bytes))
     console.print(table)
+    if moved := dag.store_bytes(_SONG_S):
+        steps = " + ".join(f"{size / 1e6:.0f}" for size in moved)
+        console.print(
+            f"{len(dag.operators)} operators; a song of {_SONG_S} s puts {sum(moved) / 1e6:.0f} MB ({steps}) into the "
+            "object store",
+            highlight=False,
+        )
     gates = ", ".join(f"{gate.column}.{gate.reason}={gate.bound:g}" for gate in dag.gates) or "none"
     dedup = f"similarity >= {plan.dedup.threshold:g}" if plan.dedup else "off"
     console.print(f"gates: {gates}\nduplicates: {dedup}\nplan {plan.id}, profile {config.profile}", highlight=False)
