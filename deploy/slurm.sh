@@ -41,8 +41,8 @@ on() {
 }
 
 on "$head" ray start --head --port="$port" --num-cpus="$cores" --block &
-for _ in {1..60}; do
-  if ray status --address="$RAY_ADDRESS" > /dev/null 2>&1; then
+for _ in {1..30}; do  # until the head's own node has joined; its address answers before
+  if python -c 'import ray; ray.init(log_to_driver=False)' > /dev/null 2>&1; then
     break
   fi
   sleep 2
