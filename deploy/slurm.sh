@@ -1,7 +1,8 @@
 #!/bin/bash
 # A curation run on a Slurm cluster: starts Ray on all nodes of the job and `songmill curate` on the first.
 #
-#   sbatch --export=ALL,SONGS=/data/songs,DATASET=/data/dataset,SONGMILL_MODELS=/data/models deploy/slurm.sh --profile full
+#   export SONGS=/data/songs DATASET=/data/dataset SONGMILL_MODELS=/data/models
+#   sbatch --nodes=8 --gpus-per-node=1 deploy/slurm.sh --profile full --set caption.engine=template
 #
 # What follows the script's name is handed to `songmill curate`. Songs, models and dataset must be on a file system that
 # all nodes share. The job goes back into the queue when its time is up or a node of higher priority preempts it, and
@@ -16,8 +17,6 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@300
-# For stages on GPUs:
-##SBATCH --gpus-per-node=1
 set -euo pipefail
 
 : "${SONGS:?set it to the folder or manifest of songs}"

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from ray._private.ray_constants import RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
 from ray.autoscaler._private.util import prepare_config, validate_config
 from typer.testing import CliRunner
 
@@ -155,6 +156,13 @@ class TestKubeRay:
         assert spot["cpu"]
         assert spot["cpu"] == spot["gpu"]
 
+    def test_workers_have_time_to_finish_a_song_when_their_pod_is_taken_away(self):
+        for name in ("cpu", "gpu"):
+            pod = pods()[name]
+            env = {variable["name"]: variable["value"] for variable in pod["containers"][0]["env"]}
+            waits_s = float(env["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
+            assert RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S < waits_s < pod["terminationGracePeriodSeconds"]
+
     def test_every_pod_has_the_same_image_models_and_volume(self):
         claim = next(d for d in documents("kuberay.yaml") if d["kind"] == "PersistentVolumeClaim")
         assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
@@ -254,7 +262,7 @@ class TestSlurm:
 
     @pytest.mark.parametrize(("number", "requeued"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
     def test_a_run_whose_time_is_up_ends_and_goes_back_into_the_queue(self, started, tmp_path, number, requeued):
-        act = "trap 'echo ended >> \"$LOG\"; exit 143' TERM; echo up >> \"$LOG\"; while :; do sleep 0.1; done"
+        act = 'trap \'echo ended >> "$LOG"; exit 143\' TERM; echo up >> "$LOG"; while :; do sleep 0.1; done'
         script = started(act)
         until(lambda: "up" in self.log(tmp_path))
         script.send_signal(number)
