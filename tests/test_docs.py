@@ -42,7 +42,7 @@ CODE = [
     if file.suffix in (".py", ".yaml", ".md")
 ]
 # A path of this repository; what follows it is the sentence's.
-PATH = re.compile(r"(?<![\w./-])(?:schemas|stages|training|pipeline|tests|benchmarks|docs|\.ci)/[\w./-]*[\w/]")
+PATH = re.compile(r"(?<![\w./-])(?:schemas|stages|training|pipeline|tests|benchmarks|docs|deploy|\.ci)/[\w./-]*[\w/]")
 TARGETS = set(re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 LYRICS = {"id": "a", "title": "Static", "artist": "X", "language": "en", "text": "No more shadows", "license": "MIT"}
 FILES = {
