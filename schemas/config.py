@@ -66,7 +66,7 @@ class ResourceConfig(Section):
         600, ge=0, description="how long a run waits for a node that a stage needs and an autoscaler may bring"
     )
     gpus: dict[str, float] = Field(
-        {}, description="stage -> share of a GPU that each of its replicas takes; 0 leaves it on the CPU"
+        {}, description="stage -> share of a GPU that it takes of the operator it runs in; 0 leaves it on the CPU"
     )
     max_attempts: int = Field(3, ge=1, description="worker deaths a song may cause before it is set aside")
     ray_address: str | None = Field(None, description="an existing cluster; default RAY_ADDRESS or a local one")

@@ -12,6 +12,7 @@ from pipeline.curation.curate import curate
 from pipeline.ingest.manifest import read_manifest
 from pipeline.models.store import ModelStore
 from pipeline.planning.dag import Dag
+from pipeline.planning.fusion import gpu_share
 from pipeline.planning.plan import make_dag
 from schemas.config import CurateConfig
 
@@ -28,9 +29,9 @@ class StageCost(BaseModel):
         stage: name of the stage.
         speed: seconds of audio per second of one replica, over the songs that reached the stage.
         replica_hours: hours of one replica; songs that earlier stages rejected are accounted for.
-        core_hours: `replica_hours` of a CPU stage, else 0.
-        gpu_hours: `replica_hours` of a GPU stage times its share of a GPU, else 0. A stage that waits for a server has
-            neither.
+        core_hours: `replica_hours` of a stage in a CPU operator, else 0.
+        gpu_hours: `replica_hours` of a stage in a GPU operator times what a worker of that operator holds of a GPU, as
+            it holds it whichever of its stages is running; else 0. A stage that waits for a server has neither.
     """
 
     stage: str
@@ -112,8 +113,9 @@ def _listing(rows: pa.Table) -> pa.Table:
 
 
 def _cost(stage: str, speed: float, replica_hours: float, dag: Dag) -> StageCost:
-    node = next((node for node in dag.nodes if node.name == stage), None)  # scan stages ("scan: decode") run on CPUs
-    gpus, waits = (node.gpus, bool(node.concurrency)) if node else (0.0, False)
+    # Scan stages ("scan: decode") are in no operator of the curation pass; they run on CPUs.
+    operator = next((nodes for nodes in dag.operators if stage in {node.name for node in nodes}), ())
+    gpus, waits = gpu_share(operator), any(node.kind == "server" for node in operator)
     return StageCost(
         stage=stage,
         speed=speed,

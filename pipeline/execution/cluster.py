@@ -21,9 +21,10 @@ from pipeline.execution.actor_pool import ActorPool
 from pipeline.execution.executor import Limits, NoNode, stream
 from pipeline.execution.nodes import nodes_alive
 from pipeline.execution.operator import OperatorSpec
-from pipeline.execution.placement import gpu_share, place, unplaceable
+from pipeline.execution.placement import place, unplaceable
 from pipeline.execution.ray_address import reach
 from pipeline.execution.run_counts import RunCounts
+from pipeline.planning.fusion import gpu_share
 from schemas.config import ResourceConfig
 
 _OBJECT_STORE_BYTES = 2 * 2**30
@@ -185,7 +186,7 @@ def check_placeable(operators: Sequence[OperatorSpec], resources: ResourceConfig
         return
     most = max((node.gpus for node in nodes), default=0)
     wanted = "; ".join(
-        f"{gpu_share(operators[i]):g} for "
+        f"{gpu_share(operators[i].nodes):g} for "
         + ", ".join(f"{node.name} {node.gpus:g}" for node in operators[i].nodes if node.gpus)
         for i in lacking
     )

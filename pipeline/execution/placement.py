@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pipeline.execution.actor_pool import Claims
 from pipeline.execution.nodes import ClusterNode
 from pipeline.execution.operator import OperatorSpec
+from pipeline.planning.fusion import gpu_share
 from schemas.config import ResourceConfig
 
 _PENDING = 32  # workers of an operator that may wait for nodes at a time
@@ -69,7 +70,7 @@ def place(
 def _placement(
     spec: OperatorSpec, sharing: int, blocks: int, resources: ResourceConfig, nodes: Collection[ClusterNode]
 ) -> Placement:
-    if share := gpu_share(spec):
+    if share := gpu_share(spec.nodes):
         return Placement(Claims(gpus=share), least=1, most=blocks)  # no CPU, or it would wait for a CPU operator's
     if requests := min((node.concurrency for node in spec.nodes if node.concurrency), default=0):
         return Placement(Claims(), least=1, most=min(requests, blocks), is_elastic=False)
@@ -78,12 +79,6 @@ def _placement(
     cores = sum(node.cpus for node in nodes)
     share = min(1.0, cores / least) if cores else 1.0
     return Placement(Claims(cpus=math.floor(share / sharing * 1000) / 1000), least, most)
-
-
-def gpu_share(spec: OperatorSpec) -> float:
-    """GPUs that a worker claims: what its stages say together; together they take no more than one, or all of many."""
-    shares = [node.gpus for node in spec.nodes]
-    return round(max(min(1.0, sum(shares)), *shares, 0.0), 6)
 
 
 def unplaceable(placements: Sequence[Placement], nodes: Collection[ClusterNode]) -> list[int]:

@@ -9,7 +9,7 @@ import socket
 
 from ray._private.services import canonicalize_bootstrap_address, find_node_ids
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
-from ray.exceptions import RayError
+from ray.exceptions import AuthenticationError, RayError
 
 from pipeline.errors import DataProblem
 
@@ -78,6 +78,9 @@ def _require_node_here(found: str, address: str) -> None:
     """Check that the cluster has a node on this machine; Ray itself would wait a minute for one."""
     try:
         nodes = GcsClient(address=found).get_all_node_info(timeout=_TIMEOUT_S)
+    except AuthenticationError as error:
+        why = "it wants its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN unless ~/.ray/auth_token has it"
+        raise Unreachable(f"the Ray cluster at {address} cannot be joined: {why}") from error
     except (RayError, RuntimeError) as error:
         raise _unreachable(address, str(error).strip().split(". ")[0].rstrip(".")) from error  # without Ray's advice
     if not {node.hex() for node in nodes} & {*find_node_ids()}:

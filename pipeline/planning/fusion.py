@@ -25,6 +25,9 @@ class _Planned(Protocol):
     def kind(self) -> Kind: ...
 
     @property
+    def gpus(self) -> float: ...
+
+    @property
     def stage_type(self) -> type[Stage]: ...
 
 
@@ -84,6 +87,12 @@ def fuse(nodes: Sequence[_N]) -> tuple[tuple[_N, ...], ...]:
             groups.append([])
         groups[-1].append(node)
     return tuple(tuple(group) for group in groups)
+
+
+def gpu_share(nodes: Sequence[_Planned]) -> float:
+    """GPUs that a worker of an operator claims: its stages' shares together, but no more than one or the largest."""
+    shares = [node.gpus for node in nodes]
+    return round(max(min(1.0, sum(shares)), 0.0, *shares), 6)
 
 
 def _joins(stage: Stage | type[Stage], group: Sequence[Stage | type[Stage]]) -> bool:

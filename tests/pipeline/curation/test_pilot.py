@@ -2,9 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
+from pipeline.curation.pilot import _cost
+from pipeline.planning.config import build_config
+from pipeline.planning.dag import build_dag, wanted_models
+from stages.base import Weights
 from tests.support import without_workers
 from tests.support.command import asked
 from tests.support.places import ROOT
@@ -33,3 +38,16 @@ def test_a_pilot_of_real_songs(audio, tmp_path) -> None:
 
 def test_a_pilot_without_songs() -> None:
     assert "a pilot needs songs" in asked("plan", "--pilot", "3", code=2)
+
+
+def test_every_stage_of_a_gpu_operator_is_charged_with_what_its_worker_holds():
+    config = build_config(input="songs", output=Path("dataset"), profile="full")
+    dag = build_dag(config, {name: Weights(name, Path(), "") for name in wanted_models(config)}, {})
+    hours = {name: _cost(name, 1.0, 10.0, dag) for name in ("scan: decode", "events", "vocals", "speaker", "caption")}
+    assert {name: (cost.core_hours, cost.gpu_hours) for name, cost in hours.items()} == {
+        "scan: decode": (10, 0),
+        "events": (10, 0),
+        "vocals": (0, 7),
+        "speaker": (0, 7),
+        "caption": (0, 0),
+    }
