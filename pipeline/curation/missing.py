@@ -8,6 +8,7 @@ under the old plan, while the rest of its unit is brought up to date. It is proc
 from collections.abc import Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -149,13 +150,17 @@ class Waiting:
                 split_unit(self.ledger, commit, apart)
         return waiting
 
+    @cached_property
+    def _spared(self) -> frozenset[str]:
+        return keepers(self.marks)
+
     def _is_incomplete(self, row: Mapping[str, Any], commit: Commit, stored: StoredColumns) -> bool:
         """Whether stages would have to run on a row: it lacks a column, and no earlier gate rejects it."""
         if row["verdict"]["status"] != "kept":
             return False
         identity = {name: row[name] for name in columns.IDENTITY.names}
         valid = stored.valid_columns(commit.unit, row["row_id"], identity)
-        spared = row["row_id"] in keepers(self.marks)
+        spared = row["row_id"] in self._spared
         for node in self.dag.curation:
             name = node.column
             value = valid[name].value(row["row_id"], name) if name in valid else row.get(name)

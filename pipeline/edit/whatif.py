@@ -135,11 +135,12 @@ def _nearest(connection: duckdb.DuckDBPyConnection, gate: Gate, count: int) -> l
     field = f'"{gate.column}"."{gate.field}"'
     found = connection.execute(f"""
         with sided as (
-          select row_id, title, uri, {field} as value, {gate.sql} as rejected from judged
+          select row_id, title, uri, {field} as value, {gate.sql} as rejected,
+            abs({field} - '{gate.bound!r}'::double) as distance from judged
           where {field} is not null and now != 'failed'
         )
-        select * from sided
-        qualify row_number() over (partition by rejected order by abs(value - {gate.bound!r}), row_id) <= {int(count)}
+        select row_id, title, uri, value, rejected from sided
+        qualify row_number() over (partition by rejected order by distance, row_id) <= {int(count)}
         order by value, row_id
     """).fetchall()
     return [Near(row_id=r, title=t, uri=u, value=v, rejected=x) for r, t, u, v, x in found]

@@ -2,17 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from importlib import resources
 
-import jinja2
-import yaml
-
-from schemas.files import write_durably
+from pipeline.train.card_page import evenly_spaced, write_page
 from training.run.run_folder import RunFolder
 from training.speaker.config import SpeakerConfig
 from training.speaker.voices import Voices
-
-_ROWS = 12
 
 
 def write_card(folder: RunFolder, config: SpeakerConfig, voices: Voices, failed: Mapping[str, str]) -> None:
@@ -27,26 +21,15 @@ def write_card(folder: RunFolder, config: SpeakerConfig, voices: Voices, failed:
     steps, figures = folder.steps(), folder.figures()
     if not steps or not figures:
         return
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True)  # noqa: S701
-    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
     licenses: Counter[str] = Counter()
     for song in voices.songs:
         licenses[song.license] += song.segments
-    template = resources.files("pipeline.train").joinpath("speaker_card.md.txt").read_text("utf-8")
-    text = environment.from_string(template).render(
-        name=folder.root.resolve().name,
-        step=steps[-1],
-        config=config,
+    write_page(
+        folder,
+        "speaker_card.md.txt",
+        config,
         voices=voices,
         licenses=licenses,
         failed=failed,
-        figures=_some([step for step in figures if "validation/eer" in step] or figures),
-        settings=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+        figures=evenly_spaced([step for step in figures if "validation/eer" in step] or figures),
     )
-    write_durably(folder.root / "README.md", text.encode())
-
-
-def _some(figures: list[dict[str, float]]) -> list[dict[str, float]]:
-    """A few entries, evenly spaced, including the first and the last."""
-    last = len(figures) - 1
-    return [figures[place] for place in sorted({round(last * row / (_ROWS - 1)) for row in range(_ROWS)})]
