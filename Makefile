@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 ROOT   := $(if $(filter 0,$(shell id -u)),,sudo -n)
+# Images often forbid Python to keep compiled modules; every process then compiles thousands of them anew, for 10 s.
+export PYTHONDONTWRITEBYTECODE :=
 UV     := VIRTUAL_ENV=$(CURDIR)/$(VENV) UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv
 
 .PHONY: demo test test-fast chromium lint format lock bench-curate bench-sampler bench-trainer clean setup
