@@ -29,22 +29,26 @@ NETWORKS = {
 }
 SLOW_S = 3600
 
+# Those that wait for Ray and those that compute by turns: two processes that wait at the same time leave cores idle.
 LONGEST = (
-    "test_engine_contract",
     "test_train",
     "test_small_profile",
-    "test_transcript_openai",
+    "test_engine_contract",
+    "test_worker_deaths",
     "test_trainer",
+    "test_gpu_placement",
+    "test_transcript_openai",
+    "test_mutations",
+    "test_autoencoder_training",
     "test_curate",
     "test_speaker_training",
-    "test_autoencoder_training",
-    "test_worker_deaths",
-    "test_golden_numbers",
-    "test_explore_browser",
-    "test_learning",
-    "test_report",
+    "test_cold_start",
     "test_transcript",
-    "test_transformer",
+    "test_ui",
+    "test_train_from_audio",
+    "test_learning",
+    "test_interrupts",
+    "test_apply_thresholds",
 )
 
 
