@@ -4,6 +4,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 ROOT   := $(if $(filter 0,$(shell id -u)),,sudo -n)
+# Images often forbid Python to keep compiled modules; every process then compiles thousands of them anew, for 10 s.
+export PYTHONDONTWRITEBYTECODE :=
+# A thread each: two processes with two threads each on two cores take half as long again. With `loadfile`, xdist cannot
+# go on with a new process for one that has crashed: it would hang or fail in itself, so the run ends there.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 UV     := VIRTUAL_ENV=$(CURDIR)/$(VENV) UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv
 
 .PHONY: demo test test-fast chromium lint format lock bench-curate bench-sampler bench-trainer clean setup
@@ -25,13 +30,11 @@ demo: $(READY)
 
 test: $(READY) chromium
 	$(BIN)/songmill models pull small demo test smollm2-135m-instruct
-	@# A thread each: two workers with two threads each on two cores take half as long again.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
 # While one works: what starts no Ray and no browser and opens no model.
 test-fast: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
-	  -m "not ray and not browser and not models and not slow"
+	$(PYTEST) -m "not ray and not browser and not models and not slow"
 
 # The browser that the tests of the page drive; Debian's, for which playwright needs no download of its own.
 chromium:

@@ -1,9 +1,9 @@
 """What all tests share: markers and order, the models and recordings of the pinned store, Ray, the browser."""
 
+import ast
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from hypothesis import settings
@@ -29,22 +29,26 @@ NETWORKS = {
 }
 SLOW_S = 3600
 
+# Those that wait for Ray and those that compute by turns: two processes that wait at the same time leave cores idle.
 LONGEST = (
-    "test_engine_contract",
     "test_train",
     "test_small_profile",
-    "test_transcript_openai",
+    "test_engine_contract",
+    "test_worker_deaths",
     "test_trainer",
+    "test_gpu_placement",
+    "test_transcript_openai",
+    "test_mutations",
+    "test_autoencoder_training",
     "test_curate",
     "test_speaker_training",
-    "test_autoencoder_training",
-    "test_worker_deaths",
-    "test_golden_numbers",
-    "test_explore_browser",
-    "test_learning",
-    "test_report",
+    "test_cold_start",
     "test_transcript",
-    "test_transformer",
+    "test_ui",
+    "test_train_from_audio",
+    "test_learning",
+    "test_interrupts",
+    "test_apply_thresholds",
 )
 
 
@@ -54,18 +58,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for fixture in MARKERS.keys() & {*getattr(item, "fixturenames", ())}:
             item.add_marker(MARKERS[fixture])
-        if _imports(item.module) & NETWORKS:  # type: ignore[attr-defined]
+        if _computes_with_networks(item.path):
             item.add_marker("models")
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.timeout(SLOW_S))
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files that compute with networks are not even imported where such tests are not wanted: it takes seconds."""
+    unwanted = "not models" in config.option.markexpr and collection_path.match("test_*.py")
+    return True if unwanted and _computes_with_networks(collection_path) else None
+
+
 @cache
-def _imports(module: ModuleType) -> set[str]:
-    """Modules that a test file imports, whole or a name of them."""
-    values = vars(module).values()
-    return {v.__name__ if isinstance(v, ModuleType) else getattr(v, "__module__", None) or "" for v in values}
+def _computes_with_networks(file: Path) -> bool:
+    """Whether a test file imports one of `NETWORKS`, or a name of one."""
+    imported: set[str] = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return bool(imported & NETWORKS)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -29,7 +29,7 @@ BOUNDS = {"s": (0, math.inf), "Hz": (0, 22_050), "ratio": (0, 1), "probability":
 TOLERANCE_S = 0.05
 # Ten minutes take them less than three seconds of a core; for the others they are slow.
 FAST = {("speaker", "resemblyzer"), ("speaker", "songmill"), ("caption", "template"), ("text_embedding", "e5")}
-FAST |= {("text_embedding", "umt5"), ("transcript", "faster-whisper")}
+FAST |= {("text_embedding", "umt5"), ("transcript", "faster-whisper"), ("transcript", "openai-whisper")}
 
 NAMES = sorted(ENGINES)
 

@@ -117,6 +117,19 @@ def beat_this(file: Path, seed: int) -> None:
     torch.save({"state_dict": state, "hyper_parameters": {**size, "lr": 0.0008}}, file)
 
 
+def openai_whisper(file: Path, seed: int) -> None:
+    """A checkpoint of OpenAI's with the vocabulary of the multilingual ones; it says at most eight tokens a window."""
+    from whisper.model import ModelDimensions, Whisper
+
+    width = {"state": 32, "head": 2, "layer": 1}
+    sizes = {f"n_{side}_{name}": size for side in ("audio", "text") for name, size in width.items()}
+    dims = {**sizes, "n_mels": 80, "n_audio_ctx": 1500, "n_text_ctx": 16, "n_vocab": 51_865, "n_text_layer": 2}
+    torch.manual_seed(seed)
+    network = Whisper(ModelDimensions(**dims))
+    torch.nn.init.normal_(network.decoder.positional_embedding)  # which it leaves as the memory was
+    torch.save({"dims": dims, "model_state_dict": network.state_dict()}, file)
+
+
 def onnx_classifier(file: Path, layers: Sequence[np.ndarray], classes: Sequence[str], inputs: tuple[int, ...]) -> None:
     """A network as the MTG publishes them: matrices one after the other, every output a sigmoid.
 

@@ -42,7 +42,7 @@ MODEL = {
     "attention_head_dim": 16,
     "num_attention_heads": 2,
     "lyric_encoder_vocab_size": load_vocabulary().get_vocab_size(),
-    "lyric_hidden_size": 64,
+    "lyric_hidden_size": 32,
 }
 WIDTHS = Widths(text=768, speaker=512, ssl={"mert": 1024, "m-hubert": 768}, ssl_rate_hz={})
 

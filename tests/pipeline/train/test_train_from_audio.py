@@ -155,7 +155,7 @@ def test_losses_are_those_of_stored_features_and_a_run_goes_on(stored, bare, cod
     model = {"num_layers": 2, "inner_dim": 32, "attention_head_dim": 16, "num_attention_heads": 2}
     data = {"batch_size": 2, "max_frames_per_song": 20, "max_lyric_ids": 32, "max_text_tokens": 16}
     quick = {"steps": 3, "log_every": 1, "save_every": 2, "validate_every": 0, "data": data}
-    settings.write_text(json.dumps({**quick, "model": {**model, "lyric_hidden_size": 64}}))
+    settings.write_text(json.dumps({**quick, "model": {**model, "lyric_hidden_size": 32}}))
     common = ("--config", settings, "--device", "cpu", "--ssl", "loudness", "--quiet")
     from_audio = (bare, "--from-audio", "--codec", codec, *common)
     asked("train", "dit", stored, "--out", tmp_path / "stored", *common)

@@ -27,7 +27,7 @@ MODEL = {
     "attention_head_dim": 16,
     "num_attention_heads": 2,
     "lyric_encoder_vocab_size": VOCABULARY_SIZE,
-    "lyric_hidden_size": 64,
+    "lyric_hidden_size": 32,
 }
 
 
