@@ -4,6 +4,7 @@ Needs root and `ip`, `unshare` and `nsenter`, which iproute2 and util-linux brin
 """
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ _NETWORK = "10.77.41"
 _STORE_BYTES = 200_000_000
 _PORT = 6379
 _UP_S = 90.0
+_TRIES = 3
 
 
 class HostError(Exception):
@@ -76,25 +78,31 @@ class Host:
         Raises:
             HostError: it does not come up.
         """
-        place = (
-            ["--head", f"--port={_PORT}", "--include-dashboard=false"]
-            if head is self
-            else [f"--address={head.address}:{_PORT}"]
-        )
+        place = [f"--address={head.address}:{_PORT}"]
+        if head is self:
+            place = ["--head", f"--port={_PORT}", "--include-dashboard=false"]
         options = [f"--node-ip-address={self.address}", f"--temp-dir={self._folder / 'ray'}", "--num-cpus=1"]
         options += [f"--object-store-memory={_STORE_BYTES}", "--disable-usage-stats"]
         said = self._folder / "ray start.log"
+        for _ in range(_TRIES):  # a busy machine may be too slow for Ray's deadlines
+            if self._comes_up([str(ray), "start", "--block", *place, *options], said, more):
+                return
+            self._end([pid for pid in self._pids() if pid != self._first_process()])
+        raise HostError(f"Ray does not start on {self.name}: {said.read_text()}")
+
+    def _comes_up(self, command: Sequence[str], said: Path, more: Mapping[str, str]) -> bool:
         with said.open("w") as output:
-            node = self.start([str(ray), "start", "--block", *place, *options], output, PYTHONUNBUFFERED="1", **more)
+            node = self.start(command, output, PYTHONUNBUFFERED="1", **more)
         deadline = time.monotonic() + _UP_S
-        while "Ray runtime started" not in said.read_text():
-            if node.poll() is not None or time.monotonic() > deadline:
-                raise HostError(f"Ray does not start on {self.name}: {said.read_text()}")
+        while time.monotonic() < deadline and node.poll() is None:
+            if "Ray runtime started" in said.read_text():
+                return True
             time.sleep(0.1)
+        return False
 
     def runs(self, program: str) -> bool:
         """Whether a process of this name runs here."""
-        for pid in _output("ip", "netns", "pids", self._space).split():
+        for pid in self._pids():
             with suppress(OSError):
                 if Path(f"/proc/{pid}/comm").read_text().strip() == program:
                     return True
@@ -110,14 +118,21 @@ class Host:
 
     def remove(self) -> None:
         """End all of its processes; nothing of it stays."""
-        for pid in _output("ip", "netns", "pids", self._space, check=False).split():
-            with suppress(ProcessLookupError):
-                os.kill(int(pid), 9)
+        self._end(self._pids())
         if self._init:
             self._init.kill()
             self._init.wait()
         for command in (("ip", "link", "delete", self._cable), ("ip", "netns", "delete", self._space)):
             subprocess.run(command, check=False, capture_output=True)
+
+    def _pids(self) -> list[str]:
+        listed = subprocess.run(["ip", "netns", "pids", self._space], check=False, capture_output=True, text=True)
+        return listed.stdout.split()
+
+    def _end(self, pids: Sequence[str]) -> None:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
 
     def _inside(self) -> list[str]:
         return ["nsenter", f"--target={self._first_process()}", "--net", "--pid", "--mount", "--uts"]
@@ -164,7 +179,3 @@ def _do(*command: str) -> None:
         subprocess.run(command, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise HostError(f"{' '.join(command)}: {getattr(error, 'stderr', '') or error}") from error
-
-
-def _output(*command: str, check: bool = True) -> str:
-    return subprocess.run(command, check=check, capture_output=True, text=True).stdout

@@ -11,6 +11,7 @@ the end, also after Ctrl-C.
 import json
 import os
 import platform
+import re
 import secrets
 import signal
 import subprocess
@@ -39,8 +40,19 @@ _HOSTS = 3
 _STAGES = ("quality", "fingerprint", "key", "rhythm", "tags", "events", "sections")
 _CUT_S = 30.0
 _AFTER = 8  # songs that have been begun in the second pass when something is done to a host
-_LINGER_S = 120.0
 _CASE_S = 420.0  # a run that takes longer is said to hang
+_COLUMNS = (
+    "the third host",
+    "wall s",
+    "rows",
+    "by host",
+    "begun twice",
+    "blocks repeated",
+    "node lost",
+    "its raylet",
+    "verify",
+    "load",
+)
 # A node that does not answer is given up after seconds; by default after a minute or so.
 _QUICK = {
     "RAY_health_check_initial_delay_ms": "1000",
@@ -52,21 +64,21 @@ _QUICK = {
 
 @dataclass(frozen=True)
 class Case:
-    """What is done to a run.
+    """What is done to the third host of a run.
 
     Attributes:
         name: in the table.
+        act: what is done, given all hosts, once the run is under way.
         hosts: that are there from the beginning.
-        act: what is done to all hosts once the run is under way.
         head: further variables of the head's environment.
-        is_for_good: whether the third host stays cut off.
+        hands_on: whether another operator gets the songs with their PCM, through the object store.
     """
 
     name: str
-    hosts: int
     act: Callable[[Sequence[Host]], None]
+    hosts: int = _HOSTS
     head: Mapping[str, str] = field(default_factory=dict)
-    is_for_good: bool = False
+    hands_on: bool = False
 
 
 @dataclass
@@ -81,7 +93,8 @@ class Outcome:
         acted_s: seconds from the command's start to what was done.
         seen: what the run saw of its cluster, by seconds since its start.
         is_clean: whether `songmill verify` is content.
-        raylet_ended_s: when the raylet that was cut off for good had ended by itself; None if it had not.
+        raylet_s: how long the third host's raylet still ran after what was done; None if it did not end.
+        load: of the machine, over the last minute of the run.
     """
 
     wall_s: float | None
@@ -91,7 +104,8 @@ class Outcome:
     acted_s: float | None
     seen: list[tuple[float, dict[str, Any]]]
     is_clean: bool
-    raylet_ended_s: float | None
+    raylet_s: float | None
+    load: float
 
 
 def _cut_for_a_while(hosts: Sequence[Host]) -> None:
@@ -100,14 +114,22 @@ def _cut_for_a_while(hosts: Sequence[Host]) -> None:
     hosts[-1].plug()
 
 
+def _cut_for_good(hosts: Sequence[Host]) -> None:
+    hosts[-1].pull()
+
+
 CASES = {
-    "undisturbed": Case("undisturbed", 3, lambda _: None),
-    "cut": Case(f"the third's cable out for {_CUT_S:g} s", 3, _cut_for_a_while),
-    "gone": Case("the third's cable out for good", 3, lambda hosts: hosts[-1].pull(), is_for_good=True),
+    "undisturbed": Case("undisturbed", lambda _: None),
+    "cut": Case(f"cable out for {_CUT_S:g} s", _cut_for_a_while),
+    "gone": Case("cable out for good", _cut_for_good),
+    "cut-quick": Case(f"cable out for {_CUT_S:g} s, quick health check", _cut_for_a_while, head=_QUICK),
     "gone-quick": Case(
-        "the same, health check of seconds", 3, lambda hosts: hosts[-1].pull(), _QUICK, is_for_good=True
+        "cable out for good, quick health check, songs handed on with their PCM",
+        _cut_for_good,
+        head=_QUICK,
+        hands_on=True,
     ),
-    "joins": Case("two hosts, the third joins", 2, lambda hosts: hosts[-1].join(_RAY, hosts[0])),
+    "joins": Case("joins", lambda hosts: hosts[-1].join(_RAY, hosts[0]), hosts=2),
 }
 
 
@@ -115,6 +137,7 @@ def main(
     count: Annotated[int, typer.Option("--tracks", min=1, help="Tracks, of up to 40 s each.")] = 24,
     only: Annotated[str, typer.Option(help=f"Comma-separated cases: {', '.join(CASES)}.")] = ",".join(CASES),
     keep: Annotated[Path | None, typer.Option(help="Keep logs and datasets in this folder, which is new.")] = None,
+    linger: Annotated[float, typer.Option(help="Seconds to wait after a run for a cut-off raylet to end.")] = 0.0,
     remove: Annotated[bool, typer.Option("--clean", help="Only remove what a killed run has left.")] = False,
 ) -> None:
     """Run the cases, each with hosts of its own, and print a table. Needs root, for network namespaces."""
@@ -131,14 +154,14 @@ def main(
         for name in names:
             _tell(f"{CASES[name].name} ...")
             try:
-                outcomes[name] = play(CASES[name], songs, folder / name)
+                outcomes[name] = play(CASES[name], songs, folder / name, linger)
             except HostError as problem:
                 raise SystemExit(str(problem)) from problem
             _tell(_row(CASES[name], outcomes[name]))
         print(report(count, [(CASES[name], outcomes[name]) for name in names]))
 
 
-def play(case: Case, songs: Path, folder: Path) -> Outcome:
+def play(case: Case, songs: Path, folder: Path, linger_s: float) -> Outcome:
     """One run of the command on hosts of its own."""
     folder.mkdir()
     config, signed, counts = folder / "run.yaml", folder / "signed.jsonl", folder / "counts.jsonl"
@@ -147,6 +170,8 @@ def play(case: Case, songs: Path, folder: Path) -> Outcome:
         "signed": {"engine": "benchmarks.watched_curate:Signed", "log": str(signed)},
         **{stage: {} for stage in _STAGES},
     }
+    if case.hands_on:
+        stages["waiter"] = {"engine": "benchmarks.watched_curate:Waiter"}
     # Tracks by the same machine are much alike; JSON is YAML.
     config.write_text(json.dumps({"stages": stages, "dedup": None, "resources": {"rows_per_shard": 8}}))
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -171,7 +196,8 @@ def play(case: Case, songs: Path, folder: Path) -> Outcome:
             wall_s = ended.result(max(1.0, started + _CASE_S - time.time())) - started
         except TimeoutError:
             wall_s = None
-        raylet_ended_s = _end_of_raylet(hosts[-1], started) if case.is_for_good else None
+        load = os.getloadavg()[0]
+        raylet_s = _end_of_raylet(hosts[-1], started + (acted_s or 0), linger_s)
     return Outcome(
         wall_s=wall_s,
         rows=_rows_or_problem(said),
@@ -180,7 +206,8 @@ def play(case: Case, songs: Path, folder: Path) -> Outcome:
         acted_s=acted_s,
         seen=[(line.pop("at") - started, line) for line in _json_lines(counts)],
         is_clean=_is_clean(folder / "dataset"),
-        raylet_ended_s=raylet_ended_s,
+        raylet_s=raylet_s,
+        load=load,
     )
 
 
@@ -194,19 +221,20 @@ def _is_under_way(run: subprocess.Popen[str], signed: Path, last: Host) -> bool:
     return False
 
 
-def _end_of_raylet(host: Host, started: float) -> float | None:
-    """Seconds since the start after which no raylet runs there any more; None if one still does after a while."""
-    deadline = time.time() + _LINGER_S
-    while time.time() < deadline:
-        if not host.runs("raylet"):
-            return time.time() - started
+def _end_of_raylet(host: Host, since: float, linger_s: float) -> float | None:
+    """Seconds after which no raylet runs there any more, perhaps fewer; None if one still does after a while."""
+    deadline = time.time() + linger_s
+    while host.runs("raylet"):
+        if time.time() > deadline:
+            return None
         time.sleep(1)
-    return None
+    return time.time() - since
 
 
 def _rows_or_problem(said: Path) -> str:
     lines = said.read_text().splitlines()
-    return next((line.strip() for line in lines if " rows = " in line), lines[-1] if lines else "nothing was said")
+    counted = (found[1] for line in lines if (found := re.search(r": (\d+ rows = .*?) \(", line)))
+    return next(counted, lines[-1] if lines else "nothing was said")
 
 
 def _done(dataset: Path) -> Counter[str]:
@@ -228,15 +256,13 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
 
 def report(tracks: int, outcomes: Sequence[tuple[Case, Outcome]]) -> str:
     """The table for RESULTS.md."""
-    load = os.getloadavg()[0]
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, load {load:.1f}"
-    head = f"{date.today()}, {machine}. {tracks} tracks."
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     table = [
-        "| case | wall s | rows | by host | begun twice | blocks repeated | node lost | verified |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| {' | '.join(_COLUMNS)} |",
+        "|---" * len(_COLUMNS) + "|",
         *(_row(case, outcome) for case, outcome in outcomes),
     ]
-    return f"{head}\n\n" + "\n".join(table)
+    return f"{date.today()}, {machine}. {tracks} tracks.\n\n" + "\n".join(table)
 
 
 def _row(case: Case, outcome: Outcome) -> str:
@@ -249,7 +275,9 @@ def _row(case: Case, outcome: Outcome) -> str:
         sum(times > 1 for times in outcome.begun.values()),
         last["repeated"],
         _losses(outcome),
-        "clean" if outcome.is_clean else "NO",
+        "runs" if outcome.raylet_s is None else f"ended within {outcome.raylet_s:.0f} s",
+        "clean" if outcome.is_clean else "NOT CLEAN",
+        f"{outcome.load:.0f}",
     )
     return "| " + " | ".join(map(str, cells)) + " |"
 

@@ -41,6 +41,22 @@ class Signed(Stage):
         return self.own(host=socket.gethostname())
 
 
+class Waiter(Stage):
+    """Waits over every song as for a server, in an operator of its own, to which songs go with their PCM."""
+
+    name = "waiter"
+    type = stage_struct(pa.field("seconds", pa.float64()))
+    reads = {"pcm": pcm.PCM}
+
+    @property
+    def concurrency(self) -> int:
+        return 3
+
+    def process(self, track: Track) -> dict[str, Any]:
+        time.sleep(2.0)
+        return self.own(seconds=pcm.duration_s(track["pcm"]))
+
+
 def main() -> None:
     """Run the command line and watch."""
     from pipeline.cli import app
