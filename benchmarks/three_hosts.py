@@ -40,7 +40,7 @@ _HOSTS = 3
 _STAGES = ("quality", "fingerprint", "key", "rhythm", "tags", "events", "sections")
 _CUT_S = 30.0
 _AFTER = 8  # songs that have been begun in the second pass when something is done to a host
-_CASE_S = 420.0  # a run that takes longer is said to hang
+_CASE_S = 600.0  # a run that takes longer is said to hang
 _COLUMNS = (
     "the third host",
     "wall s",
