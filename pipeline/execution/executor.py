@@ -301,7 +301,8 @@ class _Execution:
     def death(self, task: _Task, error: RayError) -> Death | None:
         """What the worker died of; None if it had not begun a block."""
         pool = self.pools[task.operator]
-        (left,) = recordings([task.station])
+        # A node that is gone is not asked: Ray takes ten seconds to give up, for each worker that was there.
+        (left,) = recordings([task.station]) if task.station.node in nodes_alive() else (None,)
         if left is not None:
             self.counts.deaths.passed.update(left.passed)
         death = explain(left, error, (pool.first_stage, task.block.row_ids))

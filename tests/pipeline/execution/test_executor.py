@@ -213,6 +213,30 @@ def test_an_answer_that_was_lost_with_its_connection_is_missed_and_its_song_done
     assert counts.repeated == 1
 
 
+def test_a_node_that_is_gone_is_not_asked_what_its_workers_died_of():
+    counts, nodes, made, asked = RunCounts(), {**NODES, "other": NODES["n"]}, [], []
+
+    class OnOther(PlayedWorker):
+        def _work(self, job, given, fates):
+            nodes.pop("other", None)
+            return Ref(ActorDiedError()), Ref(ActorDiedError())
+
+    def worker() -> PlayedWorker:
+        made.append(PlayedWorker({}, 1) if made else OnOther({}, 1))
+        if len(made) == 1:
+            made[0].ready = SimpleNamespace(remote=lambda: Ref(Station("other", made[0])))
+        return made[-1]
+
+    with played(Random(0), {}, 1) as patch:
+        patch.setattr(actor_pool, "Worker", _hiring(worker))
+        patch.setattr(executor, "nodes_alive", lambda: dict(nodes))
+        patch.setattr(executor, "recordings", lambda stations: asked.extend(stations) or [None])
+        came = [*_streamed(_blocks("abcd", 1), [2], counts, 1)]
+    assert sorted(pa.concat_tables(came)["row_id"].to_pylist()) == list("abcd")
+    assert counts.repeated == 1
+    assert not asked
+
+
 def test_workers_of_which_none_comes_to_life_end_the_pass():
     started = []
 
