@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray.exceptions import OutOfMemoryError, RayError
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError
 
 from pipeline.execution.flight_recorder import Recording
 
@@ -63,15 +63,20 @@ def explain(recording: Recording | None, error: RayError, given: tuple[str, Sequ
     """Find the cause of a worker's death.
 
     Args:
-        recording: its flight recording; None if its machine is gone too.
+        recording: its flight recording; None if its machine is gone too. One that says of no crash proves no death
+            where the worker was only out of reach.
         error: the error that Ray raised.
-        given: first stage and row ids of the block it was sent, used if its machine is gone.
+        given: first stage and row ids of the block it was sent, used if its machine is gone or was out of reach.
     """
-    if recording is None:
+    if recording is None or (isinstance(error, ActorUnavailableError) and not _ended_by_itself(recording)):
         return Death(given[0], tuple(given[1]), "a machine that was lost or unreachable", with_machine=True)
     cause, hint = _cause(recording, error)
     frames = _described(_frames(recording.crash))
     return Death(recording.stage, recording.row_ids, cause, frames, hint, recording.crash)
+
+
+def _ended_by_itself(recording: Recording) -> bool:
+    return bool(recording.crash) or recording.exit_code is not None
 
 
 def _cause(recording: Recording, error: RayError) -> tuple[str, str]:

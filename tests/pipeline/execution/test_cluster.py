@@ -1,6 +1,6 @@
 """Runs on a cluster of several nodes that die, freeze, join and leave: nothing is lost, nothing hangs.
 
-The nodes are raylets on this machine. That a network fails between machines is shown by `benchmarks/three_hosts.sh`.
+The nodes are raylets on this machine. That a network fails between machines is shown by `benchmarks/three_hosts.py`.
 """
 
 import json

@@ -2,6 +2,7 @@
 answers come, every row comes out once and those that killed their workers are the ones that failed.
 """
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ray.exceptions import ActorDiedError, ObjectLostError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError
 
 from pipeline.execution import actor_pool, executor
 from pipeline.execution.actor_pool import ActorPool, Claims
@@ -178,6 +179,62 @@ def test_what_was_lost_with_its_machine_is_made_again_and_no_row_is_blamed(lost,
     assert sorted(row["row_id"] for row in rows) == list("abcdef")
     assert {(row["verdict"]["status"], row["verdict"]["attempts"]) for row in rows} == {("kept", 1)}
     assert not still_lost
+
+
+def test_an_answer_that_was_lost_with_its_connection_is_missed_and_its_song_done_again():
+    """Nothing tells of it until something is sent to the worker, which has long been at rest."""
+    counts, unheard, deadline = RunCounts(), Ref(None), time.monotonic() + 10
+
+    def knocked() -> Ref:
+        unheard.value = ActorUnavailableError("the connection is gone", None)
+        return Ref(None)
+
+    class Unheard(PlayedWorker):
+        def _work(self, job, given, fates):
+            report, made = super()._work(job, given, fates)
+            if given["row_id"].to_pylist() != ["c"] or unheard.value:
+                return report, made
+            self.ready = SimpleNamespace(remote=knocked)
+            return unheard, made
+
+    def wait(refs, num_returns, **_):
+        assert time.monotonic() < deadline, "it is waited for for ever"
+        done = [ref for ref in refs if ref.value is not None][:num_returns]
+        return done, [ref for ref in refs if ref not in done]
+
+    with played(Random(0), {}, 1) as patch:
+        patch.setattr(actor_pool, "Worker", _hiring(lambda: Unheard({}, 1)))
+        patch.setattr(executor.ray, "wait", wait)
+        patch.setattr(executor, "_KNOCK_S", 0.05)
+        came = [*_streamed(_blocks("abcd", 1), [2], counts, 1)]
+    rows = {row["row_id"]: row["verdict"] for row in pa.concat_tables(came).to_pylist()}
+    assert {row_id: verdict["attempts"] for row_id, verdict in rows.items()} == {"a": 1, "b": 1, "c": 2, "d": 1}
+    assert {verdict["status"] for verdict in rows.values()} == {"kept"}
+    assert counts.repeated == 1
+
+
+def test_a_node_that_is_gone_is_not_asked_what_its_workers_died_of():
+    counts, nodes, made, asked = RunCounts(), {**NODES, "other": NODES["n"]}, [], []
+
+    class OnOther(PlayedWorker):
+        def _work(self, job, given, fates):
+            nodes.pop("other", None)
+            return Ref(ActorDiedError()), Ref(ActorDiedError())
+
+    def worker() -> PlayedWorker:
+        made.append(PlayedWorker({}, 1) if made else OnOther({}, 1))
+        if len(made) == 1:
+            made[0].ready = SimpleNamespace(remote=lambda: Ref(Station("other", made[0])))
+        return made[-1]
+
+    with played(Random(0), {}, 1) as patch:
+        patch.setattr(actor_pool, "Worker", _hiring(worker))
+        patch.setattr(executor, "nodes_alive", lambda: dict(nodes))
+        patch.setattr(executor, "recordings", lambda stations: asked.extend(stations) or [None])
+        came = [*_streamed(_blocks("abcd", 1), [2], counts, 1)]
+    assert sorted(pa.concat_tables(came)["row_id"].to_pylist()) == list("abcd")
+    assert counts.repeated == 1
+    assert not asked
 
 
 def test_workers_of_which_none_comes_to_life_end_the_pass():

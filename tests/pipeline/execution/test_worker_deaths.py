@@ -13,7 +13,7 @@ import pytest
 import ray
 from hypothesis import given
 from hypothesis import strategies as st
-from ray.exceptions import ActorDiedError, OutOfMemoryError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError
 
 from pipeline.execution.actor_pool import ActorPool, Claims
 from pipeline.execution.cluster import cluster
@@ -166,6 +166,14 @@ def test_a_worker_that_ends_before_it_begins_is_no_songs_fault():
     lost = explain(None, ActorDiedError(), ("decode", ["a"]))
     assert (lost.stage, lost.row_ids, lost.with_machine) == ("decode", ("a",), True)
     assert str(lost) == "a machine that was lost or unreachable in decode"
+
+
+def test_a_worker_that_is_only_out_of_reach_has_not_been_killed_by_the_song_it_is_at():
+    lost = explain(Recording("key", ("b",)), ActorUnavailableError("gone", None), ("decode", ["a"]))
+    assert (lost.row_ids, lost.with_machine) == (("a",), True)
+    crash = "Fatal Python error: Aborted"
+    died = explain(Recording("key", ("b",), crash=crash), ActorUnavailableError("gone", None), ("decode", ["a"]))
+    assert (died.stage, died.row_ids, died.cause, died.with_machine) == ("key", ("b",), "SIGABRT", False)
 
 
 def test_frames_of_a_native_thread_are_those_of_the_thread_at_work():
