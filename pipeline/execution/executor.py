@@ -28,7 +28,7 @@ from pipeline.execution.run_counts import AtWork, RunCounts
 from pipeline.execution.schedule import Assignment, Schedule
 
 _LOOK_S = 1.0  # how often to look at the cluster's nodes
-_KNOCK_S = 30.0  # how often to send something to workers that owe an answer
+_PROBE_S = 30.0  # how often to send something to workers that owe an answer
 # Share of an object store that blocks may be charged with: an operator's input stays there until it is through with it,
 # so that twice as much may lie there, and Ray begins to spill at 80 %.
 _STORE_SHARE = 0.4
@@ -114,7 +114,7 @@ class _Execution:
         self.deaths: dict[ActorHandle, Death | None] = {}
         self.nodes: Mapping[str, ClusterNode] = {}
         self.looked_at = float("-inf")
-        self.knocked_at = time.monotonic()
+        self.probed_at = time.monotonic()
         self.lacking_since: float | None = None
 
     def run(self) -> Iterator[pa.Table]:
@@ -123,8 +123,8 @@ class _Execution:
         while True:
             if time.monotonic() - self.looked_at >= _LOOK_S:
                 self.look_at_cluster()
-            if time.monotonic() - self.knocked_at >= _KNOCK_S:
-                self.knock()
+            if time.monotonic() - self.probed_at >= _PROBE_S:
+                self.probe()
             for assignment in self.schedule.assignments():
                 self.hand_out(assignment)
             if self.intake.is_empty and not self.schedule.in_flight:
@@ -147,14 +147,14 @@ class _Execution:
             done = [*done, *more]
         return done
 
-    def knock(self) -> None:
+    def probe(self) -> None:
         """Send a little something to every worker that owes an answer.
 
         While the network is away for half a minute, a worker that cannot get rid of its answer drops the connection,
         and the answer with it. This end does not learn of that before it sends something; by itself it does so
         every five minutes only (Ray's `grpc_client_keepalive_time_ms`).
         """
-        self.knocked_at = time.monotonic()
+        self.probed_at = time.monotonic()
         starting = {worker for pool in self.pools for worker in pool.starting.values()}
         for worker in starting | {task.worker for task in self.tasks.values()}:
             worker.ready.remote()  # answered when its turn comes; nobody waits for it

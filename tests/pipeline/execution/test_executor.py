@@ -185,7 +185,7 @@ def test_an_answer_that_was_lost_with_its_connection_is_missed_and_its_song_done
     """Nothing tells of it until something is sent to the worker, which has long been at rest."""
     counts, unheard, deadline = RunCounts(), Ref(None), time.monotonic() + 10
 
-    def knocked() -> Ref:
+    def probed() -> Ref:
         unheard.value = ActorUnavailableError("the connection is gone", None)
         return Ref(None)
 
@@ -194,7 +194,7 @@ def test_an_answer_that_was_lost_with_its_connection_is_missed_and_its_song_done
             report, made = super()._work(job, given, fates)
             if given["row_id"].to_pylist() != ["c"] or unheard.value:
                 return report, made
-            self.ready = SimpleNamespace(remote=knocked)
+            self.ready = SimpleNamespace(remote=probed)
             return unheard, made
 
     def wait(refs, num_returns, **_):
