@@ -205,7 +205,7 @@ def test_an_answer_that_was_lost_with_its_connection_is_missed_and_its_song_done
     with played(Random(0), {}, 1) as patch:
         patch.setattr(actor_pool, "Worker", _hiring(lambda: Unheard({}, 1)))
         patch.setattr(executor.ray, "wait", wait)
-        patch.setattr(executor, "_KNOCK_S", 0.05)
+        patch.setattr(executor, "_PROBE_S", 0.05)
         came = [*_streamed(_blocks("abcd", 1), [2], counts, 1)]
     rows = {row["row_id"]: row["verdict"] for row in pa.concat_tables(came).to_pylist()}
     assert {row_id: verdict["attempts"] for row_id, verdict in rows.items()} == {"a": 1, "b": 1, "c": 2, "d": 1}
