@@ -63,7 +63,9 @@ class Metrics:
         return self._metrics[name]
 
     def _tags(self, keys: tuple[str, ...], labels: tuple[str, ...]) -> dict[str, str]:
-        return {_DATASET: self._dataset, **dict(zip(keys, labels, strict=True))}
+        tags = {_DATASET: self._dataset, **dict(zip(keys, labels, strict=True))}
+        # Ray takes ASCII only; a folder may have any name.
+        return {key: value.encode("ascii", "backslashreplace").decode() for key, value in tags.items()}
 
 
 def _by_one(values: Mapping[str, float]) -> dict[tuple[str, ...], float]:

@@ -93,6 +93,7 @@ def test_the_full_profile_wants_models_a_gpu_and_a_server_that_captions(monkeypa
     assert "resources.gpus={aesthetics: 0, vocals: 0" in found["GPU"].fix
 
 
+@pytest.mark.models  # without them no run is well
 def test_a_cluster_is_asked_whether_a_run_can_join_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def ray(*arguments: object, code: int = 0, address: str = "") -> Finding:
         monkeypatch.setenv("RAY_ADDRESS", address)
