@@ -2,8 +2,8 @@
 
     python -m benchmarks.object_store --songs 6 --minutes 10 --store-mb 200
 
-The songs' PCM crosses the store twice: from decode to a stage that waits for a server, and on to a CPU stage behind it,
-as in the full profile. Prints a line for RESULTS.md.
+The songs' PCM crosses the store twice, as in the full profile: from decode to an operator with a GPU, which the cluster
+only says it has, and on to one that waits for a server. Prints a line for RESULTS.md.
 """
 
 import argparse
@@ -21,8 +21,9 @@ from tests.support.command import ray_cluster, start
 _SHARED = Path("/dev/shm")
 _STAGES = """stages:
   decode: {}
+  placed: {engine: 'tests.support.toy_stages:Placed'}
   asked: {engine: 'tests.support.toy_stages:Asked'}
-  length: {engine: 'tests.support.toy_stages:Length', seconds: 1.0}
+resources: {gpus: {placed: 0.5}}
 """
 
 
@@ -38,7 +39,9 @@ def main() -> None:
         _make_songs(folder / "songs", asked.songs, asked.minutes)
         (folder / "run.yaml").write_text(_STAGES)
         # A short path of its own: the files that Ray spills are counted there.
-        with ray_cluster(f"--object-store-memory={asked.store_mb * 2**20}", f"--temp-dir={folder / 'r'}") as env:
+        with ray_cluster(
+            "--num-gpus=1", f"--object-store-memory={asked.store_mb * 2**20}", f"--temp-dir={folder / 'r'}"
+        ) as env:
             options = ("--set=audio.max_duration_s=3600", "--set=dedup.threshold=1", "--quiet", "--json")
             command = ("curate", folder / "songs", "--out", folder / "out", "--config", folder / "run.yaml", *options)
             began = time.monotonic()
