@@ -55,19 +55,19 @@ class ActorPool:
         Returns:
             Idle workers of an earlier pass that are this pool's now.
         """
-        idle, welcome = _idle.get(self.claims, []), []
+        idle, reused = _idle.get(self.claims, []), []
         while len(self.workers) + len(self.starting) < size:
             if idle:
                 worker, station = idle.pop()
                 if station.node in nodes:
                     self.workers[worker] = station
-                    welcome.append(worker)
+                    reused.append(worker)
             else:
                 new = self._started()
                 self.starting[new.ready.remote()] = new
         while self.starting and len(self.workers) + len(self.starting) > size:
             ray.kill(self.starting.popitem()[1])
-        return welcome
+        return reused
 
     def _started(self) -> ActorHandle:
         # Spread, so that a node that dies takes few workers along and no node's object store gets all blocks.

@@ -131,9 +131,9 @@ class _Execution:
                 return
             for done in self.wait():
                 if (task := self.tasks.pop(done, None)) is not None:
-                    yield from self.took(done, task)
+                    yield from self.take_result(done, task)
                 else:
-                    self.welcome(done)
+                    self.add_worker(done)
 
     def wait(self) -> list[ObjectRef]:
         """Workers that have come up and blocks that are through, within a second or so; may be none."""
@@ -229,7 +229,7 @@ class _Execution:
                 "--set resources.wait_for_nodes_s=SECONDS"
             )
 
-    def welcome(self, ready: ObjectRef) -> None:
+    def add_worker(self, ready: ObjectRef) -> None:
         """A worker has come up, unless it died before it did."""
         number = next(i for i, pool in enumerate(self.pools) if ready in pool.starting)
         pool = self.pools[number]
@@ -253,7 +253,7 @@ class _Execution:
         station = pool.workers[assignment.worker]
         self.tasks[report] = _Task(assignment.operator, assignment.worker, station, block, output)
 
-    def took(self, done: ObjectRef, task: _Task) -> Iterator[pa.Table]:
+    def take_result(self, done: ObjectRef, task: _Task) -> Iterator[pa.Table]:
         """A worker is through with a block, or dead."""
         pool = self.pools[task.operator]
         is_last = task.operator + 1 == len(self.pools)
@@ -261,7 +261,7 @@ class _Execution:
             report: Report = ray.get(done)
             rows = ray.get(task.output) if is_last else None
         except DIED as error:
-            self.mourn(task, error)
+            self.handle_death(task, error)
             return
         except ObjectLostError:  # its node is gone, with what an operator had made of it
             self.schedule.drop(task.block)
@@ -281,7 +281,7 @@ class _Execution:
         self.counts.repeated += 1
         self.intake.repeat(block)
 
-    def mourn(self, task: _Task, error: RayError) -> None:
+    def handle_death(self, task: _Task, error: RayError) -> None:
         """A worker died with this block: blame the rows of it that it was working on, if there are any."""
         block = task.block
         if task.worker not in self.deaths:

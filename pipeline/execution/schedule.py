@@ -87,7 +87,7 @@ class Schedule(Generic[B, W]):
 
     def workers(self, operator: int) -> int:
         """Workers that an operator has."""
-        return len(self._operators[operator].crew)
+        return len(self._operators[operator].members)
 
     def set_budget(self, node: str, limit: int) -> None:
         """A node has joined, or its object store has another size.
@@ -110,7 +110,7 @@ class Schedule(Generic[B, W]):
 
     def load(self, operator: int, worker: W) -> int:
         """Blocks that a worker has; 0 for one that is gone."""
-        members = self._operators[operator].crew
+        members = self._operators[operator].members
         return members[worker].load if worker in members else 0
 
     def remove_worker(self, operator: int, worker: W) -> None:
@@ -148,7 +148,7 @@ class Schedule(Generic[B, W]):
         flight = self._flights[block]
         operator = self._operators[flight.operator]
         assert flight.worker is not None
-        node = operator.crew[flight.worker].node if flight.worker in operator.crew else flight.node
+        node = operator.members[flight.worker].node if flight.worker in operator.members else flight.node
         operator.done(flight.worker)
         if flight.operator + 1 == len(self._operators):
             self._charge(flight.node, -flight.charge)
@@ -176,9 +176,9 @@ class Schedule(Generic[B, W]):
         worker = operator.free()
         if worker is None:
             return None
-        block = operator.queue.first(operator.crew[worker].node)
+        block = operator.queue.first(operator.members[worker].node)
         flight = self._flights[block]
-        worker = operator.free(flight.node, at_most=operator.crew[worker].load) or worker
+        worker = operator.free(flight.node, at_most=operator.members[worker].load) or worker
         operator.queue.remove(block, flight.node)
         operator.take(worker)
         flight.worker = worker
@@ -191,7 +191,7 @@ class Schedule(Generic[B, W]):
         if worker is None or block is None:
             return None
         first = self._operators[0]
-        node = first.crew[worker].node
+        node = first.members[worker].node
         first.take(worker)
         flight = self._flights[block] = _Flight(0, node, self._expected(node), worker=worker)
         self._charge(node, flight.charge)
@@ -201,7 +201,7 @@ class Schedule(Generic[B, W]):
         """A free worker on a node with room; blocks may have turned out larger since the node was last looked at."""
         first = self._operators[0]
         while (worker := first.free()) is not None:
-            node = first.crew[worker].node
+            node = first.members[worker].node
             if self._budgets[node].takes(self._expected(node)):
                 return worker
             first.set_open(node, is_open=False)
@@ -212,7 +212,7 @@ class Schedule(Generic[B, W]):
         if number >= len(self._operators):
             return False
         operator = self._operators[number]
-        return len(operator.queue) >= _QUEUE * max(1, len(operator.crew))
+        return len(operator.queue) >= _QUEUE * max(1, len(operator.members))
 
     def _expected(self, node: str) -> int:
         """Bytes that a block entering on a node is expected to take: as the largest so far, at first all there are."""
@@ -304,23 +304,23 @@ class _Operator(Generic[B, W]):
     def __init__(self, depth: int) -> None:
         self.depth = depth
         self.queue: _Queue[B] = _Queue()
-        self.crew: dict[W, _Member] = {}
+        self.members: dict[W, _Member] = {}
         self._open: _Free[W] = _Free(depth)
         self._shut: _Free[W] = _Free(depth)
         self._shut_nodes: set[str] = set()
 
     def add(self, worker: W, node: str) -> None:
-        self.crew[worker] = _Member(node)
-        self._side(node).add(worker, self.crew[worker])
+        self.members[worker] = _Member(node)
+        self._side(node).add(worker, self.members[worker])
 
     def remove(self, worker: W) -> None:
-        if worker in self.crew:
-            member = self.crew.pop(worker)
+        if worker in self.members:
+            member = self.members.pop(worker)
             self._side(member.node).discard(worker, member)
 
     def retire(self, worker: W) -> None:
-        if worker in self.crew:
-            member = self.crew[worker]
+        if worker in self.members:
+            member = self.members[worker]
             self._side(member.node).discard(worker, member)
             member.is_retired = True
 
@@ -332,7 +332,7 @@ class _Operator(Generic[B, W]):
         self._reload(worker, 1)
 
     def done(self, worker: W) -> None:
-        if worker in self.crew:  # it may have gone since
+        if worker in self.members:  # it may have gone since
             self._reload(worker, -1)
 
     def set_open(self, node: str, *, is_open: bool) -> None:
@@ -344,7 +344,7 @@ class _Operator(Generic[B, W]):
             self._open.hand_over(node, self._shut)
 
     def _reload(self, worker: W, blocks: int) -> None:
-        member = self.crew[worker]
+        member = self.members[worker]
         side = self._side(member.node)
         side.discard(worker, member)
         member.load += blocks

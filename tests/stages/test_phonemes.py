@@ -101,6 +101,10 @@ def test_symbols_between_scripts_crash_no_espeak(text):
     assert to_ipa([text], "ru")[0]
 
 
+def test_symbols_in_a_line_of_one_script_are_read_as_words():
+    assert to_ipa(["20° in the shade"], "en") == ["twɛnti dᵻɡɹiz ɪnðə ʃeɪd"]
+
+
 @pytest.mark.parametrize("text", ["\uf9dd", "ㄅㄆ", "\U000323b0 and"])
 def test_han_signs_outside_the_usual_blocks_are_read_without_end(text):
     assert to_ipa([text], "zh")[0] == " ".join(to_ipa([text], "zh")[0].split())
