@@ -19,7 +19,7 @@ _VOICES = {"en": "en-us", "fr": "fr-fr"}  # espeak's other voices are named like
 _MARKS = frozenset("ˈˌːˑˎ‿͜͡")  # stress, length and ties: singing keeps none of them
 _SPACES = re.compile(r"\s+")
 _UNREADABLE = frozenset({"Cc", "Cn", "Co", "Cs"})  # control, unassigned, private, half of a surrogate pair
-_SYMBOLS = frozenset({"So"})  # such as © and °, which are read as words
+_SIGNS = frozenset("©®¦")  # nobody sings them
 _HAN_RUNS = re.compile(r"([\u3400-\u9fff\U00020000-\U000323af]+)")
 
 
@@ -56,12 +56,10 @@ def _read(lines: list[str], language: str) -> list[str]:
 
 
 def _readable(line: str) -> str:
-    """The line without what espeak may crash on: private characters, which it takes for codes of its own, and symbols
-    in a line of several scripts ("Ã©ж").
+    """The line without what espeak may crash on: private characters, which it takes for codes of its own, and signs
+    among letters that it spells ("Ã©ж").
     """
-    scripts = {unicodedata.name(sign, "").split(" ")[0] for sign in line if sign.isalpha()}
-    left_out = _UNREADABLE | (_SYMBOLS if len(scripts) > 1 else frozenset())
-    signs = (" " if unicodedata.category(sign) in left_out else sign for sign in line)
+    signs = (" " if unicodedata.category(s) in _UNREADABLE or s in _SIGNS else s for s in line)
     return _SPACES.sub(" ", "".join(signs))
 
 

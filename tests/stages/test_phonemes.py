@@ -95,10 +95,18 @@ def test_ipa_of_any_text_is_letters_and_single_spaces(text, language):
     assert all(unicodedata.category(sign)[0] in "LM" or sign == " " for sign in ipa)
 
 
-@pytest.mark.parametrize("text", ["ÀãÚ©ж", "ÀãÚ© 𑘈", "6øÀ8¾\x8e\x02³ã¿Úi©ÝÛ\U000dbb92𑘈®H"])
-def test_symbols_between_scripts_crash_no_espeak(text):
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("ÀãÚ©ж", "ru"),
+        ("ÀãÚ© 𑘈", "ru"),
+        ("6øÀ8¾\x8e\x02³ã¿Úi©ÝÛ\U000dbb92𑘈®H", "ru"),
+        ("©\x82{ãú¼¬ËV\U0001cde4", "hi"),
+    ],
+)
+def test_symbols_between_scripts_crash_no_espeak(text, language):
     """They ended the process: a segmentation fault in libespeak-ng 1.52."""
-    assert to_ipa([text], "ru")[0]
+    assert to_ipa([text], language)[0]
 
 
 def test_symbols_in_a_line_of_one_script_are_read_as_words():
