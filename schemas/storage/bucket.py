@@ -1,0 +1,222 @@
+"""A dataset in a bucket: names are resolved by the commit log, and files are published by entries of it."""
+
+import hashlib
+import io
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import pyarrow as pa
+from pyarrow import fs
+
+from schemas.files import file_digest
+from schemas.storage.commit_log import CommitLog, Place
+from schemas.storage.lease import lease
+from schemas.storage.objects import Objects
+from schemas.storage.options import StorageOptions
+
+_IN_LOG = 256 * 1024  # bytes of a file that need no object of their own
+_UPLOADS = 4  # files of a unit at a time; each is sent in several parts at a time
+
+
+class BucketStore:
+    """The files of a dataset below a URL; see `schemas.storage.store.Store`.
+
+    Pickled, it is only its address: another process opens it with the credentials of its own environment.
+    """
+
+    def __init__(self, url: str, options: StorageOptions) -> None:
+        self.url = url.rstrip("/")
+        self.options = options
+        self.scratch = Path(tempfile.gettempdir()) / f"songmill-{secrets.token_hex(8)}"
+        self.logs = platformdirs.user_log_path("songmill") / hashlib.sha256(self.url.encode()).hexdigest()[:16]
+        self._objects = Objects(self.url, options.of_store(url), options.of_client())
+        self._log = CommitLog(self._objects)
+        self._is_read = False
+
+    def __reduce__(self) -> tuple[type["BucketStore"], tuple[str, StorageOptions]]:
+        return BucketStore, (self.url, self.options)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BucketStore) and (other.url, other.options) == (self.url, self.options)
+
+    def __hash__(self) -> int:
+        return hash(self.url)
+
+    @property
+    def filesystem(self) -> fs.FileSystem:
+        """The dataset as Arrow sees it."""
+        return fs.PyFileSystem(_Files(self))
+
+    def refresh(self) -> None:
+        """See `Store`. A writer knows all there is."""
+        if self._log.epoch is None:
+            self._log.refresh()
+        self._is_read = True
+
+    def names(self, folder: str) -> list[str]:
+        """See `Store`. Files that were put are not in the list."""
+        return sorted(name for name in self._places if name.rpartition("/")[0] == folder)
+
+    def exists(self, name: str) -> bool:
+        """See `Store`."""
+        return name in self._places or self._objects.read(name) is not None
+
+    def size(self, name: str) -> int:
+        """See `Store`."""
+        return self._place(name).size
+
+    def get(self, name: str) -> bytes:
+        """See `Store`."""
+        place = self._places.get(name)
+        if place is not None and place.text is not None:
+            return place.text.encode()
+        found = self._objects.read(name if place is None else place.key or "")
+        if found is None:
+            raise FileNotFoundError(f"{self.url}/{name}: there is no such file")
+        return found.content
+
+    def publish(self, files: Mapping[str, Path | bytes], removed: Iterable[str] = ()) -> None:
+        """See `Store`: uploads first, then one entry of the log."""
+        with ThreadPoolExecutor(_UPLOADS) as pool:
+            places = dict(zip(files, pool.map(self._uploaded, files.keys(), files.values()), strict=True))
+        self._log.append(places, removed)
+        for content in files.values():
+            if isinstance(content, Path):
+                content.unlink()
+
+    def put(self, name: str, content: bytes) -> None:
+        """See `Store`."""
+        self._objects.put(name, content)
+
+    def update(self, name: str, change: Callable[[bytes | None], bytes]) -> None:
+        """See `Store`."""
+        while True:
+            there = self._objects.read(name)
+            content = change(there and there.content)
+            if there is None:
+                done = self._objects.create(name, content)
+            else:
+                done = there.content == content or self._objects.swap(name, content, there.tag)
+            if done:
+                return
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """See `Store`."""
+        with lease(self._objects, self.url, self.options.lease_s):
+            self._log.acquire()
+            self._is_read = True
+            self.scratch.mkdir(parents=True)
+            try:
+                yield
+            finally:
+                self._log.epoch = None
+                shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def open(self, name: str) -> io.RawIOBase:
+        """A file to seek and read in."""
+        place = self._place(name)
+        if place.text is not None:
+            return io.BytesIO(place.text.encode())  # type: ignore[return-value]
+        return _Ranges(self._objects, place.key or "", place.size)
+
+    @property
+    def _places(self) -> Mapping[str, Place]:
+        if not self._is_read:
+            self.refresh()
+        return self._log.state.files
+
+    def _place(self, name: str) -> Place:
+        try:
+            return self._places[name]
+        except KeyError:
+            raise FileNotFoundError(f"{self.url}/{name}: there is no such file") from None
+
+    def _uploaded(self, name: str, content: Path | bytes) -> Place:
+        """Where a file is now; not named by any entry yet."""
+        if isinstance(content, bytes) and len(content) <= _IN_LOG and name.endswith(".json"):
+            return Place(size=len(content), text=content.decode())
+        key = self._log.key_for(name)
+        self._objects.put(key, content)
+        if isinstance(content, bytes):
+            return Place(size=len(content), key=key, sha256=hashlib.sha256(content).hexdigest())
+        return Place(size=content.stat().st_size, key=key, sha256=file_digest(content))
+
+
+class _Ranges(io.RawIOBase):
+    """An object as a file: every read is a request for just those bytes, since Arrow plans its reads itself."""
+
+    def __init__(self, objects: Objects, key: str, size: int) -> None:
+        self._objects, self._key, self._size, self._at = objects, key, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(0, {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence] + offset)
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(0, self._size - self._at)
+        count = left if size is None or size < 0 else min(size, left)
+        if not count:
+            return b""
+        content = self._objects.read_range(self._key, self._at, count)
+        self._at += len(content)
+        return content
+
+
+class _Files(fs.FileSystemHandler):
+    """A dataset in a bucket, for Arrow; it can only be read."""
+
+    def __init__(self, store: BucketStore) -> None:
+        self._store = store
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Files) and other._store == self._store
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def get_type_name(self) -> str:
+        return "songmill"
+
+    def normalize_path(self, path: str) -> str:
+        return path
+
+    def get_file_info(self, paths: list[str]) -> list[fs.FileInfo]:
+        return [self._info(path) for path in paths]
+
+    def get_file_info_selector(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
+        return [self._info(name) for name in self._store.names(selector.base_dir)]
+
+    def open_input_stream(self, path: str) -> pa.NativeFile:
+        return pa.PythonFile(self._store.open(path), mode="r")
+
+    def open_input_file(self, path: str) -> pa.NativeFile:
+        return pa.PythonFile(self._store.open(path), mode="r")
+
+    def _info(self, path: str) -> fs.FileInfo:
+        try:
+            return fs.FileInfo(path, fs.FileType.File, size=self._store.size(path))
+        except FileNotFoundError:
+            return fs.FileInfo(path, fs.FileType.NotFound)
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError("a dataset is written by songmill alone")
+
+    create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = delete_file = move = copy_file = _refuse
+    open_output_stream = open_append_stream = _refuse

@@ -1,0 +1,96 @@
+"""A dataset in a folder: names are paths, a file is published by a rename, the right to write is a lock on a file."""
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from pyarrow import fs
+
+from schemas.files import move_durably, write_durably
+from schemas.storage.store import StoreBusy
+
+_STATE = "_songmill"
+
+
+class LocalStore:
+    """The files of a folder; see `schemas.storage.store.Store`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.url = str(root)
+        self.scratch = root / _STATE / "tmp"
+        self.logs = root / _STATE / "logs"
+
+    def __reduce__(self) -> tuple[type["LocalStore"], tuple[Path]]:
+        return LocalStore, (self.root,)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LocalStore) and other.root == self.root
+
+    def __hash__(self) -> int:
+        return hash(self.root)
+
+    @cached_property
+    def filesystem(self) -> fs.FileSystem:
+        """The folder as Arrow sees it; files are mapped into memory."""
+        return fs.SubTreeFileSystem(str(self.root), fs.LocalFileSystem(use_mmap=True))
+
+    def refresh(self) -> None:
+        """Nothing to do: a folder is looked at anew each time."""
+
+    def names(self, folder: str) -> list[str]:
+        """See `Store`."""
+        place = self.root / folder
+        if not place.is_dir():
+            return []
+        return sorted(f"{folder}/{path.name}" if folder else path.name for path in place.iterdir() if path.is_file())
+
+    def exists(self, name: str) -> bool:
+        """See `Store`."""
+        return (self.root / name).is_file()
+
+    def size(self, name: str) -> int:
+        """See `Store`."""
+        return (self.root / name).stat().st_size
+
+    def get(self, name: str) -> bytes:
+        """See `Store`."""
+        return (self.root / name).read_bytes()
+
+    def publish(self, files: Mapping[str, Path | bytes], removed: Iterable[str] = ()) -> None:
+        """See `Store`."""
+        for name, content in files.items():
+            if isinstance(content, Path):
+                move_durably(content, self.root / name)
+            else:
+                self.put(name, content)
+        for name in removed:
+            (self.root / name).unlink(missing_ok=True)
+
+    def put(self, name: str, content: bytes) -> None:
+        """See `Store`."""
+        target = self.root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(target, content)
+
+    def update(self, name: str, change: Callable[[bytes | None], bytes]) -> None:
+        """See `Store`."""
+        target = self.root / name
+        with FileLock(target.with_suffix(".lock")):
+            self.put(name, change(target.read_bytes() if target.is_file() else None))
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """See `Store`; the operating system gives the lock back when the process ends, however it ends."""
+        state = self.root / _STATE
+        state.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(state / "lock", timeout=0):
+                shutil.rmtree(self.scratch, ignore_errors=True)  # of a process that was killed
+                self.scratch.mkdir(exist_ok=True)
+                yield
+        except Timeout:
+            raise StoreBusy(f"{self.url}: another songmill process is writing this dataset; wait for it") from None

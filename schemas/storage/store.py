@@ -1,0 +1,95 @@
+"""What a dataset asks of the place that it is kept in.
+
+Files have names: paths relative to the dataset, with `/` between their parts. Two kinds of them are told apart:
+
+- What a run commits is published: a file counts as a whole or not at all, and stands once `publish` has returned.
+  Only the one process inside `writing` may publish.
+- What is written beside that, by any process at any time, is put (the last one wins) or updated (none is lost).
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from pyarrow import fs
+
+
+class StoreBusy(Exception):  # noqa: N818 - it says what kind of problem
+    """Another process is writing the dataset."""
+
+
+class Overtaken(Exception):  # noqa: N818 - it says what kind of problem
+    """Another process has begun to write the dataset since; nothing of what was to be published is."""
+
+
+class Store(Protocol):
+    """Files by name, in one place.
+
+    Attributes:
+        url: the place, as users name it.
+        scratch: a local folder for files that are to be published; it is there within `writing`.
+        logs: a local folder for logs; it need not exist yet.
+    """
+
+    url: str
+    scratch: Path
+    logs: Path
+
+    @property
+    def filesystem(self) -> fs.FileSystem:
+        """Opens files by name, for readers of Parquet."""
+
+    def refresh(self) -> None:
+        """From now on show the files as they are now."""
+
+    def names(self, folder: str) -> list[str]:
+        """Names of all files in a folder, but not in folders inside it, sorted; none if there is no such folder."""
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a file of that name."""
+
+    def size(self, name: str) -> int:
+        """Bytes of a file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+
+    def get(self, name: str) -> bytes:
+        """A whole file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+
+    def publish(self, files: Mapping[str, Path | bytes], removed: Iterable[str] = ()) -> None:
+        """Write files, then remove others.
+
+        A process killed in between leaves the first of the files, or all of them and some of those to be removed. An
+        object store leaves none or all of both.
+
+        Args:
+            files: name -> content; a local file is moved, and must lie in `scratch`.
+            removed: names; those of files that are not there are allowed.
+
+        Raises:
+            Overtaken: another process writes the dataset now.
+            OSError: they cannot be written.
+        """
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a file that needs no lock; the last one to write it wins."""
+
+    def update(self, name: str, change: Callable[[bytes | None], bytes]) -> None:
+        """Replace a file that needs no lock by what `change` makes of it, of None if there is none.
+
+        `change` is called again where another process was faster.
+        """
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Hold the right to publish, as the only process.
+
+        Raises:
+            StoreBusy: another process holds it.
+        """

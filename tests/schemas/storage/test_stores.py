@@ -1,0 +1,144 @@
+"""What a dataset may rely on, of a folder and of a bucket alike."""
+
+import os
+import pickle
+import threading
+import uuid
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from schemas.storage.location import open_store
+from schemas.storage.options import StorageOptions
+from schemas.storage.store import Overtaken, Store, StoreBusy
+from tests.support.s3_server import BUCKET, keys
+
+QUICK = StorageOptions(lease_s=0.2)
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request, tmp_path):
+    """Where a dataset is to be."""
+    if request.param == "folder":
+        return str(tmp_path / "dataset")
+    request.getfixturevalue("s3")
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def bucket(s3):
+    """A place in a bucket."""
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}"
+
+
+def opened(place: str) -> Store:
+    return open_store(place, QUICK)
+
+
+def draft(store: Store, rows: int) -> "os.PathLike[str]":
+    path = store.scratch / f"{uuid.uuid4().hex}.parquet"
+    pq.write_table(pa.table({"n": range(rows), "text": ["x" * 100] * rows}), path)
+    return path
+
+
+class TestAnyPlace:
+    def test_what_is_published_is_seen_by_others_and_goes_again(self, place):
+        store = opened(place)
+        with store.writing():
+            store.publish({"shards/a.parquet": draft(store, 3), "_songmill/commits/1.json": b'{"unit": 1}'})
+            store.publish({"shards/b.parquet": draft(store, 4)}, removed=["shards/a.parquet", "shards/none.parquet"])
+        other = opened(place)
+        assert other.names("shards") == ["shards/b.parquet"]
+        assert other.names("_songmill/commits") == ["_songmill/commits/1.json"]
+        assert other.get("_songmill/commits/1.json") == b'{"unit": 1}'
+        assert (other.exists("shards/b.parquet"), other.exists("shards/a.parquet")) == (True, False)
+        assert pq.read_table("shards/b.parquet", filesystem=other.filesystem)["n"].to_pylist() == [0, 1, 2, 3]
+        assert other.size("shards/b.parquet") == len(other.get("shards/b.parquet"))
+        with pytest.raises(FileNotFoundError):
+            other.get("shards/a.parquet")
+        assert other.names("nowhere") == []
+
+    def test_a_reader_goes_on_from_what_it_knows(self, place):
+        store, reader = opened(place), opened(place)
+        for number in range(3):
+            with store.writing():
+                store.publish({f"shards/{number}.parquet": draft(store, 1)})
+            reader.refresh()
+            assert len(reader.names("shards")) == number + 1
+
+    def test_one_process_writes_at_a_time(self, place):
+        with opened(place).writing(), pytest.raises(StoreBusy, match="another songmill process"):
+            with opened(place).writing():
+                pass
+        with opened(place).writing():
+            pass
+
+    def test_updates_of_several_processes_at_once_are_not_lost(self, place):
+        with opened(place).writing():
+            pass
+
+        def add(number: int) -> None:
+            opened(place).update("_songmill/marks", lambda there: (there or b"") + bytes([number]))
+
+        threads = [threading.Thread(target=add, args=(number,)) for number in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(opened(place).get("_songmill/marks")) == [*range(12)]
+
+    def test_a_store_goes_to_another_process(self, place):
+        store = opened(place)
+        with store.writing():
+            store.publish({"shards/a.parquet": draft(store, 3)})
+        there = pickle.loads(pickle.dumps(store))
+        assert there == store
+        assert there.names("shards") == ["shards/a.parquet"]
+
+    def test_arrow_reads_many_files_as_one_table(self, place):
+        store = opened(place)
+        with store.writing():
+            store.publish({f"shards/{number}.parquet": draft(store, 5) for number in range(3)})
+        table = ds.dataset(store.names("shards"), filesystem=store.filesystem, format="parquet")
+        assert table.count_rows() == 15
+        assert table.to_table(columns=["n"])["n"].to_pylist() == [0, 1, 2, 3, 4] * 3
+
+
+class TestABucket:
+    def test_a_pickled_store_holds_no_secret(self, bucket, monkeypatch):
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush")
+        assert b"hush" not in pickle.dumps(opened(bucket))
+
+    def test_a_writer_that_slept_through_its_lease_stops_at_its_next_file(self, bucket):
+        sleeper, other = opened(bucket), opened(bucket)
+        with sleeper.writing():
+            sleeper._objects.delete(["_songmill/lease.json"])  # as if it had run out and been taken
+            with other.writing():
+                other.publish({"shards/b.parquet": draft(other, 1)})
+            with pytest.raises(Overtaken):
+                sleeper.publish({"shards/a.parquet": draft(sleeper, 1)})
+        assert opened(bucket).names("shards") == ["shards/b.parquet"]
+
+    def test_the_next_writer_sweeps_what_a_killed_one_had_uploaded(self, bucket):
+        killed = opened(bucket)
+        with killed.writing():
+            killed._uploaded("shards/a.parquet", draft(killed, 1))
+            assert len(keys(bucket.removeprefix(f"s3://{BUCKET}/") + "/shards")) == 1
+        with opened(bucket).writing():
+            pass
+        assert keys(bucket.removeprefix(f"s3://{BUCKET}/") + "/shards") == []
+
+    def test_files_that_were_replaced_leave_no_object(self, bucket):
+        store = opened(bucket)
+        with store.writing():
+            for rows in range(1, 4):
+                store.publish({"shards/a.parquet": draft(store, rows)})
+        assert len(keys(bucket.removeprefix(f"s3://{BUCKET}/") + "/shards")) == 1
+        assert pq.read_table("shards/a.parquet", filesystem=opened(bucket).filesystem).num_rows == 3
+
+
+def test_another_url_is_refused():
+    with pytest.raises(ValueError, match="s3://, gs:// or az://"):
+        open_store("ftp://host/dataset")
