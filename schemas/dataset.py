@@ -1,8 +1,13 @@
-"""The layout of a dataset folder, and the keys in a shard's footer."""
+"""The layout of a dataset, and the keys in a shard's footer."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
+
+from schemas.storage.location import open_store
+from schemas.storage.options import StorageOptions
+from schemas.storage.store import Store
 
 SCHEMA_VERSION = 1
 
@@ -20,138 +25,110 @@ _UNIT = re.compile(r"^(?:train|part)-(\d{6,})\.parquet$")
 
 
 class NoDataset(Exception):  # noqa: N818 - it says what kind of problem
-    """A folder that holds no dataset, or none with rows yet; the message names it and says what to do."""
+    """A place that holds no dataset, or none with rows yet; the message names it and says what to do."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths of one dataset folder. A unit is what is committed together: one shard, its features, its quarantine."""
+    """Names of a dataset's files, and the store that has them.
 
-    root: Path
+    A unit is what is committed together: one shard, its features, its quarantine.
+
+    Attributes:
+        card: the dataset card.
+        shards: folder of the kept rows.
+        quarantine: folder of the filtered and failed rows.
+        state: folder of everything that only songmill reads.
+        plan: the plan that made the dataset.
+        config: the configuration of the run that wrote the dataset last.
+        tombstones: forgotten rows, a table of schema `TOMBSTONES`; absent if there are none.
+        stats: statistics of the dataset as of the last run.
+        marks: marks on single rows, a table of schema `MARKS`; absent if there are none.
+        moves: renames that a run has in progress; see `pipeline.curation.moves`.
+        scan: folder of the scan table's parts.
+        commits: folder of the commit records, one per unit.
+        runs: folder of the records of runs, one folder per run.
+    """
+
+    store: Store
+
+    card: ClassVar[str] = "README.md"
+    shards: ClassVar[str] = "shards"
+    quarantine: ClassVar[str] = "quarantine"
+    state: ClassVar[str] = "_songmill"
+    plan: ClassVar[str] = "_songmill/plan.json"
+    config: ClassVar[str] = "_songmill/config.json"
+    tombstones: ClassVar[str] = "_songmill/forgotten.parquet"
+    stats: ClassVar[str] = "_songmill/stats.json"
+    marks: ClassVar[str] = "_songmill/marks.parquet"
+    moves: ClassVar[str] = "_songmill/moves.json"
+    scan: ClassVar[str] = "_songmill/scan"
+    commits: ClassVar[str] = "_songmill/commits"
+    runs: ClassVar[str] = "_songmill/runs"
+
+    @classmethod
+    def at(cls, place: str | Path, options: StorageOptions | None = None) -> "Layout":
+        """The dataset in a folder or at the URL of a bucket; it need not exist yet.
+
+        Raises:
+            ValueError: it is another URL.
+        """
+        return cls(open_store(place, options))
+
+    @property
+    def url(self) -> str:
+        """The place, as users name it."""
+        return self.store.url
 
     def require(self) -> None:
-        """Refuse a folder without a single committed row.
+        """Refuse a place without a single committed row.
 
         Raises:
             NoDataset: it is one.
         """
-        if self.plan.is_file():
+        if self.store.exists(self.plan):
             return
-        if self.config.is_file():
+        if self.store.exists(self.config):
             raise NoDataset(
-                f"{self.root} holds no rows yet, for its first run has not come so far: songmill curate {self.root} "
+                f"{self.url} holds no rows yet, for its first run has not come so far: songmill curate {self.url} "
                 "goes on with it"
             )
         raise NoDataset(
-            f"{self.root} is no songmill dataset (it has no _songmill/plan.json): give a folder that "
+            f"{self.url} is no songmill dataset (it has no {self.plan}): give a folder or a bucket's URL that "
             "`songmill curate` wrote"
         )
 
-    def name_of(self, path: Path) -> str:
-        """A path inside the dataset as commit records name it: relative to the root."""
-        return str(path.relative_to(self.root))
-
-    @property
-    def card(self) -> Path:
-        """The dataset card."""
-        return self.root / "README.md"
-
-    @property
-    def shards(self) -> Path:
-        """Folder of the kept rows."""
-        return self.root / "shards"
-
-    @property
-    def quarantine(self) -> Path:
-        """Folder of the filtered and failed rows."""
-        return self.root / "quarantine"
-
-    @property
-    def state(self) -> Path:
-        """Folder of everything that only songmill reads."""
-        return self.root / "_songmill"
-
-    @property
-    def plan(self) -> Path:
-        """The plan that made the dataset."""
-        return self.state / "plan.json"
-
-    @property
-    def config(self) -> Path:
-        """The configuration of the run that wrote the dataset last."""
-        return self.state / "config.json"
-
-    @property
-    def tombstones(self) -> Path:
-        """Forgotten rows, a table of schema `TOMBSTONES`; absent if there are none."""
-        return self.state / "forgotten.parquet"
-
-    @property
-    def stats(self) -> Path:
-        """Statistics of the dataset as of the last run."""
-        return self.state / "stats.json"
-
-    @property
-    def marks(self) -> Path:
-        """Marks on single rows, a table of schema `MARKS`; absent if there are none."""
-        return self.state / "marks.parquet"
-
-    @property
-    def moves(self) -> Path:
-        """Renames that a run has in progress; see `pipeline.curation.moves`."""
-        return self.state / "moves.json"
-
-    @property
-    def scan(self) -> Path:
-        """Folder of the scan table's parts."""
-        return self.state / "scan"
-
-    @property
-    def commits(self) -> Path:
-        """Folder of the commit records, one per unit."""
-        return self.state / "commits"
-
-    @property
-    def logs(self) -> Path:
-        """Folder of the output of Ray and libraries during runs."""
-        return self.state / "logs"
-
-    @property
-    def runs(self) -> Path:
-        """Folder of the records of runs, one folder per run."""
-        return self.state / "runs"
-
-    @property
-    def temporary(self) -> Path:
-        """Folder of files that have not been committed yet."""
-        return self.state / "tmp"
-
-    def features(self, name: str) -> Path:
+    def features(self, name: str) -> str:
         """Folder of one bulk feature."""
-        return self.root / "features" / name
+        return f"features/{name}"
 
-    def shard_file(self, unit: int) -> Path:
+    def shard_file(self, unit: int) -> str:
         """The shard of a unit."""
-        return self.shards / f"train-{unit:06d}.parquet"
+        return f"{self.shards}/train-{unit:06d}.parquet"
 
-    def feature_file(self, name: str, unit: int) -> Path:
+    def feature_file(self, name: str, unit: int) -> str:
         """One bulk feature of a unit."""
-        return self.features(name) / f"train-{unit:06d}.parquet"
+        return f"{self.features(name)}/train-{unit:06d}.parquet"
 
-    def quarantine_file(self, unit: int) -> Path:
+    def quarantine_file(self, unit: int) -> str:
         """The quarantine of a unit."""
-        return self.quarantine / f"part-{unit:06d}.parquet"
+        return f"{self.quarantine}/part-{unit:06d}.parquet"
 
-    def scan_file(self, unit: int) -> Path:
+    def scan_file(self, unit: int) -> str:
         """A part of the scan table."""
-        return self.scan / f"part-{unit:06d}.parquet"
+        return f"{self.scan}/part-{unit:06d}.parquet"
 
-    def commit_file(self, unit: int) -> Path:
+    def commit_file(self, unit: int) -> str:
         """The commit record of a unit."""
-        return self.commits / f"{unit:06d}.json"
+        return f"{self.commits}/{unit:06d}.json"
 
 
-def unit_of(path: Path) -> int | None:
+def unit_of(name: str) -> int | None:
     """The unit that a shard, feature, quarantine or scan file belongs to; None for any other file."""
-    match = _UNIT.match(path.name)
+    match = _UNIT.match(name.rpartition("/")[2])
     return int(match.group(1)) if match else None
+
+
+def folder_of(name: str) -> str:
+    """The folder that a file of a dataset is in."""
+    return name.rpartition("/")[0]

@@ -8,11 +8,13 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import platformdirs
-import pyarrow as pa
+from fsspec.spec import AbstractFileSystem
 from pyarrow import fs
 
 from schemas.files import file_digest
@@ -51,8 +53,18 @@ class BucketStore:
 
     @property
     def filesystem(self) -> fs.FileSystem:
-        """The dataset as Arrow sees it."""
-        return fs.PyFileSystem(_Files(self))
+        """See `Store`."""
+        return fs.PyFileSystem(fs.FSSpecHandler(_Files(self)))
+
+    def address(self, name: str) -> str:
+        """See `Store`."""
+        return f"{_Files(self).protocol}://{name}"
+
+    def let_read(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """See `Store`."""
+        files = _Files(self)
+        if not connection.filesystem_is_registered(files.protocol):
+            connection.register_filesystem(files)
 
     def refresh(self) -> None:
         """See `Store`. A writer knows all there is."""
@@ -179,44 +191,36 @@ class _Ranges(io.RawIOBase):
         return content
 
 
-class _Files(fs.FileSystemHandler):
-    """A dataset in a bucket, for Arrow; it can only be read."""
+class _Files(AbstractFileSystem):
+    """The files of a dataset in a bucket, read-only, as Arrow and DuckDB ask for them."""
+
+    cachable = False
 
     def __init__(self, store: BucketStore) -> None:
+        super().__init__()
         self._store = store
+        self.protocol = f"songmill-{store.logs.name}"  # an own one, so that a DuckDB connection may have several
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Files) and other._store == self._store
+    def open(self, path: str, *_: Any, **__: Any) -> io.RawIOBase:
+        return self._store.open(_name(path))
 
-    def __ne__(self, other: object) -> bool:
-        return not self == other
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        name = _name(path)
+        return {"name": name, "size": self._store.size(name), "type": "file"}
 
-    def get_type_name(self) -> str:
-        return "songmill"
+    def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
+        names = self._store.names(_name(path))
+        return [self.info(name) for name in names] if detail else names
 
-    def normalize_path(self, path: str) -> str:
-        return path
+    def exists(self, path: str, **_: Any) -> bool:
+        return self._store.exists(_name(path))
 
-    def get_file_info(self, paths: list[str]) -> list[fs.FileInfo]:
-        return [self._info(path) for path in paths]
+    def glob(self, path: str, **_: Any) -> list[str]:
+        return [path]  # DuckDB asks so for every single file
 
-    def get_file_info_selector(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
-        return [self._info(name) for name in self._store.names(selector.base_dir)]
+    def modified(self, path: str) -> datetime:
+        return datetime.fromtimestamp(0, UTC)  # an object never changes under its key
 
-    def open_input_stream(self, path: str) -> pa.NativeFile:
-        return pa.PythonFile(self._store.open(path), mode="r")
 
-    def open_input_file(self, path: str) -> pa.NativeFile:
-        return pa.PythonFile(self._store.open(path), mode="r")
-
-    def _info(self, path: str) -> fs.FileInfo:
-        try:
-            return fs.FileInfo(path, fs.FileType.File, size=self._store.size(path))
-        except FileNotFoundError:
-            return fs.FileInfo(path, fs.FileType.NotFound)
-
-    def _refuse(self, *_: Any, **__: Any) -> Any:
-        raise NotImplementedError("a dataset is written by songmill alone")
-
-    create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = delete_file = move = copy_file = _refuse
-    open_output_stream = open_append_stream = _refuse
+def _name(path: str) -> str:
+    return path.rpartition("://")[2].strip("/")

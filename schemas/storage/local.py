@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
+import duckdb
 from filelock import FileLock, Timeout
 from pyarrow import fs
 
@@ -37,6 +38,13 @@ class LocalStore:
     def filesystem(self) -> fs.FileSystem:
         """The folder as Arrow sees it; files are mapped into memory."""
         return fs.SubTreeFileSystem(str(self.root), fs.LocalFileSystem(use_mmap=True))
+
+    def address(self, name: str) -> str:
+        """See `Store`."""
+        return str(self.root / name)
+
+    def let_read(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Nothing to do: DuckDB reads paths."""
 
     def refresh(self) -> None:
         """Nothing to do: a folder is looked at anew each time."""

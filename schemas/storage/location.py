@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-from schemas.storage.bucket import BucketStore
 from schemas.storage.local import LocalStore
 from schemas.storage.options import StorageOptions, scheme
 from schemas.storage.store import Store
@@ -21,6 +20,8 @@ def open_store(place: str | Path, options: StorageOptions | None = None) -> Stor
     """
     where = os.fspath(place)
     if scheme(where):
+        from schemas.storage.bucket import BucketStore  # obstore is not needed for folders
+
         return BucketStore(where, options or StorageOptions())
     if "://" in where:
         raise ValueError(f"{where}: a dataset is a folder, or a bucket by a URL with s3://, gs:// or az://")

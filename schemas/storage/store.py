@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+import duckdb
 from pyarrow import fs
 
 
@@ -38,7 +39,13 @@ class Store(Protocol):
 
     @property
     def filesystem(self) -> fs.FileSystem:
-        """Opens files by name, for readers of Parquet."""
+        """Opens files by name, for Arrow."""
+
+    def address(self, name: str) -> str:
+        """What DuckDB is to call a file."""
+
+    def let_read(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Let a connection open files by their addresses."""
 
     def refresh(self) -> None:
         """From now on show the files as they are now."""

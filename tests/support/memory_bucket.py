@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-
 from typing import TypeVar
 
 from schemas.storage.objects import Found, Read

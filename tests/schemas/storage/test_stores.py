@@ -5,6 +5,7 @@ import pickle
 import threading
 import uuid
 
+import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -104,6 +105,19 @@ class TestAnyPlace:
         table = ds.dataset(store.names("shards"), filesystem=store.filesystem, format="parquet")
         assert table.count_rows() == 15
         assert table.to_table(columns=["n"])["n"].to_pylist() == [0, 1, 2, 3, 4] * 3
+
+    def test_duckdb_reads_files_by_their_addresses(self, place):
+        store = opened(place)
+        with store.writing():
+            store.publish({f"shards/{number}.parquet": draft(store, 2) for number in range(2)})
+        addresses = [store.address(name) for name in store.names("shards")]
+        with duckdb.connect() as connection:
+            store.let_read(connection)
+            store.let_read(connection)
+            rows = connection.read_parquet(addresses, filename=True, file_row_number=True)
+            assert rows.project("filename, file_row_number, n").fetchall() == [
+                (address, row, row) for address in addresses for row in range(2)
+            ]
 
 
 class TestABucket:
