@@ -107,6 +107,14 @@ class BucketStore:
         """See `Store`."""
         self._objects.put(name, content)
 
+    def put_names(self, folder: str) -> list[str]:
+        """See `Store`."""
+        return [found.key for found in self._objects.list(folder)]
+
+    def discard(self, names: Iterable[str]) -> None:
+        """See `Store`."""
+        self._objects.delete(names)
+
     def update(self, name: str, change: Callable[[bytes | None], bytes]) -> None:
         """See `Store`."""
         while True:
@@ -218,7 +226,7 @@ class _Files(AbstractFileSystem):
     def glob(self, path: str, **_: Any) -> list[str]:
         return [path]  # DuckDB asks so for every single file
 
-    def modified(self, path: str) -> datetime:
+    def modified(self, _path: str) -> datetime:
         return datetime.fromtimestamp(0, UTC)  # an object never changes under its key
 
 

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -83,6 +83,19 @@ class LocalStore:
         target = self.root / name
         target.parent.mkdir(parents=True, exist_ok=True)
         write_durably(target, content)
+
+    def put_names(self, folder: str) -> list[str]:
+        """See `Store`."""
+        files = (path for path in (self.root / folder).rglob("*") if path.is_file())
+        return sorted(path.relative_to(self.root).as_posix() for path in files)
+
+    def discard(self, names: Iterable[str]) -> None:
+        """See `Store`; folders that become empty go too."""
+        for name in names:
+            path = self.root / name
+            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.parent.rmdir()
 
     def update(self, name: str, change: Callable[[bytes | None], bytes]) -> None:
         """See `Store`."""

@@ -88,6 +88,12 @@ class Store(Protocol):
     def put(self, name: str, content: bytes) -> None:
         """Write a file that needs no lock; the last one to write it wins."""
 
+    def put_names(self, folder: str) -> list[str]:
+        """Names of all files that were put below a folder, at any depth, sorted."""
+
+    def discard(self, names: Iterable[str]) -> None:
+        """Remove files that were put; those that are not there are fine."""
+
     def update(self, name: str, change: Callable[[bytes | None], bytes]) -> None:
         """Replace a file that needs no lock by what `change` makes of it, of None if there is none.
 

@@ -70,9 +70,12 @@ class TestAnyPlace:
             assert len(reader.names("shards")) == number + 1
 
     def test_one_process_writes_at_a_time(self, place):
-        with opened(place).writing(), pytest.raises(StoreBusy, match="another songmill process"):
-            with opened(place).writing():
-                pass
+        with (
+            opened(place).writing(),
+            pytest.raises(StoreBusy, match="another songmill process"),
+            opened(place).writing(),
+        ):
+            pass
         with opened(place).writing():
             pass
 
@@ -89,6 +92,14 @@ class TestAnyPlace:
         for thread in threads:
             thread.join()
         assert sorted(opened(place).get("_songmill/marks")) == [*range(12)]
+
+    def test_files_that_need_no_lock_are_put_listed_and_discarded(self, place):
+        store = opened(place)
+        for name in ("_songmill/runs/1/run.json", "_songmill/runs/1/events.jsonl", "_songmill/runs/2/run.json"):
+            store.put(name, name.encode())
+        store.discard(["_songmill/runs/1/run.json", "_songmill/runs/1/events.jsonl", "_songmill/runs/none"])
+        assert opened(place).put_names("_songmill/runs") == ["_songmill/runs/2/run.json"]
+        assert opened(place).get("_songmill/runs/2/run.json") == b"_songmill/runs/2/run.json"
 
     def test_a_store_goes_to_another_process(self, place):
         store = opened(place)
