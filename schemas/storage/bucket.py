@@ -20,10 +20,12 @@ from pyarrow import fs
 from schemas.files import file_digest
 from schemas.storage.commit_log import CommitLog, Place
 from schemas.storage.lease import lease
-from schemas.storage.objects import Objects
+from schemas.storage.objects import Objects, StorageError
 from schemas.storage.options import StorageOptions
+from schemas.storage.ranges import Ranges
 
 _IN_LOG = 256 * 1024  # bytes of a file that need no object of their own
+_REREADS = 3  # of a file whose digest is wrong, before it is said to be damaged
 _UPLOADS = 4  # files of a unit at a time; each is sent in several parts at a time
 
 
@@ -78,7 +80,7 @@ class BucketStore:
 
     def exists(self, name: str) -> bool:
         """See `Store`."""
-        return name in self._places or self._objects.read(name) is not None
+        return name in self._places or self._objects.head(name) is not None
 
     def size(self, name: str) -> int:
         """See `Store`."""
@@ -89,10 +91,13 @@ class BucketStore:
         place = self._places.get(name)
         if place is not None and place.text is not None:
             return place.text.encode()
-        found = self._objects.read(name if place is None else place.key or "")
-        if found is None:
-            raise FileNotFoundError(f"{self.url}/{name}: there is no such file")
-        return found.content
+        for _ in range(_REREADS):
+            found = self._objects.read(name if place is None else place.key or "")
+            if found is None:
+                raise FileNotFoundError(f"{self.url}/{name}: there is no such file")
+            if place is None or hashlib.sha256(found.content).hexdigest() == place.sha256:
+                return found.content
+        raise StorageError(f"{self.url}/{name} is damaged: its content is not what was committed")
 
     def publish(self, files: Mapping[str, Path | bytes], removed: Iterable[str] = ()) -> None:
         """See `Store`: uploads first, then one entry of the log."""
@@ -145,7 +150,7 @@ class BucketStore:
         place = self._place(name)
         if place.text is not None:
             return io.BytesIO(place.text.encode())  # type: ignore[return-value]
-        return _Ranges(self._objects, place.key or "", place.size)
+        return Ranges(self._objects, place.key or "", place.size)
 
     @property
     def _places(self) -> Mapping[str, Place]:
@@ -168,35 +173,6 @@ class BucketStore:
         if isinstance(content, bytes):
             return Place(size=len(content), key=key, sha256=hashlib.sha256(content).hexdigest())
         return Place(size=content.stat().st_size, key=key, sha256=file_digest(content))
-
-
-class _Ranges(io.RawIOBase):
-    """An object as a file: every read is a request for just those bytes, since Arrow plans its reads itself."""
-
-    def __init__(self, objects: Objects, key: str, size: int) -> None:
-        self._objects, self._key, self._size, self._at = objects, key, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(0, {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence] + offset)
-        return self._at
-
-    def read(self, size: int | None = -1) -> bytes:
-        left = max(0, self._size - self._at)
-        count = left if size is None or size < 0 else min(size, left)
-        if not count:
-            return b""
-        content = self._objects.read_range(self._key, self._at, count)
-        self._at += len(content)
-        return content
 
 
 class _Files(AbstractFileSystem):

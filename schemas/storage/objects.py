@@ -42,10 +42,11 @@ class StorageError(OSError):
 
 @dataclass(frozen=True)
 class Found:
-    """An object of a listing: its key below the prefix, and its size in bytes."""
+    """An object without its content: key below the URL, size in bytes, and what tells this version from others."""
 
     key: str
     size: int
+    tag: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,17 @@ class Objects:
 
         return self._repeated(attempt, key)
 
+    def head(self, key: str) -> Found | None:
+        """An object's size and tag, or None if there is none."""
+
+        def attempt() -> Found | None:
+            try:
+                return _found(obstore.head(self._store, key))
+            except FileNotFoundError:
+                return None
+
+        return self._repeated(attempt, key)
+
     def read_all(self, keys: Sequence[str]) -> list[bytes | None]:
         """See `Bucket`."""
         with ThreadPoolExecutor(_PARALLEL) as pool:
@@ -129,7 +141,7 @@ class Objects:
             try:
                 for chunk in obstore.list(self._store, prefix, offset=last, chunk_size=_LISTED_AT_ONCE):
                     for meta in chunk:
-                        yield Found(meta["path"], meta["size"])
+                        yield _found(meta)
                     last, failures = chunk[-1]["path"], 0
             except FileNotFoundError:
                 return
@@ -151,7 +163,10 @@ class Objects:
 
     def put(self, key: str, content: bytes | Path) -> None:
         """See `Bucket`."""
-        self._repeated(lambda: obstore.put(self._store, key, content), key)
+        try:
+            self._repeated(lambda: obstore.put(self._store, key, content), key)
+        except FileNotFoundError as error:
+            raise self._bucketless(key) from error
 
     def delete(self, keys: Iterable[str]) -> None:
         """See `Bucket`."""
@@ -170,6 +185,8 @@ class Objects:
                 obstore.put(self._store, key, content, mode=mode, use_multipart=False)
             except (PermissionDeniedError, UnauthenticatedError) as error:
                 raise self._failed(key, error) from error
+            except FileNotFoundError as error:
+                raise self._bucketless(key) from error
             except BaseError as error:
                 there = self.read(key)
                 if there is not None and there.content == content:
@@ -196,11 +213,18 @@ class Objects:
             time.sleep(wait)
         raise self._failed(key, last) from last
 
+    def _bucketless(self, key: str) -> StorageError:
+        return StorageError(f"{self.url}/{key}: there is no such bucket; songmill does not make one")
+
     def _failed(self, key: str, error: BaseException) -> StorageError:
         said = str(error).split("\n\nDebug source:")[0].strip()
         if isinstance(error, PermissionDeniedError | UnauthenticatedError):
             said += " (songmill takes credentials from the environment, see docs/buckets.md)"
         return StorageError(f"{self.url}/{key}: {said}")
+
+
+def _found(meta: Any) -> Found:
+    return Found(meta["path"], meta["size"], meta["e_tag"] or "")
 
 
 def _waits() -> Iterator[float]:
