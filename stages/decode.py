@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import av
-import fsspec
 import numpy as np
 import pyarrow as pa
 import soxr
@@ -18,6 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pydantic import Field
 
 from schemas import columns
+from schemas.storage.input_files import file_system
 from stages import base, pcm
 from stages.decoding.bounds import MIB, USUAL_BYTES_PER_S, AbsurdHeader, Bounds, TooLarge
 from stages.decoding.comments import claimed_comments
@@ -369,7 +369,7 @@ def opened(uri: str) -> Iterator[BinaryIO]:
             waiting for it.
     """
     try:
-        with _opened_locally(uri) if _is_local(uri) else fsspec.open(uri, "rb") as file:
+        with _opened_locally(uri) if _is_local(uri) else _opened_remotely(uri) as file:
             yield file
     except OSError as error:
         raise Unreadable(f"{uri}: {error.strerror or error}") from error
@@ -387,6 +387,11 @@ def _opened_locally(uri: str) -> BinaryIO:
         return file
     file.close()
     raise Unreadable(f"{uri}: no regular file, but a folder, pipe, socket or device")
+
+
+def _opened_remotely(uri: str) -> BinaryIO:
+    files, path = file_system(uri)
+    return files.open(path, "rb")  # type: ignore[no-any-return]
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
@@ -28,6 +27,7 @@ from pipeline.ingest.left_out import LeftOut
 from pipeline.ingest.licenses import normalize_license
 from pipeline.ingest.sidecars import read_sidecars, sidecar_stamps
 from schemas import columns
+from schemas.storage.input_files import file_system
 
 MANIFEST = pa.schema(
     [
@@ -109,7 +109,7 @@ def list_songs(source: str) -> Listing:
 
 def _file_system(source: str) -> tuple[AbstractFileSystem, str]:
     try:
-        return fsspec.url_to_fs(source)
+        return file_system(source)
     except (ImportError, ValueError) as error:  # its driver is not installed, or the protocol does not exist
         raise ManifestError(f"{source}: {error}") from error
 
@@ -294,8 +294,8 @@ def _stat(uri: str) -> Mapping[str, Any] | None:
     try:
         if "://" not in uri:
             return _followed({"name": uri, "islink": True})
-        fs, path = fsspec.url_to_fs(uri)
-        return fs.info(path)
+        fs, path = file_system(uri)
+        return fs.info(path)  # type: ignore[no-any-return]
     except (OSError, ValueError):  # ValueError: no file system allows such a name
         return None
 
@@ -313,7 +313,7 @@ def _resolve(uri: str, folder: str) -> str:
         uri = f"{folder.rstrip('/')}/{uri}"
     if "://" not in uri:
         return posixpath.normpath(uri)  # fsspec would take "::" in a name for a chain of file systems
-    fs, path = fsspec.url_to_fs(uri)
+    fs, path = file_system(uri)
     return _uri(fs, posixpath.normpath(path) if "file" in fs.protocol else path)
 
 
