@@ -138,6 +138,8 @@ class CommitLog:
         """
         assert self.epoch is not None, "only a writer publishes"
         gone = [name for name in removed if name in self.state.files]
+        if not files and not gone:
+            return
         places = (self.state.files.get(name) for name in [*gone, *files])
         replaced = [place.key for place in places if place is not None and place.key is not None]
         if not self._append(Entry(epoch=self.epoch, nonce=secrets.token_hex(8), files=dict(files), removed=gone)):
