@@ -38,7 +38,7 @@ class FaultyS3:
     kinds: tuple[str, ...] = ()
     delay_s: float = 0.0
     seen: list[tuple[str, str]] = field(default_factory=list)
-    random: random.Random = field(default_factory=lambda: random.Random(0))
+    dice: random.Random = field(default_factory=lambda: random.Random(0))
     lock: Lock = field(default_factory=Lock)
 
     def fault(self, method: str, path: str) -> str:
@@ -47,7 +47,7 @@ class FaultyS3:
             self.seen.append((method, path))
             if self.planned:
                 return self.planned.pop(0)
-            return self.random.choice(self.kinds) if self.random.random() < self.share else "pass"
+            return self.dice.choice(self.kinds) if self.dice.random() < self.share else "pass"
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def faulty_s3(behind: str) -> Iterator[FaultyS3]:
             self.send_header("Content-Length", declared if self.command == "HEAD" else str(len(answer)))
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(_spoilt(answer, fault, proxy.random))
+                self.wfile.write(_spoilt(answer, fault, proxy.dice))
             if fault == "truncated":
                 self._break_off()
 
@@ -95,7 +95,7 @@ def faulty_s3(behind: str) -> Iterator[FaultyS3]:
 
         def _refuse(self, fault: str) -> None:
             if fault.startswith("hang"):
-                time.sleep(2)
+                time.sleep(0.8)
             if fault in ("500", "503"):
                 self.send_response(int(fault))
                 self.send_header("Content-Length", "0")

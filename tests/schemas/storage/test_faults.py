@@ -25,7 +25,7 @@ def server(s3) -> Iterator[FaultyS3]:
 @pytest.fixture
 def proxy(server, monkeypatch) -> Iterator[FaultyS3]:
     """A proxy without faults so far; the client does not wait as long as usual."""
-    monkeypatch.setattr(objects, "_TIMEOUT", "1s")
+    monkeypatch.setattr(objects, "_TIMEOUT", "400ms")
     monkeypatch.setattr(objects, "_FIRST_WAIT_S", 0.01)
     short = timedelta(milliseconds=10)
     monkeypatch.setitem(objects._RETRIES, "backoff", {"init_backoff": short, "max_backoff": 2 * short, "base": 2})
