@@ -140,9 +140,9 @@ class Objects:
         while True:
             try:
                 for chunk in obstore.list(self._store, prefix, offset=last, chunk_size=_LISTED_AT_ONCE):
-                    for meta in chunk:
-                        yield _found(meta)
-                    last, failures = chunk[-1]["path"], 0
+                    found = [_found(meta) for meta in chunk]
+                    yield from (each for each in found if last is None or each.key > last)  # Azure begins with `last`
+                    last, failures = found[-1].key, 0
             except FileNotFoundError:
                 return
             except BaseError as error:

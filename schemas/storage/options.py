@@ -37,8 +37,11 @@ class StorageOptions(BaseModel):
 
     def of_client(self) -> dict[str, Any]:
         """Options of obstore's HTTP client."""
-        # Given options of its own, obstore does not look at this variable any more.
-        is_allowed = self.allow_http or os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")
+        # Given options of its own, obstore does not look at these variables any more.
+        said = [
+            os.environ.get(name, "").lower() for name in ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP")
+        ]
+        is_allowed = self.allow_http or not {"1", "true"}.isdisjoint(said)
         return {"allow_http": True} if is_allowed else {}
 
 

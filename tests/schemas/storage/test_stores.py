@@ -14,18 +14,20 @@ import pytest
 from schemas.storage.location import open_store
 from schemas.storage.options import StorageOptions
 from schemas.storage.store import Overtaken, Store, StoreBusy
+from tests.support.azure_server import CONTAINER
 from tests.support.s3_server import BUCKET, keys
 
 QUICK = StorageOptions(lease_s=0.2)
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", "s3", "azure"])
 def place(request, tmp_path):
     """Where a dataset is to be."""
     if request.param == "folder":
         return str(tmp_path / "dataset")
-    request.getfixturevalue("s3")
-    return f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    request.getfixturevalue(request.param)
+    url = f"s3://{BUCKET}" if request.param == "s3" else f"az://{CONTAINER}"
+    return f"{url}/{uuid.uuid4().hex}"
 
 
 @pytest.fixture
