@@ -2,6 +2,9 @@
 
 import os
 from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator
 
 from schemas.storage.local import LocalStore
 from schemas.storage.options import StorageOptions, scheme
@@ -18,11 +21,30 @@ def open_store(place: str | Path, options: StorageOptions | None = None) -> Stor
     Raises:
         ValueError: it is another URL.
     """
-    where = os.fspath(place)
+    where = _known(os.fspath(place))
     if scheme(where):
         from schemas.storage.bucket import BucketStore  # obstore is not needed for folders
 
         return BucketStore(where, options or StorageOptions())
-    if "://" in where:
-        raise ValueError(f"{where}: a dataset is a folder, or a bucket by a URL with s3://, gs:// or az://")
     return LocalStore(Path(where))
+
+
+def absolute(place: str) -> str:
+    """The place as any process may name it, wherever it runs: a path without links, or the URL as it is."""
+    return place if "://" in place else str(Path(place).resolve())
+
+
+def _known(place: str) -> str:
+    if "://" in place and not scheme(place):
+        raise ValueError(f"{place}: a dataset is a folder, or a bucket by a URL with s3://, gs:// or az://")
+    return place
+
+
+def _plain(place: Any) -> Any:
+    """A path as text, written as `Path` writes it; a URL, or what is no place, as it is."""
+    is_path = isinstance(place, Path) or (isinstance(place, str) and "://" not in place)
+    return str(Path(place)) if is_path else place
+
+
+# A dataset in settings. A path stays relative if it is given so.
+Place = Annotated[str, BeforeValidator(_plain), AfterValidator(_known)]
