@@ -31,7 +31,7 @@ def track_id(uri: str) -> str:
 
 def identify(rows: pa.Table) -> pa.Table:
     """Complete identity columns from sidecars and tags, and add track ids, null for unreadable files."""
-    names = [name for name in columns.IDENTITY.names if name in rows.column_names]
+    names = [name for name in (*columns.IDENTITY.names, "sidecars") if name in rows.column_names]
     verdicts = rows["verdict"].to_pylist()
     found = [
         identified(row) if verdict["status"] == "kept" else row

@@ -25,15 +25,16 @@ from pipeline.ingest.file_tags import read_tags
 from pipeline.ingest.languages import normalize_language
 from pipeline.ingest.left_out import LeftOut
 from pipeline.ingest.licenses import normalize_license
-from pipeline.ingest.sidecars import read_sidecars, sidecar_stamps
+from pipeline.ingest.sidecars import SIDECARS, read_sidecars, sidecar_stamps
 from schemas import columns
-from schemas.storage.input_files import file_system
+from schemas.storage.input_files import Buckets, file_system
 
 MANIFEST = pa.schema(
     [
         *(field for field in columns.IDENTITY if field.name != "track_id"),
         ("size", pa.int64()),  # bytes; null if the file is missing
         ("stamp", pa.string()),  # changes when the file does; from its etag, version or modification time
+        ("sidecars", pa.list_(pa.string())),  # endings of the sidecars that are there; null where nobody has looked
     ]
 )
 EXTENSIONS = frozenset([".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".m4a", ".aac", ".mp4", ".aif", ".aiff"])
@@ -92,7 +93,7 @@ def list_songs(source: str) -> Listing:
     fs, path = _file_system(source)
     left_out = LeftOut()
     if fs.isdir(path):
-        rows = _listed(fs, fs.find(path, detail=True), path, left_out)
+        rows = _listed(fs, fs.find(path, detail=True), path, left_out, with_sidecars=isinstance(fs, Buckets))
     elif _extension(path) in _READERS and fs.isfile(path):
         rows = _with_stat(_manifest_rows(fs, path))
     elif fs.isfile(path):
@@ -118,7 +119,7 @@ def describe(uri: str, row: Mapping[str, Any]) -> dict[str, Any]:
     """A row's identity fields, completed from the song's sidecars, else from its tags. Opens the files."""
     given = {field: row.get(column) for field, column in _FIELDS.items()}
     found: dict[str, str | None] = {}
-    for layer in (read_tags(uri), read_sidecars(uri), given):
+    for layer in (read_tags(uri), read_sidecars(uri, row.get("sidecars")), given):
         found |= {field: text for field, text in layer.items() if text}
     found["license"] = normalize_license(found.get("license"))
     found["language"] = normalize_language(found.get("language"))
@@ -141,9 +142,17 @@ def row_id(uri: str) -> str:
 
 
 def _listed(
-    fs: AbstractFileSystem, files: Mapping[str, Mapping[str, Any]], root: str, left_out: LeftOut
+    fs: AbstractFileSystem,
+    files: Mapping[str, Mapping[str, Any]],
+    root: str,
+    left_out: LeftOut,
+    *,
+    with_sidecars: bool = False,
 ) -> list[dict[str, Any]]:
-    """A row for each song; all other files that are not hidden are counted as left out."""
+    """A row for each song; all other files that are not hidden are counted as left out.
+
+    With their sidecars if the listing has them: looking for them would be three requests a song.
+    """
     rows = []
     for path, info in files.items():
         if info["type"] == "directory" or _is_hidden(path, root):
@@ -157,8 +166,15 @@ def _listed(
         elif not _is_text(path):
             left_out.unreadable_names.append(ascii(shown)[1:-1])
         else:
-            rows.append(_row(_uri(fs, path), song))
+            beside = _beside(path, files) if with_sidecars else None
+            rows.append(_row(_uri(fs, path), song, sidecars=beside))
     return rows
+
+
+def _beside(path: str, files: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Ending -> etag, of the sidecars of a song that a listing has."""
+    stem = posixpath.splitext(path)[0]
+    return {ending: str(files[stem + ending].get("etag")) for ending in SIDECARS if stem + ending in files}
 
 
 def _followed(info: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -181,7 +197,12 @@ def _is_text(path: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in path)
 
 
-def _row(uri: str, info: Mapping[str, Any] | None, given: Mapping[str, str | None] | None = None) -> dict[str, Any]:
+def _row(
+    uri: str,
+    info: Mapping[str, Any] | None,
+    given: Mapping[str, str | None] | None = None,
+    sidecars: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     identity = {column: (given or {}).get(field) for field, column in _FIELDS.items()}
     identity["license"] = normalize_license(identity["license"])
     identity["language"] = normalize_language(identity["language"])
@@ -190,14 +211,21 @@ def _row(uri: str, info: Mapping[str, Any] | None, given: Mapping[str, str | Non
         "uri": uri,
         **identity,
         "size": info and info.get("size"),
-        "stamp": info and _stamp(uri, info, identity),
+        "stamp": info and _stamp(uri, info, identity, sidecars),
+        "sidecars": None if sidecars is None else [*sidecars],
     }
 
 
-def _stamp(uri: str, info: Mapping[str, Any], identity: Mapping[str, str | None]) -> str:
-    """A digest that changes when the song, its manifest entry or, for a local song, a sidecar does."""
+def _stamp(
+    uri: str,
+    info: Mapping[str, Any],
+    identity: Mapping[str, str | None],
+    sidecars: Mapping[str, str] | None,
+) -> str:
+    """A digest that changes when the song, its manifest entry or a sidecar does, of a remote song one that is known."""
     song = next((info[key] for key in _STAMPS if info.get(key)), None)
-    facts = [str(song), sorted((name, text) for name, text in identity.items() if text), sidecar_stamps(uri)]
+    beside = sidecar_stamps(uri) if sidecars is None else sorted(sidecars.items())
+    facts = [str(song), sorted((name, text) for name, text in identity.items() if text), beside]
     return blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
 
 

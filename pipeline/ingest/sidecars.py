@@ -5,24 +5,31 @@ import json
 import logging
 import os
 import posixpath
+from collections.abc import Collection
 
 from stages.base import TrackError
 from stages.decode import opened
 
+SIDECARS = (".json", ".txt", ".lrc")
 _LIMIT = 1 << 20  # bytes that are read; no song's lyrics are longer
 _log = logging.getLogger("songmill.manifest")
 
 
-def read_sidecars(uri: str) -> dict[str, str]:
+def read_sidecars(uri: str, there: Collection[str] | None = None) -> dict[str, str]:
     """Fields from a song's sidecars, by their names in the manifest; fields that no sidecar has are absent.
 
     LRC takes precedence over plain lyrics, and both over `lyrics` in the JSON file. Empty and unreadable files count as
     absent.
+
+    Args:
+        uri: of the song.
+        there: endings of the sidecars that it has, if they are known: then no others are looked for.
     """
     stem = posixpath.splitext(uri)[0]
-    fields = _facts(stem + ".json")
-    for extension in (".txt", ".lrc"):
-        if lyrics := decode_text(_bytes(stem + extension)).strip():
+    wanted = SIDECARS if there is None else [ending for ending in SIDECARS if ending in there]
+    fields = _facts(stem + ".json") if ".json" in wanted else {}
+    for ending in (".txt", ".lrc"):
+        if ending in wanted and (lyrics := decode_text(_bytes(stem + ending)).strip()):
             fields["lyrics"] = lyrics
     return fields
 
@@ -32,7 +39,7 @@ def sidecar_stamps(uri: str) -> list[int]:
     if "://" in uri:
         return []  # three more requests per song would be too many
     stem = posixpath.splitext(uri)[0]
-    return [_modified_ns(stem + extension) for extension in (".json", ".txt", ".lrc")]
+    return [_modified_ns(stem + ending) for ending in SIDECARS]
 
 
 def _modified_ns(path: str) -> int:

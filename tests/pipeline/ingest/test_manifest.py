@@ -61,7 +61,7 @@ class TestListing:
         touch(tmp_path / "a.wav")
         table = read_manifest(str(tmp_path))
         assert table.schema == MANIFEST
-        assert set(MANIFEST.names) == set(columns.IDENTITY.names) - {"track_id"} | {"size", "stamp"}
+        assert set(MANIFEST.names) == set(columns.IDENTITY.names) - {"track_id"} | {"size", "stamp", "sidecars"}
         assert table["row_id"].to_pylist() == [row_id(str(tmp_path / "a.wav"))]
         assert table["size"].to_pylist() == [5]
 

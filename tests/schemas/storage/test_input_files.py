@@ -6,6 +6,7 @@ import pytest
 from obstore.store import S3Store
 
 from pipeline.ingest.manifest import list_songs
+from pipeline.ingest.sidecars import read_sidecars
 from schemas.storage import input_files
 from schemas.storage.input_files import file_system
 from stages.decode import Unreadable, opened
@@ -46,6 +47,21 @@ def test_a_folder_is_listed_with_sizes_and_stamps_in_a_few_requests(folder, prox
     folder.put("artist 0/álbum/song.flac", b"y")
     after = list_songs(url(folder)).songs["stamp"].to_pylist()
     assert [old == new for old, new in zip(before, after, strict=True)] == [False] + [True] * 39
+    folder.put("artist 1/álbum/song.txt", b"la la")
+    assert (
+        sum(old != new for old, new in zip(after, list_songs(url(folder)).songs["stamp"].to_pylist(), strict=True)) == 1
+    )
+
+
+def test_sidecars_are_known_from_the_listing(folder, proxy):
+    for name, content in {"1.flac": b"x", "1.txt": b"la", "1.json": b'{"title": "One"}', "2.flac": b"x"}.items():
+        folder.put(name, content)
+    rows = list_songs(url(folder)).songs.to_pylist()
+    assert [row["sidecars"] for row in rows] == [[".json", ".txt"], []]
+    listed = len(proxy.seen)
+    assert read_sidecars(rows[0]["uri"], rows[0]["sidecars"]) == {"title": "One", "lyrics": "la"}
+    assert read_sidecars(rows[1]["uri"], rows[1]["sidecars"]) == {}
+    assert not [path for _, path in proxy.seen[listed:] if "/2." in path]
 
 
 def test_globs_single_files_and_manifests(folder, proxy):
