@@ -6,7 +6,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from pipeline.errors import DataProblem
+from schemas.commits import committed_files
 from schemas.dataset import Layout
+from schemas.shards import shards_of
+from schemas.storage.parquet import read_parquet, schema_of
 from stages.matching.library import check_columns
 from stages.text.cleaning import clean
 from stages.text.language import line_languages
@@ -15,23 +18,24 @@ from stages.text.lyric_text import parse
 _ROWS = 1000
 
 
-def lyric_lines(source: Path) -> Iterator[str]:
+def lyric_lines(source: str) -> Iterator[str]:
     """Lines in the form that the vocabulary encodes, without language tags.
 
     Args:
-        source: a Parquet lyric library, or the folder of a dataset whose rows have lyric tokens.
+        source: a Parquet lyric library, or a dataset whose rows have lyric tokens.
 
     Raises:
         DataProblem: the dataset has no lyric tokens.
         stages.matching.library.LibraryError: the file is not a lyric library.
     """
-    if source.is_file():
-        check_columns(source)
-        return _library_lines(source)
-    shards = sorted(Layout(source).shards.glob("*.parquet"))
-    if not shards or "lyric_tokens" not in pq.read_schema(shards[0]).names:
+    if "://" not in source and Path(source).is_file():
+        check_columns(Path(source))
+        return _library_lines(Path(source))
+    layout = Layout.at(source)
+    shards = shards_of(layout, committed_files(layout))
+    if not shards or "lyric_tokens" not in schema_of(layout.store, shards[0]).names:
         raise DataProblem(f"{source} is neither a lyric library nor a dataset with the column lyric_tokens")
-    return _dataset_lines(shards)
+    return _dataset_lines(layout, shards)
 
 
 def _library_lines(library: Path) -> Iterator[str]:
@@ -42,8 +46,8 @@ def _library_lines(library: Path) -> Iterator[str]:
                 yield clean(line, language, compat=False)
 
 
-def _dataset_lines(shards: list[Path]) -> Iterator[str]:
+def _dataset_lines(layout: Layout, shards: list[str]) -> Iterator[str]:
     for shard in shards:
-        for row in pq.read_table(shard, columns=["lyric_tokens"])["lyric_tokens"].to_pylist():
+        for row in read_parquet(layout.store, shard, ["lyric_tokens"])["lyric_tokens"].to_pylist():
             for line in (row or {}).get("text", "").splitlines() if row else ():
                 yield line.split("]", 1)[-1]  # the line's language tag

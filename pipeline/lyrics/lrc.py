@@ -5,37 +5,38 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from pipeline.errors import DataProblem
+from schemas.commits import committed_files
 from schemas.dataset import Layout
 from schemas.files import naming
+from schemas.shards import shards_of
+from schemas.storage.parquet import read_parquet, schema_of
 from stages.matching.alignment import tight
 
 _COLUMNS = ("row_id", "uri", "title", "artist", "album", "language", "audio", "lyrics")
 
 
-def export_lrc(dataset: Path, out: Path, verdicts: Collection[str]) -> Iterator[Path]:
+def export_lrc(layout: Layout, out: Path, verdicts: Collection[str]) -> Iterator[Path]:
     """Write a file NAME.lrc for every kept song with lyrics, named after the song, and yield the files.
 
     Songs with the same name get their row's id appended. Existing files are overwritten.
 
     Args:
-        dataset: a curated dataset.
+        layout: a curated dataset.
         out: the folder to write into.
         verdicts: which lines are written, by verdict (see `stages.matching.line_report`).
 
     Raises:
         DataProblem: the dataset has no lyrics.
     """
-    shards = sorted(Layout(dataset).shards.glob("*.parquet"))
-    if not shards or "lyrics" not in pq.read_schema(shards[0]).names:
-        raise DataProblem(f"{dataset} is not a dataset with the column lyrics")
+    shards = shards_of(layout, committed_files(layout))
+    if not shards or "lyrics" not in schema_of(layout.store, shards[0]).names:
+        raise DataProblem(f"{layout.url} is not a dataset with the column lyrics")
     out.mkdir(parents=True, exist_ok=True)
     names: set[str] = set()
     for shard in shards:
-        there = [name for name in _COLUMNS if name in pq.read_schema(shard).names]
-        for row in pq.read_table(shard, columns=there).to_pylist():
+        there = [name for name in _COLUMNS if name in schema_of(layout.store, shard).names]
+        for row in read_parquet(layout.store, shard, there).to_pylist():
             text = lrc(row, verdicts)
             if text is None:
                 continue

@@ -5,7 +5,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -38,16 +37,16 @@ class DatasetAudio:
         left_out: number of rows that do not match the condition, are marked `drop` or are duplicates.
     """
 
-    def __init__(self, datasets: Sequence[Path], where: str | None = None, *, cache_bytes: int = _CACHE_BYTES) -> None:
+    def __init__(self, datasets: Sequence[str], where: str | None = None, *, cache_bytes: int = _CACHE_BYTES) -> None:
         """List the songs; nothing is decoded yet.
 
         Args:
-            datasets: folders that `songmill curate` wrote.
+            datasets: folders or URLs of buckets that `songmill curate` wrote.
             where: SQL condition on the shards' columns.
             cache_bytes: size of the cache of decoded songs; it always holds the last song read.
 
         Raises:
-            NoDataset: a folder is not a dataset.
+            NoDataset: a place holds no dataset.
             DataProblem: the condition is not valid SQL, or no song is left.
         """
         chosen = [_songs(dataset, where) for dataset in datasets]
@@ -56,7 +55,7 @@ class DatasetAudio:
         self.left_out = rows - self.table.num_rows
         if not self.table.num_rows:
             why = f": none of {rows} fits {where!r}" if where else ""
-            raise DataProblem(f"{', '.join(map(str, datasets))}: no song is left to train on{why}")
+            raise DataProblem(f"{', '.join(datasets)}: no song is left to train on{why}")
         self._uris = self.table["uri"].to_pylist()
         self._songs = _Cache(self._decode, cache_bytes)
 
@@ -110,9 +109,9 @@ class _Cache:
             return song
 
 
-def _songs(dataset: Path, where: str | None) -> tuple[pa.Table, int]:
+def _songs(dataset: str, where: str | None) -> tuple[pa.Table, int]:
     """The rows of a dataset that match the condition and are not marked `drop`, and its number of rows."""
-    layout = Layout(dataset)
+    layout = Layout.at(dataset)
     layout.require()
     with connect(layout) as connection:
         try:

@@ -20,17 +20,20 @@ from pipeline.ingest.identity import track_id
 from pipeline.models.store import ModelStore
 from pipeline.planning.dag import Node
 from pipeline.planning.plan import Plan
+from schemas.commits import committed_files
 from schemas.dataset import Layout
+from schemas.shards import shards_of
 from stages import pcm
 from stages.base import Stage
 from stages.nets.codec.codec import CODEC_HZ, latent_length
 from stages.text_embedding import texts
 from training.data.config import DataConfig
+from training.data.dataset_file import DatasetFile
 from training.data.errors import CorruptShard
 from training.data.feature_summary import FeatureSummary
 from training.data.rows import RowReader
 from training.data.song_index import Row, SongIndex
-from training.data.units import Unit, read_rows, read_schema
+from training.data.units import Unit
 
 _LATENTS, _TEXT, _SSL = "latents", "text_embedding", "ssl"
 _SILENCE = pcm.encode(np.zeros((pcm.CHANNELS, pcm.RATE_HZ), np.float32))
@@ -47,7 +50,7 @@ def features_from_audio(config: DataConfig, codec: Path | None, store: ModelStor
 
     Raises:
         UsageProblem: no codec is known, a stage does not fit, or an encoder is unknown.
-        NoDataset: a folder is not a dataset.
+        NoDataset: a place holds no dataset.
         DataProblem: its stored features were computed differently, or two datasets disagree.
     """
     names = [_LATENTS, _TEXT, *([_SSL] if config.ssl else [])]
@@ -59,20 +62,20 @@ def features_from_audio(config: DataConfig, codec: Path | None, store: ModelStor
     return AudioFeatures(tuple(first.values()), names, config.ssl)
 
 
-def _nodes(dataset: Path, names: Sequence[str], codec: Path | None, store: ModelStore) -> dict[str, Node]:
+def _nodes(dataset: str, names: Sequence[str], codec: Path | None, store: ModelStore) -> dict[str, Node]:
     """Column -> the stage that computes it, in execution order."""
-    layout = Layout(dataset)
-    shards = sorted(layout.shards.glob("*.parquet"))
+    layout = Layout.at(dataset)
     layout.require()
+    shards = shards_of(layout, committed_files(layout))
     if not shards:
         raise DataProblem(f"{dataset} has no shards: give a folder that `songmill curate` wrote")
-    plan = Plan.model_validate_json(layout.plan.read_bytes())
+    plan = Plan.model_validate_json(layout.store.get(layout.plan))
     if codec is None and _LATENTS not in plan.columns:
         raise UsageProblem(
             f"--codec is missing: {dataset} has no latents to take it from; give the folder that holds music_dcae_f8c8/"
         )
     overrides = [f"latents.codec={codec.resolve()}"] if codec else []
-    made = build_feature_dag(dataset, plan, _schema(dataset, shards), names, overrides, store, as_planned=True)
+    made = build_feature_dag(dataset, plan, _schema(layout, shards), names, overrides, store, as_planned=True)
     for node in made.dag.nodes:
         stored = plan.columns.get(node.column)
         if stored and node.fingerprint != stored.fingerprint:
@@ -87,12 +90,14 @@ def _nodes(dataset: Path, names: Sequence[str], codec: Path | None, store: Model
     return {node.column: replace(node, gpus=0.0) for node in made.dag.nodes}
 
 
-def _schema(dataset: Path, shards: Iterable[Path]) -> pa.Schema:
+def _schema(layout: Layout, shards: Iterable[str]) -> pa.Schema:
     """Schema of the first readable shard; the stream handles unreadable ones."""
     for shard in shards:
         with suppress(CorruptShard):
-            return read_schema(shard)
-    raise DataProblem(f"{dataset}: none of its shards can be read; `songmill verify {dataset}` says what is wrong")
+            return DatasetFile(layout.store, shard).schema()
+    raise DataProblem(
+        f"{layout.url}: none of its shards can be read; `songmill verify {layout.url}` says what is wrong"
+    )
 
 
 class AudioFeatures:
@@ -124,7 +129,7 @@ class AudioFeatures:
 
     def summarize(self, unit: Unit, config: DataConfig) -> FeatureSummary:
         """Which rows features can be computed for, and their lengths, from what curation has recorded."""
-        rows = read_rows(unit.shard, ["audio.duration_s", "audio.sample_rate_hz", "caption"])
+        rows = unit.shard.read(["audio.duration_s", "audio.sample_rate_hz", "caption"])
         frames = [planned_frames(audio) for audio in rows["audio"].to_pylist()]
         spoken = [{variant for variant, _ in texts(caption or {})} for caption in rows["caption"].to_pylist()]
         wanted = set(config.text_variants)

@@ -8,8 +8,12 @@ import duckdb
 
 from pipeline.errors import UsageProblem
 from pipeline.train.settings import named, read_settings
+from schemas.commits import committed_files
 from schemas.dataset import Layout
 from schemas.files import file_digest
+from schemas.shards import shards_of
+from schemas.storage.location import absolute
+from schemas.storage.options import scheme
 from stages.lyric_tokens import load_vocabulary
 from stages.text.bpe import BUILT_IN
 from training.dit.config import TrainConfig
@@ -73,7 +77,7 @@ def build_config(
 def _with_full_paths(config: TrainConfig) -> TrainConfig:
     """With absolute paths, valid in workers and when the run is resumed from another folder."""
     checkpoint = config.checkpoint.resolve() if config.checkpoint else None
-    data = config.data.model_copy(update={"datasets": tuple(path.resolve() for path in config.data.datasets)})
+    data = config.data.model_copy(update={"datasets": tuple(map(absolute, config.data.datasets))})
     return config.model_copy(
         update={"data": data, "checkpoint": checkpoint, "samples": _with_full_sample_paths(config.samples)}
     )
@@ -87,9 +91,9 @@ def _with_full_sample_paths(samples: PreviewsConfig | None) -> PreviewsConfig | 
 
 
 def _check_model(config: TrainConfig, size: str | None) -> None:
-    for path in config.data.datasets:
-        if not path.is_dir():
-            raise UsageProblem(f"DATASET {path} is not a folder")
+    for place in config.data.datasets:
+        if not scheme(place) and not Path(place).is_dir():
+            raise UsageProblem(f"DATASET {place} is not a folder")
     if config.checkpoint and not config.checkpoint.is_dir():
         raise UsageProblem(f"--checkpoint {config.checkpoint} is not a folder")
     if config.checkpoint and (size or config.model):
@@ -118,12 +122,15 @@ def _with_vocabulary(config: TrainConfig, vocabulary: Path | None) -> TrainConfi
     return config.model_copy(update={"model": model, "samples": samples})
 
 
-def _vocabularies(datasets: Iterable[Path]) -> list[str]:
+def _vocabularies(datasets: Iterable[str]) -> list[str]:
     """Names of the vocabularies that the shards' lyrics were encoded with."""
-    shards = [str(path) for dataset in datasets for path in sorted(Layout(dataset).shards.glob("*.parquet"))]
-    if not shards:
-        return []
     with duckdb.connect() as connection:
+        shards = []
+        for layout in map(Layout.at, datasets):
+            layout.store.let_read(connection)
+            shards += [layout.store.address(name) for name in shards_of(layout, committed_files(layout))]
+        if not shards:
+            return []
         try:
             names = connection.read_parquet(shards, union_by_name=True).project("lyric_tokens.vocabulary as name")
             return sorted(name for (name,) in names.distinct().fetchall() if name)

@@ -47,7 +47,7 @@ class SungSong:
         license: the song's licence.
     """
 
-    dataset: Path
+    dataset: str
     track_id: str
     label: str
     license: str
@@ -58,7 +58,7 @@ def sung_songs(config: VoicesConfig) -> list[SungSong]:
 
     Raises:
         UsageProblem: the label column is unknown, or the condition is not valid SQL.
-        NoDataset: a folder is not a dataset.
+        NoDataset: a place holds no dataset.
         DataProblem: a dataset lacks the column `vocals`, or no song has vocals.
     """
     songs: dict[str, SungSong] = {}
@@ -67,7 +67,7 @@ def sung_songs(config: VoicesConfig) -> list[SungSong]:
             songs.setdefault(song.track_id, song)
     if not songs:
         condition = f" for which {config.where!r} holds" if config.where else ""
-        raise DataProblem(f"{', '.join(map(str, config.datasets))}: no song{condition} has vocals")
+        raise DataProblem(f"{', '.join(config.datasets)}: no song{condition} has vocals")
     return sorted(songs.values(), key=lambda song: song.track_id)
 
 
@@ -102,16 +102,16 @@ def prepare_voices(
     segments.choose([song for song in (_stored(segments, song, recipes) for song in songs) if song], failed)
 
 
-def _stored(segments: SegmentStore, song: SungSong, recipes: Mapping[Path, str]) -> Voice | None:
+def _stored(segments: SegmentStore, song: SungSong, recipes: Mapping[str, str]) -> Voice | None:
     return segments.find(song.track_id, recipes[song.dataset], label=song.label, license=song.license)
 
 
-def _sung(dataset: Path, where: str | None, label: str) -> list[SungSong]:
+def _sung(dataset: str, where: str | None, label: str) -> list[SungSong]:
     plan = _plan(dataset)
     if _VOCALS not in plan.columns:
         raise DataProblem(f"{dataset} does not say who sings: curate it with the stage vocals")
     column = ".".join(f'"{name}"' for name in label.replace('"', '""').split("."))
-    with connect(Layout(dataset)) as connection:
+    with connect(Layout.at(dataset)) as connection:
         rows = connection.sql("from tracks")
         if not rows.limit(1).fetchall():
             raise DataProblem(f"{dataset} has no kept songs: `songmill inspect {dataset}` says why")
@@ -133,10 +133,10 @@ def _sung(dataset: Path, where: str | None, label: str) -> list[SungSong]:
             raise UsageProblem(f"--where {where!r}: {what}") from problem
 
 
-def _plan(dataset: Path) -> Plan:
-    layout = Layout(dataset)
+def _plan(dataset: str) -> Plan:
+    layout = Layout.at(dataset)
     layout.require()
-    return Plan.model_validate_json(layout.plan.read_bytes())
+    return Plan.model_validate_json(layout.store.get(layout.plan))
 
 
 @dataclass(frozen=True)
@@ -151,14 +151,14 @@ class _Separation:
         front_end: the encoder's arguments that its log-mel bands depend on.
     """
 
-    dataset: Path
+    dataset: str
     engine: str
     params: Mapping[str, Any]
     weights: Mapping[str, Weights]
     front_end: Mapping[str, Any]
 
     @classmethod
-    def planned(cls, dataset: Path, encoder: SpeakerEncoder, store: ModelStore) -> "_Separation":
+    def planned(cls, dataset: str, encoder: SpeakerEncoder, store: ModelStore) -> "_Separation":
         """As in the dataset's plan, with the models of the current store."""
         plan = _plan(dataset).columns[_VOCALS]
         kind = stage_class(_VOCALS, plan.engine)
@@ -222,7 +222,7 @@ class _SeparationWorker:
 
     def __init__(self, folder: Path) -> None:
         self._segments = SegmentStore(folder)
-        self._separators: dict[Path, _SongSeparator] = {}
+        self._separators: dict[str, _SongSeparator] = {}
 
     def __call__(self, job: _Job) -> tuple[str, str | None]:
         """Prepare the segments of a song; returns its track id, and the error if it failed."""

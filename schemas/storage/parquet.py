@@ -37,3 +37,14 @@ def read_parquet(store: Store, name: str, columns: Sequence[str] | None = None, 
     """
     with open_parquet(store, name) as file:
         return file.read(columns=None if columns is None else list(columns), **options)
+
+
+def schema_of(store: Store, name: str) -> pa.Schema:
+    """The columns of a Parquet file, with the keys of its footer.
+
+    Args:
+        store: the dataset's.
+        name: of the file.
+    """
+    with open_parquet(store, name) as file:
+        return file.schema_arrow

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from schemas.columns import LATENT_CHANNELS
+from schemas.storage.location import Place
 from stages.nets.codec.codec import AUTOENCODER
 from training.run.base_trainer import BaseTrainConfig
 from training.run.optimizer import OptimizerConfig
@@ -43,7 +44,7 @@ class CropsConfig(_Config):
     """Which songs to use, and how to draw crops from them.
 
     Attributes:
-        datasets: folders that `songmill curate` wrote. A track in several of them counts once.
+        datasets: folders or URLs of buckets that `songmill curate` wrote. A track in several of them counts once.
         where: SQL condition on the shards' columns.
         excerpts_per_visit: crops drawn from a song before the next song is decoded.
         validation_share: share of the songs to hold out; which ones depends only on their own audio.
@@ -51,7 +52,7 @@ class CropsConfig(_Config):
         validation_excerpts: number of validation crops, spread evenly over the held-out songs.
     """
 
-    datasets: tuple[Path, ...] = Field(min_length=1)
+    datasets: tuple[Place, ...] = Field(min_length=1)
     where: str | None = None
     excerpts_per_visit: int = Field(16, ge=1)
     validation_share: float = Field(0.02, ge=0, lt=1)

@@ -1,9 +1,10 @@
 """Which songs of which datasets to train on, and how they become batches."""
 
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from schemas.storage.location import Place
 
 # The fields that, with the songs themselves, determine the batches.
 ORDERING = ("seed", "batch_size", "max_frames", "max_frames_per_song", "bucket_width", "text_variants")
@@ -13,7 +14,7 @@ class DataConfig(BaseModel):
     """Everything about the data. Lengths are latent frames (10.77 a second).
 
     Attributes:
-        datasets: folders that `songmill curate` wrote. A track in several of them counts once.
+        datasets: folders or URLs of buckets that `songmill curate` wrote. A track in several of them counts once.
         where: SQL condition on the shards' columns, e.g. `quality.bandwidth_hz > 15000 and license in ('CC0')`.
         batch_size: most songs in a batch, on each worker.
         max_frames: most frames in a batch, padding included.
@@ -30,7 +31,7 @@ class DataConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    datasets: tuple[Path, ...] = Field(min_length=1)
+    datasets: tuple[Place, ...] = Field(min_length=1)
     where: str | None = None
     batch_size: int = Field(8, ge=1)
     max_frames: int | None = Field(None, ge=1)

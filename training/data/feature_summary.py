@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from training.data.config import DataConfig
+from training.data.dataset_file import DatasetFile
 from training.data.errors import DatasetProblem
-from training.data.units import Unit, read_rows, read_schema
+from training.data.units import Unit
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ def single_value(values: Iterable[Any], what: str) -> Any:
 
 def _read(unit: Unit, feature: str, fields: Sequence[str]) -> pa.Array:
     """Fields of a feature, after a check that its rows are the shard's."""
-    path = unit.features[feature]
-    table = read_rows(path, ["row_id", *(f"{feature}.{field}" for field in fields)])
-    if not table["row_id"].equals(read_rows(unit.shard, ["row_id"])["row_id"]):
-        raise DatasetProblem(f"{path} has other rows than {unit.shard}: `songmill verify` says more")
+    file = unit.features[feature]
+    table = file.read(["row_id", *(f"{feature}.{field}" for field in fields)])
+    if not table["row_id"].equals(unit.shard.read(["row_id"])["row_id"]):
+        raise DatasetProblem(f"{file} has other rows than {unit.shard}: `songmill verify` says more")
     return table[feature].combine_chunks()
 
 
@@ -85,10 +85,10 @@ def _read_ssl(unit: Unit, encoders: Sequence[str]) -> pa.Array:
     return _read(unit, "ssl", ["model", *(f"{encoder}.{field}" for encoder in encoders for field in fields)])
 
 
-def _check_encoders(path: Path, wanted: Sequence[str]) -> None:
-    names = [field.name for field in read_schema(path).field("ssl").type if field.name != "model"]
+def _check_encoders(file: DatasetFile, wanted: Sequence[str]) -> None:
+    names = [field.name for field in file.schema().field("ssl").type if field.name != "model"]
     if missing := [encoder for encoder in wanted if encoder not in names]:
-        raise DatasetProblem(f"{path} has no states of {', '.join(missing)}; it has those of {', '.join(names)}")
+        raise DatasetProblem(f"{file} has no states of {', '.join(missing)}; it has those of {', '.join(names)}")
 
 
 def _positive(counts: pa.Array) -> np.ndarray:

@@ -99,7 +99,9 @@ class SongIndex:
     def longest_lyrics(self) -> int:
         """Number of token ids of the longest lyrics in the songs' shards."""
         with duckdb.connect() as connection:
-            shards = connection.read_parquet([str(unit.shard) for unit in self.units], union_by_name=True)
+            for store in {unit.shard.store for unit in self.units}:
+                store.let_read(connection)
+            shards = connection.read_parquet([unit.shard.address for unit in self.units], union_by_name=True)
             return int(shards.max("len(lyric_tokens.ids)").fetchall()[0][0] or 0)
 
     def fingerprint(self) -> str:

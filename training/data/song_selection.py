@@ -12,14 +12,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas.dataset import Layout
+from schemas.storage.store import Store
 from schemas.tables import MARKS
 from training.data.config import DataConfig
 from training.data.errors import CorruptShard, DatasetProblem
 from training.data.feature_summary import FeatureSummary, read_feature_summary, single_value
 from training.data.song_index import FeatureMaker, SongIndex, Widths
-from training.data.units import Unit, find_units, read_rows
-
-_READERS = 8  # files opened at once; on a network file system most of the time is spent waiting
+from training.data.units import READERS, Unit, find_units
 
 
 def open_songs(
@@ -39,7 +38,7 @@ def open_songs(
     """
     features = ["latents", "text_embedding", *(["ssl"] if config.ssl else [])]
     found, corrupt = find_units(config.datasets, () if maker else features)
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         summaries = list(pool.map(lambda unit: _summary_or_problem(unit, config, maker), found))
     corrupt += [problem for problem in summaries if isinstance(problem, CorruptShard)]
     if corrupt and config.on_corrupt == "stop":
@@ -72,8 +71,10 @@ def _summary_or_problem(unit: Unit, config: DataConfig, maker: FeatureMaker | No
 
 def _query(units: Sequence[Unit], where: str | None) -> pa.Table:
     """The shards' rows that match the condition: `unit`, `row` and what identifies and describes a song."""
-    numbers = {str(unit.shard): number for number, unit in enumerate(units)}
+    numbers = {unit.shard.address: number for number, unit in enumerate(units)}
     with duckdb.connect() as connection:
+        for store in _stores(units):
+            store.let_read(connection)
         shards = connection.read_parquet(list(numbers), filename=True, file_row_number=True, union_by_name=True)
         heard = "transcript.language" if "transcript" in shards.columns else "null"
         try:
@@ -93,19 +94,22 @@ def _query(units: Sequence[Unit], where: str | None) -> pa.Table:
 
 def _unmarked(rows: pa.Table, units: Sequence[Unit]) -> tuple[pa.Table, dict[str, int]]:
     """The rows that are not marked `drop` in their dataset, and how many are."""
-    roots = [unit.shard.parent.parent for unit in units]
     marked = np.zeros(rows.num_rows, dtype=bool)
-    for root in set(roots):
-        here = np.array([other == root for other in roots])[rows["unit"].to_numpy()]
-        marked |= here & pc.is_in(rows["row_id"], _dropped(Layout(root))).to_numpy()
+    for store in _stores(units):
+        here = np.array([unit.shard.store == store for unit in units])[rows["unit"].to_numpy()]
+        marked |= here & pc.is_in(rows["row_id"], _dropped(Layout(store))).to_numpy()
     return rows.filter(~marked).drop_columns("row_id"), {"marked drop": int(marked.sum())}
 
 
+def _stores(units: Sequence[Unit]) -> set[Store]:
+    return {unit.shard.store for unit in units}
+
+
 def _dropped(layout: Layout) -> pa.Array:
-    if not layout.marks.is_file():
+    if not layout.store.exists(layout.marks):
         return pa.array([], pa.string())
-    marks = pq.read_table(layout.marks, schema=MARKS, filters=pc.field("mark") == "drop")
-    return marks["row_id"].combine_chunks()
+    written = pa.BufferReader(layout.store.get(layout.marks))
+    return pq.read_table(written, schema=MARKS, filters=pc.field("mark") == "drop")["row_id"].combine_chunks()
 
 
 def _select(chosen: pa.Table, features: pa.Table, unit_rows: Sequence[int]) -> tuple[pa.Table, dict[str, int]]:
@@ -149,7 +153,7 @@ def _widths(summaries: Sequence[FeatureSummary], units: Sequence[Unit]) -> Width
 
 def _speaker_width(units: Sequence[Unit]) -> int:
     for unit in units:
-        speakers = read_rows(unit.shard, ["speaker.embedding"])["speaker"].combine_chunks()
+        speakers = unit.shard.read(["speaker.embedding"])["speaker"].combine_chunks()
         embeddings = pc.struct_field(speakers, "embedding").drop_null()
         if len(embeddings):
             return len(embeddings[0])

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.context import BaseContext
 from typing import Any
 
 import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from schemas.storage.options import scheme
 from stages.nets.codec.codec import LATENT_HZ
 from training.data.batch import Batch
 from training.data.collate import Crop, Sample, collate, decode
@@ -84,6 +87,7 @@ class ShardStream:
             batch_size=None,
             num_workers=self._workers,
             prefetch_factor=_PREFETCHED if self._workers else None,
+            multiprocessing_context=self._context() if self._workers else None,
             generator=torch.Generator(),  # the default draws from the global one, which the trainer's steps depend on
         )
         for read in loader:
@@ -121,6 +125,14 @@ class ShardStream:
             raise DatasetProblem(f"the data is not what the run was stopped with: {', '.join(changed)}")
         self.epoch, self.batch = state["epoch"], state["batch"]
         self.hours = HoursSeen(state["hours"])
+
+    def _context(self) -> BaseContext | None:
+        """How worker processes start: the client of a bucket does not survive a fork."""
+        if not any(scheme(unit.shard.store.url) for unit in self.songs.units):
+            return None
+        context = get_context("forkserver")
+        context.set_forkserver_preload([__name__])  # or each worker imports torch
+        return context
 
     def _order(self) -> dict[str, Any]:
         settings = self.config.model_dump(mode="json", include=set(ORDERING))

@@ -1,10 +1,10 @@
 """Settings of a run of `songmill train speaker`."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from schemas.storage.location import Place
 from training.run.base_trainer import BaseTrainConfig
 from training.run.optimizer import OptimizerConfig
 
@@ -19,7 +19,7 @@ class VoicesConfig(_Config):
     """Which voices to use, and how they are batched and augmented.
 
     Attributes:
-        datasets: folders that `songmill curate` wrote.
+        datasets: folders or URLs of buckets that `songmill curate` wrote.
         where: SQL condition on the shards' columns.
         label: column that names the singer. A song without one counts as a singer of its own.
         singers: singers per batch.
@@ -32,7 +32,7 @@ class VoicesConfig(_Config):
         validation_segments: most segments of each held-out singer.
     """
 
-    datasets: tuple[Path, ...] = Field(min_length=1)
+    datasets: tuple[Place, ...] = Field(min_length=1)
     where: str | None = None
     label: str = "artist"
     singers: int = Field(16, ge=2)
