@@ -160,7 +160,7 @@ class Demo:
     def _look_at_results(self, chapter: _Chapter, console: Console) -> None:
         what = chapter.command[:2]
         if what[0] == "inspect":
-            show_songs(console, Layout(self.dataset))
+            show_songs(console, Layout.at(self.dataset))
         elif what == ["train", "autoencoder"]:
             console.print(loss_curve(self.autoencoder), highlight=False)
         elif what == ["train", "dit"]:
@@ -169,14 +169,14 @@ class Demo:
     def _differences(self, chapter: _Chapter) -> list[str]:
         """How a chapter's results differ from what was promised."""
         if chapter.command[0] == "inspect":
-            return differences_of_dataset(self._promise, Layout(self.dataset))
+            return differences_of_dataset(self._promise, Layout.at(self.dataset))
         if chapter.command[0] == "sample":
             return differences_of_song(self.song, self._pace.duration_s)
         return []
 
     def _caption(self) -> str:
         """The caption of the first instrumental, or else of the first song."""
-        with connect(Layout(self.dataset)) as songs:
+        with connect(Layout.at(self.dataset)) as songs:
             found = songs.sql("select caption.simplified from tracks order by vocals.has_vocals, uri limit 1")
             return str(found.fetchall()[0][0])
 

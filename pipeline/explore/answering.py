@@ -18,7 +18,7 @@ from pathlib import Path
 import duckdb
 import psutil
 
-from pipeline.explore.index import Changed, Index
+from pipeline.explore.index import Changed, Index, is_unreadable
 from pipeline.explore.live import Marks
 from pipeline.explore.query import BadExpression, Catalog, Page
 from pipeline.explore.selection import Selection
@@ -89,9 +89,11 @@ class _Answering:
             return problem if not isinstance(problem.__cause__, duckdb.OutOfMemoryException) else TooLarge()
         except (MemoryError, duckdb.OutOfMemoryException):
             return TooLarge()
-        except (duckdb.IOException, OSError) as problem:
+        except OSError as problem:
             return Changed(str(problem))
-        except Exception:
+        except Exception as problem:
+            if isinstance(problem, duckdb.Error) and is_unreadable(problem):
+                return Changed(str(problem))
             return RuntimeError(traceback.format_exc())
 
     def _opened(self, question: Question) -> Catalog:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection
 from functools import lru_cache, partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,7 +21,7 @@ from pipeline.errors import DataProblem, UsageProblem
 from pipeline.explore.audio import NothingToHear, open_content, sound_of
 from pipeline.explore.conditions import Conditions
 from pipeline.explore.guard import Guard, Token
-from pipeline.explore.index import Changed, Place, read_row
+from pipeline.explore.index import Changed, Place, is_unreadable, read_row
 from pipeline.explore.live import Live
 from pipeline.explore.query import LIMIT_S, Catalog, Page
 from pipeline.explore.ranges import serve
@@ -29,6 +29,7 @@ from pipeline.explore.selection import PAGE_ROWS, Selection
 from pipeline.pages.row import row_view
 from pipeline.pages.templates import asset, environment
 from pipeline.pages.waveform import NoWaveform, peaks
+from schemas.storage.location import absolute
 
 _HERE = Path(__file__).parent
 _ASSETS = {
@@ -67,7 +68,7 @@ class Explorer:
         self._templates = environment().overlay(
             loader=jinja2.ChoiceLoader([jinja2.FileSystemLoader(_HERE / "templates"), environment().loader])  # type: ignore[list-item]
         )
-        self._templates.globals.update(dataset=live.layout.root.resolve().name, token=self._token.value)
+        self._templates.globals.update(dataset=PurePath(absolute(live.layout.url)).name, token=self._token.value)
         self.asgi = Starlette(
             routes=[
                 Route("/", self._list),
@@ -108,7 +109,9 @@ class Explorer:
                 page = catalog.page(selection, marks)
         except UsageProblem as error:
             problem = str(error)
-        except (Changed, duckdb.IOException) as error:
+        except (Changed, duckdb.Error) as error:
+            if isinstance(error, duckdb.Error) and not is_unreadable(error):
+                raise
             self._live.reopen()
             raise DataProblem("the dataset changed while it was read: reload the page") from error
         return self._page(
@@ -196,12 +199,12 @@ class Explorer:
         """A row and its place; looked up a second time if a run has just moved it."""
         try:
             place = self._place(row_id)
-            return place, read_row(place)
+            return place, read_row(self._live.layout.store, place)
         except Changed:
             self._live.reopen()
         try:
             place = self._place(row_id)
-            return place, read_row(place)
+            return place, read_row(self._live.layout.store, place)
         except Changed as problem:
             raise DataProblem("the dataset is changing: reload the page in a moment") from problem
 

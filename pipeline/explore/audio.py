@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from pipeline.explore.index import Changed, Place, read_at
+from pipeline.explore.index import Changed, Place, read_row
 from pipeline.explore.ranges import Content
 from pipeline.pages.sound import Sound
-from schemas.dataset import Layout, unit_of
+from schemas.dataset import Layout, folder_of, unit_of
 from stages import preview
 
 _TYPES = {
@@ -84,10 +84,10 @@ def sound_of(layout: Layout, place: Place, duration_s: float | None) -> Sound:
 def read_preview(layout: Layout, place: Place) -> Preview | None:
     """The preview of a row; None if there is none."""
     unit = unit_of(place.file)
-    if unit is None or place.file.parent != layout.shards:
+    if unit is None or folder_of(place.file) != layout.shards:
         return None
     try:
-        row = read_at(layout.feature_file("preview", unit), place.number, place.row_id, ["row_id", "preview"])
+        row = read_row(layout.store, place, ["row_id", "preview"], file=layout.feature_file("preview", unit))
         found = row["preview"]
         if not found or found["codec"] != preview.CODEC or not found["data"]:
             return None

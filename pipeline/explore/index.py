@@ -19,6 +19,8 @@ from pipeline.explore.index_build import MEMORY, PLACE_BITS, kind_of, quoted
 from pipeline.pages.thresholds import dataset_gates
 from pipeline.planning.gates import Gate
 from schemas.dataset import Layout
+from schemas.storage.parquet import open_parquet
+from schemas.storage.store import Store
 
 
 class Changed(Exception):  # noqa: N818 - what happened, not whose fault it is
@@ -32,13 +34,13 @@ class Place:
     Attributes:
         row_id: id of the row.
         uri: uri of its song.
-        file: the shard or quarantine file.
+        file: name of the shard or quarantine file.
         number: its position in the file.
     """
 
     row_id: str
     uri: str | None
-    file: Path
+    file: str
     number: int
 
 
@@ -90,39 +92,45 @@ class Index:
             )
             .fetchall()
         )
-        return {row_id: Place(row_id, uri, self.layout.root / name, number) for row_id, uri, name, number in found}
+        return {row_id: Place(row_id, uri, name, number) for row_id, uri, name, number in found}
 
     def close(self) -> None:
         """Close the file once the last cursor is closed."""
         self._connection.close()
 
 
-def read_row(place: Place) -> dict[str, Any]:
-    """A row with all its columns.
+def read_row(
+    store: Store, place: Place, columns: list[str] | None = None, *, file: str | None = None
+) -> dict[str, Any]:
+    """A row.
+
+    Args:
+        store: the dataset's.
+        place: where the row is.
+        columns: to read; by default all.
+        file: another file, whose rows are those of the shard.
 
     Raises:
         Changed: it is no longer there.
     """
-    return read_at(place.file, place.number, place.row_id)
-
-
-def read_at(path: Path, number: int, row_id: str, names: list[str] | None = None) -> dict[str, Any]:
-    """A row of a Parquet file by its position.
-
-    Raises:
-        Changed: the file is gone, or has another row at that position.
-    """
+    name = file or place.file
     try:
-        with pq.ParquetFile(path) as file:
-            for group, first in _groups(file):
-                if number < first + file.metadata.row_group(group).num_rows:
-                    row: dict[str, Any] = file.read_row_group(group, names).slice(number - first, 1).to_pylist()[0]
-                    if row["row_id"] == row_id:
+        with open_parquet(store, name) as opened:
+            for group, first in _groups(opened):
+                if place.number < first + opened.metadata.row_group(group).num_rows:
+                    here = opened.read_row_group(group, columns).slice(place.number - first, 1)
+                    row: dict[str, Any] = here.to_pylist()[0]
+                    if row["row_id"] == place.row_id:
                         return row
                     break
     except (OSError, pa.ArrowException, IndexError) as problem:
         raise Changed(str(problem)) from problem
-    raise Changed(f"{path} has another row at position {number}")
+    raise Changed(f"{store.url}/{name} has another row at position {place.number}")
+
+
+def is_unreadable(problem: duckdb.Error) -> bool:
+    """Whether a file could not be read; DuckDB has no class of its own for what reading from a bucket raises."""
+    return isinstance(problem, duckdb.IOException) or type(problem) is duckdb.Error
 
 
 def _groups(file: pq.ParquetFile) -> Iterator[tuple[int, int]]:
@@ -150,7 +158,8 @@ def _locked(file: Path, layout: Layout) -> duckdb.DuckDBPyConnection:
     )
     if connection.execute("select current_setting('lock_configuration')").fetchall() == [(True,)]:
         return connection  # this process has the file open already
-    folders = ", ".join(quoted(str(folder), "'") for folder in (layout.shards, layout.quarantine))
+    layout.store.let_read(connection)
+    folders = ", ".join(quoted(layout.store.address(folder), "'") for folder in (layout.shards, layout.quarantine))
     for setting in (
         "parquet_metadata_cache = true",  # otherwise every condition on shards reads all footers three times
         f"allowed_directories = [{folders}]",

@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 
 from schemas import columns
-from schemas.dataset import Layout, unit_of
+from schemas.dataset import Layout, folder_of, unit_of
 
 REVISION = 1  # raised whenever the same shards give a different index
 MEMORY = "2GB"
@@ -66,6 +66,7 @@ def renew(file: Path, layout: Layout, wanted: Mapping[str, str], progress: Progr
         duckdb.Error: the index is damaged, or a file of the dataset was removed meanwhile.
     """
     with duckdb.connect(file, config={"memory_limit": MEMORY}) as connection:
+        layout.store.let_read(connection)
         connection.execute("set enable_progress_bar = false")
         connection.execute("create table if not exists files (name text, number bigint, sha256 text, shape text)")
         found = connection.execute("select name, sha256, shape from files order by number").fetchall()
@@ -147,7 +148,7 @@ class _Source:
         return f"read_parquet([{files}], {', '.join([f'union_by_name={union}', *options])})"
 
     def _path(self, name: str) -> str:
-        return str(self._layout.root / name)
+        return self._layout.store.address(name)
 
 
 def _slim(name: str, value: str, type: Any) -> str | None:
@@ -191,13 +192,13 @@ def _shapes(connection: duckdb.DuckDBPyConnection, layout: Layout, names: Sequen
     """File -> digest of its columns' names and types."""
     if not names:
         return {}
-    files = ", ".join(quoted(str(layout.root / name), "'") for name in names)
+    files = ", ".join(quoted(layout.store.address(name), "'") for name in names)
     found = connection.execute(
         "select file_name, md5(string_agg(concat_ws(' ', name, num_children, duckdb_type), ',' order by column_id)) "
         f"from parquet_schema([{files}]) group by 1"
     ).fetchall()
-    by_path = dict(found)
-    return {name: by_path[str(layout.root / name)] for name in names}
+    by_address = dict(found)
+    return {name: by_address[layout.store.address(name)] for name in names}
 
 
 def _examples(shapes: Mapping[str, str]) -> dict[str, str]:
@@ -210,8 +211,7 @@ def _examples(shapes: Mapping[str, str]) -> dict[str, str]:
 
 def _number(name: str) -> int:
     """The number of a file of the dataset: shards first, then quarantine files, each by unit."""
-    path = Path(name)
-    return (unit_of(path) or 0) + (_QUARANTINE if path.parent.name == "quarantine" else 0)
+    return (unit_of(name) or 0) + (_QUARANTINE if folder_of(name) == Layout.quarantine else 0)
 
 
 def quoted(name: str, quote: str = '"') -> str:

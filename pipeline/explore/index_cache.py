@@ -18,13 +18,15 @@ import platformdirs
 from filelock import FileLock
 
 from pipeline.errors import DataProblem
-from pipeline.explore.index import Changed, Index
+from pipeline.explore.index import Changed, Index, is_unreadable
 from pipeline.explore.index_build import REVISION, Progress, renew
 from schemas.commits import committed_files
-from schemas.dataset import Layout
+from schemas.dataset import Layout, folder_of
 from schemas.files import file_digest
+from schemas.storage.location import absolute
+from schemas.storage.options import scheme
 
-_DATASET = "dataset"  # a link to it, so that the index can be removed once the dataset is gone
+_DATASET = "dataset"  # a link to a folder, so that the index can be removed once the dataset is gone
 _REVISED = f"r{REVISION}-"
 _DIGITS = 16  # of a file's digest in its name
 _UNFINISHED = "making"  # an index that is being built
@@ -39,29 +41,31 @@ class IndexCache:
     """The indexes of one dataset.
 
     Attributes:
-        layout: the dataset, by its absolute path.
+        layout: the dataset, by its absolute path or its URL.
         folder: where they are stored.
     """
 
     def __init__(self, layout: Layout, cache: Path) -> None:
-        """Create the folder, and remove the indexes of datasets that are gone.
+        """Create the folder, and remove the indexes of folders that are gone.
 
         Args:
             layout: the dataset.
             cache: folder of the indexes of all datasets.
 
         Raises:
-            NoDataset: the folder holds none.
+            NoDataset: there is none.
             DataProblem: the cache cannot be written to.
         """
         layout.require()
-        self.layout = Layout(layout.root.resolve())
-        self.folder = cache / hashlib.blake2b(os.fsencode(self.layout.root), digest_size=8).hexdigest()
+        place = absolute(layout.url)
+        self.layout = layout if place == layout.url else Layout.at(place)
+        self.folder = cache / hashlib.blake2b(os.fsencode(place), digest_size=8).hexdigest()
         try:
             _clear(cache)
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # an index contains titles
-            with suppress(FileExistsError):
-                (self.folder / _DATASET).symlink_to(self.layout.root)
+            if not scheme(place):
+                with suppress(FileExistsError):
+                    (self.folder / _DATASET).symlink_to(place)
         except OSError as problem:
             raise DataProblem(
                 f"the index of the dataset belongs in {cache}, which cannot be written to ({problem.strerror}); "
@@ -81,8 +85,10 @@ class IndexCache:
             wanted = _committed(self.layout)
             with FileLock(self.folder / "lock"):
                 return self._found(wanted) or self._made(wanted, progress)
-        except (OSError, duckdb.IOException) as problem:
-            raise Changed(str(problem)) from problem
+        except (OSError, duckdb.Error) as problem:
+            if isinstance(problem, duckdb.Error) and not is_unreadable(problem):
+                raise
+            raise Changed(str(problem).strip().rpartition("\n")[2]) from problem
 
     def _found(self, wanted: Mapping[str, str]) -> Index | None:
         for file in self.folder.glob(f"{_name(wanted)}-*.duckdb"):
@@ -120,9 +126,9 @@ class IndexCache:
 
 
 def _committed(layout: Layout) -> dict[str, str]:
-    """Path inside the dataset -> sha256 of every file with rows."""
+    """Name -> sha256 of every file with rows."""
     folders = (layout.shards, layout.quarantine)
-    return {name: digest for name, digest in committed_files(layout).items() if (layout.root / name).parent in folders}
+    return {name: digest for name, digest in committed_files(layout).items() if folder_of(name) in folders}
 
 
 def _name(wanted: Mapping[str, str]) -> str:
@@ -136,7 +142,7 @@ def _is_whole(file: Path) -> bool:
 
 
 def _clear(cache: Path) -> None:
-    """Remove the indexes of datasets that are gone."""
+    """Remove the indexes of folders that are gone; whether a bucket is gone or only out of reach, nobody knows."""
     for link in cache.glob(f"*/{_DATASET}*"):  # the star makes glob list dangling links too
-        if not Layout(link).plan.is_file():
+        if not Layout.at(link).store.exists(Layout.plan):
             shutil.rmtree(link.parent, ignore_errors=True)

@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -81,7 +80,7 @@ class Live:
     def marks(self) -> Marks:
         """The current marks; the same object as long as they do not change."""
         with self._lock:
-            version = _file_state(self.layout.marks)
+            version = self.layout.store.version(self.layout.marks)
             if self._marks.version != version:
                 self._marks = Marks(version, marks_table(self.layout))
             return self._marks
@@ -102,17 +101,9 @@ class Live:
                 continue
             self._not_before = time.monotonic() + (time.monotonic() - began) * (_SHARE - 1)
             return state, index
-        raise DataProblem(f"{self.layout.root} is changing faster than it can be read; try again ({last})")
+        raise DataProblem(f"{self.layout.url} is changing faster than it can be read; try again ({last})")
 
 
 def _state(layout: Layout) -> object:
     """A value that changes with every commit, which adds or removes a record."""
-    return _file_state(layout.commits), _file_state(layout.plan)
-
-
-def _file_state(path: Path) -> object:
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return None
-    return stat.st_mtime_ns, stat.st_ino, stat.st_size
+    return layout.store.version(layout.commits), layout.store.version(layout.plan)

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pipeline.errors import UsageProblem
 from pipeline.explore.facets import UNKNOWN, Facet, facets_of
-from pipeline.explore.index import Index
+from pipeline.explore.index import Index, is_unreadable
 from pipeline.explore.live import Marks
 from pipeline.explore.selection import PAGE_ROWS, Selection
 
@@ -196,10 +196,8 @@ class Catalog:
             yield cursor, condition, {**parameters, **(more or {})}
         except duckdb.InterruptException as problem:
             raise BadExpression(too_long(self._limit_s)) from problem
-        except duckdb.IOException:
-            raise
         except duckdb.Error as problem:
-            if not selection.where:
+            if is_unreadable(problem) or not selection.where:
                 raise
             raise BadExpression(_without_query(problem)) from problem
         finally:

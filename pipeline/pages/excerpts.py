@@ -8,14 +8,14 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.dataset.ledger import Ledger
 from pipeline.ingest.identity import track_id
 from pipeline.pages.sound import Sound
 from pipeline.pages.waveform import NoWaveform, peaks
 from schemas import columns
-from schemas.dataset import Layout
+from schemas.commits import committed_files
+from schemas.dataset import Layout, folder_of
+from schemas.storage.parquet import schema_of
 from stages import preview
 from stages.decode import DecodeParams, decode_file
 
@@ -60,15 +60,18 @@ class Excerpt:
 
 def stored_excerpts(layout: Layout, row_ids: Sequence[str]) -> dict[str, Excerpt]:
     """Row id -> the preview beside its shard, for rows that have one in a format that browsers play."""
-    files = [layout.root / name for name in Ledger(layout).read().files if name.startswith("features/preview/")]
-    files = [file for file in files if _is_playable(pq.read_schema(file))]
-    if not files:
+    store = layout.store
+    names = [name for name in committed_files(layout) if folder_of(name) == layout.features("preview")]
+    addresses = [store.address(name) for name in names if _is_playable(schema_of(store, name))]
+    if not addresses:
         return {}
-    found = duckdb.execute(
-        "select row_id, preview.data, preview.start_s, preview.duration_s from read_parquet(?) "
-        "where row_id in (select unnest(?::varchar[])) and preview.codec = ? and preview.data is not null",
-        [[str(file) for file in files], list(row_ids), preview.CODEC],
-    ).fetchall()
+    with duckdb.connect() as connection:
+        store.let_read(connection)
+        found = connection.execute(
+            "select row_id, preview.data, preview.start_s, preview.duration_s from read_parquet(?) "
+            "where row_id in (select unnest(?::varchar[])) and preview.codec = ? and preview.data is not null",
+            [addresses, list(row_ids), preview.CODEC],
+        ).fetchall()
     return {row_id: Excerpt(bytes(data), start_s, duration_s) for row_id, data, start_s, duration_s in found}
 
 

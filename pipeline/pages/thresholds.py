@@ -2,12 +2,11 @@
 
 from collections.abc import Iterable
 
-import pyarrow.parquet as pq
-
 from pipeline.planning.gates import Gate, build_gates, in_judging_order
 from pipeline.planning.plan import Plan
 from schemas.commits import committed_files
 from schemas.dataset import Layout
+from schemas.storage.parquet import schema_of
 
 
 def dataset_gates(layout: Layout, files: Iterable[str] | None = None) -> tuple[Gate, ...]:
@@ -15,11 +14,11 @@ def dataset_gates(layout: Layout, files: Iterable[str] | None = None) -> tuple[G
 
     Args:
         layout: the dataset.
-        files: its committed files, by path inside it, if known; otherwise the records are read.
+        files: names of its committed files, if known; otherwise the records are read.
     """
-    plan = Plan.model_validate_json(layout.plan.read_bytes())
+    plan = Plan.model_validate_json(layout.store.get(layout.plan))
     if files is None:
         files = committed_files(layout)
     file = next((name for name in files if not name.startswith("features/")), None)
-    types = {field.name: field.type for field in pq.read_schema(layout.root / file)} if file else {}
+    types = {field.name: field.type for field in schema_of(layout.store, file)} if file else {}
     return in_judging_order(build_gates(plan.gates, types), plan.columns)

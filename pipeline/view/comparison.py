@@ -97,7 +97,7 @@ def compare(a: Layout, b: Layout) -> Comparison:
         NoDataset: one of the folders does not contain a dataset.
     """
     stats = current_stats(a), current_stats(b)
-    plans = [Plan.model_validate_json(layout.plan.read_bytes()) for layout in (a, b)]
+    plans = [Plan.model_validate_json(layout.store.get(layout.plan)) for layout in (a, b)]
     connection, matched_by = _joined(a, b)
     return Comparison(
         rows=_pairs(*(side.rows for side in stats)),

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from pydantic import BaseModel
@@ -24,6 +24,7 @@ from pipeline.planning.gates import Gate
 from pipeline.planning.plan import Plan
 from schemas.dataset import Layout
 from schemas.files import write_durably
+from schemas.storage.location import absolute
 
 LIMIT_BYTES = 20_000_000
 _SECONDS, _KBPS = 30.0, 32  # of an excerpt made on the spot; a hundred of them fit into the limit
@@ -90,18 +91,18 @@ def write_report(
     """
     stats = collect_stats(layout)
     if not stats.rows["total"]:
-        raise DataProblem(f"{layout.root} holds no rows yet")
-    plan = Plan.model_validate_json(layout.plan.read_bytes())
+        raise DataProblem(f"{layout.url} holds no rows yet")
+    plan = Plan.model_validate_json(layout.store.get(layout.plan))
     connection, gates = connect(layout), dataset_gates(layout) if gates is None else gates
     extra = fetch(connection, extra_rows)
     if missing := {*extra_rows} - {row["row_id"] for row in extra}:
-        raise UsageProblem(f"{layout.root} has no row {', '.join(sorted(missing))}")
+        raise UsageProblem(f"{layout.url} has no row {', '.join(sorted(missing))}")
     sampled = fetch(connection, [i for i in sample(connection, rows, seed) if i not in {*extra_rows}])
     excerpts = _excerpts(layout, [*extra, *sampled], watch)
     shown = [_Shown(row_view(row, gates), excerpts[row["row_id"]]) for row in [*extra, *sampled]]
     page = _Page(
         {
-            "name": layout.root.resolve().name,
+            "name": PurePath(absolute(layout.url)).name,
             "plan": plan,
             "stats": stats,
             "steps": funnel(plan, stats.verdicts, stats.rows["total"]),

@@ -74,6 +74,16 @@ class BucketStore:
             self._log.refresh()
         self._is_read = True
 
+    def version(self, name: str) -> object:
+        """See `Store`."""
+        self.refresh()
+        if place := self._places.get(name):
+            return place.key or place.text
+        if any(known.startswith(f"{name}/") for known in self._places):
+            return self._log.state.number
+        found = self._objects.head(name)
+        return found and found.tag
+
     def names(self, folder: str) -> list[str]:
         """See `Store`. Files that were put are not in the list."""
         return sorted(name for name in self._places if name.rpartition("/")[0] == folder)

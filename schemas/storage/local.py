@@ -49,6 +49,14 @@ class LocalStore:
     def refresh(self) -> None:
         """Nothing to do: a folder is looked at anew each time."""
 
+    def version(self, name: str) -> object:
+        """See `Store`."""
+        try:
+            stat = (self.root / name).stat()
+        except FileNotFoundError:
+            return None
+        return stat.st_mtime_ns, stat.st_ino, stat.st_size
+
     def names(self, folder: str) -> list[str]:
         """See `Store`."""
         place = self.root / folder

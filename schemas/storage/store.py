@@ -50,6 +50,9 @@ class Store(Protocol):
     def refresh(self) -> None:
         """From now on show the files as they are now."""
 
+    def version(self, name: str) -> object:
+        """Another value whenever a file, or what files a folder has, may be another; None if there is no such."""
+
     def names(self, folder: str) -> list[str]:
         """Names of all files in a folder, but not in folders inside it, sorted; none if there is no such folder."""
 
