@@ -5,13 +5,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import duckdb
 from filelock import FileLock, Timeout
-from pyarrow import fs
 
 from schemas.files import move_durably, write_durably
 from schemas.storage.store import StoreBusy
+
+if TYPE_CHECKING:
+    import duckdb
+    from pyarrow import fs
 
 _STATE = "_songmill"
 
@@ -35,15 +38,17 @@ class LocalStore:
         return hash(self.root)
 
     @cached_property
-    def filesystem(self) -> fs.FileSystem:
+    def filesystem(self) -> "fs.FileSystem":
         """The folder as Arrow sees it; files are mapped into memory."""
+        from pyarrow import fs
+
         return fs.SubTreeFileSystem(str(self.root), fs.LocalFileSystem(use_mmap=True))
 
     def address(self, name: str) -> str:
         """See `Store`."""
         return str(self.root / name)
 
-    def let_read(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def let_read(self, connection: "duckdb.DuckDBPyConnection") -> None:
         """Nothing to do: DuckDB reads paths."""
 
     def refresh(self) -> None:

@@ -18,6 +18,8 @@ import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import from_url
 
+from schemas.storage.store import StorageError
+
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
@@ -34,10 +36,6 @@ _RETRIES: dict[str, Any] = {
 }
 
 T = TypeVar("T")
-
-
-class StorageError(OSError):
-    """The object store does not do what is asked; the message names the object and what it said."""
 
 
 @dataclass(frozen=True)

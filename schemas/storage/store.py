@@ -10,10 +10,15 @@ Files have names: paths relative to the dataset, with `/` between their parts. T
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import duckdb
-from pyarrow import fs
+if TYPE_CHECKING:  # they take long to import, and commands that read no dataset need neither
+    import duckdb
+    from pyarrow import fs
+
+
+class StorageError(OSError):
+    """The object store does not do what is asked; the message names the object and what it said."""
 
 
 class StoreBusy(Exception):  # noqa: N818 - it says what kind of problem
@@ -38,13 +43,13 @@ class Store(Protocol):
     logs: Path
 
     @property
-    def filesystem(self) -> fs.FileSystem:
+    def filesystem(self) -> "fs.FileSystem":
         """Opens files by name, for Arrow."""
 
     def address(self, name: str) -> str:
         """What DuckDB is to call a file."""
 
-    def let_read(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def let_read(self, connection: "duckdb.DuckDBPyConnection") -> None:
         """Let a connection open files by their addresses."""
 
     def refresh(self) -> None:
