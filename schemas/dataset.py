@@ -3,11 +3,11 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from schemas.storage.location import open_store
-from schemas.storage.options import StorageOptions
-from schemas.storage.store import Store
+if TYPE_CHECKING:
+    from schemas.storage.options import StorageOptions
+    from schemas.storage.store import Store
 
 SCHEMA_VERSION = 1
 
@@ -50,7 +50,7 @@ class Layout:
         runs: folder of the records of runs, one folder per run.
     """
 
-    store: Store
+    store: "Store"
 
     card: ClassVar[str] = "README.md"
     shards: ClassVar[str] = "shards"
@@ -67,12 +67,14 @@ class Layout:
     runs: ClassVar[str] = "_songmill/runs"
 
     @classmethod
-    def at(cls, place: str | Path, options: StorageOptions | None = None) -> "Layout":
+    def at(cls, place: str | Path, options: "StorageOptions | None" = None) -> "Layout":
         """The dataset in a folder or at the URL of a bucket; it need not exist yet.
 
         Raises:
             ValueError: it is another URL.
         """
+        from schemas.storage.location import open_store  # the command line is there before pydantic is
+
         return cls(open_store(place, options))
 
     @property
