@@ -4,13 +4,15 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import AsJson
+from pipeline.commands.options import AsJson, Dataset, place
 from pipeline.commands.output import print_json
 
 
 def copy_command(
-    source: Annotated[str, typer.Argument(help="Dataset: a folder or a URL (s3://, gs://, az://).")],
-    target: Annotated[str, typer.Argument(help="Where the copy goes, likewise: empty, or an earlier copy.")],
+    source: Dataset,
+    target: Annotated[
+        str, typer.Argument(parser=place, metavar="PLACE", help="Where the copy goes: empty, or an earlier copy.")
+    ],
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Remove units of the target that the source has no more.")
     ] = False,

@@ -1,7 +1,6 @@
 """`songmill curate`: turns songs into shards, adds features to a dataset, resumes runs."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,9 +16,11 @@ from pipeline.commands.options import (
     Overrides,
     Profile,
     Source,
+    dataset_in,
     split_names,
 )
 from pipeline.commands.output import print_json
+from schemas.dataset import Layout
 
 if TYPE_CHECKING:
     from pipeline.curation.curate import Outcome
@@ -69,19 +70,20 @@ def curate_command(
 
       songmill curate --add latents,ssl --set latents.codec=ACE-Step dataset
     """
-    from pipeline.dataset.saved_config import is_dataset, remembered_config
+    from pipeline.dataset.saved_config import remembered_config
     from pipeline.planning.config import build_config
-    from schemas.dataset import Layout
+    from schemas.storage.location import absolute
 
-    if source and out is None and config is None and is_dataset(Layout(Path(source))):
+    dataset = dataset_in(source) if source and out is None and config is None else None
+    if dataset:
         if stages or profile or lyrics or license or origin or require_license or update:
             fail(f"{source} is a dataset: to add features to it, give only --add and --set", USAGE_PROBLEM)
         if drop_missing and (add or overrides):
             fail("--drop-missing and --add do not combine: drop first, then add", USAGE_PROBLEM)
         if add or overrides:
-            _add_features(Path(source), split_names(add), overrides or [], progress=not quiet, as_json=as_json)
+            _add_features(dataset, split_names(add), overrides or [], progress=not quiet, as_json=as_json)
             return
-        settings = remembered_config(Layout(Path(source).resolve()))
+        settings = remembered_config(Layout.at(absolute(dataset.url)))
     elif source and out is None and config is None:
         fail(
             f"{source} is not a dataset that can be continued: name an output folder, "
@@ -122,19 +124,20 @@ def curate_command(
         typer.echo(line)
 
 
-def _add_features(dataset: Path, stages: list[str], overrides: list[str], *, progress: bool, as_json: bool) -> None:
+def _add_features(layout: Layout, stages: list[str], overrides: list[str], *, progress: bool, as_json: bool) -> None:
     from pipeline.curation.features import add_features
     from pipeline.models.store import ModelStore
 
     if not stages:
-        fail(f"{dataset} is a dataset: name the features to add, such as --add latents,ssl", USAGE_PROBLEM)
-    done: Addition = _interruptible(add_features, dataset, stages, overrides, ModelStore(), progress=progress)
+        fail(f"{layout.url} is a dataset: name the features to add, such as --add latents,ssl", USAGE_PROBLEM)
+    done: Addition = _interruptible(add_features, layout, stages, overrides, ModelStore(), progress=progress)
     if as_json:
         print_json(asdict(done))
         return
     failed = sum(failure.rows for failure in done.failures)
     typer.echo(
-        f"{dataset}: {', '.join(done.features)} of {done.rows} rows ({done.worked_on} worked on now, {failed} failed)"
+        f"{layout.url}: {', '.join(done.features)} of {done.rows} rows "
+        f"({done.worked_on} worked on now, {failed} failed)"
     )
     for failure in done.failures:
         typer.echo(f"  {failure.rows} {failure.stage} {failure.reason}: {failure.message}")

@@ -15,6 +15,7 @@ from pipeline.console.escaping import tell
 from pipeline.console.interrupts import exit_code, raised_on_sigterm
 from pipeline.errors import DataProblem, UsageProblem, is_mendable, unwritable
 from schemas.dataset import NoDataset
+from schemas.storage.store import Overtaken, StorageError, StoreBusy
 
 DATA_PROBLEM, USAGE_PROBLEM = 1, 2
 
@@ -41,7 +42,7 @@ def guarded(interrupted: str = "interrupted") -> Iterator[None]:
         yield
     except UsageProblem as error:
         fail(str(error), USAGE_PROBLEM)
-    except (DataProblem, NoDataset) as error:
+    except (DataProblem, NoDataset, StorageError, StoreBusy, Overtaken) as error:
         fail(str(error), DATA_PROBLEM)
     except KeyboardInterrupt as stop:
         fail(interrupted, exit_code(stop))

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline.commands.exit_codes import guarded
+from pipeline.commands.options import Dataset
 from pipeline.errors import UsageProblem
 from schemas.dataset import Layout
 
@@ -21,7 +22,7 @@ _LET_FINISH_S = 2  # for responses still being sent when the server is stopped
 
 
 def explore_command(
-    dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    dataset: Dataset,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help=f"Default: the first free one from {_FIRST_PORT}.")
     ] = None,
@@ -41,7 +42,7 @@ def explore_command(
       songmill explore dataset --port 8000
     """
     with guarded(), _listening(port) as listener:
-        _serve(Layout(dataset), listener, browser)
+        _serve(Layout.at(dataset), listener, browser)
 
 
 def _serve(layout: Layout, listener: socket.socket, browser: bool) -> None:
@@ -71,7 +72,7 @@ def _serve(layout: Layout, listener: socket.socket, browser: bool) -> None:
             timeout_graceful_shutdown=_LET_FINISH_S,
         )
         address = f"http://{_HOST}:{port}/"
-        typer.echo(f"{address} shows {layout.root}; press Ctrl+C to stop")
+        typer.echo(f"{address} shows {layout.url}; press Ctrl+C to stop")
         if browser:
             webbrowser.open(address)
         uvicorn.Server(config).run(sockets=[listener])

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
+from pipeline.commands.options import Dataset
 from pipeline.errors import UsageProblem
+from schemas.dataset import Layout
 from schemas.lyric_verdicts import CANONICAL, EXTRA, HEARD, SUNG
 
 app = typer.Typer(help="Files for other programs.", no_args_is_help=True)
@@ -18,7 +20,7 @@ def export() -> None:
 
 @app.command("lrc", epilog="Example: songmill export lrc dataset --out lyrics")
 def lrc_command(
-    dataset: Annotated[Path, typer.Argument(help="A curated dataset.")],
+    dataset: Dataset,
     out: Annotated[Path, typer.Option(help="Folder for the files.")],
     verdicts: Annotated[str, typer.Option(help="Lines to write, by verdict.")] = f"{CANONICAL},{HEARD},{EXTRA}",
 ) -> None:
@@ -28,5 +30,5 @@ def lrc_command(
     wanted = [name.strip() for name in verdicts.split(",")]
     if unknown := sorted({*wanted} - SUNG):
         raise UsageProblem(f"no verdict {', '.join(unknown)}; there are {', '.join(sorted(SUNG))}")
-    files = list(export_lrc(dataset, out, wanted))
+    files = list(export_lrc(Layout.at(dataset), out, wanted))
     print(f"{out}: {len(files)} files")

@@ -3,19 +3,18 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from pipeline.commands.exit_codes import guarded
+from pipeline.commands.options import Dataset
 from pipeline.errors import DataProblem, UsageProblem
-
-if TYPE_CHECKING:
-    from schemas.dataset import Layout
+from schemas.dataset import Layout
 
 
 def forget_command(
-    dataset: Annotated[Path, typer.Argument(help="A curated dataset.")],
+    dataset: Dataset,
     track: Annotated[list[str] | None, typer.Option(help="Row or track id; may be repeated.")] = None,
     where: Annotated[str | None, typer.Option(help="SQL condition over the columns of a row.")] = None,
     copies: Annotated[bool, typer.Option(help="Also forget rows turned away as copies of them.")] = True,
@@ -38,9 +37,9 @@ def forget_command(
 
       songmill forget dataset --where "artist = 'X'" --runs models/ --yes
     """
-    from schemas.dataset import Layout
+    from schemas.storage.location import absolute
 
-    layout = Layout(dataset.resolve())
+    layout = Layout.at(absolute(dataset))
     with guarded():
         if undo:
             _undo(layout, track or [])
@@ -52,13 +51,25 @@ def forget_command(
         if not yes:
             _ask(f"{dataset}: forget {amount}?")
         forget(layout, found, reason)
-        models = models_trained_on(found.tracks.values(), runs or [layout.root.parent])
+        places = runs or ([] if _is_in_bucket(layout) else [Path(layout.url).parent])
+        models = models_trained_on(found.tracks.values(), places)
     if as_json:
         forgotten = {"rows": found.tracks, "copies": found.copies, "hours": found.hours}
         print(json.dumps({**forgotten, "models": [str(model) for model in models]}, indent=2))
         return
     typer.echo(f"{dataset}: forgot {amount}")
-    typer.echo("\n".join(["trained on them:", *(f"  {model}" for model in models)]) if models else "no model found")
+    if _is_in_bucket(layout):
+        typer.echo("if versioning is on for the bucket, it keeps their old bytes: remove the old versions there too")
+    if models:
+        typer.echo("\n".join(["trained on them:", *(f"  {model}" for model in models)]))
+    else:
+        typer.echo("no model found" if places else "no model was looked for: name folders to search with --runs")
+
+
+def _is_in_bucket(layout: Layout) -> bool:
+    from schemas.storage.options import scheme
+
+    return scheme(layout.url) is not None
 
 
 def _ask(question: str) -> None:
@@ -67,11 +78,11 @@ def _ask(question: str) -> None:
     typer.confirm(question, abort=True)
 
 
-def _undo(layout: "Layout", ids: list[str]) -> None:
+def _undo(layout: Layout, ids: list[str]) -> None:
     from pipeline.dataset.tombstones import unbury
 
     if not ids:
         raise UsageProblem("name what may come back: --undo --track ID")
-    if not layout.tombstones.is_file() or not (count := unbury(layout, ids)):
-        raise DataProblem(f"{layout.root}: none of these is forgotten: {', '.join(ids)}")
-    typer.echo(f"{layout.root}: {count} rows may come back with the next curate")
+    if not layout.store.exists(layout.tombstones) or not (count := unbury(layout, ids)):
+        raise DataProblem(f"{layout.url}: none of these is forgotten: {', '.join(ids)}")
+    typer.echo(f"{layout.url}: {count} rows may come back with the next curate")

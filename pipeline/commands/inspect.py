@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.exit_codes import USAGE_PROBLEM, fail
-from pipeline.commands.options import AsJson, Dataset
+from pipeline.commands.options import AsJson, Dataset, place
 from pipeline.commands.output import print_json, wide_console
+from schemas.dataset import Layout
 
 
 def inspect_command(
@@ -17,7 +18,9 @@ def inspect_command(
     html: Annotated[Path | None, typer.Option(help="Write a web page for viewing and listening.")] = None,
     rows: Annotated[int, typer.Option(min=0, help="With --html: how many rows to sample over all verdicts.")] = 100,
     seed: Annotated[int, typer.Option(help="With --html: seed of the sample.")] = 0,
-    compare: Annotated[Path | None, typer.Option(help="Another dataset to compare with.")] = None,
+    compare: Annotated[
+        str | None, typer.Option(parser=place, metavar="DATASET", help="Another dataset to compare with.")
+    ] = None,
 ) -> None:
     """Show what a dataset contains: counts, hours, verdicts, distributions, time in stages.
 
@@ -33,37 +36,35 @@ def inspect_command(
     """
     from pipeline.dataset.stats_cache import current_stats
     from pipeline.view.terminal import show_stats
-    from schemas.dataset import Layout
 
     if sum(map(bool, (sql, html, compare))) > 1:
         fail("give only one of --sql, --html and --compare", USAGE_PROBLEM)
     if html:
         from pipeline.commands.report import report  # here because the audio decoder takes long to import
 
-        report(dataset, html, rows, seed, as_json=as_json)
+        report(Layout.at(dataset), html, rows, seed, as_json=as_json)
         return
     if sql:
-        _query(dataset, sql, as_json)
+        _query(Layout.at(dataset), sql, as_json)
         return
     if compare:
-        _compare(dataset, compare, as_json)
+        _compare(Layout.at(dataset), Layout.at(compare), as_json)
         return
-    stats = current_stats(Layout(dataset))
+    stats = current_stats(Layout.at(dataset))
     if as_json:
         print_json(stats.model_dump())
     else:
-        show_stats(wide_console(), str(dataset), stats)
+        show_stats(wide_console(), dataset, stats)
 
 
-def _query(dataset: Path, sql: str, as_json: bool) -> None:
+def _query(layout: Layout, sql: str, as_json: bool) -> None:
     import duckdb
 
     from pipeline.dataset.stats import connect
-    from schemas.dataset import Layout
 
-    Layout(dataset).require()
+    layout.require()
     try:
-        found = connect(Layout(dataset)).sql(sql)
+        found = connect(layout).sql(sql)
         if as_json:
             print_json(found.to_arrow_table().to_pylist() if found else [])
         elif found:
@@ -72,13 +73,12 @@ def _query(dataset: Path, sql: str, as_json: bool) -> None:
         fail(f"--sql: {error}", USAGE_PROBLEM)
 
 
-def _compare(dataset: Path, other: Path, as_json: bool) -> None:
+def _compare(a: Layout, b: Layout, as_json: bool) -> None:
     from pipeline.commands.compare import show_comparison
     from pipeline.view.comparison import compare
-    from schemas.dataset import Layout
 
-    found = compare(Layout(dataset), Layout(other))
+    found = compare(a, b)
     if as_json:
         print_json(found.model_dump())
     else:
-        show_comparison(wide_console(), str(dataset), str(other), found)
+        show_comparison(wide_console(), a.url, b.url, found)

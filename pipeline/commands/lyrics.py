@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from pipeline.commands.exit_codes import DATA_PROBLEM, USAGE_PROBLEM, fail, guarded
+from pipeline.commands.options import place
 from pipeline.errors import DataProblem
 
 app = typer.Typer(help="Lyric libraries: index and search them, train a vocabulary.", no_args_is_help=True)
@@ -95,7 +96,10 @@ def search_command(
 
 @app.command("train-tokenizer", epilog="Example: songmill lyrics train-tokenizer lyrics.parquet --out lyric_bpe.json")
 def train_command(
-    source: Annotated[Path, typer.Argument(help="A lyric library (Parquet) or a curated dataset.")],
+    source: Annotated[
+        str,
+        typer.Argument(parser=place, metavar="SOURCE", help="A lyric library (Parquet) or a curated dataset."),
+    ],
     out: Annotated[Path, typer.Option(help="Vocabulary file, for --set lyric_tokens.vocabulary=FILE.")],
     size: Annotated[int, typer.Option(help="Number of entries; the released one has 6681.")] = 6681,
 ) -> None:

@@ -1,13 +1,24 @@
 """`songmill plan`: the validated DAG of a run, and a cost estimate from a pilot."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.commands.exit_codes import USAGE_PROBLEM, fail
-from pipeline.commands.options import Add, AsJson, ConfigFile, Lyrics, Only, Overrides, Profile, Source, split_names
+from pipeline.commands.options import (
+    Add,
+    AsJson,
+    ConfigFile,
+    Lyrics,
+    Only,
+    Overrides,
+    Profile,
+    Source,
+    dataset_in,
+    split_names,
+)
 from pipeline.commands.output import print_json, wide_console
+from schemas.dataset import Layout
 
 if TYPE_CHECKING:
     from pipeline.curation.pilot import Pilot
@@ -36,20 +47,21 @@ def plan_command(
 
       songmill plan songs/ --profile full --pilot 20
     """
-    from pipeline.dataset.saved_config import is_dataset, remembered_config
+    from pipeline.dataset.saved_config import remembered_config
     from pipeline.models.store import ModelStore
     from pipeline.planning.config import build_config
     from pipeline.planning.dependencies import missing_libraries, missing_libraries_message
     from pipeline.planning.plan import draft_dag, make_plan, weights_bytes
     from pipeline.view.terminal import show_pilot, show_plan
-    from schemas.dataset import Layout
+    from schemas.storage.location import absolute
     from stages.libraries import how_to_install
 
     if pilot and not (source or config):
         fail("a pilot needs songs: songmill plan SONGS --pilot 20", USAGE_PROBLEM)
     asked = any((config, profile, lyrics, stages, add, overrides, pilot))
-    if source and not asked and is_dataset(Layout(Path(source))):
-        settings = remembered_config(Layout(Path(source).resolve()))
+    dataset = dataset_in(source) if source and not asked else None
+    if dataset:
+        settings = remembered_config(Layout.at(absolute(dataset.url)))
     else:
         named = bool(config and pilot)  # a pilot runs, so the file has to name songs and output; a plan needs neither
         settings = build_config(
@@ -59,7 +71,7 @@ def plan_command(
             add=split_names(add),
             overrides=overrides or [],
             input=source or (None if named else "songs"),
-            output=None if named else Path("dataset"),
+            output=None if named else "dataset",
             lyrics=lyrics,
         )
     store = ModelStore()

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,11 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.commands.exit_codes import guarded
+from pipeline.commands.options import Dataset
 from pipeline.errors import UsageProblem
+from schemas.dataset import Layout
 
 if TYPE_CHECKING:
     from pipeline.dataset.quarantine import Group
-    from schemas.dataset import Layout
 
 _MESSAGE = 80
 
@@ -32,7 +32,7 @@ class Action(StrEnum):
 
 
 def quarantine_command(
-    dataset: Annotated[Path, typer.Argument(help="A curated dataset.")],
+    dataset: Dataset,
     action: Annotated[Action, typer.Argument(help="list, show ID, or retry.")] = Action.LIST,
     row: Annotated[str | None, typer.Argument(metavar="[ID]", help="Row or track id, or a prefix of it.")] = None,
     stage: Annotated[str | None, typer.Option(help="Only rows turned away by this stage.")] = None,
@@ -58,9 +58,9 @@ def quarantine_command(
         groups,
         rows_to_retry,
     )
-    from schemas.dataset import Layout
+    from schemas.storage.location import absolute
 
-    layout = Layout(dataset.resolve())
+    layout = Layout.at(absolute(dataset))
     with guarded():
         if action is Action.SHOW:
             if row is None:
@@ -72,7 +72,7 @@ def quarantine_command(
             _show_groups(groups(layout, stage=stage, reason=reason), as_json)
 
 
-def _retry(layout: "Layout", row_ids: frozenset[str], *, progress: bool, as_json: bool) -> None:
+def _retry(layout: Layout, row_ids: frozenset[str], *, progress: bool, as_json: bool) -> None:
     from pipeline.curation.curate import curate
     from pipeline.dataset.quarantine import groups
     from pipeline.dataset.saved_config import remembered_config
@@ -83,7 +83,7 @@ def _retry(layout: "Layout", row_ids: frozenset[str], *, progress: bool, as_json
     if as_json:
         print(json.dumps({"tried": len(row_ids), "failed_now": left}))
     else:
-        typer.echo(f"{layout.root}: {len(row_ids)} rows retried; {left} rows of the dataset are failed now")
+        typer.echo(f"{layout.url}: {len(row_ids)} rows retried; {left} rows of the dataset are failed now")
 
 
 def _show_groups(found: "list[Group]", as_json: bool) -> None:

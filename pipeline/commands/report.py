@@ -16,10 +16,10 @@ from schemas.dataset import Layout
 _LINE_INTERVAL_S = 10.0
 
 
-def report(dataset: Path, out: Path, rows: int, seed: int, *, as_json: bool) -> None:
+def report(layout: Layout, out: Path, rows: int, seed: int, *, as_json: bool) -> None:
     """Write a dataset's report and print a summary of it."""
     with guarded(), watching() as watch:
-        made = write_report(Layout(dataset), out, rows=rows, seed=seed, watch=watch)
+        made = write_report(layout, out, rows=rows, seed=seed, watch=watch)
     if as_json:
         typer.echo(made.model_dump_json(indent=2))
         return

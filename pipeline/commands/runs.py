@@ -10,10 +10,10 @@ from rich.table import Table
 from pipeline.commands.options import AsJson, Dataset
 from pipeline.commands.output import print_json, wide_console
 from pipeline.errors import UsageProblem
+from schemas.dataset import Layout
 
 if TYPE_CHECKING:
     from pipeline.dataset.runs import RunInfo
-    from schemas.dataset import Layout
 
 
 def runs_command(
@@ -37,12 +37,12 @@ def runs_command(
     """
     from pipeline.dataset.runs import events, read_runs
     from pipeline.dataset.runs import follow as followed
-    from schemas.dataset import Layout
+    from schemas.storage.location import absolute
 
-    layout = Layout(dataset.resolve())
-    if not layout.runs.is_dir():  # the first run has a record before its dataset has a row
-        layout.require()
+    layout = Layout.at(absolute(dataset))
     found = read_runs(layout)
+    if not found:  # the first run has a record before its dataset has a row
+        layout.require()
     if follow:
         for event in followed(layout, _chosen(layout, found, run)):
             typer.echo(json.dumps(event) if as_json else _line(event))
@@ -53,22 +53,22 @@ def runs_command(
         _list(layout, found, as_json=as_json)
 
 
-def _chosen(layout: "Layout", runs: "list[RunInfo]", wanted: str | None) -> "RunInfo":
+def _chosen(layout: Layout, runs: "list[RunInfo]", wanted: str | None) -> "RunInfo":
     fitting = [run for run in runs if run.id.startswith(wanted or "")]
     if not fitting:
         which = f"run {wanted}" if wanted else "run"
-        raise UsageProblem(f"{layout.root} has no {which} on record; `songmill runs {layout.root}` lists them")
+        raise UsageProblem(f"{layout.url} has no {which} on record; `songmill runs {layout.url}` lists them")
     return fitting[-1]
 
 
-def _list(layout: "Layout", runs: "list[RunInfo]", *, as_json: bool) -> None:
+def _list(layout: Layout, runs: "list[RunInfo]", *, as_json: bool) -> None:
     from pipeline.dataset.runs import state
 
     if as_json:
         print_json([run.model_dump(mode="json") | {"state": state(layout, run, runs[-1])} for run in runs])
         return
     if not runs:
-        typer.echo(f"{layout.root}: no run is on record; versions before this one kept none")
+        typer.echo(f"{layout.url}: no run is on record; versions before this one kept none")
         return
     heads = ("run", "command", "state", "took", "rows", "nodes lost", "workers died", "songmill", "host")
     table = Table(*heads, box=None, pad_edge=False)
@@ -80,7 +80,7 @@ def _list(layout: "Layout", runs: "list[RunInfo]", *, as_json: bool) -> None:
     wide_console().print(table)
 
 
-def _show(layout: "Layout", run: "RunInfo", latest: "RunInfo", events: list[dict[str, Any]], *, as_json: bool) -> None:
+def _show(layout: Layout, run: "RunInfo", latest: "RunInfo", events: list[dict[str, Any]], *, as_json: bool) -> None:
     from pipeline.dataset.runs import state
 
     facts = run.model_dump(mode="json") | {"state": state(layout, run, latest)}

@@ -71,13 +71,15 @@ def autoencoder_command(
 
       songmill curate --add latents dataset --set latents.codec=codec
     """
+    from schemas.storage.location import absolute
+
     flags = {
         "--where": where,
         "--checkpoint": checkpoint.resolve() if checkpoint else None,
         "--steps": steps,
         "--seed": seed,
         "--threads": threads,
-        "DATASET": [path.resolve() for path in datasets] if datasets else None,
+        "DATASET": [*map(absolute, datasets)] if datasets else None,
     }
     with guarded("interrupted; the same command resumes from the last checkpoint"):
         # Imported here: torch takes seconds to import, and the other commands do not need it.

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Protocol
 import typer
 
 from pipeline.commands.exit_codes import fail
+from pipeline.commands.options import place
 from pipeline.console.interrupts import INTERRUPTED
 
 
@@ -31,8 +32,13 @@ def machine(name: str, text: str) -> Any:
 
 
 Datasets = Annotated[
-    list[Path] | None,
-    typer.Argument(metavar="DATASET...", show_default=False, help="Folders that songmill curate wrote."),
+    list[str] | None,
+    typer.Argument(
+        parser=place,
+        metavar="DATASET...",
+        show_default=False,
+        help="Datasets: folders, or URLs with s3://, gs:// or az://.",
+    ),
 ]
 Out = Annotated[
     Path | None, typer.Option("--out", show_default=False, help="Folder of the run; an existing run is resumed.")

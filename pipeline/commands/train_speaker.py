@@ -78,6 +78,8 @@ def speaker_command(
 
       songmill curate songs --out dataset --set speaker.engine=songmill --set speaker.encoder=encoder
     """
+    from schemas.storage.location import absolute
+
     flags = {
         "--where": where,
         "--label": label,
@@ -87,7 +89,7 @@ def speaker_command(
         "--lr": lr,
         "--seed": seed,
         "--threads": threads,
-        "DATASET": [path.resolve() for path in datasets] if datasets else None,
+        "DATASET": [*map(absolute, datasets)] if datasets else None,
     }
     with guarded("interrupted; the same command resumes from the last song or checkpoint"):
         # Imported here: torch takes seconds to import, and the other commands do not need it.

@@ -5,6 +5,7 @@ import typer
 from pipeline.commands.exit_codes import DATA_PROBLEM
 from pipeline.commands.options import AsJson, Dataset
 from pipeline.commands.output import print_json
+from schemas.dataset import Layout
 
 
 def verify_command(dataset: Dataset, as_json: AsJson = False) -> None:
@@ -15,9 +16,8 @@ def verify_command(dataset: Dataset, as_json: AsJson = False) -> None:
       songmill verify dataset
     """
     from pipeline.dataset.verification import verify_dataset
-    from schemas.dataset import Layout
 
-    problems = verify_dataset(Layout(dataset))
+    problems = verify_dataset(Layout.at(dataset))
     if as_json:
         print_json({"problems": problems})
     else:

@@ -11,14 +11,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.commands.exit_codes import guarded
+from pipeline.commands.options import Dataset
+from schemas.dataset import Layout
 
 if TYPE_CHECKING:
     from pipeline.edit.whatif import Amount, WhatIf
-    from schemas.dataset import Layout
 
 
 def whatif_command(
-    dataset: Annotated[Path, typer.Argument(help="A curated dataset.")],
+    dataset: Dataset,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="column.min_field=NUMBER or max_; null for none. May be repeated.")
     ] = None,
@@ -41,9 +42,9 @@ def whatif_command(
       songmill whatif dataset --set quality.min_bandwidth_hz=15000 --apply
     """
     from pipeline.edit.whatif import what_if  # here because DuckDB and Arrow take long to import
-    from schemas.dataset import Layout
+    from schemas.storage.location import absolute
 
-    layout = Layout(dataset.resolve())
+    layout = Layout.at(absolute(dataset))
     with guarded():
         found = what_if(layout, overrides or [], nearest)
         if html:
@@ -62,7 +63,7 @@ def whatif_command(
         typer.echo(f"{dataset}: these thresholds apply now{left}")
 
 
-def _write_page(layout: "Layout", html: Path, overrides: Sequence[str], found: "WhatIf") -> None:
+def _write_page(layout: Layout, html: Path, overrides: Sequence[str], found: "WhatIf") -> None:
     """Write the page of the rows nearest to the thresholds, with their values judged by the new ones."""
     from pipeline.commands.report import watching
     from pipeline.edit.rejudge import rejudge
