@@ -10,9 +10,7 @@ from pipeline.commands.output import print_json
 
 def copy_command(
     source: Dataset,
-    target: Annotated[
-        str, typer.Argument(parser=place, metavar="PLACE", help="Where the copy goes: empty, or an earlier copy.")
-    ],
+    target: Annotated[str, typer.Argument(parser=place, help="Where the copy goes: empty, or an earlier copy.")],
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Remove units of the target that the source has no more.")
     ] = False,

@@ -98,7 +98,7 @@ def search_command(
 def train_command(
     source: Annotated[
         str,
-        typer.Argument(parser=place, metavar="SOURCE", help="A lyric library (Parquet) or a curated dataset."),
+        typer.Argument(parser=place, help="A lyric library (Parquet) or a curated dataset."),
     ],
     out: Annotated[Path, typer.Option(help="Vocabulary file, for --set lyric_tokens.vocabulary=FILE.")],
     size: Annotated[int, typer.Option(help="Number of entries; the released one has 6681.")] = 6681,

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator
 
@@ -35,7 +36,7 @@ def absolute(place: str) -> str:
 
 
 def _known(place: str) -> str:
-    if "://" in place and not scheme(place):
+    if "://" in place and not (scheme(place) and urlsplit(place).netloc):
         raise ValueError(f"{place}: a dataset is a folder, or a bucket by a URL with s3://, gs:// or az://")
     return place
 
