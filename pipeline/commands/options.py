@@ -39,15 +39,7 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="stage.param=value or column.min_field=value; may be repeated.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Dataset = Annotated[
-    str,
-    typer.Argument(
-        parser=place,
-        metavar="DATASET",
-        help="Dataset: a folder, or a URL with s3://, gs:// or az://.",
-        show_default=False,
-    ),
-]
+Dataset = Annotated[str, typer.Argument(parser=place, help="Dataset: a folder, or a URL with s3://, gs:// or az://.")]
 
 
 def dataset_in(source: str) -> Layout | None:
