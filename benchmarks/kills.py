@@ -72,7 +72,12 @@ def kill_often(folder: Path, at_random: int, injected: int, seed: int) -> dict[s
             for name in NAMES:
                 world.put(name, rng.choice(CONTENTS))
             for _ in range(6):
-                before = world.rows() if world.layout.plan.exists() and not world.layout.moves.exists() else {}
+                before = (
+                    world.rows()
+                    if (world.dataset / "_songmill/plan.json").exists()
+                    and not (world.dataset / "_songmill/moves.json").exists()
+                    else {}
+                )
                 committed: dict[str, str] = {}
                 for _ in range(rng.randint(1, 4)):
                     if not kills:
@@ -154,12 +159,12 @@ def _die_at(patch: pytest.MonkeyPatch, step: int) -> None:
 
 def _state(world: World) -> tuple[int, int, bool, bool]:
     """Parts of the scan, the records' digest, whether renames are in progress, whether there are uncommitted units."""
-    layout = world.layout
-    records = hash(tuple(path.read_bytes() for path in sorted(layout.commits.glob("*.json"))))
-    names = {name for commit in Ledger(layout).read().commits.values() for name in commit.files}
-    files = [*layout.shards.glob("*.parquet"), *layout.quarantine.glob("*.parquet")]
-    stray = any(layout.name_of(path) not in names for path in files)
-    return len([*layout.scan.glob("*.parquet")]), records, layout.moves.exists(), stray
+    root, state = world.dataset, world.dataset / "_songmill"
+    records = hash(tuple(path.read_bytes() for path in sorted((state / "commits").glob("*.json"))))
+    names = {name for commit in Ledger(world.layout).read().commits.values() for name in commit.files}
+    files = [*(root / "shards").glob("*.parquet"), *(root / "quarantine").glob("*.parquet")]
+    stray = any(path.relative_to(root).as_posix() not in names for path in files)
+    return len([*(state / "scan").glob("*.parquet")]), records, (state / "moves.json").exists(), stray
 
 
 def _where(before: tuple[int, int, bool, bool], after: tuple[int, int, bool, bool]) -> str:

@@ -65,7 +65,7 @@ def measure(rows: int, folder: Path) -> None:
         runs[name] = _run(_manifest(folder / f"{count}.parquet", count), dataset)
         print(f"{name}: {runs[name]['wall_s']:.0f} s", file=sys.stderr, flush=True)
     remembered = _inspect_s(dataset)
-    Layout(dataset).stats.unlink()
+    (dataset / "_songmill/stats.json").unlink()
     inspections = {"with the figures of the last run": remembered, "counted anew": _inspect_s(dataset)}
     report(rows, runs, inspections, _query_s(dataset))
 
@@ -98,7 +98,7 @@ def _inspect_s(dataset: Path) -> tuple[float, float]:
 
 
 def _query_s(dataset: Path) -> dict[str, float]:
-    connection = connect(Layout(dataset))
+    connection = connect(Layout.at(dataset))
     seconds = {}
     for name, query in _QUERIES.items():
         started = time.perf_counter()

@@ -13,13 +13,11 @@ from pipeline.planning.plan import make_dag, make_plan
 from schemas import columns
 from schemas.commits import Commit, RowState
 from schemas.config import CurateConfig
-from schemas.dataset import Layout
 from schemas.files import file_digest
 
 
 def write_audio_dataset(root: Path, files: Sequence[Path]) -> Path:
     """A dataset whose kept rows are these files."""
-    layout = Layout(root)
     rows = [
         {
             "row_id": f"row-{number}",
@@ -33,13 +31,15 @@ def write_audio_dataset(root: Path, files: Sequence[Path]) -> Path:
         for number, file in enumerate(files)
     ]
     fields = [("audio", columns.AUDIO), ("verdict", columns.VERDICT)]
-    layout.shards.mkdir(parents=True)
-    pq.write_table(pa.Table.from_pylist(rows, pa.schema([*columns.IDENTITY, *fields])), layout.shard_file(0))
+    name = "shards/train-000000.parquet"
+    (root / "shards").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows, pa.schema([*columns.IDENTITY, *fields])), root / name)
     config = CurateConfig.model_validate({"input": {"path": "x"}, "output": root, "stages": {"decode": {}}})
-    layout.commits.mkdir(parents=True)
-    layout.plan.write_text(make_plan(config, make_dag(config, ModelStore())).model_dump_json())
-    digests = {str(layout.shard_file(0).relative_to(root)): file_digest(layout.shard_file(0))}
+    commits = root / "_songmill/commits"
+    commits.mkdir(parents=True)
+    (root / "_songmill/plan.json").write_text(make_plan(config, make_dag(config, ModelStore())).model_dump_json())
+    digests = {name: file_digest(root / name)}
     states = {row["row_id"]: RowState(status="kept", track_id=row["track_id"], basis="toy") for row in rows}
     commit = Commit(unit=0, plan="toy", files=digests, rows=states, timings={})
-    layout.commit_file(0).write_text(commit.model_dump_json())
+    (commits / "000000.json").write_text(commit.model_dump_json())
     return root

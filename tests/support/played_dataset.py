@@ -49,13 +49,14 @@ class PlayedDataset:
     """A dataset whose models are played: every kept row without a key gets one, and is counted."""
 
     def __init__(self, root: Path) -> None:
-        self.layout = Layout(root)
+        self.root = root
+        self.layout = Layout.at(root)
         self.ledger = Ledger(self.layout).open()
         self.measured: list[str] = []
 
     def todo(self, *rows: dict[str, Any], overrides: tuple[str, ...] = ()) -> pa.Table:
         """What a run would have to do."""
-        config = build_config(only=STAGES, overrides=overrides, input="songs", output=self.layout.root)
+        config = build_config(only=STAGES, overrides=overrides, input="songs", output=self.root)
         dag = build_dag(config, {}, {})
         plan = make_plan(config, dag)
         scan = with_bands(pa.Table.from_pylist(list(rows), scan_schema(dag))).drop_columns(["timing"])
@@ -64,10 +65,10 @@ class PlayedDataset:
         return units_to_do(judged, dag, plan, self.ledger, config.resources, marks)
 
     def run(self, *rows: dict[str, Any], overrides: tuple[str, ...] = ()) -> "PlayedDataset":
-        config = build_config(only=STAGES, overrides=overrides, input="songs", output=self.layout.root)
+        config = build_config(only=STAGES, overrides=overrides, input="songs", output=self.root)
         dag = build_dag(config, {}, {})
         plan = make_plan(config, dag)
-        self.layout.plan.write_text(plan.model_dump_json())
+        (self.root / "_songmill/plan.json").write_text(plan.model_dump_json())
         marks = read_marks(self.layout)
         rows_to_do = self.todo(*rows, overrides=overrides)
         files = {commit.unit: list(commit.files) for commit in self.ledger.commits.values()}
@@ -89,7 +90,7 @@ class PlayedDataset:
 
     @property
     def rows(self) -> dict[str, dict[str, Any]]:
-        paths = [*self.layout.shards.iterdir(), *self.layout.quarantine.iterdir()]
+        paths = [*(self.root / "shards").iterdir(), *(self.root / "quarantine").iterdir()]
         rows = [row for path in paths for row in pq.read_table(path).to_pylist()]
         assert len(rows) == len({row["row_id"] for row in rows}) == len(self.ledger.rows)
         return {row["row_id"]: row for row in rows}

@@ -60,13 +60,12 @@ def write_rows(
     fingerprints: Mapping[str, str] | None = None,
 ) -> Layout:
     """A committed dataset of one unit: kept rows in a shard, all others in the quarantine."""
-    layout = Layout(root)
     files = {}
-    for kept, path in ((True, layout.shard_file(0)), (False, layout.quarantine_file(0))):
+    for kept, name in ((True, "shards/train-000000.parquet"), (False, "quarantine/part-000000.parquet")):
         if chosen := [row for row in rows if (row["verdict"]["status"] == "kept") == kept]:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(pa.Table.from_pylist(chosen, SCHEMA), path)
-            files[str(path.relative_to(root))] = file_digest(path)
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.Table.from_pylist(chosen, SCHEMA), root / name)
+            files[name] = file_digest(root / name)
     plan = _plan(gates or {}, fingerprints or {})
     commit = Commit(
         unit=0,
@@ -75,10 +74,10 @@ def write_rows(
         rows={r["row_id"]: RowState(status=r["verdict"]["status"], track_id=r["track_id"], basis="") for r in rows},
         timings={"rhythm": StageTime(rows=len(rows), seconds=2.0, audio_s=3600.0 * len(rows))},
     )
-    layout.commits.mkdir(parents=True, exist_ok=True)
-    layout.plan.write_text(plan.model_dump_json())
-    layout.commit_file(0).write_text(commit.model_dump_json())
-    return layout
+    (root / "_songmill/commits").mkdir(parents=True, exist_ok=True)
+    (root / "_songmill/plan.json").write_text(plan.model_dump_json())
+    (root / "_songmill/commits/000000.json").write_text(commit.model_dump_json())
+    return Layout.at(root)
 
 
 def _plan(gates: Mapping[str, Mapping[str, float]], fingerprints: Mapping[str, str]) -> Plan:

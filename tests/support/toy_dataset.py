@@ -17,7 +17,6 @@ from schemas.dataset import (
     FOOTER_SCHEMA_VERSION,
     FOOTER_SHARD_DIGEST,
     SCHEMA_VERSION,
-    Layout,
 )
 from schemas.files import file_digest
 from stages.text.bpe import LINE_END_ID, START_ID
@@ -74,7 +73,6 @@ def write_dataset(
         models: of columns that are not to have the usual ones.
         committed: write commit records.
     """
-    layout = Layout(root)
     ssl = {"whisper_base": 12} if ssl is None else ssl
     named = {name: f"toy-{name}@r1" for name in ("latents", "ssl", "text_embedding")} | dict(models or {})
     rows = []
@@ -92,7 +90,7 @@ def write_dataset(
     made = {name: f"{name:0<32.32}" for name in schema.names} | dict(fingerprints or {})
     size = -(-songs // shards)
     for unit, start in enumerate(range(0, songs, size)):
-        write_unit(layout, unit, table.slice(start, size), made, row_group, committed)
+        write_unit(root, unit, table.slice(start, size), made, row_group, committed)
     return root
 
 
@@ -172,7 +170,7 @@ class _Song:
 
 
 def write_unit(
-    layout: Layout, unit: int, rows: pa.Table, fingerprints: Mapping[str, str], row_group: int, committed: bool
+    root: Path, unit: int, rows: pa.Table, fingerprints: Mapping[str, str], row_group: int, committed: bool
 ) -> None:
     """Write rows as a shard and the features beside it."""
     footer = {
@@ -181,24 +179,25 @@ def write_unit(
         FOOTER_FINGERPRINTS: json.dumps(dict(fingerprints), sort_keys=True).encode(),
     }
     features = [name for name in ("latents", "ssl", "text_embedding") if name in rows.column_names]
-    shard = layout.shard_file(unit)
+    shard = root / f"shards/train-{unit:06d}.parquet"
     _write(rows.drop_columns(features), shard, footer, row_group)
     files = [shard]
     footer[FOOTER_SHARD_DIGEST] = file_digest(shard).encode()
     for name in features:
-        files.append(layout.feature_file(name, unit))
+        files.append(root / f"features/{name}/train-{unit:06d}.parquet")
         _write(rows.select(["row_id", name]), files[-1], footer, row_group)
     if committed:
         ids = zip(rows["row_id"].to_pylist(), rows["track_id"].to_pylist(), strict=True)
         commit = Commit(
             unit=unit,
             plan="toy",
-            files={str(path.relative_to(layout.root)): file_digest(path) for path in files},
+            files={str(path.relative_to(root)): file_digest(path) for path in files},
             rows={row_id: RowState(status="kept", track_id=track_id, basis="toy") for row_id, track_id in ids},
             timings={},
         )
-        layout.commits.mkdir(parents=True, exist_ok=True)
-        layout.commit_file(unit).write_text(commit.model_dump_json(), encoding="utf-8")
+        commits = root / "_songmill/commits"
+        commits.mkdir(parents=True, exist_ok=True)
+        (commits / f"{unit:06d}.json").write_text(commit.model_dump_json(), encoding="utf-8")
 
 
 def _write(rows: pa.Table, path: Path, footer: Mapping[bytes, bytes], row_group: int) -> None:

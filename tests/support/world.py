@@ -63,8 +63,12 @@ class World:
         return self.root / self.folder
 
     @property
+    def dataset(self) -> Path:
+        return self.root / "dataset"
+
+    @property
     def layout(self) -> Layout:
-        return Layout(self.root / "dataset")
+        return Layout.at(self.dataset)
 
     @property
     def files(self) -> list[Path]:
@@ -93,7 +97,7 @@ class World:
         config.write_text(CONFIG)
         overrides = ["resources.rows_per_shard=3", *self.overrides]
         made = build_config(
-            file=config, input=str(source or self.songs), output=out or self.layout.root, overrides=overrides
+            file=config, input=str(source or self.songs), output=out or self.dataset, overrides=overrides
         )
         return curate(made, STORE, progress=False, **options)
 
@@ -125,7 +129,8 @@ class World:
     def rows(self, layout: Layout | None = None) -> dict[str, dict[str, Any]]:
         """Every row by its uri."""
         layout = layout or self.layout
-        files = [*layout.shards.glob("*.parquet"), *layout.quarantine.glob("*.parquet")]
+        root = Path(layout.url)
+        files = [*(root / "shards").glob("*.parquet"), *(root / "quarantine").glob("*.parquet")]
         rows = [row for path in files for row in pq.read_table(path).to_pylist()]
         assert len({row["uri"] for row in rows}) == len(rows) == len(Ledger(layout).read().rows)
         assert all(row["row_id"] == row_id(row["uri"]) for row in rows)
@@ -142,7 +147,7 @@ def track_of(content: bytes) -> str:
 
 
 def digests(layout: Layout) -> dict[str, str]:
-    files = (path for path in layout.root.rglob("*") if path.is_file() and path.name != "lock")
+    files = (path for path in Path(layout.url).rglob("*") if path.is_file() and path.name != "lock")
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
