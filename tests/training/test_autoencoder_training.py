@@ -65,7 +65,7 @@ def four_songs(files: list[Path], tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="module")
 def recordings(four_songs: Path) -> DatasetAudio:
-    return DatasetAudio([four_songs])
+    return DatasetAudio([str(four_songs)])
 
 
 @pytest.fixture(scope="module")
@@ -128,17 +128,17 @@ class TestAudio:
         self, four_songs: Path, tmp_path: Path, files: list[Path]
     ) -> None:
         copied = shutil.copy(files[0], tmp_path / "copy.opus")
-        twice = DatasetAudio([four_songs, write_audio_dataset(tmp_path / "more", [Path(copied)])])
+        twice = DatasetAudio([str(four_songs), str(write_audio_dataset(tmp_path / "more", [Path(copied)]))])
         assert (len(twice.recordings), twice.left_out) == (4, 1)
-        assert twice.fingerprint == DatasetAudio([four_songs]).fingerprint
-        calm = DatasetAudio([four_songs], "artist = 'calm_acoustic_1'")
+        assert twice.fingerprint == DatasetAudio([str(four_songs)]).fingerprint
+        calm = DatasetAudio([str(four_songs)], "artist = 'calm_acoustic_1'")
         assert (calm.table["artist"].to_pylist(), calm.left_out) == (["calm_acoustic_1"], 3)
         assert calm.fingerprint == fingerprint(calm.recordings) != twice.fingerprint
 
     def test_songs_marked_drop_are_left_out(self, tmp_path: Path, files: list[Path]) -> None:
         dataset = write_audio_dataset(tmp_path, files)
-        set_marks(Layout(dataset), {"row-0": "drop", "row-1": "keep"})
-        audio = DatasetAudio([dataset])
+        set_marks(Layout.at(dataset), {"row-0": "drop", "row-1": "keep"})
+        audio = DatasetAudio([str(dataset)])
         assert sorted(audio.table["uri"].to_pylist()) == sorted(map(str, files[1:]))
         assert audio.left_out == 1
 
@@ -151,7 +151,7 @@ class TestAudio:
     )
     def test_a_file_that_is_not_what_it_was_is_named(self, files, tmp_path, spoil, told) -> None:
         file = Path(shutil.copy(files[0], tmp_path / "song.opus"))
-        source = DatasetAudio([write_audio_dataset(tmp_path / "data", [file])])
+        source = DatasetAudio([str(write_audio_dataset(tmp_path / "data", [file]))])
         spoil(file)
         with pytest.raises(UnreadableAudio, match=told) as raised:
             source.read(0)
@@ -159,7 +159,7 @@ class TestAudio:
         assert raised.value.track_id == source.recordings[0].track_id
 
     def test_songs_beyond_the_memory_are_decoded_again(self, four_songs: Path) -> None:
-        source = DatasetAudio([four_songs], cache_bytes=1)
+        source = DatasetAudio([str(four_songs)], cache_bytes=1)
         first = source.read(0)
         assert source.read(0) is first
         source.read(1)
@@ -499,7 +499,7 @@ class TestTheCommand:
         np.testing.assert_allclose(stored, expected, atol=1e-2, rtol=1e-2)
 
         config = AutoencoderTrainConfig.model_validate_json((run / "config.json").read_text())
-        trained = AutoencoderTrainer(config, DatasetAudio([four_songs]), run).model.eval()
+        trained = AutoencoderTrainer(config, DatasetAudio([str(four_songs)]), run).model.eval()
         with torch.no_grad():
             waveform = torch.from_numpy(pcm.stereo(heard)[:, : 32 * 4096].copy())[None]
             spectrogram = StereoMel()(waveform)

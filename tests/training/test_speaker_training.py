@@ -26,7 +26,6 @@ from pipeline.train import voices as voices_module
 from schemas import columns
 from schemas.commits import Commit, RowState
 from schemas.config import CurateConfig
-from schemas.dataset import Layout
 from schemas.files import file_digest
 from stages import pcm
 from stages.nets.omni_scale import LiteConvolution, OmniScaleBlock, SpeakerEncoder
@@ -446,17 +445,17 @@ def _row(path: Path, artist: str | None, has_vocals: bool = True) -> dict[str, A
 
 
 def _write(root: Path, rows: list[dict[str, Any]], stages: dict[str, Any]) -> Path:
-    layout = Layout(root)
+    name = "shards/train-000000.parquet"
     fields = [("audio", columns.AUDIO), ("vocals", columns.VOCALS), ("verdict", columns.VERDICT)]
-    layout.shards.mkdir(parents=True)
-    pq.write_table(pa.Table.from_pylist(rows, pa.schema([*columns.IDENTITY, *fields])), layout.shard_file(0))
+    (root / "shards").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows, pa.schema([*columns.IDENTITY, *fields])), root / name)
     config = CurateConfig.model_validate({"input": {"path": "x"}, "output": root, "stages": stages})
-    layout.commits.mkdir(parents=True)
-    layout.plan.write_text(make_plan(config, make_dag(config, ModelStore())).model_dump_json())
-    files = {str(layout.shard_file(0).relative_to(root)): file_digest(layout.shard_file(0))}
+    (root / "_songmill/commits").mkdir(parents=True)
+    (root / "_songmill/plan.json").write_text(make_plan(config, make_dag(config, ModelStore())).model_dump_json())
+    files = {name: file_digest(root / name)}
     states = {row["row_id"]: RowState(status="kept", track_id=row["track_id"], basis="toy") for row in rows}
     commit = Commit(unit=0, plan="toy", files=files, rows=states, timings={})
-    layout.commit_file(0).write_text(commit.model_dump_json())
+    (root / "_songmill/commits/000000.json").write_text(commit.model_dump_json())
     return root
 
 
@@ -530,7 +529,7 @@ class TestTheCommand:
         assert "which takes only --step" in asked("train", "export", run, "--out", tmp_path / "x", "--average", code=2)
 
     def test_a_song_that_fails_costs_a_line(self, seven_voices: Path, settings: Path, tmp_path: Path) -> None:
-        rows = pq.read_table(Layout(seven_voices).shard_file(0)).to_pylist()[:5]
+        rows = pq.read_table(seven_voices / "shards/train-000000.parquet").to_pylist()[:5]
         gone = tmp_path / "gone.wav"
         rows[0]["uri"] = str(gone)
         copy = _write(tmp_path / "songs", rows, {"decode": {}, "vocals": {}})
@@ -538,7 +537,7 @@ class TestTheCommand:
         voice = np.random.default_rng(0).standard_normal((80, 200))
         stored = tmp_path / "run" / SEGMENTS
         encoder = SpeakerEncoder(**TINY)
-        recipe = voices_module._Separation.planned(copy, encoder, ModelStore()).recipe
+        recipe = voices_module._Separation.planned(str(copy), encoder, ModelStore()).recipe
         for row in rows[1:]:  # as if they had been separated
             SegmentStore(stored).add(row["track_id"], recipe, [voice])
         said = _trained(copy, settings, tmp_path / "run", "--steps", 2)
@@ -568,7 +567,7 @@ class TestTheCommand:
         assert "leave 2 rows after 3 stages" in refused("--set", "model.n_mels=20", code=2)
         assert "DATASET is missing" in asked("train", "speaker", "--out", tmp_path / "run", code=2)
         silent = _write(
-            tmp_path / "silent", pq.read_table(Layout(seven_voices).shard_file(0)).to_pylist(), {"decode": {}}
+            tmp_path / "silent", pq.read_table(seven_voices / "shards/train-000000.parquet").to_pylist(), {"decode": {}}
         )
         assert "curate it with the stage vocals" in refused(code=1, data=silent)
         assert not (tmp_path / "run" / SEGMENTS / "songs.parquet").exists()

@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 
 from pipeline.lyrics.lrc import lrc
 from schemas import columns
-from schemas.dataset import Layout
 from schemas.lyric_verdicts import SUNG
 from stages.text.lyric_text import parse
 from tests.support.command import asked
@@ -60,7 +59,7 @@ def test_a_dataset_is_exported_a_file_a_song(tmp_path: Path):
     rows = [ROW, {**ROW, "row_id": "fedcba9876543210"}, {**ROW, "uri": "songs/two.mp3", "lyrics": None}]
     schema = pa.schema({"row_id": pa.string(), "uri": pa.string(), "title": pa.string(), "artist": pa.string(),
                         "audio": columns.AUDIO, "lyrics": columns.LYRICS})  # fmt: skip
-    shards = Layout(tmp_path / "dataset").shards
+    shards = tmp_path / "dataset/shards"
     shards.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows, schema), shards / "train-000000.parquet")
     assert "2 files" in asked("export", "lrc", tmp_path / "dataset", "--out", tmp_path / "lrc")

@@ -22,7 +22,6 @@ from pipeline.planning.config import build_config
 from pipeline.planning.plan import make_dag, make_plan
 from pipeline.train.audio_rows import AudioFeatures, features_from_audio, planned_frames
 from schemas import columns
-from schemas.dataset import Layout
 from tests.support import tiny_checkpoint
 from tests.support.audio import noise, write
 from tests.support.command import asked
@@ -80,12 +79,11 @@ def stored(audio: Callable[[str, str], Path], codec: Path, weights, tmp_path_fac
         made = stage.run(rows)
         for name, type in {stage.column: stage.type, **{name: stage.working[name] for name in stage.wanted}}.items():
             rows = rows.append_column(name, pa.array(made[name], type))
-    layout = Layout(root / "stored")
+    dataset = root / "stored"
     for unit in range(2):
-        write_unit(layout, unit, rows.drop_columns("pcm").slice(2 * unit, 2), dag.fingerprints, 2, committed=True)
-    layout.plan.parent.mkdir(parents=True, exist_ok=True)
-    layout.plan.write_text(make_plan(config, dag).model_dump_json())
-    return layout.root
+        write_unit(dataset, unit, rows.drop_columns("pcm").slice(2 * unit, 2), dag.fingerprints, 2, committed=True)
+    (dataset / "_songmill/plan.json").write_text(make_plan(config, dag).model_dump_json())
+    return dataset
 
 
 def _identified(folder: Path, song: np.ndarray) -> pa.Table:
@@ -107,11 +105,11 @@ def maker(stored: Path, codec: Path) -> AudioFeatures:
 def bare(stored: Path, tmp_path: Path) -> Path:
     """The dataset before features were added to it."""
     copy = Path(shutil.copytree(stored, tmp_path / "bare", ignore=shutil.ignore_patterns("features")))
-    plan = json.loads(Layout(copy).plan.read_text())
+    plan = json.loads((copy / "_songmill/plan.json").read_text())
     for feature in ("latents", "text_embedding"):  # the other one says which engine makes it
         del plan["columns"][feature]
-    Layout(copy).plan.write_text(json.dumps(plan))
-    for record in Layout(copy).commits.iterdir():
+    (copy / "_songmill/plan.json").write_text(json.dumps(plan))
+    for record in (copy / "_songmill/commits").iterdir():
         files = json.loads(record.read_text())
         files["files"] = {name: digest for name, digest in files["files"].items() if name.startswith("shards/")}
         record.write_text(json.dumps(files))
@@ -223,17 +221,17 @@ class TestRefusals:
 
     def test_a_stage_of_another_revision(self, stored, codec, tmp_path):
         copy = Path(shutil.copytree(stored, tmp_path / "copy"))
-        plan = json.loads(Layout(copy).plan.read_text())
+        plan = json.loads((copy / "_songmill/plan.json").read_text())
         plan["columns"]["ssl"]["fingerprint"] = "of an earlier revision"
-        Layout(copy).plan.write_text(json.dumps(plan))
+        (copy / "_songmill/plan.json").write_text(json.dumps(plan))
         command = ("train", "dit", copy, "--out", tmp_path / "run", "--quiet", "--from-audio", "--ssl", "loudness")
         assert f"`songmill curate --add ssl {copy}`" in asked(*command, code=1)
 
     def test_datasets_that_differ(self, bare, codec, tmp_path):
         copy = Path(shutil.copytree(bare, tmp_path / "copy"))
-        plan = json.loads(Layout(copy).plan.read_text())
+        plan = json.loads((copy / "_songmill/plan.json").read_text())
         plan["columns"]["caption"]["fingerprint"] = "of another caption"
-        Layout(copy).plan.write_text(json.dumps(plan))
+        (copy / "_songmill/plan.json").write_text(json.dumps(plan))
         config = _config(bare, copy)
         with pytest.raises(DataProblem, match="make text_embedding in different ways"):
             features_from_audio(config, codec, ModelStore())

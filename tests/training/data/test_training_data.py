@@ -31,11 +31,8 @@ def toy_songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stored(toy_songs: Path) -> dict[str, dict]:
     """The dataset read by hand: track id -> its row with all features."""
     rows: dict[str, dict] = {}
-    for folder in (
-        Layout(toy_songs).shards,
-        *(Layout(toy_songs).features(n) for n in ("latents", "ssl", "text_embedding")),
-    ):
-        for row in pq.read_table(folder).to_pylist():
+    for folder in ("shards", "features/latents", "features/ssl", "features/text_embedding"):
+        for row in pq.read_table(toy_songs / folder).to_pylist():
             rows.setdefault(row["row_id"], {}).update(row)
     return {row["track_id"]: row for row in rows.values()}
 
@@ -418,8 +415,8 @@ def test_songs_marked_drop_are_left_out_of_the_dataset_they_are_marked_in(tmp_pa
     one = write_dataset(tmp_path / "one", 8, shards=2)
     two = write_dataset(tmp_path / "two", 8, shards=2, first_song=5)
     rows = [f"row-{number:016x}" for number in (0, 3, 5, 6)]
-    set_marks(Layout(one), {rows[0]: "drop", rows[1]: "keep", rows[2]: "drop", rows[3]: "drop"}, "clicks")
-    set_marks(Layout(two), {rows[3]: "drop", "a row that is gone": "drop"})
+    set_marks(Layout.at(one), {rows[0]: "drop", rows[1]: "keep", rows[2]: "drop", rows[3]: "drop"}, "clicks")
+    set_marks(Layout.at(two), {rows[3]: "drop", "a row that is gone": "drop"})
     songs = open_songs(config(one, two, where="right(row_id, 1) <> '1'"))
     assert songs.left_out == {"where": 1, "marked drop": 4, "duplicate": 1}
     numbers = {int(track_id[4:], 16) for track_id in songs.table["track_id"].to_pylist()}
@@ -429,9 +426,9 @@ def test_songs_marked_drop_are_left_out_of_the_dataset_they_are_marked_in(tmp_pa
 def test_a_run_whose_songs_were_marked_since_is_not_resumed(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path, 8)
     state = stream(config(dataset)).state_dict()
-    set_marks(Layout(dataset), {"row-0000000000000002": "keep"})
+    set_marks(Layout.at(dataset), {"row-0000000000000002": "keep"})
     stream(config(dataset)).load_state_dict(state)
-    set_marks(Layout(dataset), {"row-0000000000000002": "drop"})
+    set_marks(Layout.at(dataset), {"row-0000000000000002": "drop"})
     with pytest.raises(DatasetProblem, match="not what the run was stopped with: songs"):
         stream(config(dataset)).load_state_dict(state)
 
@@ -447,7 +444,7 @@ def test_widths_and_models_are_known(toy_songs: Path) -> None:
 
 def test_features_that_are_missing_are_named_with_the_command_that_adds_them(toy_songs: Path, tmp_path: Path) -> None:
     root = write_dataset(tmp_path, 4, shards=1)
-    Layout(root).feature_file("latents", 0).unlink()
+    (root / "features/latents/train-000000.parquet").unlink()
     with pytest.raises(DatasetProblem, match=r"has no latents: `songmill curate --add latents"):
         open_songs(config(root))
     with pytest.raises(DatasetProblem, match="no states of hubert; it has those of whisper_base"):
@@ -460,7 +457,7 @@ def test_features_that_are_missing_are_named_with_the_command_that_adds_them(toy
 def test_a_feature_of_another_shard_is_refused(tmp_path: Path, committed: bool) -> None:
     root = write_dataset(tmp_path / "one", 6, shards=1, committed=committed)
     other = write_dataset(tmp_path / "other", 6, seed=1, shards=1)
-    Layout(other).feature_file("latents", 0).replace(Layout(root).feature_file("latents", 0))
+    (other / "features/latents/train-000000.parquet").replace(root / "features/latents/train-000000.parquet")
     with pytest.raises(DatasetProblem, match="belongs to another shard"):
         open_songs(config(root))
 
@@ -482,7 +479,7 @@ def test_latents_of_another_model_are_refused(toy_songs: Path) -> None:
 
 def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     root = write_dataset(tmp_path, 4, shards=1, committed=False)
-    shard = Layout(root).shard_file(0)
+    shard = root / "shards/train-000000.parquet"
     table = pq.read_table(shard)
     pq.write_table(table.replace_schema_metadata({**table.schema.metadata, FOOTER_SCHEMA_VERSION: b"7"}), shard)
     with pytest.raises(DatasetProblem, match="schema version 7, this trainer reads 1"):
@@ -491,7 +488,7 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
 
 def test_files_without_a_record_do_not_count(tmp_path: Path) -> None:
     root = write_dataset(tmp_path, 6, shards=2)
-    Layout(root).commit_file(1).unlink()
+    (root / "_songmill/commits/000001.json").unlink()
     assert len(open_songs(config(root))) == 3
 
 
@@ -499,7 +496,7 @@ def test_files_without_a_record_do_not_count(tmp_path: Path) -> None:
 def torn(tmp_path: Path) -> Iterator[Path]:
     """A dataset of four shards: one's latents are cut short, another's have damaged pages."""
     root = write_dataset(tmp_path, 16, shards=4)
-    cut, damaged = (Layout(root).feature_file("latents", unit) for unit in (1, 2))
+    cut, damaged = (root / f"features/latents/train-{unit:06d}.parquet" for unit in (1, 2))
     cut.write_bytes(cut.read_bytes()[:5000])
     content = bytearray(damaged.read_bytes())
     middle = len(content) // 2
