@@ -112,11 +112,8 @@ class CommitLog:
             StorageError: an entry is missing or damaged.
         """
         state = replace(self.state, files=dict(self.state.files)) if self.state.number else self._packed()
-        keys = [found.key for found in self._bucket.list(_ENTRIES, after=_entry(state.number))]
-        contents = self._bucket.read_all(keys)
-        for key, content in zip(keys, contents, strict=True):
-            if key != _entry(state.number + 1):
-                raise StorageError(f"{_entry(state.number + 1)} is missing: the dataset's log has a hole")
+        keys = self._entries_behind(state.number)
+        for key, content in zip(keys, self._bucket.read_all(keys), strict=True):
             state.add(Entry.model_validate(self._checked(key, content)))
         self.state = state
 
@@ -200,6 +197,16 @@ class CommitLog:
             return State()
         files = TypeAdapter(dict[str, Place]).validate_python(body["files"])
         return State(body["number"], body["epoch"], files)
+
+    def _entries_behind(self, number: int) -> list[str]:
+        """Keys of all later entries; they are listed again if one is missing, for a listing may be damaged too."""
+        for _ in range(_REREADS):
+            keys = [found.key for found in self._bucket.list(_ENTRIES, after=_entry(number))]
+            wanted = [_entry(number + i) for i in range(1, len(keys) + 1)]
+            if keys == wanted:
+                return keys
+        missing = next(key for key, there in zip(wanted, keys, strict=True) if key != there)
+        raise StorageError(f"{missing} is missing: the dataset's log has a hole")
 
     def _checked(self, key: str, content: bytes | None) -> dict[str, Any]:
         """An entry as it was written; it is read again if it arrived damaged."""
