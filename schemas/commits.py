@@ -51,7 +51,7 @@ class Record(BaseModel):
 
     unit: int
     plan: str
-    files: dict[str, str]  # path -> sha256
+    files: dict[str, str]  # name -> sha256
     timings: dict[str, StageTime]
     supersedes: int | None = None
     split_from: int | None = None
@@ -59,7 +59,7 @@ class Record(BaseModel):
 
 
 class Commit(Record):
-    """One unit that is done: files by path inside the dataset, rows by id."""
+    """One unit that is done: files by their names, rows by id."""
 
     rows: dict[str, RowState]
 
@@ -78,12 +78,15 @@ def read_records(layout: Layout) -> list[Record]:
 
 
 def committed_files(layout: Layout) -> dict[str, str]:
-    """Path inside the dataset -> SHA-256 of every file that counts."""
+    """Name -> SHA-256 of every file that counts."""
     return {name: digest for record in read_records(layout) for name, digest in record.files.items()}
 
 
 def _read(layout: Layout, model: type[_AnyRecord]) -> list[_AnyRecord]:
-    return [model.model_validate_json(path.read_bytes()) for path in sorted(layout.commits.glob("*.json"))]
+    store = layout.store
+    store.refresh()
+    names = [name for name in store.names(layout.commits) if name.endswith(".json")]
+    return [model.model_validate_json(store.get(name)) for name in names]
 
 
 def _counting(records: list[_AnyRecord]) -> list[_AnyRecord]:

@@ -5,6 +5,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from schemas.storage.location import Place
+from schemas.storage.options import StorageOptions
+
 
 class Section(BaseModel):
     """A part of the configuration; unknown keys are errors, so that a misspelt key is not silently ignored."""
@@ -92,20 +95,14 @@ class CurateConfig(Section):
     """The complete configuration of `songmill curate`."""
 
     input: InputConfig
-    output: Path
+    output: Place = Field(description="the dataset: a folder, or a URL with s3://, gs:// or az://")
     profile: Literal["small", "full"] = "small"
     lyrics: Path | None = Field(None, description="lyric library (Parquet) for the lyrics stage")
     stages: dict[str, StageConfig] = Field(description="the stages of the DAG, by name")
     gates: dict[str, Thresholds] = Field({}, description="column -> {min_FIELD or max_FIELD: bound}")
     dedup: DedupConfig | None = DedupConfig()
     resources: ResourceConfig = ResourceConfig()
-
-    @field_validator("output")
-    @classmethod
-    def _is_local(cls, output: Path) -> Path:
-        if ":/" in str(output):
-            raise ValueError("a dataset is written to a local or mounted folder: commits are renames")
-        return output
+    storage: StorageOptions = Field(StorageOptions(), description="how the bucket of `output` is reached")
 
     @field_validator("gates", mode="before")
     @classmethod

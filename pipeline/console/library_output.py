@@ -27,10 +27,14 @@ def screen() -> TextIO:
 
 @contextmanager
 def others_logged(layout: Layout) -> Iterator[None]:
-    """Send other output to stdout and stderr to a file in `_songmill/logs/`, which is deleted if it stays empty."""
-    layout.logs.mkdir(parents=True, exist_ok=True)
-    _sweep(layout.logs)
-    path = layout.logs / f"run-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
+    """Send other output to stdout and stderr to a file in `_songmill/logs/`, which is deleted if it stays empty.
+
+    Those of a dataset in a bucket are in the user's folder for logs.
+    """
+    logs = layout.store.logs
+    logs.mkdir(parents=True, exist_ok=True)
+    _sweep(logs)
+    path = logs / f"run-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
     try:
         with path.open("w", buffering=1, encoding="utf-8", errors="backslashreplace") as log, _redirected(log):
             yield

@@ -39,6 +39,7 @@ from pipeline.planning.dag import Dag
 from pipeline.planning.plan import Plan, make_dag, make_plan
 from schemas.config import CurateConfig, StageConfig
 from schemas.dataset import FEATURES, Layout
+from schemas.storage.location import absolute
 
 _log = logging.getLogger("songmill.curate")
 
@@ -97,12 +98,12 @@ def curate(
         DataProblem: `drop_missing` would leave no row.
         NoNode: no node of the cluster has room for an operator.
     """
-    layout = Layout(config.output.resolve())
+    layout = Layout.at(absolute(config.output), config.storage)
     config = _with_features(config, layout)
     dag = make_dag(config, store)
     plan = make_plan(config, dag)
     listing = list_songs(config.input.path)
-    _log.info("%s: plan %s, %d songs in %s", layout.root, plan.id, listing.songs.num_rows, config.input.path)
+    _log.info("%s: plan %s, %d songs in %s", layout.url, plan.id, listing.songs.num_rows, config.input.path)
     for node in dag.nodes:
         _log.debug("stage %s, fingerprint %s, %s", node.name, node.fingerprint, node.params)
     with exclusive_lock(layout):
@@ -110,7 +111,7 @@ def curate(
         ledger = Ledger(layout).open()
         tombstones = read_tombstones(layout)
         manifest = without_forgotten(listing.songs, tombstones)
-        if not layout.plan.exists():  # so that a first run killed before its first commit can be resumed
+        if not layout.store.exists(layout.plan):  # so that a first run killed before its first commit can be resumed
             remember_config(layout, config, dag)
         moves = settle_moves(layout, ledger, manifest, dag, progress=progress)
         missing = missing_rows(layout, ledger, manifest)
@@ -152,11 +153,11 @@ def _in(column: pa.ChunkedArray, values: Set[str]) -> pa.ChunkedArray:
 
 def _with_features(config: CurateConfig, layout: Layout) -> CurateConfig:
     """The configuration plus the features that were added to the dataset since, so that new songs get them too."""
-    if not layout.plan.exists():
+    if not layout.store.exists(layout.plan):
         return config
-    plan = Plan.model_validate_json(layout.plan.read_bytes())
+    plan = Plan.model_validate_json(layout.store.get(layout.plan))
     added = [stage for column, stage in plan.columns.items() if column in FEATURES and stage.name not in config.stages]
-    settings = planned_settings(layout.root, plan, added)
+    settings = planned_settings(layout.url, plan, added)
     stages = {name: StageConfig.model_validate(of_stage) for name, of_stage in settings.items()}
     return config.model_copy(update={"stages": {**config.stages, **stages}})
 
@@ -165,19 +166,19 @@ def _check_plan(layout: Layout, plan: Plan, update: bool) -> None:
     """Refuse a plan other than the dataset's unless `update` is given.
 
     Raises:
-        CurateError: the plans differ, or the folder has shards but no plan.
+        CurateError: the plans differ, or the dataset has shards but no plan.
     """
-    if not layout.plan.exists() and any(unit_files(layout)):
+    if not layout.store.exists(layout.plan) and any(unit_files(layout)):
         raise CurateError(
-            f"{layout.root} has shards but no _songmill/plan.json, so the run would delete them as uncommitted; "
+            f"{layout.url} has shards but no _songmill/plan.json, so the run would delete them as uncommitted; "
             "choose another --out"
         )
-    if layout.plan.exists():
-        before = Plan.model_validate_json(layout.plan.read_bytes())
+    if layout.store.exists(layout.plan):
+        before = Plan.model_validate_json(layout.store.get(layout.plan))
         if before.id != plan.id and not update:
             changes = "\n".join(f"  {line}" for line in before.differences(plan))
             raise CurateError(
-                f"{layout.root} was made with another plan:\n{changes}\n"
+                f"{layout.url} was made with another plan:\n{changes}\n"
                 "Use the same settings, another --out, or --update to recompute the changed columns."
             )
 
@@ -216,7 +217,7 @@ class _Run:
             cluster(self.config.resources),
         ):
             check_placeable(self._operators(), self.config.resources)
-            counts = RunCounts(observers=(record, Metrics(str(self.layout.root))))
+            counts = RunCounts(observers=(record, Metrics(self.layout.url)))
             in_rounds("scan", unscanned, self._unscanned, self._scan, counts, progress=self.progress)
             todo, waiting = self._todo() if todo is None else (todo, waiting)
             _log.info("%d rows to work on, in %d units", todo.num_rows, pc.count_distinct(todo["unit"]).as_py())
@@ -252,7 +253,7 @@ class _Run:
 
     def _curate(self, rows: pa.Table, counts: RunCounts) -> None:
         marks = {row_id: mark.mark for row_id, mark in self.marks.items()}
-        sink = ShardSink(SinkSpec(self.layout.root, self.plan.id, self.dag.fingerprints, marks))
+        sink = ShardSink(SinkSpec(self.layout, self.plan.id, self.dag.fingerprints, marks))
         complete, resources = SketchReader(self.layout).complete, self.config.resources
         for written in run_pass(rows, self._operators(), sink, resources, counts, complete):
             remember_plan(self.layout, self.plan)
@@ -263,7 +264,7 @@ class _Run:
     def _operators(self) -> list[OperatorSpec]:
         groups = self.dag.operators
         files = {commit.unit: list(commit.files) for commit in self.ledger.commits.values()}
-        stored = StoredColumns(self.layout.root, files, self.dag)
+        stored = StoredColumns(self.layout, files, self.dag)
         return [
             OperatorSpec(
                 nodes=nodes,

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -36,7 +35,7 @@ class FeatureDag:
 
 
 def build_feature_dag(
-    dataset: Path,
+    dataset: str,
     plan: Plan,
     shard: pa.Schema,
     names: Sequence[str],
@@ -48,7 +47,7 @@ def build_feature_dag(
     """Validate and order the stages that compute some features of a dataset.
 
     Args:
-        dataset: its folder.
+        dataset: where it is, a folder or a URL.
         plan: the plan it was made with.
         shard: schema of its shards, whose columns the stages may read.
         names: names of stages that own a feature.

@@ -6,13 +6,12 @@ written after the last unit, so that a killed run leaves a valid dataset in whic
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.console.library_output import others_logged
 from pipeline.curation.feature_dag import AdditionError, build_feature_dag
@@ -34,7 +33,9 @@ from pipeline.planning.plan import Plan, extended
 from schemas import columns
 from schemas.commits import NO_PLAN, Commit
 from schemas.config import ResourceConfig
-from schemas.dataset import FEATURES, FOOTER_FINGERPRINTS, FOOTER_SHARD_DIGEST, Layout
+from schemas.dataset import FEATURES, FOOTER_FINGERPRINTS, FOOTER_SHARD_DIGEST, Layout, folder_of
+from schemas.storage.location import absolute
+from schemas.storage.parquet import read_parquet, schema_of
 
 _IDENTITY = ("row_id", "track_id", "uri")
 
@@ -67,7 +68,7 @@ class Addition:
 
 
 def add_features(
-    dataset: Path, stages: Sequence[str], overrides: Iterable[str], store: ModelStore, *, progress: bool = True
+    dataset: str | Path, stages: Sequence[str], overrides: Iterable[str], store: ModelStore, *, progress: bool = True
 ) -> Addition:
     """Compute features for the kept rows of a dataset, in every unit that lacks them or has them from other stages.
 
@@ -75,7 +76,7 @@ def add_features(
     rows whose file is gone or has changed since it was curated, and for rows on which a stage fails.
 
     Args:
-        dataset: a folder written by `curate`.
+        dataset: what `curate` wrote, a folder or a URL.
         stages: names of stages that own a feature.
         overrides: `stage.param=value` or `resources.key=value`.
         store: the model store.
@@ -87,7 +88,7 @@ def add_features(
         DatasetLocked: another process is writing the dataset.
         PassFailed: a stage cannot start, or rows are unfinished after all rounds.
     """
-    layout = Layout(dataset.resolve())
+    layout = Layout.at(absolute(str(dataset)))
     with exclusive_lock(layout):
         run = _prepare(layout, stages, overrides, store, progress)
         worked_on = run.bring_up_to_date()
@@ -99,13 +100,13 @@ def _prepare(
     layout: Layout, names: Sequence[str], overrides: Iterable[str], store: ModelStore, progress: bool
 ) -> "_Run":
     layout.require()
-    before = Plan.model_validate_json(layout.plan.read_bytes())
+    before = Plan.model_validate_json(layout.store.get(layout.plan))
     ledger = Ledger(layout).read()
-    shards = [layout.root / name for name in ledger.files if (layout.root / name).parent == layout.shards]
+    shards = [name for name in ledger.files if folder_of(name) == layout.shards]
     if not shards:
-        raise AdditionError(f"{layout.root} has no kept rows to add features to")
-    shard = pq.read_schema(shards[0])
-    made = build_feature_dag(layout.root, before, shard, names, overrides, store)
+        raise AdditionError(f"{layout.url} has no kept rows to add features to")
+    shard = schema_of(layout.store, shards[0])
+    made = build_feature_dag(layout.url, before, shard, names, overrides, store)
     nodes = [node for node in made.dag.nodes if node.name in names]
     plan = extended(relocated(before, layout), nodes, made.dag)
     features = tuple(node.column for node in nodes)
@@ -126,6 +127,7 @@ class _Run:
     progress: bool
     _failed: Counter[tuple[str, str]] = field(default_factory=Counter)
     _messages: dict[tuple[str, str], str] = field(default_factory=dict)
+    _footers: dict[str, Mapping[bytes, bytes]] = field(default_factory=dict)  # by the files' digests
 
     def bring_up_to_date(self) -> int:
         """Compute the missing features, then update the records and the plan.
@@ -143,7 +145,7 @@ class _Run:
                 cluster(self.resources),
             ):
                 check_placeable(self._operators(self.features), self.resources)
-                counts = RunCounts(observers=(record, Metrics(str(layout.root))))
+                counts = RunCounts(observers=(record, Metrics(layout.url)))
                 in_rounds("features", todo, self._todo, self._work, counts, progress=self.progress)
         for commit in list(self.ledger.commits.values()):
             if commit.plan != self.plan.id and commit.unit not in self.waiting:
@@ -175,30 +177,34 @@ class _Run:
 
     def _lacking(self, commit: Commit) -> tuple[str, ...]:
         """Features of the new plan that a unit lacks, or has from other stages or for another shard."""
-        if self._shard_name(commit) not in commit.files:
+        if self.ledger.layout.shard_file(commit.unit) not in commit.files:
             return ()
         planned = {name: stage.fingerprint for name, stage in self.plan.columns.items() if name in FEATURES}
         return tuple(name for name, made_by in planned.items() if not self._has(commit, name, made_by))
 
     def _has(self, commit: Commit, feature: str, fingerprint: str) -> bool:
-        path = self.ledger.layout.feature_file(feature, commit.unit)
-        if self.ledger.layout.name_of(path) not in commit.files or not path.exists():
+        layout = self.ledger.layout
+        name = layout.feature_file(feature, commit.unit)
+        if name not in commit.files or not layout.store.exists(name):
             return False
-        footer = pq.read_metadata(path).metadata or {}
+        footer = self._footer(name, commit.files[name])
         made_by = json.loads(footer.get(FOOTER_FINGERPRINTS, b"{}")).get(feature)
-        shard = commit.files[self._shard_name(commit)]
+        shard = commit.files[layout.shard_file(commit.unit)]
         return made_by == fingerprint and footer.get(FOOTER_SHARD_DIGEST) == shard.encode()
 
-    def _shard_name(self, commit: Commit) -> str:
-        layout = self.ledger.layout
-        return layout.name_of(layout.shard_file(commit.unit))
+    def _footer(self, name: str, digest: str) -> Mapping[bytes, bytes]:
+        """The keys in a feature file's footer; a file of the same digest has the same ones, and is asked often."""
+        if digest not in self._footers:
+            self._footers[digest] = schema_of(self.ledger.layout.store, name).metadata or {}
+        return self._footers[digest]
 
     def _todo(self) -> pa.Table:
         """The kept rows of every unit that lacks a feature, as input of the first operator."""
         units = [commit for commit in self.ledger.commits.values() if self._lacking(commit)]
+        layout = self.ledger.layout
         tables = (
-            _as_unit(pq.read_table(self.ledger.layout.root / self._shard_name(c), columns=self._read_columns), c.unit)
-            for c in units
+            _as_unit(read_parquet(layout.store, layout.shard_file(unit), self._read_columns), unit)
+            for unit in (commit.unit for commit in units)
         )
         return pa.concat_tables([self._input_schema(()).empty_table(), *tables])
 
@@ -230,8 +236,8 @@ class _Run:
     def _pass(self, features: tuple[str, ...], rows: pa.Table, units: Iterable[int], counts: RunCounts) -> None:
         fingerprints = {name: self.dag.fingerprints[name] for name in features}
         commits = {unit: self.ledger.commits[unit] for unit in units}
-        shards = {unit: commit.files[self._shard_name(commit)] for unit, commit in commits.items()}
-        sink = FeatureSink(FeatureSpec(self.ledger.layout.root, self.plan.id, fingerprints, shards=shards))
+        shards = {unit: commit.files[self.ledger.layout.shard_file(unit)] for unit, commit in commits.items()}
+        sink = FeatureSink(FeatureSpec(self.ledger.layout, self.plan.id, fingerprints, shards=shards))
         for written in run_pass(rows, self._operators(features), sink, self.resources, counts):
             self._commit(commits[written.unit], written)
 

@@ -80,8 +80,8 @@ def drop_missing_rows(layout: Layout, ledger: Ledger, missing: Set[str]) -> None
     """
     if missing and missing >= {row_id for row_id, row in ledger.rows.items() if row.track_id is not None}:
         raise DataProblem(
-            f"{layout.root}: the files of all {len(missing)} rows are missing, so --drop-missing would empty the "
-            "dataset; is a disk or network share not mounted? If the files are really gone, delete the dataset's folder"
+            f"{layout.url}: the files of all {len(missing)} rows are missing, so --drop-missing would empty the "
+            "dataset; is a disk or network share not mounted? If the files are really gone, delete the dataset"
         )
     for commit in [commit for commit in ledger.commits.values() if commit.rows.keys() & missing]:
         drop_rows(ledger, commit, missing)
@@ -138,7 +138,7 @@ class Waiting:
         known = judged.filter(pc.is_in(judged["row_id"], pa.array(self.missing, pa.string())))
         rows = {row["row_id"]: row for row in known.to_pylist()}
         files = {commit.unit: list(commit.files) for commit in affected}
-        stored = StoredColumns(self.layout.root, files, self.dag)
+        stored = StoredColumns(self.layout, files, self.dag)
         waiting = frozenset(
             row_id
             for commit in affected

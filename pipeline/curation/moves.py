@@ -33,7 +33,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import track as shown
 
@@ -47,7 +46,7 @@ from pipeline.planning.dag import Dag
 from schemas import columns
 from schemas.commits import Commit
 from schemas.dataset import Layout
-from schemas.files import write_durably
+from schemas.storage.parquet import read_parquet
 
 _READERS = 4 * (os.cpu_count() or 1)  # threads; storage latency, not hashing, is the bottleneck
 _SUFFIX_LENGTHS = (64, 8, 4, 3, 2, 1, 0)  # trailing path components that must match, tried in this order
@@ -76,7 +75,7 @@ def settle_moves(layout: Layout, ledger: Ledger, manifest: pa.Table, dag: Dag, *
     matched = _match(contents, ledger)
     if matched.moves:
         journal = _planned(layout, ledger, matched, {*manifest["row_id"].to_pylist()})
-        write_durably(layout.moves, journal.model_dump_json().encode())
+        layout.store.publish({layout.moves: journal.model_dump_json().encode()})
         apply_moves(layout, ledger, journal)
     return [move for old, move in sorted(matched.moves.items()) if old not in matched.exchanged]
 
@@ -275,9 +274,10 @@ def _tail(uri: str, parts: int) -> tuple[str, ...]:
 def _is_copy(ledger: Ledger, row_id: str) -> bool:
     """Whether a filtered row was filtered as a duplicate."""
     commit = next(commit for commit in ledger.commits.values() if row_id in commit.rows)
-    path = ledger.layout.quarantine_file(commit.unit)
-    rows = pq.read_table(path, columns=["row_id", "verdict"], filters=[("row_id", "=", row_id)])
-    return rows["verdict"][0].as_py()["stage"] == "dedup"
+    name = ledger.layout.quarantine_file(commit.unit)
+    rows = read_parquet(ledger.layout.store, name, ["row_id", "verdict"])
+    verdicts = rows.filter(pc.equal(rows["row_id"], row_id))["verdict"]
+    return verdicts[0].as_py()["stage"] == "dedup"
 
 
 def _planned(layout: Layout, ledger: Ledger, matched: _Matched, manifest: Set[str]) -> Journal:
@@ -302,7 +302,7 @@ def _planned(layout: Layout, ledger: Ledger, matched: _Matched, manifest: Set[st
 
 def _originals(layout: Layout, commit: Commit) -> set[str | None]:
     """Ids of the rows that a unit's rows are duplicates of."""
-    path = layout.quarantine_file(commit.unit)
-    if layout.name_of(path) not in commit.files:
+    name = layout.quarantine_file(commit.unit)
+    if name not in commit.files:
         return set()
-    return {*pc.struct_field(pq.read_table(path, columns=["dedup"])["dedup"], "duplicate_of").to_pylist()}
+    return {*pc.struct_field(read_parquet(layout.store, name, ["dedup"])["dedup"], "duplicate_of").to_pylist()}

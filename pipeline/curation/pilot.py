@@ -15,6 +15,8 @@ from pipeline.planning.dag import Dag
 from pipeline.planning.fusion import gpu_share
 from pipeline.planning.plan import make_dag
 from schemas.config import CurateConfig
+from schemas.storage.location import absolute
+from schemas.storage.options import scheme
 
 _HOURS = 1000.0
 _GIVEN = {"uri": "uri", "given_lyrics": "lyrics"} | {
@@ -70,7 +72,8 @@ class Pilot(BaseModel):
 def run_pilot(config: CurateConfig, store: ModelStore, songs: int, *, progress: bool = True) -> Pilot:
     """Curate a random sample of the songs, with a fixed seed, into a temporary folder.
 
-    The folder is created next to the planned output, where all nodes of a cluster can reach it.
+    The folder is created next to the planned output, where all nodes of a cluster can reach it; for an output in a
+    bucket in the temporary folder of this machine, which suffices as nothing of the pilot is read by its workers.
 
     Args:
         config: the run's configuration.
@@ -83,14 +86,15 @@ def run_pilot(config: CurateConfig, store: ModelStore, songs: int, *, progress: 
     """
     manifest = read_manifest(config.input.path)
     chosen = sorted(Random(0).sample(range(manifest.num_rows), min(songs, manifest.num_rows)))
-    beside = config.output.resolve().parent
-    beside.mkdir(parents=True, exist_ok=True)
+    beside = None if scheme(config.output) else Path(absolute(config.output)).parent
+    if beside is not None:
+        beside.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".songmill-pilot-", dir=beside) as folder:
         listing = Path(folder) / "songs.parquet"
         pq.write_table(_listing(manifest.take(chosen)), listing)
         source = config.input.model_copy(update={"path": str(listing)})
         output = Path(folder) / "dataset"
-        outcome = curate(config.model_copy(update={"input": source, "output": output}), store, progress=progress)
+        outcome = curate(config.model_copy(update={"input": source, "output": str(output)}), store, progress=progress)
         hours = sum(outcome.stats.hours.values())
         if not hours:
             return Pilot(rows=outcome.stats.rows, audio_hours=0.0, dataset_gb=0.0, stages=[])

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +10,7 @@ import pyarrow as pa
 from pipeline.curation.stored_file import StoredFile
 from pipeline.planning.dag import Dag
 from schemas import columns
+from schemas.dataset import Layout
 
 
 @dataclass
@@ -23,12 +23,12 @@ class StoredColumns:
     Only identity columns become Python objects; all others stay in Arrow from file to table.
 
     Attributes:
-        root: the dataset's folder.
-        files: old unit -> paths of its files, relative to `root`.
+        layout: the dataset.
+        files: old unit -> names of its files.
         dag: the DAG of this run.
     """
 
-    root: Path
+    layout: Layout
     files: Mapping[int, Sequence[str]]
     dag: Dag
     _read: tuple[int, list[StoredFile]] = field(default=(-1, []), repr=False)  # the last unit's files
@@ -94,7 +94,8 @@ class StoredColumns:
 
     def _unit(self, unit: int) -> list[StoredFile]:
         if self._read[0] != unit:
-            self._read = (unit, [StoredFile(self.root / name, self.dag.fingerprints) for name in self.files[unit]])
+            store, made_with = self.layout.store, self.dag.fingerprints
+            self._read = (unit, [StoredFile(store, name, made_with) for name in self.files[unit]])
         return self._read[1]
 
 

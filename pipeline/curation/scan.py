@@ -4,7 +4,6 @@ from collections.abc import Set
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.curation.sink import UNIT, ScanSink, SinkSpec
 from pipeline.dataset.scan_table import (
@@ -25,7 +24,7 @@ from pipeline.planning.dag import Dag
 from schemas import columns
 from schemas.config import ResourceConfig
 from schemas.dataset import Layout
-from schemas.files import move_durably
+from schemas.storage.parquet import read_parquet
 
 
 def rows_to_scan(
@@ -55,7 +54,7 @@ def rows_to_scan(
     lost = every.filter(pc.invert(pc.is_in(every, known)))
     if not len(lost):
         return new
-    parts = [read_part(path, new.schema) for path in stale_parts(layout, dag)]
+    parts = [read_part(layout, name, new.schema) for name in stale_parts(layout, dag)]
     earlier = latest(pa.concat_tables([new.schema.empty_table(), *parts]))
     return pa.concat_tables([new, earlier.filter(pc.is_in(earlier["row_id"], lost))])
 
@@ -81,15 +80,15 @@ def run_scan(
         prepare=identify,
         is_last=True,
     )
-    sink = ScanSink(SinkSpec(layout.root, plan="scan", fingerprints=scan_fingerprints(dag)))
+    sink = ScanSink(SinkSpec(layout, plan="scan", fingerprints=scan_fingerprints(dag)))
     for part in run_pass(todo, [operator], sink, resources, counts):
-        move_durably(part.path, layout.scan_file(part.number))
-    for path in stale_parts(layout, dag):  # last: a part may be the only record of rows not in the input
-        gone = {*pq.read_table(path, columns=["row_id"])["row_id"].to_pylist()}
+        layout.store.publish({layout.scan_file(part.number): part.path})
+    for name in stale_parts(layout, dag):  # last: a part may be the only record of rows not in the input
+        gone = {*read_parquet(layout.store, name, ["row_id"])["row_id"].to_pylist()}
         if gone & missing:
-            drop_from_scan(layout, gone - missing, [path])
+            drop_from_scan(layout, gone - missing, [name])
         else:
-            path.unlink()
+            layout.store.publish({}, [name])
 
 
 def _units(rows: pa.Table, first: int, size: int) -> pa.Table:

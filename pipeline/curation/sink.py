@@ -1,6 +1,6 @@
 """Sinks: collect the rows of a unit after the last operator, and write the unit's files under temporary names.
 
-Sinks run in the driver, which then renames and commits the files (see `pipeline.dataset.ledger`). Units that are
+Sinks run in the driver, which then commits the files (see `pipeline.dataset.ledger`). Units that are
 incomplete when a pass fails are not committed, and their rows are processed again.
 """
 
@@ -43,13 +43,13 @@ class SinkSpec:
     """What a sink needs to know about the run.
 
     Attributes:
-        root: the dataset's folder.
+        layout: the dataset.
         plan: id of the plan.
         fingerprints: column -> fingerprint of the stage that writes it.
         marks: row id -> `keep` or `drop`.
     """
 
-    root: Path
+    layout: Layout
     plan: str
     fingerprints: Mapping[str, str]
     marks: Mapping[str, str] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Gatherer(ABC, Generic[_Written]):
 
     def __init__(self, spec: SinkSpec) -> None:
         self.spec = spec
-        self.layout = Layout(spec.root)
+        self.layout = spec.layout
         self._open: defaultdict[int, dict[int, tuple[pa.Table, int]]] = defaultdict(dict)  # unit -> place -> block, row
 
     def __call__(self, block: pa.Table) -> list[_Written]:
@@ -91,13 +91,13 @@ class Gatherer(ABC, Generic[_Written]):
 
     def temporary(self, name: str) -> Path:
         """A path that no other process writes to."""
-        return self.layout.temporary / f"{name}-{uuid.uuid4().hex}.parquet"
+        return self.layout.store.scratch / f"{name}-{uuid.uuid4().hex}.parquet"
 
     def write_features(self, unit: int, rows: pa.Table, shard_digest: str) -> dict[str, Path]:
         """Write every feature that the rows have.
 
         Returns:
-            Final path inside the dataset -> current path of the file.
+            Name -> current path of the file.
         """
         footer = {**self.spec.footer, FOOTER_SHARD_DIGEST: shard_digest.encode()}
         files = {}
@@ -105,7 +105,7 @@ class Gatherer(ABC, Generic[_Written]):
             if name in rows.column_names:
                 path = self.temporary(name)
                 write_rows(rows.select(["row_id", name]), path, footer, FEATURE_ROW_GROUP)
-                files[self.layout.name_of(self.layout.feature_file(name, unit))] = path
+                files[self.layout.feature_file(name, unit)] = path
         return files
 
 
@@ -133,7 +133,7 @@ class WrittenUnit:
 
     Attributes:
         commit: its record.
-        temporary: final path inside the dataset -> current path of the file.
+        temporary: name -> current path of the file.
         measured: ids of the rows that a stage of this pass ran on.
     """
 
@@ -156,11 +156,11 @@ class ShardSink(Gatherer[WrittenUnit]):
         if (rejected := facts.filter(pc.invert(kept))).num_rows:
             path = self.temporary("quarantine")
             write_rows(_without_features(rejected), path, self.spec.footer)
-            files[self.layout.name_of(self.layout.quarantine_file(unit))] = path
+            files[self.layout.quarantine_file(unit)] = path
         commit = Commit(
             unit=unit,
             plan=self.spec.plan,
-            files={final: file_digest(path) for final, path in files.items()},
+            files={name: file_digest(path) for name, path in files.items()},
             rows=_row_states(facts, self.spec.marks),
             timings=row_times(rows),
             supersedes=supersedes,
@@ -171,7 +171,7 @@ class ShardSink(Gatherer[WrittenUnit]):
         shard = self.temporary("train")
         write_rows(_without_features(rows), shard, self.spec.footer)
         return {
-            self.layout.name_of(self.layout.shard_file(unit)): shard,
+            self.layout.shard_file(unit): shard,
             **self.write_features(unit, rows, file_digest(shard)),
         }
 
@@ -193,8 +193,8 @@ class WrittenFeatures:
 
     Attributes:
         unit: number of the unit.
-        files: final path inside the dataset -> sha256.
-        temporary: final path inside the dataset -> current path of the file.
+        files: name -> sha256.
+        temporary: name -> current path of the file.
         timings: stage -> its wall time on these rows.
         failures: stage, reason and message of each row that failed.
     """
@@ -217,7 +217,7 @@ class FeatureSink(Gatherer[WrittenFeatures]):
         verdicts = rows["verdict"].to_pylist()
         return WrittenFeatures(
             unit=unit,
-            files={final: file_digest(path) for final, path in files.items()},
+            files={name: file_digest(path) for name, path in files.items()},
             temporary=files,
             timings=row_times(rows),
             failures=[(v["stage"], v["reason"], v["message"]) for v in verdicts if v["status"] == "failed"],

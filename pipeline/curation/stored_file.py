@@ -4,14 +4,14 @@ import json
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from schemas import columns
 from schemas.dataset import FOOTER_FINGERPRINTS
+from schemas.storage.parquet import open_parquet
+from schemas.storage.store import Store
 
 
 class StoredFile:
@@ -25,9 +25,9 @@ class StoredFile:
         columns: names of the columns whose fingerprint is the run's.
     """
 
-    def __init__(self, path: Path, fingerprints: Mapping[str, str]) -> None:
-        self._path = path
-        with pq.ParquetFile(path) as file:
+    def __init__(self, store: Store, name: str, fingerprints: Mapping[str, str]) -> None:
+        self._store, self._name = store, name
+        with open_parquet(store, name) as file:
             self._metadata = file.metadata
             schema = file.schema_arrow
             made_with = json.loads((schema.metadata or {}).get(FOOTER_FINGERPRINTS, b"{}"))
@@ -70,6 +70,6 @@ class StoredFile:
     def _group(self, number: int) -> pa.Table:
         if self._last is None or self._last[0] != number:
             self._last = None  # free it before reading the next one, to hold only one in memory
-            with pq.ParquetFile(self._path, metadata=self._metadata) as file:
+            with open_parquet(self._store, self._name, self._metadata) as file:
                 self._last = (number, file.read_row_group(number, sorted(self.columns)))
         return self._last[1]

@@ -3,6 +3,7 @@
 import re
 from importlib import resources
 from importlib.metadata import version
+from pathlib import PurePosixPath
 from typing import Any
 
 import jinja2
@@ -13,7 +14,7 @@ from pipeline.dataset.stats import Stats
 from pipeline.ingest.licenses import UNKNOWN
 from pipeline.planning.plan import Plan
 from schemas.dataset import FEATURES, Layout
-from schemas.files import write_durably
+from schemas.storage.options import scheme
 from stages.registry import ENGINES
 from stages.text.language import LANGUAGES
 
@@ -31,13 +32,14 @@ def write_card(layout: Layout, plan: Plan, stats: Stats) -> None:
         configs=[config["config_name"] for config in matter["configs"]],
         plan=plan,
         stats=stats,
-        name=layout.root.name,
+        url=layout.url if scheme(layout.url) else None,
+        name=PurePosixPath(layout.url).name,
         listed={title: _listed(stats, column) for title, column in (("Licences", "license"), ("Sources", "source"))},
         languages={title: _listed(stats, column) for title, column in _LANGUAGES.items()},
         gaps=_gaps(plan, stats),
         version=version("songmill"),
     )
-    write_durably(layout.card, text.encode())
+    layout.store.put(layout.card, text.encode())
 
 
 _LANGUAGES = {"transcribed": "transcript.language", "declared": "language"}

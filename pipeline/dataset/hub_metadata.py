@@ -5,11 +5,13 @@ Identifiers are the hub's (https://huggingface.co/docs/hub/datasets-cards and ..
 
 import re
 from collections.abc import Collection
+from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline.dataset.stats import Stats
 from pipeline.ingest.licenses import UNKNOWN
 from schemas.dataset import FEATURES, Layout
+from schemas.storage.options import scheme
 
 # Licenses that the hub supports, by lower-case SPDX id; most have the same identifier there.
 _SAME = """
@@ -43,7 +45,7 @@ def front_matter(layout: Layout, stats: Stats, columns: Collection[str]) -> dict
     languages = _languages(stats)
     return {
         **_license(stats.counts.get("license", {})),
-        "pretty_name": layout.root.name,
+        "pretty_name": PurePosixPath(layout.url).name,
         **({"language": languages} if languages else {}),
         "size_categories": [_size(stats.rows["kept"])],
         **({"task_categories": ["text-to-audio"]} if "caption" in columns else {}),
@@ -78,13 +80,18 @@ def _size(rows: int) -> str:
 
 
 def _configs(layout: Layout) -> list[dict[str, Any]]:
-    """One configuration per non-empty folder; `datasets` rejects a configuration without files."""
+    """One configuration per non-empty folder; `datasets` rejects a configuration without files.
+
+    None of a dataset in a bucket: a glob would find files there that do not count.
+    """
+    if scheme(layout.url):
+        return []
     folders = {"tracks": layout.shards, **{name: layout.features(name) for name in FEATURES}}
     folders["quarantine"] = layout.quarantine
     configs: list[dict[str, Any]] = []
     for name, folder in folders.items():
-        if any(folder.glob("*.parquet")):
-            files = {"split": "train", "path": f"{layout.name_of(folder)}/*.parquet"}
+        if any(file.endswith(".parquet") for file in layout.store.names(folder)):
+            files = {"split": "train", "path": f"{folder}/*.parquet"}
             configs.append({"config_name": name, "data_files": [files]})
     if configs:
         configs[0]["default"] = True

@@ -1,43 +1,39 @@
 """The ledger: the committed units of a dataset. Only the driver commits; a file without a commit record is ignored.
 
-A unit is committed in two steps: its files are renamed to their final names, then its record is written atomically. If
-the process is killed in between, the next run deletes the files without a record and processes the rows again. For the
-format of the records and which of them are valid see `schemas.commits`.
+A unit is published: its files first, then its record, and last what it replaces is removed. If the process is killed in
+between, the next run removes the files without a record and processes the rows again. For the format of the records and
+which of them are valid see `schemas.commits`.
 """
 
 import logging
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from schemas.commits import NO_PLAN, Commit, RowState, read_commits
 from schemas.dataset import FEATURES, Layout, unit_of
-from schemas.files import drafts, move_durably, write_durably
 
 _log = logging.getLogger("songmill.ledger")
 
 
 class Ledger:
-    """All commits of a dataset, in memory and on disk."""
+    """All commits of a dataset, in memory and as they are stored."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.commits: dict[int, Commit] = {}
 
     def open(self) -> "Ledger":
-        """Open for writing: read the records, and delete uncommitted and temporary files of earlier processes."""
-        layout = self.layout
-        for folder in (layout.shards, layout.quarantine, layout.scan, layout.commits):
-            folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(layout.temporary, ignore_errors=True)
-        layout.temporary.mkdir(parents=True, exist_ok=True)  # a worker that outlived its driver may create it first
+        """Open for writing: read the records, and remove uncommitted files of earlier processes.
+
+        Like everything that changes a ledger, it is for whoever holds the right to write.
+        """
         self.read()
         self._sweep()
         return self
 
     def read(self) -> "Ledger":
-        """Read the records without changing anything on disk; a unit that another one supersedes is ignored."""
+        """Read the records without changing anything; a unit that another one supersedes is ignored."""
         self.commits = {commit.unit: commit for commit in read_commits(self.layout)}
         return self
 
@@ -46,7 +42,7 @@ class Ledger:
 
         Args:
             commit: its record.
-            temporary: final path inside the dataset -> current path of the file.
+            temporary: name -> current path of the file.
         """
         if old := self.replaced_by(commit):
             commit.timings = {**old.timings, **commit.timings}  # keep the times of stages that did not run again
@@ -66,15 +62,14 @@ class Ledger:
 
         Args:
             commit: the new record, with the final states of its rows; without rows the old unit is only removed.
-            temporary: final path inside the dataset -> current path of the file.
+            temporary: name -> current path of the file.
         """
         old = self.commits[-1 if commit.supersedes is None else commit.supersedes]
         if commit.rows:
             self._replace(commit, temporary, old)
         else:
             del self.commits[old.unit]
-            self.layout.commit_file(old.unit).unlink()
-            self._remove(old)
+            self.layout.store.publish({}, [self.layout.commit_file(old.unit), *old.files])
 
     def split(self, apart: tuple[Commit, dict[str, Path]], rest: tuple[Commit, dict[str, Path]]) -> None:
         """Replace a unit by two units.
@@ -90,12 +85,10 @@ class Ledger:
         self.rewrite(*rest)
 
     def _replace(self, commit: Commit, temporary: dict[str, Path], old: Commit | None) -> None:
-        for final, path in temporary.items():
-            move_durably(path, self.layout.root / final)
-        self._record(commit)
+        replaced = [*old.files, self.layout.commit_file(old.unit)] if old else []
+        self._publish(commit, temporary, replaced)
         if old:
             del self.commits[old.unit]
-            self._remove(old)
 
     def amend(self, commit: Commit, temporary: dict[str, Path]) -> None:
         """Add or replace files of a committed unit; its shard and quarantine do not change.
@@ -105,15 +98,13 @@ class Ledger:
 
         Args:
             commit: the unit's new record.
-            temporary: final path inside the dataset -> current path of the file.
+            temporary: name -> current path of the file.
         """
         old = self.commits[commit.unit]
         if replaced := old.files.keys() & temporary.keys():
             rest = {name: digest for name, digest in old.files.items() if name not in replaced}
-            self._record(old.model_copy(update={"files": rest, "plan": NO_PLAN}))
-        for final, path in temporary.items():
-            move_durably(path, self.layout.root / final)
-        self._record(commit)
+            self._publish(old.model_copy(update={"files": rest, "plan": NO_PLAN}), {})
+        self._publish(commit, temporary)
 
     @property
     def rows(self) -> dict[str, RowState]:
@@ -127,37 +118,21 @@ class Ledger:
 
     @property
     def files(self) -> list[str]:
-        """Paths of all committed files, relative to the dataset's folder."""
-        return [path for commit in self.commits.values() for path in commit.files]
+        """Names of all committed files."""
+        return [name for commit in self.commits.values() for name in commit.files]
 
-    def _record(self, commit: Commit) -> None:
-        content = commit.model_dump_json(exclude_defaults=True)
-        write_durably(self.layout.commit_file(commit.unit), content.encode())
+    def _publish(self, commit: Commit, temporary: Mapping[str, Path], replaced: Sequence[str] = ()) -> None:
+        record = commit.model_dump_json(exclude_defaults=True).encode()
+        self.layout.store.publish({**temporary, self.layout.commit_file(commit.unit): record}, replaced)
         self.commits[commit.unit] = commit
 
-    def _remove(self, old: Commit) -> None:
-        for path in old.files:
-            (self.layout.root / path).unlink(missing_ok=True)
-        self.layout.commit_file(old.unit).unlink(missing_ok=True)
-
     def _sweep(self) -> None:
-        """Delete unit files that are in no record, records of superseded units, and unfinished writes."""
-        known = {self.layout.root / path for path in self.files}
-        for path in unit_files(self.layout):
-            if path not in known:
-                path.unlink()
-        for path in self.layout.commits.glob("*.json"):
-            if int(path.stem) not in self.commits:
-                path.unlink()
-        for path in self._drafts():
-            path.unlink()
-
-    def _drafts(self) -> Iterator[Path]:
-        """Unfinished writes of killed processes; not of the marks, which other processes may write at any time."""
-        yield from drafts(self.layout.commits, "*.json")
-        yield from drafts(self.layout.state, "*.json")
-        for path in (self.layout.card, self.layout.tombstones):
-            yield from drafts(path.parent, path.name)
+        """Remove unit files that are in no record, and records of superseded units."""
+        layout, known = self.layout, {*self.files}
+        valid = {layout.commit_file(unit) for unit in self.commits}
+        strays = [name for name in unit_files(layout) if name not in known]
+        records = [name for name in layout.store.names(layout.commits) if name.endswith(".json")]
+        layout.store.publish({}, [*strays, *(name for name in records if name not in valid)])
 
 
 def _count_tries(commit: Commit, old: Commit | None) -> None:
@@ -171,7 +146,7 @@ def _count_tries(commit: Commit, old: Commit | None) -> None:
             state.tries = before.tries + 1
 
 
-def unit_files(layout: Layout) -> Iterator[Path]:
-    """Every file of a dataset with a unit's file name, committed or not."""
+def unit_files(layout: Layout) -> Iterator[str]:
+    """Names of all files of a dataset that are named as those of units, committed or not."""
     for folder in (layout.shards, layout.quarantine, *(layout.features(name) for name in FEATURES)):
-        yield from (path for path in folder.glob("*.parquet") if unit_of(path) is not None)
+        yield from (name for name in layout.store.names(folder) if unit_of(name) is not None)

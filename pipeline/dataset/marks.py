@@ -11,12 +11,11 @@ from typing import Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock
 from pydantic import BaseModel
 
+from pipeline.dataset.shard_files import in_memory
 from pipeline.errors import UsageProblem
 from schemas.dataset import Layout
-from schemas.files import written_whole
 from schemas.tables import MARKS
 
 Kind = Literal["keep", "drop"]
@@ -45,10 +44,10 @@ def marks_of(table: pa.Table) -> dict[str, Mark]:
 
 def marks_table(layout: Layout) -> pa.Table:
     """The marks as a table of schema `MARKS`."""
-    if not layout.marks.is_file():
-        return pa.Table.from_batches([], MARKS)  # not `empty_table`: it imports pandas, which takes a second
-    with pq.ParquetFile(layout.marks) as file:
-        return file.read().select(MARKS.names).cast(MARKS)
+    try:
+        return _table(layout.store.get(layout.marks))
+    except FileNotFoundError:
+        return _table(None)
 
 
 def set_marks(layout: Layout, kinds: Mapping[str, str | None], note: str | None = None) -> None:
@@ -76,13 +75,22 @@ def set_marks(layout: Layout, kinds: Mapping[str, str | None], note: str | None 
 
 def replace_marks(layout: Layout, changed: Mapping[str, Mark | None]) -> None:
     """Replace the marks of these rows; None removes a mark. Safe to call from several processes at once."""
-    with FileLock(layout.state / "marks.lock"):
-        marks = read_marks(layout)
+
+    def change(there: bytes | None) -> bytes:
+        marks = marks_of(_table(there))
         for row_id, mark in changed.items():
             if mark is None:
                 marks.pop(row_id, None)
             else:
                 marks[row_id] = mark
         rows = [{"row_id": row_id, **mark.model_dump()} for row_id, mark in sorted(marks.items())]
-        with written_whole(layout.marks) as draft:
-            pq.write_table(pa.Table.from_pylist(rows, MARKS), draft)
+        return in_memory(pa.Table.from_pylist(rows, MARKS))
+
+    layout.store.update(layout.marks, change)
+
+
+def _table(content: bytes | None) -> pa.Table:
+    if content is None:
+        return pa.Table.from_batches([], MARKS)  # not `empty_table`: it imports pandas, which takes a second
+    with pq.ParquetFile(pa.BufferReader(content)) as file:
+        return file.read().select(MARKS.names).cast(MARKS)

@@ -99,7 +99,7 @@ def find_row(layout: Layout, wanted: str) -> dict[str, Any]:
     rows = exact or (found if len(wanted) >= _MIN_PREFIX else [])
     if len(rows) != 1:
         found_rows = "several rows" if rows else "no row"
-        raise DataProblem(f"{layout.root}: {found_rows} in the quarantine with an id that starts with {wanted!r}")
+        raise DataProblem(f"{layout.url}: {found_rows} in the quarantine with an id that starts with {wanted!r}")
     return rows[0]
 
 
@@ -123,13 +123,13 @@ def rows_to_retry(layout: Layout, wanted: str | None, stage: str | None, reason:
             verdict = row["verdict"]
             raise UsageProblem(
                 f"row {row['row_id']} did not fail; it is {verdict['status']} by {verdict['stage']}."
-                f"{verdict['reason']}; see what other thresholds would do: songmill whatif {layout.root} --set ..."
+                f"{verdict['reason']}; see what other thresholds would do: songmill whatif {layout.url} --set ..."
             )
         return frozenset([row["row_id"]])
     condition, values = _condition({"status": "failed", "stage": stage, "reason": reason})
     found = _connect(layout).execute(f"select row_id from quarantine where {condition}", values).fetchall()
     if not found:
-        raise DataProblem(f"{layout.root}: no row failed{_described(stage, reason)}; songmill quarantine lists them")
+        raise DataProblem(f"{layout.url}: no row failed{_described(stage, reason)}; songmill quarantine lists them")
     return frozenset(row_id for (row_id,) in found)
 
 

@@ -10,20 +10,23 @@ from types import MappingProxyType
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.shard_files import FEATURE_ROW_GROUP, write_rows
 from schemas.commits import Commit, RowState
-from schemas.dataset import FOOTER_PLAN, FOOTER_SHARD_DIGEST, Layout
+from schemas.dataset import FOOTER_PLAN, FOOTER_SHARD_DIGEST, Layout, folder_of
 from schemas.files import file_digest
+from schemas.storage.parquet import read_parquet
 
 
 def read_unit(layout: Layout, commit: Commit) -> pa.Table:
     """All rows of a unit, kept rows first; the files' footer metadata is in the schema's metadata."""
-    paths = [layout.root / name for name in commit.files]
-    parts = sorted(path for path in paths if path.parent in (layout.shards, layout.quarantine))
-    tables = [pq.read_table(path) for path in sorted(parts, key=lambda path: path.parent != layout.shards)]
+    tables = [
+        read_parquet(layout.store, name)
+        for folder in (layout.shards, layout.quarantine)
+        for name in sorted(commit.files)
+        if folder_of(name) == folder
+    ]
     return pa.concat_tables([tables[0], *(table.cast(tables[0].schema) for table in tables[1:])])
 
 
@@ -92,17 +95,17 @@ def _written(
     kept = pc.equal(pc.struct_field(rows["verdict"], "status"), "kept")
     files: dict[str, Path] = {}
     if (shard := rows.filter(kept)).num_rows:
-        path = files[layout.name_of(layout.shard_file(unit))] = _temporary(layout)
+        path = files[layout.shard_file(unit)] = _temporary(layout)
         write_rows(shard, path, footer)
         files |= _features(layout, old, unit, shard["row_id"], file_digest(path), before)
     if (rejected := rows.filter(pc.invert(kept))).num_rows:
-        path = files[layout.name_of(layout.quarantine_file(unit))] = _temporary(layout)
+        path = files[layout.quarantine_file(unit)] = _temporary(layout)
         write_rows(rejected, path, footer)
     commit = old.model_copy(
         update={
             "unit": unit,
             "plan": plan,
-            "files": {final: file_digest(path) for final, path in files.items()},
+            "files": {name: file_digest(path) for name, path in files.items()},
             "rows": dict(states),
             "supersedes": old.unit,
         }
@@ -116,15 +119,16 @@ def _features(
     """Write the old unit's features for the rows of the new shard, in its order."""
     wanted = pa.array([before.get(row_id, row_id) for row_id in row_ids.to_pylist()], pa.string())
     files = {}
-    for path in (layout.root / name for name in old.files if name.startswith("features/")):
-        rows = pq.read_table(path)
+    for name in (name for name in old.files if name.startswith("features/")):
+        rows = read_parquet(layout.store, name)
         rows = rows.take(pc.index_in(wanted, rows["row_id"].combine_chunks()))
         rows = rows.set_column(rows.column_names.index("row_id"), rows.schema.field("row_id"), row_ids)
-        temporary = files[layout.name_of(layout.feature_file(path.parent.name, unit))] = _temporary(layout)
+        feature = folder_of(name).rpartition("/")[2]
+        temporary = files[layout.feature_file(feature, unit)] = _temporary(layout)
         footer = {**(rows.schema.metadata or {}), FOOTER_SHARD_DIGEST: shard_digest.encode()}
         write_rows(rows, temporary, footer, FEATURE_ROW_GROUP)
     return files
 
 
 def _temporary(layout: Layout) -> Path:
-    return layout.temporary / f"rewritten-{uuid.uuid4().hex}.parquet"
+    return layout.store.scratch / f"rewritten-{uuid.uuid4().hex}.parquet"

@@ -31,7 +31,7 @@ class Move(BaseModel):
 
 
 class Journal(BaseModel):
-    """Moves in progress, as stored on disk.
+    """Moves in progress, as they are stored.
 
     Attributes:
         moves: old row id -> move.
@@ -50,8 +50,8 @@ class Journal(BaseModel):
 
 def finish_moves(layout: Layout) -> None:
     """Finish the moves that a killed process has begun; call it before anything else writes the dataset."""
-    if layout.moves.is_file():
-        apply_moves(layout, Ledger(layout).open(), Journal.model_validate_json(layout.moves.read_bytes()))
+    if layout.store.exists(layout.moves):
+        apply_moves(layout, Ledger(layout).open(), Journal.model_validate_json(layout.store.get(layout.moves)))
 
 
 def apply_moves(layout: Layout, ledger: Ledger, journal: Journal) -> None:
@@ -62,7 +62,7 @@ def apply_moves(layout: Layout, ledger: Ledger, journal: Journal) -> None:
     if journal.marks:
         replace_marks(layout, journal.marks)
     drop_from_scan(layout, journal.vacated)
-    layout.moves.unlink()
+    layout.store.publish({}, [layout.moves])
 
 
 def _rename(ledger: Ledger, commit: Commit, unit: int, journal: Journal) -> None:

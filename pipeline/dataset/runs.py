@@ -1,30 +1,33 @@
 """What runs did to a dataset: `_songmill/runs/<id>/run.json` and, as it happens, `events.jsonl` beside it.
 
-A record is never read by songmill to decide anything; it is for people and for their log collectors. So it is written
-without fsync, and what a killed run leaves of it is shown as far as it goes.
+A record is never read by songmill to decide anything; it is for people and for their log collectors. What a killed run
+leaves of it is shown as far as it goes.
 """
 
 import json
 import os
 import platform
-import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
 from schemas.dataset import Layout
+from schemas.storage.growing import growing
+from schemas.storage.local import LocalStore
 
 _KEPT = 100  # records of earlier runs
 _VERSIONS = ("songmill", "ray", "pyarrow", "torch", "numpy")
 _EVERY_S = 10.0
+_SILENT_S = 300.0  # of a run in a bucket, which has no lock to ask for, until it counts as killed
+_READERS = 16  # of records, side by side
+_LOOK_EVERY_S = {True: 0.5, False: 10.0}  # by whether it is a folder
 _EVENTS = "events.jsonl"
 _RUN = "run.json"
 
@@ -71,12 +74,11 @@ class Counted(Protocol):
 class RunRecord:
     """The record of the run at hand."""
 
-    def __init__(self, info: RunInfo, folder: Path) -> None:
+    def __init__(self, info: RunInfo, layout: Layout) -> None:
         self.info = info
-        self._folder = folder
+        self._layout = layout
         self._told = float("-inf")
-        folder.mkdir(parents=True)
-        self._events: TextIO = (folder / _EVENTS).open("w", encoding="utf-8", buffering=1)
+        self._events = growing(layout.store, _name(layout, info, _EVENTS))
         self._save()
 
     def look(self, counts: Counted) -> None:
@@ -89,22 +91,18 @@ class RunRecord:
     def event(self, name: str, **facts: Any) -> None:
         """Add a line; a full disk costs the line and not the run."""
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "run": self.info.id, "event": name}
-        with suppress(OSError):
-            self._events.write(json.dumps(line | facts, default=str) + "\n")
+        self._events.add(json.dumps(line | facts, default=str))
 
     def end(self, outcome: str, error: str = "") -> None:
         """The run is over."""
         self.event("run_ended", outcome=outcome, error=error, **self.info.facts)
         self.info = self.info.model_copy(update={"ended": datetime.now(UTC), "outcome": outcome, "error": error})
+        self._events.close()
         self._save()
-        with suppress(OSError):
-            self._events.close()
 
     def _save(self) -> None:
-        beside = self._folder / f".{_RUN}"
         with suppress(OSError):
-            beside.write_text(self.info.model_dump_json(indent=1), encoding="utf-8")
-            beside.replace(self._folder / _RUN)
+            self._layout.store.put(_name(self._layout, self.info, _RUN), self.info.model_dump_json(indent=1).encode())
 
 
 @contextmanager
@@ -122,7 +120,7 @@ def recorded(layout: Layout, command: str, plan: str, settings: Mapping[str, Any
         pid=os.getpid(),
         started=started,
     )
-    record = RunRecord(info, layout.runs / info.id)
+    record = RunRecord(info, layout)
     record.event("run_started", command=command, plan=plan, host=info.host, pid=info.pid)
     try:
         yield record
@@ -137,11 +135,11 @@ def recorded(layout: Layout, command: str, plan: str, settings: Mapping[str, Any
 
 def read_runs(layout: Layout) -> list[RunInfo]:
     """All runs that are on record, the earliest first; records that cannot be read are left out."""
-    runs = []
-    for path in sorted(layout.runs.glob(f"*/{_RUN}")):
-        with suppress(OSError, ValidationError):
-            runs.append(RunInfo.model_validate_json(path.read_bytes()))
-    return runs
+    layout.store.refresh()
+    names = [name for name in layout.store.put_names(layout.runs) if name.endswith(f"/{_RUN}")]
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = pool.map(lambda name: _read(layout, name), names)
+        return [run for run in found if run is not None]
 
 
 def state(layout: Layout, run: RunInfo, latest: RunInfo) -> str:
@@ -154,56 +152,67 @@ def state(layout: Layout, run: RunInfo, latest: RunInfo) -> str:
     """
     if run.outcome:
         return run.outcome
-    return "running" if run.id == latest.id and _is_locked(layout) else "killed"
+    return "running" if run.id == latest.id and _goes_on(layout, run) else "killed"
 
 
 def events(layout: Layout, run: RunInfo) -> Iterator[dict[str, Any]]:
     """The events of a run so far."""
-    with suppress(OSError), _events(layout, run).open(encoding="utf-8") as lines:
-        for line in lines:
-            yield from _parsed(line)
+    with suppress(OSError):
+        yield from _parsed(layout.store.get(_name(layout, run, _EVENTS)))
 
 
-def follow(layout: Layout, run: RunInfo, *, every_s: float = 0.5) -> Iterator[dict[str, Any]]:
+def follow(layout: Layout, run: RunInfo, *, every_s: float | None = None) -> Iterator[dict[str, Any]]:
     """The events of a run as they happen, until it ends or is killed."""
-    with _events(layout, run).open(encoding="utf-8") as lines:
-        begun = ""
-        while True:
-            begun += lines.readline()
-            if begun.endswith("\n"):
-                yield from _parsed(begun)
-                begun = ""
-            elif not _is_locked(layout):  # nobody writes any more; what was written in between is read once more
-                yield from (event for line in (begun + lines.read()).splitlines() for event in _parsed(line))
-                return
-            else:
-                time.sleep(every_s)
+    wait_s = _LOOK_EVERY_S[isinstance(layout.store, LocalStore)] if every_s is None else every_s
+    seen = 0
+    while True:
+        is_over = not _goes_on(layout, run)  # asked first, so that what is written until then is read below
+        new = layout.store.get(_name(layout, run, _EVENTS))[seen:]
+        whole = new if is_over else new[: new.rfind(b"\n") + 1]
+        yield from _parsed(whole)
+        if is_over:
+            return
+        seen += len(whole)
+        time.sleep(wait_s)
 
 
-def _events(layout: Layout, run: RunInfo) -> Path:
-    return layout.runs / run.id / _EVENTS
+def _name(layout: Layout, run: RunInfo, file: str) -> str:
+    return f"{layout.runs}/{run.id}/{file}"
 
 
-def _parsed(line: str) -> Iterator[dict[str, Any]]:
-    with suppress(ValueError):  # a killed run may leave half a line
-        event = json.loads(line)
-        if isinstance(event, dict):
-            yield event
+def _read(layout: Layout, name: str) -> RunInfo | None:
+    with suppress(OSError, ValidationError):
+        return RunInfo.model_validate_json(layout.store.get(name))
+    return None
 
 
-def _is_locked(layout: Layout) -> bool:
-    try:
-        with FileLock(layout.state / "lock", timeout=0):
-            return False
-    except Timeout:
-        return True
-    except OSError:  # a dataset that may only be read
+def _parsed(lines: bytes) -> Iterator[dict[str, Any]]:
+    for line in lines.splitlines():
+        with suppress(ValueError):  # a killed run may leave half a line
+            event = json.loads(line)
+            if isinstance(event, dict):
+                yield event
+
+
+def _goes_on(layout: Layout, run: RunInfo) -> bool:
+    if isinstance(layout.store, LocalStore):
+        return layout.store.is_locked()
+    told = list(events(layout, run))
+    if told and told[-1]["event"] == "run_ended":
         return False
+    last = datetime.fromisoformat(told[-1]["time"]) if told else run.started
+    return (datetime.now(UTC) - last).total_seconds() < _SILENT_S
 
 
 def _sweep(layout: Layout) -> None:
-    for old in sorted(layout.runs.glob("*"))[:-_KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+    files = layout.store.put_names(layout.runs)
+    kept = {*sorted({_id(layout, name) for name in files})[-_KEPT:]}
+    with suppress(OSError):
+        layout.store.discard([name for name in files if _id(layout, name) not in kept])
+
+
+def _id(layout: Layout, name: str) -> str:
+    return name.removeprefix(f"{layout.runs}/").partition("/")[0]
 
 
 def _versions() -> dict[str, str]:

@@ -5,20 +5,19 @@ A row is up to date if the file's size and stamp and the scan stages' fingerprin
 
 import json
 from collections.abc import Collection, Iterable, Set
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from pipeline.dataset.scan_parts import of_each_part, scan_parts
 from pipeline.dataset.shard_files import write_scan_part
 from pipeline.dataset.sketch_reader import PART
 from pipeline.dataset.sketches import BANDS, with_bands
 from pipeline.planning.dag import Dag
 from schemas import columns
 from schemas.dataset import FOOTER_FINGERPRINTS, Layout, unit_of
-from schemas.files import move_durably
+from schemas.storage.parquet import open_parquet, read_parquet, schema_of
 
 _FILE_STATE = pa.schema([("size", pa.int64()), ("stamp", pa.string())])
 
@@ -53,7 +52,7 @@ def read_scan(layout: Layout, dag: Dag, columns: Collection[str] | None = None) 
     )
     if columns is not None:
         schema = pa.schema([field for field in schema if field.name in columns])
-    parts = [read_part(path, schema) for path in _valid_parts(layout, dag)]
+    parts = of_each_part(lambda name: read_part(layout, name, schema), _valid_parts(layout, dag))
     return latest(pa.concat_tables([schema.empty_table(), *parts]))
 
 
@@ -68,7 +67,7 @@ def is_unchanged(manifest: pa.Table, scanned: pa.Table) -> pa.ChunkedArray:
 def known_files(layout: Layout) -> pa.Table:
     """Every file that any scan has seen, in scan order: columns row_id, track_id, uri, size (bytes), stamp."""
     schema = pa.schema([*(columns.IDENTITY.field(name) for name in ("row_id", "track_id", "uri")), *_FILE_STATE])
-    parts = [read_part(path, schema) for path in sorted(layout.scan.glob("part-*.parquet"))]
+    parts = of_each_part(lambda name: read_part(layout, name, schema), scan_parts(layout))
     return pa.concat_tables([schema.empty_table(), *parts])
 
 
@@ -80,8 +79,8 @@ def scan_by_content(layout: Layout, dag: Dag, found: pa.Table) -> None:
         dag: has the scan stages. Parts with other fingerprints are not used.
         found: identity columns, size and stamp of each file. Files whose bytes are not in the scan table are ignored.
     """
-    for path in _valid_parts(layout, dag):
-        rows = pq.read_table(path)
+    for name in _valid_parts(layout, dag):
+        rows = read_parquet(layout.store, name)
         places = pc.index_in(found["track_id"], rows["track_id"].combine_chunks())
         here = pc.and_(pc.is_valid(places), pc.is_valid(found["track_id"]))
         if pc.any(here).as_py():
@@ -91,9 +90,9 @@ def scan_by_content(layout: Layout, dag: Dag, found: pa.Table) -> None:
                 copies = copies.set_column(
                     copies.column_names.index(field.name), copies.schema.field(field.name), values
                 )
-            temporary = layout.temporary / "by-content.parquet"
+            temporary = layout.store.scratch / "by-content.parquet"
             write_scan_part(copies, temporary, rows.schema.metadata or {})
-            move_durably(temporary, layout.scan_file(next_part(layout)))
+            layout.store.publish({layout.scan_file(next_part(layout)): temporary})
             found = found.filter(pc.invert(here))
 
 
@@ -110,31 +109,34 @@ def failed_in_scan(layout: Layout, dag: Dag) -> Set[str]:
 
 def scanned_tracks(layout: Layout) -> dict[str, str | None]:
     """Row id -> track id of every row that any scan has seen."""
-    parts = [pq.read_table(path, columns=["row_id", "track_id"]) for path in sorted(layout.scan.glob("part-*.parquet"))]
+    names = ["row_id", "track_id"]
+    parts = of_each_part(lambda part: read_parquet(layout.store, part, names), scan_parts(layout))
     return {row["row_id"]: row["track_id"] for part in parts for row in part.to_pylist()}
 
 
-def drop_from_scan(layout: Layout, row_ids: Set[str], parts: Iterable[Path] | None = None) -> None:
+def drop_from_scan(layout: Layout, row_ids: Set[str], parts: Iterable[str] | None = None) -> None:
     """Remove rows from the scan table, or from the given parts of it, so that they count as never scanned."""
-    gone = pa.array(row_ids, pa.string())
-    for path in sorted(layout.scan.glob("part-*.parquet")) if parts is None else parts:
-        held = pc.is_in(pq.read_table(path, columns=["row_id"])["row_id"], gone)
-        if pc.any(held).as_py():
-            rows = pq.read_table(path)
-            temporary = layout.temporary / f"{path.name}.tmp"
-            write_scan_part(rows.filter(pc.invert(held)), temporary, rows.schema.metadata or {})
-            move_durably(temporary, path)
+    gone, wanted = pa.array(row_ids, pa.string()), scan_parts(layout) if parts is None else [*parts]
+    if not row_ids:
+        return
+    held = of_each_part(lambda part: pc.is_in(read_parquet(layout.store, part, ["row_id"])["row_id"], gone), wanted)
+    for name, is_gone in zip(wanted, held, strict=True):
+        if pc.any(is_gone).as_py():
+            rows = read_parquet(layout.store, name)
+            temporary = layout.store.scratch / "dropped.parquet"
+            write_scan_part(rows.filter(pc.invert(is_gone)), temporary, rows.schema.metadata or {})
+            layout.store.publish({name: temporary})
 
 
-def read_part(path: Path, schema: pa.Schema) -> pa.Table:
+def read_part(layout: Layout, name: str, schema: pa.Schema) -> pa.Table:
     """Read columns of a part; columns it lacks are null, since it may be from an earlier release."""
-    file = pq.ParquetFile(path)
-    there = file.schema_arrow.names
-    part = file.read(columns=[name for name in schema.names if name in there])
-    if BANDS.name in schema.names and BANDS.name not in there and "fingerprint" in there:
-        part = part.append_column(BANDS, with_bands(file.read(columns=["fingerprint"]))[BANDS.name])
+    with open_parquet(layout.store, name) as file:
+        there = file.schema_arrow.names
+        part = file.read(columns=[column for column in schema.names if column in there])
+        if BANDS.name in schema.names and BANDS.name not in there and "fingerprint" in there:
+            part = part.append_column(BANDS, with_bands(file.read(columns=["fingerprint"]))[BANDS.name])
     if PART.name in schema.names:
-        part = part.append_column(PART, pa.array([unit_of(path)] * part.num_rows, PART.type))
+        part = part.append_column(PART, pa.array([unit_of(name)] * part.num_rows, PART.type))
     arrays = [
         part[field.name] if field.name in part.column_names else pa.nulls(part.num_rows, field.type) for field in schema
     ]
@@ -153,7 +155,7 @@ def latest(table: pa.Table) -> pa.Table:
 
 def next_part(layout: Layout) -> int:
     """The next free part number."""
-    return max((unit_of(path) or 0 for path in layout.scan.glob("part-*.parquet")), default=-1) + 1
+    return max((unit_of(name) or 0 for name in scan_parts(layout)), default=-1) + 1
 
 
 def scan_fingerprints(dag: Dag) -> dict[str, str]:
@@ -161,13 +163,14 @@ def scan_fingerprints(dag: Dag) -> dict[str, str]:
     return {node.column: node.fingerprint for node in dag.scan}
 
 
-def _valid_parts(layout: Layout, dag: Dag) -> list[Path]:
+def _valid_parts(layout: Layout, dag: Dag) -> list[str]:
     expected = json.dumps(scan_fingerprints(dag), sort_keys=True).encode()
-    parts = sorted(layout.scan.glob("part-*.parquet"))
-    return [path for path in parts if (pq.read_metadata(path).metadata or {}).get(FOOTER_FINGERPRINTS) == expected]
+    parts = scan_parts(layout)
+    found = of_each_part(lambda name: schema_of(layout.store, name).metadata or {}, parts)
+    return [name for name, footer in zip(parts, found, strict=True) if footer.get(FOOTER_FINGERPRINTS) == expected]
 
 
-def stale_parts(layout: Layout, dag: Dag) -> list[Path]:
-    """Paths of the parts with other fingerprints than the DAG's scan stages."""
+def stale_parts(layout: Layout, dag: Dag) -> list[str]:
+    """Names of the parts with other fingerprints than the DAG's scan stages."""
     valid = set(_valid_parts(layout, dag))
-    return [path for path in layout.scan.glob("part-*.parquet") if path not in valid]
+    return [name for name in scan_parts(layout) if name not in valid]

@@ -34,6 +34,13 @@ def write_rows(rows: pa.Table, path: Path, footer: Mapping[bytes, bytes], row_gr
         pq.write_table(rows.cast(schema), path, compression="zstd", row_group_size=row_group, write_page_checksum=True)
 
 
+def in_memory(rows: pa.Table) -> bytes:
+    """A small Parquet file, for stores that take bytes."""
+    content = pa.BufferOutputStream()
+    pq.write_table(rows, content)
+    return content.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
 def write_scan_part(rows: pa.Table, path: Path, footer: Mapping[bytes, bytes]) -> None:
     """Write a part of the scan table, with the stages' total times in its footer."""
     timings = {stage: time.model_dump() for stage, time in row_times(rows).items()}

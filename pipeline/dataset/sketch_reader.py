@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from schemas.dataset import Layout
+from schemas.storage.parquet import read_parquet
 from stages.fingerprint import FINGERPRINT
 
 PART = pa.field("part", pa.int64())  # number of the part of the scan table that a row is in
@@ -49,5 +49,6 @@ class SketchReader:
         if part not in self._parts:
             if len(self._parts) == _CACHED_PARTS:
                 del self._parts[next(iter(self._parts))]
-            self._parts[part] = pq.read_table(self.layout.scan_file(part), columns=["row_id", "fingerprint"])
+            columns = ["row_id", "fingerprint"]
+            self._parts[part] = read_parquet(self.layout.store, self.layout.scan_file(part), columns)
         return self._parts[part]

@@ -2,15 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
+from pipeline.dataset.scan_parts import of_each_part, scan_parts
 from schemas.commits import Record, StageTime
 from schemas.dataset import FOOTER_TIMINGS, Layout
+from schemas.storage.parquet import open_parquet
 
 _TIMINGS = TypeAdapter(dict[str, StageTime])
 
@@ -36,18 +36,18 @@ def stage_times(layout: Layout, records: Iterable[Record]) -> list[Throughput]:
 
 def _scan_times(layout: Layout) -> list[Throughput]:
     totals: defaultdict[str, StageTime] = defaultdict(StageTime)
-    for path in sorted(layout.scan.glob("part-*.parquet")):
-        _add(totals, _part_times(path))
+    for times in of_each_part(lambda name: _part_times(layout, name), scan_parts(layout)):
+        _add(totals, times)
     return [Throughput(stage=f"scan: {stage}", **time.model_dump()) for stage, time in sorted(totals.items())]
 
 
-def _part_times(path: Path) -> Mapping[str, StageTime]:
+def _part_times(layout: Layout, name: str) -> Mapping[str, StageTime]:
     """Total times in a part's footer; parts of earlier releases have only the times of each row."""
-    file = pq.ParquetFile(path)
-    if in_footer := (file.schema_arrow.metadata or {}).get(FOOTER_TIMINGS):
-        return _TIMINGS.validate_json(in_footer)
-    names = [name for name in ("timing", "audio") if name in file.schema_arrow.names]
-    return row_times(file.read(columns=names))
+    with open_parquet(layout.store, name) as file:
+        if in_footer := (file.schema_arrow.metadata or {}).get(FOOTER_TIMINGS):
+            return _TIMINGS.validate_json(in_footer)
+        there = [column for column in ("timing", "audio") if column in file.schema_arrow.names]
+        return row_times(file.read(columns=there))
 
 
 def row_times(rows: pa.Table) -> dict[str, StageTime]:

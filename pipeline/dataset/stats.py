@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -13,7 +12,7 @@ from pipeline.dataset.histogram import Bins, count_bins
 from pipeline.dataset.marks import read_marks
 from pipeline.dataset.stage_times import Throughput, stage_times
 from schemas.commits import committed_files, read_records
-from schemas.dataset import Layout
+from schemas.dataset import Layout, folder_of
 
 
 class VerdictCount(BaseModel):
@@ -160,16 +159,17 @@ def count_marks(layout: Layout) -> dict[str, int]:
 def _connect_to(layout: Layout, files: Sequence[str]) -> duckdb.DuckDBPyConnection:
     connection = new_connection()
     connection.execute("set parquet_metadata_cache = true")  # or every statement reads all footers again
-    committed = [layout.root / name for name in files]
+    layout.store.let_read(connection)
     for view, folder in (("tracks", layout.shards), ("quarantine", layout.quarantine)):
-        mine = sorted(path for path in committed if path.parent == folder)
+        mine = sorted(name for name in files if folder_of(name) == folder)
         # An empty view needs a schema too; shards and quarantine have the same one.
-        others = [path for path in committed if path.parent in (layout.shards, layout.quarantine)]
-        _create_view(connection, view, mine or others[:1], empty=not mine)
+        others = [name for name in files if folder_of(name) in (layout.shards, layout.quarantine)]
+        addresses = [layout.store.address(name) for name in mine or others[:1]]
+        _create_view(connection, view, addresses, empty=not mine)
     return connection
 
 
-def _create_view(connection: duckdb.DuckDBPyConnection, view: str, files: list[Path], *, empty: bool) -> None:
+def _create_view(connection: duckdb.DuckDBPyConnection, view: str, files: Sequence[str], *, empty: bool) -> None:
     if not files:
         connection.execute(f"create view {view} as select null as row_id where false")
         return
@@ -178,9 +178,9 @@ def _create_view(connection: duckdb.DuckDBPyConnection, view: str, files: list[P
     connection.execute(f"create view {view} as select * from {source}{where}")
 
 
-def _listed(files: Iterable[Path]) -> str:
-    """Paths as an SQL list literal."""
-    return "[" + ", ".join("'" + str(file).replace("'", "''") + "'" for file in files) + "]"
+def _listed(texts: Iterable[str]) -> str:
+    """Texts as an SQL list literal."""
+    return "[" + ", ".join("'" + text.replace("'", "''") + "'" for text in texts) + "]"
 
 
 def _digest(connection: duckdb.DuckDBPyConnection) -> list[str]:
@@ -282,8 +282,7 @@ def _nulls(connection: duckdb.DuckDBPyConnection, columns: list[str]) -> dict[st
 def _sizes(layout: Layout, files: Iterable[str]) -> dict[str, int]:
     sizes: Counter[str] = Counter()
     for name in files:
-        path = layout.root / name
-        sizes[str(Path(name).parent)] += path.stat().st_size if path.exists() else 0
+        sizes[folder_of(name)] += layout.store.size(name) if layout.store.exists(name) else 0
     return dict(sorted(sizes.items()))
 
 

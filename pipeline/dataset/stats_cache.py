@@ -8,9 +8,9 @@ import hashlib
 
 from pydantic import ValidationError
 
+from pipeline.dataset.scan_parts import scan_parts
 from pipeline.dataset.stats import Stats, collect_stats, count_marks
 from schemas.dataset import Layout
-from schemas.files import write_durably
 
 _REVISION = b"1"  # increment when the statistics of an unchanged dataset change
 
@@ -35,13 +35,13 @@ def renew_stats(layout: Layout) -> Stats:
         return known
     stats = collect_stats(layout)
     snapshot = _Snapshot(**stats.model_dump(), state=state)
-    write_durably(layout.stats, snapshot.model_dump_json(indent=2).encode())
+    layout.store.put(layout.stats, snapshot.model_dump_json(indent=2).encode())
     return stats
 
 
 def _cached(layout: Layout, state: str) -> Stats | None:
     try:
-        snapshot = _Snapshot.model_validate_json(layout.stats.read_bytes())
+        snapshot = _Snapshot.model_validate_json(layout.store.get(layout.stats))
     except (OSError, ValidationError):  # no cache, or from another release
         return None
     if snapshot.state != state:
@@ -55,9 +55,15 @@ def _state(layout: Layout) -> str:
     Commit records contain the digest of every file. A scan part changes only when rows are removed, which changes its
     size.
     """
-    digest = hashlib.blake2b(_REVISION, digest_size=16)
-    for path in (*layout.state.glob("plan.json"), *sorted(layout.commits.glob("*.json"))):
-        digest.update(path.name.encode() + path.read_bytes())
-    for path in sorted(layout.scan.glob("part-*.parquet")):
-        digest.update(f"{path.name} {path.stat().st_size}".encode())
+    digest, store = hashlib.blake2b(_REVISION, digest_size=16), layout.store
+    store.refresh()
+    plan = [layout.plan] if store.exists(layout.plan) else []
+    for name in (*plan, *(name for name in store.names(layout.commits) if name.endswith(".json"))):
+        digest.update(_file_name(name).encode() + store.get(name))
+    for name in scan_parts(layout):
+        digest.update(f"{_file_name(name)} {store.size(name)}".encode())
     return digest.hexdigest()
+
+
+def _file_name(name: str) -> str:
+    return name.rpartition("/")[2]

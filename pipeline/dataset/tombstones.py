@@ -7,14 +7,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.dataset.shard_files import in_memory
 from schemas.dataset import Layout
-from schemas.files import written_whole
 from schemas.tables import TOMBSTONES
 
 
 def read_tombstones(layout: Layout) -> pa.Table:
     """All tombstones, a table of schema `TOMBSTONES`."""
-    return pq.read_table(layout.tombstones, schema=TOMBSTONES) if layout.tombstones.is_file() else _none()
+    if not layout.store.exists(layout.tombstones):
+        return TOMBSTONES.empty_table()
+    return pq.read_table(layout.tombstones, schema=TOMBSTONES, filesystem=layout.store.filesystem)
 
 
 def bury(layout: Layout, tracks: Mapping[str, str | None], reason: str | None) -> None:
@@ -54,9 +56,4 @@ def without_forgotten(rows: pa.Table, tombstones: pa.Table) -> pa.Table:
 
 
 def _write(layout: Layout, table: pa.Table) -> None:
-    with written_whole(layout.tombstones) as draft:
-        pq.write_table(table, draft)
-
-
-def _none() -> pa.Table:
-    return TOMBSTONES.empty_table()
+    layout.store.publish({layout.tombstones: in_memory(table)})

@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from filelock import FileLock, Timeout
-
 from pipeline.dataset.card import write_card
 from pipeline.dataset.row_moves import finish_moves
 from pipeline.dataset.stats import Stats
@@ -12,6 +10,7 @@ from pipeline.dataset.stats_cache import renew_stats
 from pipeline.errors import DataProblem
 from pipeline.planning.plan import Plan
 from schemas.dataset import Layout
+from schemas.storage.store import Overtaken, StoreBusy
 
 
 class DatasetLocked(DataProblem):
@@ -20,20 +19,22 @@ class DatasetLocked(DataProblem):
 
 @contextmanager
 def exclusive_lock(layout: Layout) -> Iterator[None]:
-    """Hold the dataset's write lock; renames that a killed process left unfinished are completed first.
+    """Hold the right to write the dataset; renames that a killed process left unfinished are completed first.
 
-    The operating system releases the lock when the process ends, however it ends.
+    It is given back when the process ends, however it ends.
 
     Raises:
         DatasetLocked: another process holds it.
+        DataProblem: another process has taken it meanwhile, as it may in a bucket that was out of reach.
     """
-    layout.state.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(layout.state / "lock", timeout=0):
+        with layout.store.writing():
             finish_moves(layout)
             yield
-    except Timeout:
-        raise DatasetLocked(f"{layout.root}: another songmill process is writing this dataset; wait for it") from None
+    except StoreBusy as error:
+        raise DatasetLocked(str(error)) from None
+    except Overtaken as error:
+        raise DataProblem(f"{layout.url}: {error}") from error
 
 
 def describe_dataset(layout: Layout, plan: Plan) -> Stats:

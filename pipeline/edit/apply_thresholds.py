@@ -47,8 +47,8 @@ def apply_thresholds(layout: Layout, overrides: Iterable[str]) -> None:
             c.unit for c in ledger.commits.values() if c.plan not in (judged.plan.id, plan.id) and c.unit not in waiting
         ]:
             raise DataProblem(
-                f"{layout.root}: {len(other_plan)} units were made with another plan because a run was interrupted; "
-                f"finish it first: songmill curate {layout.root}"
+                f"{layout.url}: {len(other_plan)} units were made with another plan because a run was interrupted; "
+                f"finish it first: songmill curate {layout.url}"
             )
         after = _after(judged)
         for commit in [commit for commit in ledger.commits.values() if commit.plan != plan.id]:

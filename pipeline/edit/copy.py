@@ -5,19 +5,18 @@ no dataset to any command, and the same command goes on with it.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from pipeline.dataset.stored_bytes import chunks
 from pipeline.dataset.writing import describe_dataset, exclusive_lock
 from pipeline.errors import DataProblem
 from pipeline.planning.plan import Plan
 from schemas.commits import read_records
 from schemas.dataset import Layout
 from schemas.storage.store import Store
-
-_CHUNK_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,8 @@ def _others(target: Layout, records: Mapping[int, bytes], mirror: bool) -> dict[
     }
     if others and not mirror:
         raise DataProblem(
-            f"{target.url} has {len(others)} units that the source does not have, such as {min(others)}: copy to another "
-            "place, or add --mirror to remove them"
+            f"{target.url} has {len(others)} units that the source does not have, such as {min(others)}: copy to "
+            "another place, or add --mirror to remove them"
         )
     return {unit: names for unit, names in others.items() if unit not in records}
 
@@ -111,18 +110,12 @@ def _fetched(source: Layout, name: str, digest: str, target: Layout) -> Path:
     path = target.store.scratch / f"copied-{uuid4().hex}"
     found = hashlib.sha256()
     with path.open("wb") as file:
-        for chunk in _chunks(source.store, name):
+        for chunk in chunks(source.store, name):
             found.update(chunk)
             file.write(chunk)
     if found.hexdigest() != digest:
         raise DataProblem(f"{source.url}/{name}: content differs from what was committed; nothing of it was copied")
     return path
-
-
-def _chunks(store: Store, name: str) -> Iterator[bytes]:
-    with store.filesystem.open_input_file(name) as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            yield chunk
 
 
 def _copy_the_rest(source: Layout, target: Layout) -> None:

@@ -65,7 +65,7 @@ def find_forgettable(
     found = _with_copies(rows, scanned, named) if copies else named
     # A killed command may have left rows in place that already have tombstones.
     if not found and not buried & (Ledger(layout).read().rows.keys() | scanned.keys()):
-        raise DataProblem(f"{layout.root}: no row matches, nothing to forget")
+        raise DataProblem(f"{layout.url}: no row matches, nothing to forget")
     return Forgettable(found, len(found) - len(named), _hours(rows, found))
 
 
@@ -89,7 +89,7 @@ def forget(layout: Layout, found: Forgettable, reason: str | None = None) -> Non
         drop_from_scan(layout, gone)
         if marked := gone & read_marks(layout).keys():
             set_marks(layout, dict.fromkeys(marked))
-        describe_dataset(layout, Plan.model_validate_json(layout.plan.read_bytes()))
+        describe_dataset(layout, Plan.model_validate_json(layout.store.get(layout.plan)))
 
 
 def models_trained_on(tracks: Iterable[str | None], folders: Iterable[Path]) -> list[Path]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.dataset.ledger import Ledger
 from pipeline.dataset.marks import read_marks
@@ -21,6 +20,7 @@ from pipeline.planning.gates import Gate, GateError, build_gates, first_rejectin
 from pipeline.planning.plan import Plan
 from schemas.config import Thresholds
 from schemas.dataset import FEATURES, Layout
+from schemas.storage.parquet import schema_of
 
 # Values of verdict.stage that do not come from a threshold on a column; rows with these keep their verdict.
 STANDING = ("dedup", "license", "mark", "forget")
@@ -60,7 +60,7 @@ def rejudge(layout: Layout, overrides: Iterable[str]) -> Rejudged:
         UsageProblem: an override is not a threshold on a column of the dataset.
     """
     layout.require()
-    plan = Plan.model_validate_json(layout.plan.read_bytes())
+    plan = Plan.model_validate_json(layout.store.get(layout.plan))
     changed = _parsed(overrides)
     wanted = _merged(plan.gates, changed)
     gates = _ordered_gates(layout, plan, wanted)
@@ -101,8 +101,8 @@ def _merged(gates: Mapping[str, Thresholds], changed: Mapping[tuple[str, str], f
 def _ordered_gates(layout: Layout, plan: Plan, wanted: Mapping[str, Thresholds]) -> tuple[Gate, ...]:
     file = next((name for name in Ledger(layout).read().files if not name.startswith("features/")), None)
     if file is None:
-        raise DataProblem(f"{layout.root} has no rows yet")
-    types = {field.name: field.type for field in pq.read_schema(layout.root / file)}
+        raise DataProblem(f"{layout.url} has no rows yet")
+    types = {field.name: field.type for field in schema_of(layout.store, file)}
     if unknown := sorted(wanted.keys() - types.keys()):
         raise UsageProblem(f"the dataset has no column {', '.join(unknown)}; it has {', '.join(plan.columns)}")
     try:

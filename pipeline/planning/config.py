@@ -66,7 +66,7 @@ def build_config(
 
 
 def build_addition(
-    dataset: Path,
+    dataset: str,
     profile: str,
     planned: Mapping[str, Mapping[str, Any]],
     *,
@@ -76,7 +76,7 @@ def build_addition(
     """The configuration for adding stages to an existing dataset.
 
     Args:
-        dataset: its folder.
+        dataset: where it is, a folder or a URL.
         profile: the one it was made with; supplies the defaults of the added stages.
         planned: stages of the dataset's plan that have to run again, with their engines and parameters.
         add: names of the stages to add.
@@ -89,7 +89,7 @@ def build_addition(
     known = known_profile["stages"] | known_profile["on_request"]
     stages = {**planned, **{name: known.get(name) or {} for name in add}}
     config: dict[str, Any] = {
-        "input": {"path": str(dataset)},
+        "input": {"path": dataset},
         "output": dataset,
         "profile": profile,
         "stages": stages,
@@ -161,7 +161,7 @@ def _apply_override(config: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: {text!r} is not a valid YAML value: {error}") from error
-    if owner in ("resources", "dedup", "input"):
+    if owner in ("resources", "dedup", "input", "storage"):
         config[owner] = {**(config.get(owner) or {}), key: value}
     elif owner in config["stages"] and (key == "engine" or key in _params_of(config, owner)):
         config["stages"][owner][key] = value

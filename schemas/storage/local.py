@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from schemas.files import move_durably, write_durably
+from schemas.files import drafts, move_durably, write_durably
 from schemas.storage.store import StoreBusy
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pyarrow import fs
 
 _STATE = "_songmill"
+_UPDATED_DRAFTS = ".marks.parquet.*"  # `update` has a lock of its own, so that others may write them at any time
 
 
 class LocalStore:
@@ -116,6 +117,16 @@ class LocalStore:
         with FileLock(target.with_suffix(".lock")):
             self.put(name, change(target.read_bytes() if target.is_file() else None))
 
+    def is_locked(self) -> bool:
+        """Whether another process is inside `writing`; unknown, and no, of a dataset that may only be read."""
+        try:
+            with FileLock(self.root / _STATE / "lock", timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:
+            return False
+
     @contextmanager
     def writing(self) -> Iterator[None]:
         """See `Store`; the operating system gives the lock back when the process ends, however it ends."""
@@ -123,8 +134,20 @@ class LocalStore:
         state.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(state / "lock", timeout=0):
-                shutil.rmtree(self.scratch, ignore_errors=True)  # of a process that was killed
+                self._sweep()
                 self.scratch.mkdir(exist_ok=True)
                 yield
         except Timeout:
             raise StoreBusy(f"{self.url}: another songmill process is writing this dataset; wait for it") from None
+
+    def _sweep(self) -> None:
+        """Remove what killed processes had begun to write; not files that others update just now."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        for name in self.drafts():
+            (self.root / name).unlink(missing_ok=True)
+
+    def drafts(self) -> list[str]:
+        """Unfinished files, of killed processes or of the one that is writing; without those of `update`."""
+        folders = (self.root, self.root / _STATE, self.root / _STATE / "commits")
+        found = (path for folder in folders for path in drafts(folder, "*"))
+        return sorted(path.relative_to(self.root).as_posix() for path in found if not path.match(_UPDATED_DRAFTS))
