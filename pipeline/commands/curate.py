@@ -130,7 +130,7 @@ def _add_features(layout: Layout, stages: list[str], overrides: list[str], *, pr
 
     if not stages:
         fail(f"{layout.url} is a dataset: name the features to add, such as --add latents,ssl", USAGE_PROBLEM)
-    done: Addition = _interruptible(add_features, layout, stages, overrides, ModelStore(), progress=progress)
+    done: Addition = _interruptible(add_features, layout.url, stages, overrides, ModelStore(), progress=progress)
     if as_json:
         print_json(asdict(done))
         return

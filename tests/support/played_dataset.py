@@ -51,7 +51,8 @@ class PlayedDataset:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.layout = Layout.at(root)
-        self.ledger = Ledger(self.layout).open()
+        with self.layout.store.writing():
+            self.ledger = Ledger(self.layout).open()
         self.measured: list[str] = []
 
     def todo(self, *rows: dict[str, Any], overrides: tuple[str, ...] = ()) -> pa.Table:
@@ -72,11 +73,12 @@ class PlayedDataset:
         marks = read_marks(self.layout)
         rows_to_do = self.todo(*rows, overrides=overrides)
         files = {commit.unit: list(commit.files) for commit in self.ledger.commits.values()}
-        worked = StoredColumns(self.layout.root, files, dag)(rows_to_do) if rows_to_do.num_rows else rows_to_do
+        worked = StoredColumns(self.layout, files, dag)(rows_to_do) if rows_to_do.num_rows else rows_to_do
         said = {row_id: mark.mark for row_id, mark in marks.items()}
-        sink = ShardSink(SinkSpec(self.layout.root, plan.id, dag.fingerprints, said))
-        for written in sink(self._measure(worked)):
-            self.ledger.add(written.commit, written.temporary)
+        sink = ShardSink(SinkSpec(self.layout, plan.id, dag.fingerprints, said))
+        with self.layout.store.writing():
+            for written in sink(self._measure(worked)):
+                self.ledger.add(written.commit, written.temporary)
         assert not self.todo(*rows, overrides=overrides).num_rows, "it does not come to rest"
         return self
 

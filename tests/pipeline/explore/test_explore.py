@@ -91,25 +91,26 @@ def commit(layout: Layout, unit: int, songs: list[dict[str, Any]], supersedes: i
         layout.shard_file(unit): [row for row in songs if row["verdict"]["status"] == "kept"],
         layout.quarantine_file(unit): [row for row in songs if row["verdict"]["status"] != "kept"],
     }
-    temporary = {}
-    for path, rows in parts.items():
-        written = layout.root / f"{path.parent.name}-{unit}.tmp"
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), written, row_group_size=16)
-        temporary[str(path.relative_to(layout.root))] = written
     states = {r["row_id"]: RowState(status=r["verdict"]["status"], track_id=r["track_id"], basis="") for r in songs}
-    files = {name: file_digest(path) for name, path in temporary.items()}
-    record = Commit(unit=unit, plan="toy", files=files, rows=states, timings={}, supersedes=supersedes)
-    Ledger(layout).open().add(record, temporary)
+    with layout.store.writing():
+        temporary = {}
+        for name, rows in parts.items():
+            temporary[name] = layout.store.scratch / f"{name.partition('/')[0]}.parquet"
+            pq.write_table(pa.Table.from_pylist(rows, SCHEMA), temporary[name], row_group_size=16)
+        files = {name: file_digest(path) for name, path in temporary.items()}
+        record = Commit(unit=unit, plan="toy", files=files, rows=states, timings={}, supersedes=supersedes)
+        Ledger(layout).open().add(record, temporary)
 
 
-def write(root: Path, songs: list[dict[str, Any]]) -> Layout:
+def write(root: Path, songs: list[dict[str, Any]], place: str | None = None) -> Layout:
     """A dataset of two units whose second song can be heard."""
-    layout = Layout(root / "dataset")
+    layout = Layout.at(place or root / "dataset")
     stage = {"engine": "x", "params": {}, "reads": [], "working": [], "models": {}, "resources": {}, "fingerprint": "0"}
     gates = {"quality": {"min_bandwidth_hz": 19_950.0}}
     plans = {name: StagePlan(name=name, **stage) for name in ("audio", "quality", "rhythm")}
-    layout.state.mkdir(parents=True)
-    layout.plan.write_text(Plan(profile="small", columns=plans, gates=gates, dedup=None).model_dump_json())
+    plan = Plan(profile="small", columns=plans, gates=gates, dedup=None)
+    with layout.store.writing():
+        layout.store.publish({layout.plan: plan.model_dump_json().encode()})
     commit(layout, 0, songs[:70])
     commit(layout, 1, songs[70:])
     (root / "songs").mkdir()
@@ -381,11 +382,12 @@ class TestSound:
 
     def test_a_preview_goes_first(self, client: TestClient, layout: Layout, live: Live, audio: Callable):
         opus = audio("demo-music", "happy_electronic_1.opus").read_bytes()
-        rows = pq.read_table(layout.shard_file(0))["row_id"].to_pylist()
+        root = Path(layout.url)
+        rows = pq.read_table(root / "shards/train-000000.parquet")["row_id"].to_pylist()
         made = [{"row_id": row_id, "preview": None} for row_id in rows]
         made[1]["preview"] = {"codec": "opus", "data": opus, "start_s": 12.5, "duration_s": 31.5}
-        layout.features("preview").mkdir(parents=True)
-        pq.write_table(pa.Table.from_pylist(made, PREVIEW), layout.feature_file("preview", 0))
+        (root / "features/preview").mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(made, PREVIEW), root / "features/preview/train-000000.parquet")
         answer = client.get(f"/audio/{rows[1]}", headers={"Range": "bytes=10-19"})
         assert (answer.status_code, answer.content) == (206, opus[10:20])
         assert answer.headers["content-type"] == "audio/ogg"
@@ -533,8 +535,8 @@ class TestChange:
         assert total(get(client, where="len(rhythm.beats_s) < 10")) == 10
 
     def test_an_empty_dataset_says_so(self, layout: Layout, conditions: Conditions, tmp_path: Path):
-        for folder in (layout.commits, layout.shards, layout.quarantine):
-            shutil.rmtree(folder)
+        for folder in ("_songmill/commits", "shards", "quarantine"):
+            shutil.rmtree(Path(layout.url) / folder)
         client = served(Live(IndexCache(layout, tmp_path / "index")), conditions)
         assert "has no rows yet" in get(client)
 
@@ -546,4 +548,4 @@ class TestCommand:
     def test_a_port_that_is_taken_is_told(self, layout: Layout):
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
-            assert f"--port {port} is taken" in asked("explore", layout.root, "--port", port, code=2)
+            assert f"--port {port} is taken" in asked("explore", layout.url, "--port", port, code=2)

@@ -34,14 +34,14 @@ def curated(audio: Callable[[str, str], Path], tmp_path_factory: pytest.TempPath
     without_workers.curated(
         "curate", folder / "songs", "--out", folder / "dataset", "--license", "MIT", "--quiet", *options
     )
-    return Layout(folder / "dataset")
+    return Layout.at(folder / "dataset")
 
 
 @pytest.fixture(scope="module")
 def address(curated: Layout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`songmill explore` in a process of its own, which ends cleanly."""
     cache = tmp_path_factory.mktemp("cache")
-    process = start("explore", curated.root, XDG_CACHE_HOME=str(cache))
+    process = start("explore", curated.url, XDG_CACHE_HOME=str(cache))
     try:
         assert process.stdout
         served, shows, _ = process.stdout.readline().partition(" shows ")

@@ -179,7 +179,7 @@ class TestProcesses:
 @contextmanager
 def serving(layout: Layout, cache: Path) -> Iterator[tuple[Popen, str]]:
     """`songmill explore` and its address."""
-    process = start("explore", layout.root, XDG_CACHE_HOME=str(cache), PYTHONUNBUFFERED="1")
+    process = start("explore", layout.url, XDG_CACHE_HOME=str(cache), PYTHONUNBUFFERED="1")
     try:
         yield process, re.search(r"http://(\S+)/", process.stdout.readline())[1]
     finally:

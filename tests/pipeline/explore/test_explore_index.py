@@ -76,7 +76,7 @@ class TestState:
     def test_an_index_brought_up_to_date_is_one_made_from_nothing(self, runs: list):
         with TemporaryDirectory() as folder:
             dataset = PlayedDataset(Path(folder) / "dataset")
-            dataset.layout.plan.write_text("{}")
+            (dataset.root / "_songmill/plan.json").write_text("{}")
             cache = IndexCache(dataset.layout, Path(folder) / "cache")
             for songs, threshold in runs:
                 rows = [
@@ -115,7 +115,9 @@ class TestState:
             assert contents(cache.index(Told())) == from_nothing(layout)
         assert cache.index(Told()).fields["energy.level"] == "number"
         for unit in (2, 3):
-            Ledger(layout).open().rewrite(Commit(unit=9, plan="", files={}, rows={}, timings={}, supersedes=unit), {})
+            with layout.store.writing():
+                gone = Commit(unit=9, plan="", files={}, rows={}, timings={}, supersedes=unit)
+                Ledger(layout).open().rewrite(gone, {})
             assert contents(cache.index(Told())) == from_nothing(layout)
         assert contents(cache.index(Told())) == made
 
@@ -123,27 +125,28 @@ class TestState:
         self, layout: Layout, cache: IndexCache, tmp_path: Path
     ):
         assert cache.index(Told()).size == SONGS
-        for folder in (layout.commits, layout.shards, layout.quarantine):
-            shutil.rmtree(folder)
+        for folder in ("_songmill/commits", "shards", "quarantine"):
+            shutil.rmtree(Path(layout.url) / folder)
         commit(layout, 0, [song(number, tmp_path) for number in range(300, 310)])
         assert cache.index(Told()).size == 10
 
 
 def add(layout: Layout, unit: int, table: pa.Table) -> None:
     """A unit of kept rows with any columns."""
-    written = layout.root / "shard.tmp"
-    pq.write_table(table, written)
-    name = str(layout.shard_file(unit).relative_to(layout.root))
     rows = {row_id: RowState(status="kept", track_id=None, basis="") for row_id in table["row_id"].to_pylist()}
-    record = Commit(unit=unit, plan="", files={name: file_digest(written)}, rows=rows, timings={})
-    Ledger(layout).open().add(record, {name: written})
+    with layout.store.writing():
+        written = layout.store.scratch / "shard.parquet"
+        pq.write_table(table, written)
+        name = f"shards/train-{unit:06d}.parquet"
+        record = Commit(unit=unit, plan="", files={name: file_digest(written)}, rows=rows, timings={})
+        Ledger(layout).open().add(record, {name: written})
 
 
 class TestShelf:
     def test_it_lies_outside_of_the_dataset_for_its_owner_alone(self, layout: Layout, cache: IndexCache):
-        before = sorted(layout.root.rglob("*"))
+        before = sorted(Path(layout.url).rglob("*"))
         cache.index(Told())
-        assert sorted(layout.root.rglob("*")) == before
+        assert sorted(Path(layout.url).rglob("*")) == before
         assert cache.folder.stat().st_mode & 0o077 == 0
 
     @pytest.mark.parametrize("damage", [lambda c: b"", lambda c: c[:20_000], lambda c: c.replace(b"Song 1", b"Song 2")])
@@ -184,7 +187,7 @@ class TestShelf:
 
     def test_indices_of_datasets_that_are_gone_go(self, layout: Layout, cache: IndexCache, tmp_path: Path):
         cache.index(Told()).close()
-        moved = Layout(layout.root.rename(tmp_path / "elsewhere"))
+        moved = Layout.at(Path(layout.url).rename(tmp_path / "elsewhere"))
         other = IndexCache(moved, tmp_path / "cache")
         assert not cache.folder.exists()
         assert other.index(Told()).size == SONGS
