@@ -22,8 +22,8 @@ from pipeline.models.store import ModelStore
 from pipeline.planning.config import build_addition, build_config
 from pipeline.planning.plan import draft_dag
 from schemas.config import CurateConfig, DedupConfig, InputConfig, ResourceConfig
-from schemas.dataset import Layout
 from schemas.files import file_digest
+from schemas.storage.options import StorageOptions
 from stages.registry import ENGINES, stage_class
 from tests.support.command_tree import command_tree, unknown_words
 from tests.support.markdown import Block, Page, pages
@@ -55,7 +55,7 @@ FILES = {
     "mirror/model.bin": "never read",
 }
 SECTIONS = {
-    **{"resources": ResourceConfig, "dedup": DedupConfig, "input": InputConfig},
+    **{"resources": ResourceConfig, "dedup": DedupConfig, "input": InputConfig, "storage": StorageOptions},
     **{"samples": PreviewsConfig, "optimizer": OptimizerConfig},
 }
 SETTINGS = {"checkpoint": "CKPT", "prompt": ["folk"]}  # of an earlier song
@@ -67,7 +67,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the documentation names: songs, a dataset and an older one, lyrics, a checkpoint."""
     folder = tmp_path_factory.mktemp("world")
     shutil.copytree(DATA / "dataset_of_2026_11", folder, dirs_exist_ok=True)
-    name_an_artist(Layout(folder / "dataset"))
+    name_an_artist(folder / "dataset")
     shutil.copytree(folder / "dataset", folder / "dataset-before")
     pq.write_table(pa.Table.from_pylist([LYRICS]), folder / "lyrics.parquet")
     build(folder / "CKPT")
@@ -77,15 +77,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def name_an_artist(layout: Layout) -> None:
+def name_an_artist(dataset: Path) -> None:
     """Let the first kept song be by X."""
-    (shard,) = layout.shards.glob("*.parquet")
+    (shard,) = (dataset / "shards").glob("*.parquet")
     table = pq.read_table(shard)
     place, artists = table.schema.get_field_index("artist"), pa.array(["X", *[None] * (table.num_rows - 1)])
     pq.write_table(table.set_column(place, table.schema.field(place), artists), shard)
-    for record in layout.commits.glob("*.json"):
+    for record in (dataset / "_songmill/commits").glob("*.json"):
         commit = json.loads(record.read_text())
-        commit["files"] = {name: file_digest(layout.root / name) for name in commit["files"]}
+        commit["files"] = {name: file_digest(dataset / name) for name in commit["files"]}
         record.write_text(json.dumps(commit))
 
 
@@ -108,8 +108,8 @@ def without_work(monkeypatch: Patch) -> None:
         draft_dag(config, store)
         raise typer.Exit
 
-    def check_features(dataset: Path, stages: list[str], overrides: list[str], *_: object, **__: object) -> None:
-        assert Layout(dataset).plan.is_file()
+    def check_features(dataset: str, stages: list[str], overrides: list[str], *_: object, **__: object) -> None:
+        assert (Path(dataset) / "_songmill/plan.json").is_file()
         build_addition(dataset, "small", {}, add=stages, overrides=overrides)
         raise typer.Exit
 

@@ -18,7 +18,7 @@ from pipeline.demo.promise import KEPT, Promise, Verdict
 from pipeline.demo.story import QUICK, Demo
 from pipeline.models.store import ModelStore
 from schemas import columns
-from schemas.dataset import FOOTER_SHARD_DIGEST, Layout
+from schemas.dataset import FOOTER_SHARD_DIGEST
 from tests.support.audio import write
 from tests.support.command import asked, queried, songmill
 from tests.support.tracks import load
@@ -71,13 +71,13 @@ def told(demo: Demo) -> str:
 
 
 @pytest.fixture(scope="module")
-def demo_dataset(story: tuple[Demo, str]) -> Layout:
-    return Layout(story[0].dataset)
+def demo_dataset(story: tuple[Demo, str]) -> Path:
+    return story[0].dataset
 
 
 @pytest.fixture(scope="module")
-def songs(demo_dataset: Layout) -> dict[str, dict]:
-    rows = [row for path in demo_dataset.shards.iterdir() for row in pq.read_table(path).to_pylist()]
+def songs(demo_dataset: Path) -> dict[str, dict]:
+    rows = [row for path in (demo_dataset / "shards").iterdir() for row in pq.read_table(path).to_pylist()]
     return {Path(row["uri"]).stem: row for row in rows}
 
 
@@ -103,8 +103,8 @@ def test_both_songs_have_every_column_and_every_figure_says_what_made_it(songs):
         assert row["flags"] == ["license_unknown"]
 
 
-def test_the_fixed_names_have_their_types(demo_dataset: Layout):
-    schema = pq.read_schema(next(demo_dataset.shards.iterdir()))
+def test_the_fixed_names_have_their_types(demo_dataset: Path):
+    schema = pq.read_schema(next((demo_dataset / "shards").iterdir()))
     for name in ("audio", "quality", "events", "vocals", "transcript", "phonemes", "lyrics", "rhythm", "key", "tags"):
         assert schema.field(name).type == getattr(columns, name.upper())
     assert schema.field("rhythm").type.field("bpm").metadata == {b"unit": b"beats/min"}
@@ -132,41 +132,40 @@ def test_the_instrumental_has_no_words_and_no_singer(songs):
     assert played["rhythm"]["bpm"] == pytest.approx(123, rel=0.01)
 
 
-def test_features_lie_beside_the_shard_row_by_row(demo_dataset: Layout):
-    record = next(json.loads(path.read_text()) for path in demo_dataset.commits.iterdir())
+def test_features_lie_beside_the_shard_row_by_row(demo_dataset: Path):
+    record = next(json.loads(path.read_text()) for path in (demo_dataset / "_songmill/commits").iterdir())
     for name in ("latents", "ssl", "text_embedding"):
-        for path in demo_dataset.features(name).iterdir():
-            shard = demo_dataset.shards / path.name
+        for path in (demo_dataset / "features" / name).iterdir():
+            shard = demo_dataset / "shards" / path.name
             footer = pq.read_metadata(path).metadata
             assert footer[FOOTER_SHARD_DIGEST].decode() == record["files"][f"shards/{path.name}"]
             assert pq.read_table(path)["row_id"] == pq.read_table(shard)["row_id"]
-    states = pq.read_table(demo_dataset.features("ssl"))["ssl"].to_pylist()
+    states = pq.read_table(demo_dataset / "features/ssl")["ssl"].to_pylist()
     for row in states:
         encoder = row["whisper_base"]
         assert len(encoder["data"]) == encoder["frames"] * encoder["dim"]
         assert len(encoder["scales"]) == 2 * encoder["frames"]
-    variants = pq.read_table(demo_dataset.features("text_embedding"))["text_embedding"].to_pylist()
+    variants = pq.read_table(demo_dataset / "features/text_embedding")["text_embedding"].to_pylist()
     assert all(len(item["data"]) == 2 * item["tokens"] * item["dim"] for row in variants for item in row)
 
 
-def test_the_folder_is_a_dataset_as_it_is(demo_dataset: Layout, tmp_path: Path):
-    tracks = load_dataset(str(demo_dataset.root), split="train", cache_dir=str(tmp_path))
+def test_the_folder_is_a_dataset_as_it_is(demo_dataset: Path, tmp_path: Path):
+    tracks = load_dataset(str(demo_dataset), split="train", cache_dir=str(tmp_path))
     assert sorted(Path(uri).stem for uri in tracks["uri"]) == ["played", "sung"]
-    features = load_dataset(str(demo_dataset.root), "ssl", split="train", cache_dir=str(tmp_path))
+    features = load_dataset(str(demo_dataset), "ssl", split="train", cache_dir=str(tmp_path))
     assert features["row_id"] == tracks["row_id"]
-    assert queried(demo_dataset.root, "select max(rhythm.bpm) > 100 as fast from tracks") == [{"fast": True}]
-    assert "as committed" in asked("verify", demo_dataset.root)
+    assert queried(demo_dataset, "select max(rhythm.bpm) > 100 as fast from tracks") == [{"fast": True}]
+    assert "as committed" in asked("verify", demo_dataset)
 
 
-def test_verify_finds_a_flipped_byte_and_a_lost_file(demo_dataset: Layout, tmp_path: Path):
-    copy = Layout(tmp_path / "copy")
-    shutil.copytree(demo_dataset.root, copy.root)
-    shard = next(copy.shards.iterdir())
+def test_verify_finds_a_flipped_byte_and_a_lost_file(demo_dataset: Path, tmp_path: Path):
+    copy = shutil.copytree(demo_dataset, tmp_path / "copy")
+    shard = next((copy / "shards").iterdir())
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
-    next(copy.features("ssl").iterdir()).unlink()
-    said = json.loads(asked("verify", copy.root, "--json", code=1))["problems"]
+    next((copy / "features/ssl").iterdir()).unlink()
+    said = json.loads(asked("verify", copy, "--json", code=1))["problems"]
     assert any("content differs from what was committed" in problem for problem in said)
     assert any("missing" in problem for problem in said)
 

@@ -96,7 +96,7 @@ def test_outputs_that_cannot_be_made(tmp_path: Path):
     (tmp_path / "songs" / "a.wav").write_bytes(b"no audio")
     file = tmp_path / "file"
     file.write_text("somebody's")
-    dataset = write_rows(tmp_path / "dataset", [row(1)]).root
+    dataset = Path(write_rows(tmp_path / "dataset", [row(1)]).url)
     for out in (file, file / "below"):
         said = asked("curate", tmp_path / "songs", "--out", out, "--stages", "decode", code=1)
         assert said.startswith(f"error: {out}")
@@ -107,9 +107,9 @@ def test_outputs_that_cannot_be_made(tmp_path: Path):
 
 
 def test_a_disk_that_is_full_in_the_middle_loses_nothing(tmp_path: Path):
-    dataset = write_rows(tmp_path / "dataset", [row(number, title="x" * 50) for number in range(40)]).root
+    dataset = Path(write_rows(tmp_path / "dataset", [row(number, title="x" * 50) for number in range(40)]).url)
     forget = ("forget", dataset, "--track", f"{7:032x}", "--yes")
-    before = verify_dataset(Layout(dataset))  # rows written by hand lack a version, and nothing else
+    before = verify_dataset(Layout.at(dataset))  # rows written by hand lack a version, and nothing else
     for size in (100, 2_000, 5_000, 100_000):
         with files_no_larger_than(size):
             result = CliRunner().invoke(songmill_app, [*map(str, forget)])
@@ -118,10 +118,10 @@ def test_a_disk_that_is_full_in_the_middle_loses_nothing(tmp_path: Path):
         assert result.exit_code == 1, result.exception
         assert result.stderr.startswith(f"error: {dataset}/")
         assert "File too large; what is complete stands: make room" in result.stderr
-        assert verify_dataset(Layout(dataset)) == before
+        assert verify_dataset(Layout.at(dataset)) == before
     assert size > 100
     assert result.exit_code == 0, result.stderr
-    assert all("schema version None" in problem for problem in verify_dataset(Layout(dataset)))
+    assert all("schema version None" in problem for problem in verify_dataset(Layout.at(dataset)))
     assert inspected(dataset)["rows"]["kept"] == 39
     assert not [*dataset.rglob("*.tmp")]
 

@@ -218,25 +218,25 @@ class TestPromise:
 
 def written(folder: Path, outcome: Mapping[str, tuple[Verdict, str | None]]) -> Layout:
     """A dataset of which only what the promise speaks of is there."""
-    layout = Layout(folder)
-    layout.commits.mkdir(parents=True)
+    (folder / "_songmill/commits").mkdir(parents=True)
     files = {}
-    for path, kept in ((layout.shard_file(0), True), (layout.quarantine_file(0), False)):
+    for name, kept in (("shards/train-000000.parquet", True), ("quarantine/part-000000.parquet", False)):
         rows = [
             {
-                "uri": f"somewhere/{name}",
+                "uri": f"somewhere/{song_name}",
                 "verdict": {**asdict(verdict), "message": "because"},
                 "lyrics": {"song_id": song},
             }
-            for name, (verdict, song) in outcome.items()
+            for song_name, (verdict, song) in outcome.items()
             if (verdict == KEPT) == kept
         ]
+        path = folder / name
         path.parent.mkdir(parents=True)
         pq.write_table(pa.Table.from_pylist(rows, _DOCTORED), path)
-        files[str(path.relative_to(folder))] = file_digest(path)
+        files[name] = file_digest(path)
     record = Commit(unit=0, plan="toy", files=files, rows={}, timings={})
-    layout.commit_file(0).write_text(record.model_dump_json())
-    return layout
+    (folder / "_songmill/commits/000000.json").write_text(record.model_dump_json())
+    return Layout.at(folder)
 
 
 _WORDS = [pa.field(name, pa.string()) for name in ("status", "stage", "reason", "message")]
@@ -251,4 +251,4 @@ def test_the_demo_s_curation_on_cold_caches_keeps_its_promise(prepared: demo.Dem
     command = ("curate", prepared.songs, "--lyrics", prepared.library, "--out", tmp_path / "dataset")
     said, _ = songmill(*command, **cold_caches(tmp_path / "caches"))
     assert "10 rows = 6 kept + 2 filtered + 2 failed (10 worked on, 0 unchanged)" in said
-    assert differences_of_dataset(PROMISE, Layout(tmp_path / "dataset")) == []
+    assert differences_of_dataset(PROMISE, Layout.at(tmp_path / "dataset")) == []

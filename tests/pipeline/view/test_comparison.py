@@ -75,16 +75,17 @@ def test_other_paths_are_matched_by_their_tracks(before: Layout, tmp_path: Path)
 
 
 def test_a_dataset_without_rows_is_compared_too(before: Layout, tmp_path: Path):
-    empty = Layout(tmp_path / "empty")
-    Ledger(empty).open()
-    empty.plan.write_bytes(before.plan.read_bytes())
+    empty = Layout.at(tmp_path / "empty")
+    with empty.store.writing():
+        Ledger(empty).open()
+        empty.store.publish({empty.plan: before.store.get(before.plan)})
     found = compare(before, empty)
     assert (found.only_a, found.only_b) == (8, 0)
     assert found.rows["kept"].b == 0
 
 
 def test_the_command_tells_it_and_json_has_it_all(before: Layout, after: Layout):
-    said = " ".join(asked("inspect", before.root, "--compare", after.root).split())
+    said = " ".join(asked("inspect", before.url, "--compare", after.url).split())
     for part in (
         "kept rows 8 7 -1",
         "~ gate quality.min_bandwidth_hz: 7000.0 -> 15000.0",
@@ -93,11 +94,11 @@ def test_the_command_tells_it_and_json_has_it_all(before: Layout, after: Layout)
         "license CC-BY-4.0 8/6, MIT 0/1",
     ):
         assert part in said
-    assert json.loads(asked("inspect", before.root, "--compare", after.root, "--json"))["rows"]["kept"] == {
+    assert json.loads(asked("inspect", before.url, "--compare", after.url, "--json"))["rows"]["kept"] == {
         "a": 8,
         "b": 7,
     }
 
 
 def test_the_other_folder_must_be_a_dataset(before: Layout, tmp_path: Path):
-    assert "is no songmill dataset" in asked("inspect", before.root, "--compare", tmp_path / "nothing", code=1)
+    assert "is no songmill dataset" in asked("inspect", before.url, "--compare", tmp_path / "nothing", code=1)

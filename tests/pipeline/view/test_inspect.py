@@ -47,7 +47,7 @@ def layout(tmp_path: Path) -> Layout:
 
 
 def test_rows_hours_and_verdicts_add_up(layout: Layout):
-    stats = inspected(layout.root)
+    stats = inspected(layout.url)
     assert stats["rows"] == {"kept": 3, "filtered": 2, "failed": 1, "total": 6}
     assert stats["hours"] == {"kept": 4.0, "filtered": 1.5, "failed": 0.0}
     assert [(v["reason"], v["rows"], v["hours"]) for v in stats["verdicts"]] == [
@@ -59,7 +59,7 @@ def test_rows_hours_and_verdicts_add_up(layout: Layout):
 
 
 def test_values_are_counted_with_their_hours(layout: Layout):
-    stats = inspected(layout.root)
+    stats = inspected(layout.url)
     assert stats["counts"]["license"] == {"CC-BY-4.0": 1, "MIT": 1, "unknown": 1}
     assert stats["hours_of"]["license"] == {"CC-BY-4.0": 1.0, "MIT": 1.0, "unknown": 2.0}
     assert stats["counts"]["tags.names"] == {"rock": 3, "loud": 1, "pop": 1}
@@ -72,7 +72,7 @@ def test_values_are_counted_with_their_hours(layout: Layout):
 def test_histograms_cover_every_row_and_fences_are_borders(tmp_path: Path):
     bpms = [60 + 100 * math.sqrt(i / 200) for i in range(200)] + [900.0, float("nan")]
     layout = write_rows(tmp_path, [row(i, rhythm={"bpm": bpm, "model": "x"}) for i, bpm in enumerate(bpms)])
-    (bpm,) = [d for d in inspected(layout.root)["distributions"] if d["column"] == "rhythm.bpm"]
+    (bpm,) = [d for d in inspected(layout.url)["distributions"] if d["column"] == "rhythm.bpm"]
     assert bpm["count"] == sum(bpm["counts"]) == 201
     assert (bpm["edges"][0], bpm["edges"][-1]) == (bpm["minimum"], bpm["maximum"]) == (60.0, 900.0)
     assert len(bpm["edges"]) == len(bpm["counts"]) + 1
@@ -82,7 +82,7 @@ def test_histograms_cover_every_row_and_fences_are_borders(tmp_path: Path):
 
 
 def test_a_figure_that_is_the_same_everywhere_has_one_bin(layout: Layout):
-    (loudness,) = [d for d in inspected(layout.root)["distributions"] if d["column"] == "quality.loudness_lufs"]
+    (loudness,) = [d for d in inspected(layout.url)["distributions"] if d["column"] == "quality.loudness_lufs"]
     assert (loudness["edges"], loudness["counts"]) == ([-14.0, -14.0], [3])
 
 
@@ -112,7 +112,7 @@ def test_one_screen(tmp_path: Path):
 
 
 def test_the_real_command_prints_figures_and_sparklines_to_stdout(layout: Layout):
-    out, err = songmill("inspect", layout.root)
+    out, err = songmill("inspect", layout.url)
     assert not err
     assert "6 rows = 3 kept + 2 filtered + 1 failed; 4.000 h kept of 5.500 h; 1 shards" in out
     assert "vocal share          50.0% of hours" in out
@@ -121,41 +121,43 @@ def test_the_real_command_prints_figures_and_sparklines_to_stdout(layout: Layout
 
 
 def test_comparing_excludes_other_outputs(layout: Layout):
-    told = asked("inspect", layout.root, "--compare", layout.root, "--sql", "select 1", code=2)
+    told = asked("inspect", layout.url, "--compare", layout.url, "--sql", "select 1", code=2)
     assert "give only one of --sql, --html and --compare" in told
 
 
 def test_an_empty_dataset_has_a_screen(tmp_path: Path):
-    layout = Layout(tmp_path)
-    Ledger(layout).open()
-    layout.plan.write_text("{}")
+    layout = Layout.at(tmp_path)
+    with layout.store.writing():
+        Ledger(layout).open()
+    (tmp_path / "_songmill/plan.json").write_text("{}")
     assert json.loads(asked("inspect", tmp_path, "--json"))["rows"]["total"] == 0
     assert "0 rows = 0 kept" in asked("inspect", tmp_path)
 
 
 def test_the_figures_of_the_last_run_stand_until_something_is_committed_or_scanned(layout: Layout):
+    state = Path(layout.url) / "_songmill"
     stats = renew_stats(layout)
-    told = _Snapshot.model_validate_json(layout.stats.read_bytes())
-    layout.stats.write_text(told.model_copy(update={"shards": 77}).model_dump_json())
+    told = _Snapshot.model_validate_json((state / "stats.json").read_bytes())
+    (state / "stats.json").write_text(told.model_copy(update={"shards": 77}).model_dump_json())
     assert current_stats(layout).shards == 77  # it does not count
     set_marks(layout, {"a": "drop"})
     assert current_stats(layout).marks == {"drop": 1}
     (commit,) = Ledger(layout).read().commits.values()
-    layout.commit_file(0).write_text(commit.model_copy(update={"timings": {}}).model_dump_json())
+    (state / "commits/000000.json").write_text(commit.model_copy(update={"timings": {}}).model_dump_json())
     assert current_stats(layout).shards == 1
     renew_stats(layout)
     assert current_stats(layout).stages == []
-    layout.scan.mkdir()
-    pq.write_table(pa.table({"timing": [[{"stage": "decode", "seconds": 2.0}]]}), layout.scan_file(0))
+    (state / "scan").mkdir()
+    pq.write_table(pa.table({"timing": [[{"stage": "decode", "seconds": 2.0}]]}), state / "scan/part-000000.parquet")
     assert [stage.stage for stage in current_stats(layout).stages] == ["scan: decode"]
-    layout.stats.write_text('{"of": "another release"}')
+    (state / "stats.json").write_text('{"of": "another release"}')
     assert current_stats(layout).rows == stats.rows
 
 
 def test_records_without_rows_are_those_that_count(layout: Layout):
     (commit,) = Ledger(layout).read().commits.values()
     successor = commit.model_copy(update={"unit": 7, "supersedes": 0})
-    layout.commit_file(7).write_text(successor.model_dump_json())
+    (Path(layout.url) / "_songmill/commits/000007.json").write_text(successor.model_dump_json())
     assert [record.unit for record in read_records(layout)] == list(Ledger(layout).read().commits) == [7]
 
 

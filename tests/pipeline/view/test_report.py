@@ -111,10 +111,10 @@ class TestPreviewsOfADataset:
         assert "features/preview/*.parquet" in (curated / "README.md").read_text()
 
     def test_a_user_s_own_kind_of_preview_is_not_played(self, curated: Path, tmp_path: Path):
-        layout = Layout(Path(shutil.copytree(curated, tmp_path / "dataset")))
+        layout = Layout.at(shutil.copytree(curated, tmp_path / "dataset"))
         ids = list(stored(curated))
         assert stored_excerpts(layout, ids).keys() == {*ids}
-        for file in layout.features("preview").glob("*.parquet"):
+        for file in (tmp_path / "dataset/features/preview").glob("*.parquet"):
             rows = [{"row_id": row["row_id"], "preview": {"heard": "yes"}} for row in pq.read_table(file).to_pylist()]
             pq.write_table(pa.Table.from_pylist(rows), file)
         assert stored_excerpts(layout, ids) == {}
@@ -253,9 +253,9 @@ class TestWhatIsOnIt:
         assert told["rows"] == {"kept": 1, "filtered": 1, "failed": 1}
 
     def test_sounds_are_cut_until_the_page_fits(self, curated: Path, tmp_path: Path):
-        whole = write_report(Layout(curated), tmp_path / "whole.html")
+        whole = write_report(Layout.at(curated), tmp_path / "whole.html")
         limit = whole.bytes - 60_000
-        made = write_report(Layout(curated), tmp_path / "small.html", limit_bytes=limit)
+        made = write_report(Layout.at(curated), tmp_path / "small.html", limit_bytes=limit)
         assert made.bytes == (tmp_path / "small.html").stat().st_size <= limit
         assert made.remark.startswith("Sounds are cut to ")
         assert made.remark in (tmp_path / "small.html").read_text("utf-8")
@@ -268,13 +268,13 @@ class TestWhatIsOnIt:
     def test_rows_that_were_asked_for_come_first(self, curated: Path, tmp_path: Path):
         [row] = queried(curated, "select row_id from quarantine where uri like '%silent.wav'")
         out = tmp_path / "asked.html"
-        write_report(Layout(curated), out, rows=2, extra_rows=[row["row_id"]], extra_title="Nearest to a threshold")
+        write_report(Layout.at(curated), out, rows=2, extra_rows=[row["row_id"]], extra_title="Nearest to a threshold")
         found = re.findall(r'<article [^>]*data-row="([^"]+)"', out.read_text("utf-8"))
         assert found[0] == row["row_id"]
         assert len(found) == 3
         assert "Nearest to a threshold" in out.read_text("utf-8")
         with pytest.raises(UsageProblem, match="no row nobody"):
-            write_report(Layout(curated), out, extra_rows=["nobody"])
+            write_report(Layout.at(curated), out, extra_rows=["nobody"])
 
     def test_a_file_that_has_changed_is_not_played(self, songs: Path, curated: Path):
         [row] = queried(curated, "select uri, track_id from quarantine where uri like '%copy.mp3'")
@@ -284,8 +284,8 @@ class TestWhatIsOnIt:
         assert "No sound: " in make_excerpt({**row, "uri": "nothing://of/the/kind"}, 5, 32).remark
 
     def test_the_funnel_runs_through_the_dag_and_loses_nobody(self, curated: Path):
-        layout = Layout(curated)
-        stats, plan = collect_stats(layout), Plan.model_validate_json(layout.plan.read_bytes())
+        layout = Layout.at(curated)
+        stats, plan = collect_stats(layout), Plan.model_validate_json((curated / "_songmill/plan.json").read_bytes())
         steps = funnel(plan, stats.verdicts, stats.rows["total"])
         assert [(step.name, step.entering) for step in steps] == [
             ("decode", 7),
@@ -303,8 +303,8 @@ class TestWhatIsOnIt:
         assert steps[-1].leaving == stats.rows["kept"]
 
     def test_plots_count_every_row_that_has_the_figure(self, curated: Path):
-        connection = connect(Layout(curated))
-        plots = {(p.column, p.field): p for p in histograms(connection, dataset_gates(Layout(curated)))}
+        connection = connect(Layout.at(curated))
+        plots = {(p.column, p.field): p for p in histograms(connection, dataset_gates(Layout.at(curated)))}
         assert (plots["audio", "duration_s"].rows, sum(b.kept for b in plots["audio", "duration_s"].bins)) == (5, 2)
         assert plots["audio", "duration_s"].thresholds == [("min", 5.0), ("max", 1200.0)]
         assert plots["rhythm", "bpm"].rows == 2
@@ -323,7 +323,7 @@ class TestRefusals:
 class TestSample:
     @pytest.fixture(scope="class")
     def connection(self, tmp_path_factory: pytest.TempPathFactory) -> Any:
-        return connect(Layout(toy_dataset.write_dataset(tmp_path_factory.mktemp("toy"), songs=40)))
+        return connect(Layout.at(toy_dataset.write_dataset(tmp_path_factory.mktemp("toy"), songs=40)))
 
     def test_a_seed_draws_the_same_rows_and_another_one_others(self, connection: Any):
         drawn = [sample(connection, 10, seed) for seed in (1, 1, 2)]
