@@ -92,7 +92,7 @@ class PlayedDataset:
 
     @property
     def rows(self) -> dict[str, dict[str, Any]]:
-        paths = [*(self.root / "shards").iterdir(), *(self.root / "quarantine").iterdir()]
+        paths = [*(self.root / "shards").glob("*"), *(self.root / "quarantine").glob("*")]
         rows = [row for path in paths for row in pq.read_table(path).to_pylist()]
         assert len(rows) == len({row["row_id"] for row in rows}) == len(self.ledger.rows)
         return {row["row_id"]: row for row in rows}

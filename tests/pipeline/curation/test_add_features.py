@@ -62,7 +62,9 @@ def state(dataset: Path, pattern: str) -> dict[str, tuple[str, int]]:
 
 def committed_features(dataset: Path, name: str) -> dict[str, tuple[str, int]]:
     """Those that a record names."""
-    named = {Path(file).name for file in Ledger(Layout(dataset)).read().files if file.startswith(f"features/{name}/")}
+    named = {
+        Path(file).name for file in Ledger(Layout.at(dataset)).read().files if file.startswith(f"features/{name}/")
+    }
     return {file: found for file, found in state(dataset, f"features/{name}/*.parquet").items() if file in named}
 
 
@@ -159,10 +161,10 @@ class TestTheLifeOfFeatures:
         assert "(0 worked on now, 0 failed)" in asked("curate", curated, *PREVIEW, *failing)
 
     def test_verify_tells_of_rows_in_another_order(self, curated):
-        ledger = Ledger(Layout(curated)).read()
+        ledger = Ledger(Layout.at(curated)).read()
         before = next(commit for commit in ledger.commits.values() if len(commit.rows) == 2)
         name = next(name for name in before.files if name.startswith("features/"))
-        path, record = curated / name, ledger.layout.commit_file(before.unit)
+        path, record = curated / name, curated / "_songmill" / "commits" / f"{before.unit:06d}.json"
         content, committed = path.read_bytes(), record.read_bytes()
         rows = pq.read_table(path)
         pq.write_table(rows.take([1, 0]), path)
@@ -220,7 +222,7 @@ class TestRefusals:
 
     def test_no_kept_rows(self, curated, tmp_path):
         out = Path(shutil.copytree(curated, tmp_path / "dataset"))
-        for commit in Ledger(Layout(out)).read().commits.values():
+        for commit in Ledger(Layout.at(out)).read().commits.values():
             if any(name.startswith("shards/") for name in commit.files):
-                Layout(out).commit_file(commit.unit).unlink()
+                (out / "_songmill" / "commits" / f"{commit.unit:06d}.json").unlink()
         assert "no kept rows" in asked("curate", out, "--add", "ssl", code=1)

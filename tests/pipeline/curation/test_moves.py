@@ -201,8 +201,8 @@ def settles(tmp_path_factory, contents, first, steps):
             drop = drop and not world.refuses_to_drop(before)
             outcome = world.settled(drop_missing=drop)
             check(world, before, outcome, drop)
-        fresh = Layout(world.root / "fresh")
-        world.run(out=fresh.root)
+        fresh = Layout.at(world.root / "fresh")
+        world.run(out=world.root / "fresh")
         anew, rows = world.rows(fresh), world.rows()
         status = {
             layout: sorted((r["track_id"], r["verdict"]["status"]) for u, r in table.items() if u in anew)

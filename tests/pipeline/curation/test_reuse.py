@@ -14,7 +14,7 @@ from pipeline.curation.reuse import StoredColumns
 from pipeline.dataset.shard_files import write_rows
 from pipeline.planning.dag import Dag, Node
 from schemas import columns
-from schemas.dataset import FOOTER_FINGERPRINTS
+from schemas.dataset import FOOTER_FINGERPRINTS, Layout
 from stages.base import Params
 from tests.support.toy_stages import Echo, Killer, Letters
 
@@ -94,7 +94,7 @@ def rows_of(asked: Sequence[tuple[int | None, int, Mapping[str, str]]]) -> pa.Ta
 @example(asked=[(0, number, {}) for number in range(9)], in_pieces=False)
 @example(asked=[(0, number, {}) for number in range(8, -1, -1)], in_pieces=False)
 def test_every_row_gets_what_its_old_unit_has_of_it_in_any_order(root, asked, in_pieces):
-    reuse, rows = StoredColumns(root, UNITS, DAG), rows_of(asked)
+    reuse, rows = StoredColumns(Layout.at(root), UNITS, DAG), rows_of(asked)
     filled = pa.concat_tables(map(reuse, _singles(rows))) if in_pieces else reuse(rows)
     assert filled.schema.equals(rows.schema)
     found = filled.select([*MADE]).to_pylist()
@@ -106,14 +106,14 @@ def _singles(rows: pa.Table) -> Iterator[pa.Table]:
 
 
 def test_of_a_file_no_more_than_a_row_group_is_held(root):
-    reuse = StoredColumns(root, UNITS, DAG)
+    reuse = StoredColumns(Layout.at(root), UNITS, DAG)
     for number in range(7):
         reuse(rows_of([(0, number, {})]))
         assert [file._last[1].num_rows for file in reuse._read[1] if file._last] == [1 if number == 6 else 2] * 2
 
 
 def test_one_value_can_be_looked_at(root):
-    valid = StoredColumns(root, UNITS, DAG).valid_columns(0, "5", identity(5))
+    valid = StoredColumns(Layout.at(root), UNITS, DAG).valid_columns(0, "5", identity(5))
     assert {name: file.value("5", name) for name, file in valid.items()} == stored(5)
 
 
@@ -123,6 +123,6 @@ def test_a_column_of_an_earlier_release_gets_the_type_of_today(tmp_path):
     table = pa.Table.from_pylist([identity(0), identity(1)], columns.IDENTITY)
     footer = {FOOTER_FINGERPRINTS: json.dumps(DAG.fingerprints).encode()}
     write_rows(table.append_column("letters", pa.array(letters, then)), tmp_path / "shard", footer)
-    filled = StoredColumns(tmp_path, {0: ["shard"]}, DAG)(rows_of([(0, 0, {}), (0, 1, {})]))
+    filled = StoredColumns(Layout.at(tmp_path), {0: ["shard"]}, DAG)(rows_of([(0, 0, {}), (0, 1, {})]))
     assert filled["letters"].type == Letters.type
     assert filled["letters"].to_pylist() == [{"count": 3, "vowels": None, "model": "old"}, None]

@@ -1,12 +1,11 @@
 """A unit's rows come out once and in order, however the blocks that brought them were cut, mixed and repeated."""
 
-from pathlib import Path
-
 import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.curation.sink import UNIT, Gatherer, SinkSpec
+from schemas.dataset import Layout
 
 SCHEMA = pa.schema([("row_id", pa.string()), ("sizes", pa.list_(pa.int64())), *UNIT])
 
@@ -34,12 +33,12 @@ def test_every_unit_is_written_once_and_in_order(data, counts):
         size = data.draw(st.integers(1, len(left)))
         blocks.append(pa.Table.from_pylist(left[:size], SCHEMA))
         left = left[size:]
-    sink = Told(SinkSpec(Path("nowhere"), "plan", {}))
+    sink = Told(SinkSpec(Layout.at("nowhere"), "plan", {}))
     told = [unit for block in blocks for unit in sink(block)]
     assert {unit["unit"]: unit["rows"] for unit in told} == dict(enumerate(units))
     assert len(told) == len(units)
 
 
 def test_a_block_that_is_a_unit_stays_in_one_piece():
-    (unit,) = Told(SinkSpec(Path("nowhere"), "plan", {}))(pa.Table.from_pylist(rows_of(3, 50), SCHEMA))
+    (unit,) = Told(SinkSpec(Layout.at("nowhere"), "plan", {}))(pa.Table.from_pylist(rows_of(3, 50), SCHEMA))
     assert unit["pieces"] == 1

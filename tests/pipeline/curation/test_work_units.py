@@ -53,7 +53,7 @@ def test_a_looser_threshold_accepts_rows_in_units_of_the_usual_size(played_datas
     assert set(played_dataset.verdicts.values()) == {"min_loudness_lufs"}
     played_dataset.run(*songs, overrides=(size, "quality.min_loudness_lufs=-60"))
     assert set(played_dataset.verdicts.values()) == {"kept"}
-    assert sorted(pq.read_metadata(path).num_rows for path in played_dataset.layout.shards.iterdir()) == [2, 4, 4]
+    assert sorted(pq.read_metadata(path).num_rows for path in (played_dataset.root / "shards").iterdir()) == [2, 4, 4]
 
 
 def test_a_stricter_threshold_turns_rows_away_with_all_their_columns_and_measures_nothing(played_dataset):
@@ -84,7 +84,7 @@ def test_an_edited_licence_reaches_the_shard_without_any_measurement(played_data
 
 def scan_pass(dataset: PlayedDataset, *rows: dict[str, Any], unit: int = 7, overrides: tuple[str, ...] = ()) -> Dag:
     """Write these rows down as one part of the scan table."""
-    config = build_config(only=STAGES, overrides=overrides, input="songs", output=dataset.layout.root)
+    config = build_config(only=STAGES, overrides=overrides, input="songs", output=dataset.root)
     dag = build_dag(config, {}, {})
     fingerprints = {node.column: node.fingerprint for node in dag.scan}
     table = pa.Table.from_pylist(list(rows), scan_schema(dag))
@@ -92,8 +92,9 @@ def scan_pass(dataset: PlayedDataset, *rows: dict[str, Any], unit: int = 7, over
     places = {"unit": [unit] * count, "place": range(count), "unit_rows": [count] * count, "supersedes": [None] * count}
     for column, values in places.items():
         table = table.append_column(column, pa.array(values, pa.int64()))
-    (part,) = ScanSink(SinkSpec(dataset.layout.root, "scan", fingerprints))(table)
-    part.path.replace(dataset.layout.scan_file(part.number))
+    (part,) = ScanSink(SinkSpec(dataset.layout, "scan", fingerprints))(table)
+    (dataset.root / "_songmill/scan").mkdir(exist_ok=True)
+    part.path.replace(dataset.root / f"_songmill/scan/part-{part.number:06d}.parquet")
     return dag
 
 
@@ -101,7 +102,7 @@ def test_a_row_that_left_the_input_stays_and_is_scanned_again_for_another_plan(p
     dag = scan_pass(played_dataset, scanned("a", "one", size=5, stamp="x"))
     assert read_scan(played_dataset.layout, dag)["row_id"].to_pylist() == ["a"]
     other = build_dag(
-        build_config(only=STAGES, overrides=["decode.missing_s=2"], input="songs", output=played_dataset.layout.root),
+        build_config(only=STAGES, overrides=["decode.missing_s=2"], input="songs", output=played_dataset.root),
         {},
         {},
     )
@@ -133,11 +134,13 @@ def test_sketches_are_read_from_the_part_that_counts_when_somebody_asks(played_d
 
 
 def test_sketches_of_another_engine_may_say_more(played_dataset):
+    folder = played_dataset.root / "_songmill/scan"
+    folder.mkdir()
     type = pa.struct([("hashes", pa.list_(pa.uint32())), ("landmarks", pa.int32())])
     for part in range(2):
         rows = [{"row_id": f"{part}", "fingerprint": {"hashes": [part], "landmarks": 5}}]
         schema = pa.schema([("row_id", pa.string()), ("fingerprint", type)])
-        pq.write_table(pa.Table.from_pylist(rows, schema), played_dataset.layout.scan_file(part))
+        pq.write_table(pa.Table.from_pylist(rows, schema), folder / f"part-{part:06d}.parquet")
     asked = pa.table({"row_id": ["1", "0"], "part": [1, 0]})
     assert SketchReader(played_dataset.layout)(asked).to_pylist() == [
         {"hashes": [1], "landmarks": 5}, {"hashes": [0], "landmarks": 5},
@@ -150,7 +153,7 @@ def test_times_of_a_part_stand_in_its_footer_or_of_an_earlier_release_in_its_row
     scan_pass(
         played_dataset, {**scanned("a", "one"), "timing": timing}, {**scanned("b", "b", works=False), "timing": failed}
     )
-    path = played_dataset.layout.scan_file(7)
+    path = played_dataset.root / "_songmill/scan/part-000007.parquet"
     times = {time.stage: (time.rows, time.seconds, time.audio_s) for time in stage_times(played_dataset.layout, [])}
     assert times == {"scan: decode": (2, 3.0, 30.0), "scan: quality": (1, 0.5, 30.0)}
     whole = stage_times(played_dataset.layout, [])
@@ -167,7 +170,7 @@ def test_times_of_a_part_stand_in_its_footer_or_of_an_earlier_release_in_its_row
 
 def test_bands_are_made_for_a_part_that_an_earlier_release_wrote_without(played_dataset):
     dag = scan_pass(played_dataset, scanned("a", "one"), scanned("b", "two", works=False), unit=0)
-    path = played_dataset.layout.scan_file(0)
+    path = played_dataset.root / "_songmill/scan/part-000000.parquet"
     with_them, part = read_scan(played_dataset.layout, dag), pq.read_table(path)
     assert [value is None for value in with_them["bands"].to_pylist()] == [False, True]
     pq.write_table(part.drop_columns(["bands"]), path)
@@ -187,8 +190,8 @@ def test_rows_to_do_are_the_same_in_small_pieces(played_dataset, monkeypatch):
 
 def test_figures_count_committed_files_only(played_dataset):
     played_dataset.run(scanned("a", "one"), scanned("b", "one"))
-    (shard,) = played_dataset.layout.shards.iterdir()
-    played_dataset.layout.shard_file(99).write_bytes(shard.read_bytes())
+    (shard,) = (played_dataset.root / "shards").iterdir()
+    (played_dataset.root / "shards/train-000099.parquet").write_bytes(shard.read_bytes())
     assert collect_stats(played_dataset.layout).rows == {"kept": 1, "filtered": 1, "failed": 0, "total": 2}
     assert connect(played_dataset.layout).execute("select count(*) from tracks").fetchone() == (1,)
 

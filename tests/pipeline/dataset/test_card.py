@@ -19,9 +19,9 @@ HOSTILE = 'a | b\n# heading\n---\n<script>alert("x")</script> `code` {{ 7 * 7 }}
 
 
 def carded(layout: Layout) -> DatasetCard:
-    plan = Plan.model_validate_json(layout.plan.read_bytes())
+    plan = Plan.model_validate_json(layout.store.get(layout.plan))
     write_card(layout, plan, collect_stats(layout))
-    return DatasetCard.load(layout.card)
+    return DatasetCard.load(Path(layout.url) / "README.md")
 
 
 def configs(card: DatasetCard) -> dict[str, str]:

@@ -17,55 +17,71 @@ class Killed(BaseException):
 
 
 def commit(layout: Layout, unit: int, rows: list[str], supersedes: int | None = None) -> tuple[Commit, dict[str, Path]]:
-    final = str(layout.shard_file(unit).relative_to(layout.root))
-    temporary = layout.temporary / f"{unit}.parquet"
+    final = f"shards/train-{unit:06d}.parquet"
+    temporary = layout.store.scratch / f"{unit}.parquet"
     temporary.write_text(f"unit {unit}")
     states = {row: RowState(status="kept", track_id=row, basis=row) for row in rows}
     record = Commit(unit=unit, plan="p", files={final: "digest"}, rows=states, timings={}, supersedes=supersedes)
     return record, {final: temporary}
 
 
-def shards(layout: Layout) -> list[str]:
-    return sorted(path.name for path in layout.shards.iterdir())
+def shards(root: Path) -> list[str]:
+    return sorted(path.name for path in (root / "shards").iterdir())
+
+
+def opened(root: Path) -> Ledger:
+    """As a process that begins to write; the lock is given back at once, for the test to look in between."""
+    layout = Layout.at(root)
+    with layout.store.writing():
+        return Ledger(layout).open()
 
 
 def test_a_commit_is_there_after_opening_again(tmp_path):
-    layout = Layout(tmp_path)
-    ledger = Ledger(layout).open()
-    ledger.add(*commit(layout, 0, ["a", "b"]))
-    again = Ledger(layout).open()
+    ledger = opened(tmp_path)
+    ledger.add(*commit(ledger.layout, 0, ["a", "b"]))
+    again = opened(tmp_path)
     assert set(again.rows) == {"a", "b"}
     assert again.next_unit == 1
-    assert shards(layout) == ["train-000000.parquet"]
+    assert shards(tmp_path) == ["train-000000.parquet"]
 
 
 def test_files_without_a_record_and_temporaries_are_swept_and_strangers_stay(tmp_path):
-    layout = Layout(tmp_path)
-    Ledger(layout).open().add(*commit(layout, 0, ["a"]))
-    layout.shard_file(1).write_text("renamed, but killed before its record")
-    layout.feature_file("ssl", 1).parent.mkdir(parents=True)
-    layout.feature_file("ssl", 1).write_text("likewise")
-    (layout.temporary / "left.parquet").write_text("half")
-    (layout.shards / "notes.txt").write_text("the user's")
-    Ledger(layout).open()
-    assert shards(layout) == ["notes.txt", "train-000000.parquet"]
-    assert not list(layout.temporary.iterdir())
-    assert not layout.feature_file("ssl", 1).exists()
+    layout = Layout.at(tmp_path)
+    opened(tmp_path).add(*commit(layout, 0, ["a"]))
+    (tmp_path / "shards/train-000001.parquet").write_text("renamed, but killed before its record")
+    (tmp_path / "features/ssl").mkdir(parents=True)
+    (tmp_path / "features/ssl/train-000001.parquet").write_text("likewise")
+    (tmp_path / "_songmill/tmp/left.parquet").write_text("half")
+    (tmp_path / "shards/notes.txt").write_text("the user's")
+    drafts = [
+        tmp_path / "_songmill" / name
+        for name in (".plan.json.01234567.tmp", "commits/.000001.json.01234567.tmp", ".forgotten.parquet.01234567.tmp")
+    ]
+    for draft in drafts:
+        draft.write_text("half")
+    (tmp_path / "_songmill/.marks.parquet.01234567.tmp").write_text("being written by another process")
+    opened(tmp_path)
+    assert shards(tmp_path) == ["notes.txt", "train-000000.parquet"]
+    assert not list((tmp_path / "_songmill/tmp").iterdir())
+    assert not (tmp_path / "features/ssl/train-000001.parquet").exists()
+    assert not any(draft.exists() for draft in drafts)
+    assert (tmp_path / "_songmill/.marks.parquet.01234567.tmp").exists()
 
 
 def test_reading_changes_nothing_on_disk(tmp_path):
-    layout = Layout(tmp_path)
-    Ledger(layout).open()
-    layout.shard_file(1).write_text("not committed yet")
-    Ledger(layout).read()
-    assert shards(layout) == ["train-000001.parquet"]
+    opened(tmp_path)
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards/train-000001.parquet").write_text("not committed yet")
+    Ledger(Layout.at(tmp_path)).read()
+    assert shards(tmp_path) == ["train-000001.parquet"]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 @given(killed_at=st.integers(0, 12))
 def test_killed_at_any_step_of_replacing_a_unit_each_row_counts_once(tmp_path_factory, killed_at):
-    layout = Layout(tmp_path_factory.mktemp("dataset"))
-    ledger = Ledger(layout).open()
+    root = tmp_path_factory.mktemp("dataset")
+    ledger = opened(root)
+    layout = ledger.layout
     ledger.add(*commit(layout, 0, ["a", "b"]))
     successor = commit(layout, 1, ["a", "b"], supersedes=0)
     with pytest.MonkeyPatch.context() as patch:
@@ -75,20 +91,21 @@ def test_killed_at_any_step_of_replacing_a_unit_each_row_counts_once(tmp_path_fa
             finished = True
         except Killed:
             finished = False
-    after = Ledger(layout).open()
+    after = opened(root)
     assert sorted(after.rows) == ["a", "b"]
     assert len(after.commits) == 1
     (unit,) = after.commits
-    assert shards(layout) == [f"train-{unit:06d}.parquet"]
-    assert layout.shard_file(unit).read_text() == f"unit {unit}"
+    assert shards(root) == [f"train-{unit:06d}.parquet"]
+    assert (root / f"shards/train-{unit:06d}.parquet").read_text() == f"unit {unit}"
     assert unit == 1 or not finished
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 @given(killed_at=st.integers(0, 20))
 def test_killed_at_any_step_of_splitting_a_unit_each_row_counts_once(tmp_path_factory, killed_at):
-    layout = Layout(tmp_path_factory.mktemp("dataset"))
-    ledger = Ledger(layout).open()
+    root = tmp_path_factory.mktemp("dataset")
+    ledger = opened(root)
+    layout = ledger.layout
     ledger.add(*commit(layout, 0, ["a", "b"]))
     apart, rest = (commit(layout, unit, [row], supersedes=0) for unit, row in ((1, "b"), (2, "a")))
     with pytest.MonkeyPatch.context() as patch:
@@ -99,11 +116,11 @@ def test_killed_at_any_step_of_splitting_a_unit_each_row_counts_once(tmp_path_fa
         except Killed:
             finished = False
     units = {record.unit for record in read_records(layout)}
-    after = Ledger(layout).open()
+    after = opened(root)
     assert units == after.commits.keys()
     assert units == {1, 2} or (units == {0} and not finished)
     assert sorted(row for record in after.commits.values() for row in record.rows) == ["a", "b"]
-    assert shards(layout) == [f"train-{unit:06d}.parquet" for unit in sorted(units)]
+    assert shards(root) == [f"train-{unit:06d}.parquet" for unit in sorted(units)]
 
 
 def _kill_before_change(patch: pytest.MonkeyPatch, step: int) -> None:
@@ -124,8 +141,8 @@ def _kill_before_change(patch: pytest.MonkeyPatch, step: int) -> None:
 
 
 def feature(layout: Layout, ledger: Ledger, unit: int, content: str) -> tuple[Commit, dict[str, Path]]:
-    final = str(layout.feature_file("ssl", unit).relative_to(layout.root))
-    temporary = layout.temporary / f"ssl-{content}.parquet"
+    final = f"features/ssl/train-{unit:06d}.parquet"
+    temporary = layout.store.scratch / f"ssl-{content}.parquet"
     temporary.write_text(content)
     old = ledger.commits[unit]
     return old.model_copy(update={"plan": content, "files": {**old.files, final: content}}), {final: temporary}
@@ -136,8 +153,9 @@ def feature(layout: Layout, ledger: Ledger, unit: int, content: str) -> tuple[Co
 def test_killed_at_any_step_of_adding_a_feature_the_shard_stands_and_records_tell_the_truth(
     tmp_path_factory, killed_at, replaces
 ):
-    layout = Layout(tmp_path_factory.mktemp("dataset"))
-    ledger = Ledger(layout).open()
+    root = tmp_path_factory.mktemp("dataset")
+    ledger = opened(root)
+    layout = ledger.layout
     ledger.add(*commit(layout, 0, ["a", "b"]))
     if replaces:
         ledger.amend(*feature(layout, ledger, 0, "old"))
@@ -149,11 +167,11 @@ def test_killed_at_any_step_of_adding_a_feature_the_shard_stands_and_records_tel
             finished = True
         except Killed:
             finished = False
-    after = Ledger(layout).open()
-    shard, path = layout.shard_file(0), layout.feature_file("ssl", 0)
+    after = opened(root)
+    shard, path = root / "shards/train-000000.parquet", root / "features/ssl/train-000000.parquet"
     assert shard.read_text() == "unit 0"
     assert sorted(after.rows) == ["a", "b"]
-    named = after.commits[0].files.get(str(path.relative_to(layout.root)))
+    named = after.commits[0].files.get(str(path.relative_to(root)))
     assert named == (path.read_text() if path.exists() else None)
     assert after.commits[0].plan == (named or ("" if replaces else "p"))
     assert named == "new" or not finished

@@ -12,9 +12,8 @@ from schemas.dataset import Layout
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
-    layout = Layout(tmp_path)
-    layout.state.mkdir()
-    return layout
+    (tmp_path / "_songmill").mkdir()
+    return Layout.at(tmp_path)
 
 
 def test_a_mark_is_set_changed_and_taken_away(layout: Layout):

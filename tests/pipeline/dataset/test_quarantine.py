@@ -31,7 +31,7 @@ class TestLooking:
     """Groups and rows, without a cluster."""
 
     def test_groups_say_how_many_since_when_and_give_an_example(self, four_scanned):
-        failed, filtered = json.loads(asked("quarantine", four_scanned.layout.root, "--json"))
+        failed, filtered = json.loads(asked("quarantine", four_scanned.root, "--json"))
         assert (failed["stage"], failed["reason"], failed["rows"], failed["message"]) == (
             "decode",
             "TruncatedAudio",
@@ -45,17 +45,17 @@ class TestLooking:
         )
         assert failed["tries"] == 1
         assert failed["first_seen"] == failed["last_seen"]
-        assert "TruncatedAudio" in asked("quarantine", four_scanned.layout.root)
+        assert "TruncatedAudio" in asked("quarantine", four_scanned.root)
 
     def test_some_groups_alone(self, four_scanned):
-        root = four_scanned.layout.root
+        root = four_scanned.root
         assert [g["reason"] for g in json.loads(asked("quarantine", root, "--stage", "quality", "--json"))] == [
             "min_loudness_lufs"
         ]
         assert json.loads(asked("quarantine", root, "list", "--reason", "nothing", "--json")) == []
 
     def test_one_row_in_full(self, four_scanned):
-        root = four_scanned.layout.root
+        root = four_scanned.root
         row = json.loads(asked("quarantine", root, "show", "b", "--json"))
         assert row["verdict"]["message"].startswith("quality.loudness_lufs -60 is below")
         assert row["quality"]["loudness_lufs"] == -60
@@ -64,7 +64,7 @@ class TestLooking:
         assert "quality.loudness_lufs" in said
 
     def test_a_row_that_is_not_there_or_not_alone_is_told(self, four_scanned):
-        root = four_scanned.layout.root
+        root = four_scanned.root
         assert "several rows" in asked("quarantine", root, "show", "aaaaaaa", code=1)
         assert "no row" in asked("quarantine", root, "show", "zzz", code=1)
         assert "name a row" in asked("quarantine", root, "show", code=2)
@@ -144,7 +144,7 @@ def _files(dataset: Path) -> dict[Path, bytes]:
 def _seconds(dataset: Path) -> dict[str, float]:
     """Stage -> seconds that it has run, by the commits."""
     totals: dict[str, float] = {}
-    for commit in Ledger(Layout(dataset)).read().commits.values():
+    for commit in Ledger(Layout.at(dataset)).read().commits.values():
         for stage, time in commit.timings.items():
             totals[stage] = totals.get(stage, 0) + time.seconds
     return totals

@@ -49,7 +49,7 @@ def dag_of(config: CurateConfig) -> Dag:
 
 
 def remember(home: Path, songs: str = "songs") -> tuple[Layout, Plan]:
-    config, layout = configured(songs=songs), Layout(home / "dataset")
+    config, layout = configured(songs=songs), Layout.at(home / "dataset")
     dag = dag_of(config)
     plan = make_plan(config, dag)
     remember_plan(layout, plan)
@@ -76,10 +76,10 @@ def test_they_lead_on_when_all_has_moved_together_twice(home, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     now = moved(home)
     for _ in range(2):
-        layout = Layout(now / "dataset")
+        layout = Layout.at(now / "dataset")
         config = remembered_config(layout)
         assert config.input.path == str(now / songs)
-        assert config.output == now / "dataset"
+        assert config.output == str(now / "dataset")
         assert config.stages["lyric_tokens"].params["vocabulary"] == str(now / "words.json")
         assert make_plan(config, dag_of(config)).id == plan.id
         remember_config(layout, config, dag_of(config))
@@ -89,7 +89,7 @@ def test_they_lead_on_when_all_has_moved_together_twice(home, tmp_path, monkeypa
 def test_only_the_dataset_has_moved(home):
     remember(home)
     (home / "far").mkdir()
-    layout = Layout(Path(shutil.move(home / "dataset", home / "far" / "dataset")))
+    layout = Layout.at(Path(shutil.move(home / "dataset", home / "far" / "dataset")))
     config = remembered_config(layout)
     assert config.input.path == str(home / "songs")
     assert config.stages["lyric_tokens"].params["vocabulary"] == str(home / "words.json")
@@ -104,11 +104,11 @@ def test_what_is_gone_is_told_with_both_places(home, tmp_path, monkeypatch):
     now = moved(home)
     places = rf"at {now}/words\.json or {home}/words\.json, but nothing is there\. Put it back"
     with pytest.raises(DataProblem, match=places):
-        remembered_config(Layout(now / "dataset"))
+        remembered_config(Layout.at(now / "dataset"))
     shutil.copy(BUILT_IN, now / "words.json")
     shutil.rmtree(now / "songs")
     with pytest.raises(DataProblem, match=f"its songs should be at {now}/songs or {home}/songs"):
-        remembered_config(Layout(now / "dataset"))
+        remembered_config(Layout.at(now / "dataset"))
 
 
 def test_a_plan_leads_on_too(home, tmp_path, monkeypatch):
@@ -117,17 +117,17 @@ def test_a_plan_leads_on_too(home, tmp_path, monkeypatch):
     assert stages[0].params["vocabulary"] == str(home / "words.json")
     monkeypatch.chdir(tmp_path)
     now = moved(home)
-    layout = Layout(now / "dataset")
-    plan = Plan.model_validate_json(layout.plan.read_bytes())
-    settings = planned_settings(layout.root, plan, stages)
+    layout = Layout.at(now / "dataset")
+    plan = Plan.model_validate_json(layout.store.get(layout.plan))
+    settings = planned_settings(layout.url, plan, stages)
     assert settings["lyric_tokens"]["vocabulary"] == str(now / "words.json")
     anew = relocated(plan, layout)
-    assert (anew.id, anew.root) == (plan.id, layout.root)
+    assert (anew.id, anew.root) == (plan.id, now / "dataset")
     assert anew.columns["lyric_tokens"].params["vocabulary"] == str(now / "words.json")
     (now / "words.json").unlink()
     with pytest.raises(DataProblem, match=rf"{now}/words\.json or {home}/words\.json"):
-        planned_settings(layout.root, plan, stages)
-    given = planned_settings(layout.root, plan, stages, given=["lyric_tokens.vocabulary"])
+        planned_settings(layout.url, plan, stages)
+    given = planned_settings(layout.url, plan, stages, given=["lyric_tokens.vocabulary"])
     assert given["lyric_tokens"]["engine"] == "tests.support.toy_stages:Words"
 
 
@@ -140,23 +140,27 @@ def test_how_a_path_is_spelt_changes_no_plan(home):
 
 def test_settings_of_an_earlier_release_are_read(home, tmp_path, monkeypatch):
     layout, plan = remember(home)
-    old = Plan.model_validate_json(layout.plan.read_bytes()).model_dump_json(exclude={"root"})
-    layout.plan.write_text(old)
-    library = layout.config.read_text().replace('"lyrics": null', f'"lyrics": "{home}/library.parquet"')
+    old = Plan.model_validate_json(layout.store.get(layout.plan)).model_dump_json(exclude={"root"})
+    (home / "dataset/_songmill/plan.json").write_text(old)
+    library = (
+        (home / "dataset/_songmill/config.json")
+        .read_text()
+        .replace('"lyrics": null', f'"lyrics": "{home}/library.parquet"')
+    )
     assert "library.parquet" in library
-    layout.config.write_text(library)
+    (home / "dataset/_songmill/config.json").write_text(library)
     monkeypatch.chdir(tmp_path)
-    layout = Layout(moved(home) / "dataset")
+    layout = Layout.at(moved(home) / "dataset")
     config = remembered_config(layout)
     assert make_plan(config, dag_of(config)).id == plan.id
-    assert Plan.model_validate_json(layout.plan.read_bytes()).id == plan.id
+    assert Plan.model_validate_json(layout.store.get(layout.plan)).id == plan.id
 
 
 def test_other_thresholds_leave_paths_as_they_were(home, tmp_path, monkeypatch):
     layout, plan = remember(home)
     monkeypatch.chdir(tmp_path)
     now = moved(home)
-    layout = Layout(now / "dataset")
+    layout = Layout.at(now / "dataset")
     change_gates(layout, plan.model_copy(update={"gates": {"audio": {"min_duration_s": 3.0}}}))
     config = remembered_config(layout)
     assert config.gates["audio"] == {"min_duration_s": 3.0}
@@ -165,13 +169,13 @@ def test_other_thresholds_leave_paths_as_they_were(home, tmp_path, monkeypatch):
 
 def test_a_dataset_without_a_row_says_how_to_go_on(home):
     layout, _ = remember(home)
-    layout.plan.unlink()
+    (home / "dataset/_songmill/plan.json").unlink()
     for command in (("inspect",), ("verify",), ("whatif",), ("quarantine",), ("explore",), ("forget",)):
-        said = asked(command[0], layout.root, code=1)
-        assert f"holds no rows yet, for its first run has not come so far: songmill curate {layout.root}" in said
-    assert "holds no rows yet" in asked("inspect", layout.root, "--sql", "select 1", code=1)
-    assert "holds no rows yet" in asked("curate", layout.root, "--add", "preview", code=1)
-    assert "tests.support.toy_stages" in asked("plan", layout.root)
+        said = asked(command[0], layout.url, code=1)
+        assert f"holds no rows yet, for its first run has not come so far: songmill curate {layout.url}" in said
+    assert "holds no rows yet" in asked("inspect", layout.url, "--sql", "select 1", code=1)
+    assert "holds no rows yet" in asked("curate", layout.url, "--add", "preview", code=1)
+    assert "tests.support.toy_stages" in asked("plan", layout.url)
 
 
 def test_a_folder_of_songs_alone_is_not_enough(home):
@@ -180,9 +184,9 @@ def test_a_folder_of_songs_alone_is_not_enough(home):
 
 
 def test_what_is_no_part_of_a_plan_is_remembered_too(home):
-    layout = Layout(home / "dataset")
+    layout = Layout.at(home / "dataset")
     stages = {"decode": {"max_channels": 2, "limit_s": 60.0}}
-    config = CurateConfig.model_validate({"input": {"path": "songs"}, "output": layout.root, "stages": stages})
+    config = CurateConfig.model_validate({"input": {"path": "songs"}, "output": layout.url, "stages": stages})
     dag = dag_of(config)
     remember_plan(layout, make_plan(config, dag))
     remember_config(layout, config, dag)

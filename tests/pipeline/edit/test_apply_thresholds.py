@@ -57,7 +57,10 @@ def test_it_does_what_curate_update_does(tmp_path_factory, loudness, least, most
     after = statuses(applied)
     assert sum(status == "kept" for status, _ in after.values()) == foreseen.kept_then.rows
     assert sum(status == "pending" for status, _ in after.values()) == foreseen.pending.rows
-    assert Plan.model_validate_json(applied.layout.plan.read_bytes()).id == updated.ledger.commits.popitem()[1].plan
+    assert (
+        Plan.model_validate_json((applied.root / "_songmill/plan.json").read_bytes()).id
+        == updated.ledger.commits.popitem()[1].plan
+    )
     measured = list(applied.measured)
     applied.run(*rows, overrides=(SIZE, *bounds))  # completes what is pending, and only that
     assert statuses(applied) == statuses(reopened(updated))
@@ -91,9 +94,9 @@ def test_rows_with_all_their_columns_come_back_at_once(played_dataset):
 
 def test_units_without_a_change_keep_their_files(played_dataset):
     played_dataset.run(*songs(-10, -11, -20, -12), overrides=(SIZE,))
-    before = {path: path.read_bytes() for path in played_dataset.layout.shards.iterdir()}
+    before = {path: path.read_bytes() for path in (played_dataset.root / "shards").iterdir()}
     apply_thresholds(played_dataset.layout, ["quality.min_loudness_lufs=-15"])
-    after = {path: path.read_bytes() for path in played_dataset.layout.shards.iterdir()}
+    after = {path: path.read_bytes() for path in (played_dataset.root / "shards").iterdir()}
     assert len(before.keys() & after.keys()) == 1
     assert all(after[path] == before[path] for path in before.keys() & after.keys())
 
@@ -101,23 +104,23 @@ def test_units_without_a_change_keep_their_files(played_dataset):
 def test_features_follow_their_rows(played_dataset):
     played_dataset.run(*songs(-10, -20, -11, -21), overrides=("resources.rows_per_shard=4",))
     (commit,) = played_dataset.ledger.commits.values()
-    layout = played_dataset.layout
-    shard = pq.read_table(layout.shard_file(commit.unit))
-    name = str(layout.feature_file("preview", commit.unit).relative_to(layout.root))
+    layout, root = played_dataset.layout, played_dataset.root
+    shard = pq.read_table(root / f"shards/train-{commit.unit:06d}.parquet")
+    name = f"features/preview/train-{commit.unit:06d}.parquet"
     heard = shard.select(["row_id"]).append_column("preview", [[{"heard": name} for name in "abcd"]])
-    digest = commit.files[str(layout.shard_file(commit.unit).relative_to(layout.root))]
-    temporary = layout.temporary / "x.parquet"
+    digest = commit.files[f"shards/train-{commit.unit:06d}.parquet"]
+    temporary = layout.store.scratch / "x.parquet"
     pq.write_table(heard.replace_schema_metadata({FOOTER_SHARD_DIGEST: digest, **shard.schema.metadata}), temporary)
     files = {**commit.files, name: schemas.files.file_digest(temporary)}
     played_dataset.ledger.amend(commit.model_copy(update={"files": files}), {name: temporary})
     assert not verify_dataset(layout)
     apply_thresholds(layout, ["quality.min_loudness_lufs=-15"])
     assert not verify_dataset(layout)
-    (path,) = layout.features("preview").iterdir()
+    (path,) = (root / "features/preview").iterdir()
     found = pq.read_table(path).to_pylist()
     assert [(row["row_id"], row["preview"]["heard"]) for row in found] == [("00", "a"), ("02", "c")]
-    plan = Plan.model_validate_json(layout.plan.read_bytes()).id
-    assert (pq.read_metadata(layout.shard_file(1)).metadata or {})[FOOTER_PLAN] == plan.encode()
+    plan = Plan.model_validate_json(layout.store.get(layout.plan)).id
+    assert (pq.read_metadata(root / "shards/train-000001.parquet").metadata or {})[FOOTER_PLAN] == plan.encode()
 
 
 def test_what_people_and_duplicates_decided_stands(played_dataset):
@@ -156,10 +159,10 @@ def test_killed_at_any_step_it_is_finished_by_the_same_command(tmp_path_factory,
 
 def test_the_command_says_what_it_did_and_an_interrupted_run_is_refused(played_dataset, monkeypatch):
     played_dataset.run(*songs(-10, -20, -50), overrides=(SIZE,))
-    root = played_dataset.layout.root
+    root = played_dataset.root
     told = json.loads(asked("whatif", root, "--set=quality.min_loudness_lufs=-60", "--apply", "--json"))
     assert told["pending"]["rows"] == 1
-    assert connect(Layout(root)).sql("select verdict.status from quarantine").fetchall() == [("pending",)]
+    assert connect(Layout.at(root)).sql("select verdict.status from quarantine").fetchall() == [("pending",)]
     ledger = Ledger(played_dataset.layout).open()
     commit = next(iter(ledger.commits.values()))
     ledger.amend(commit.model_copy(update={"plan": "another"}), {})

@@ -65,7 +65,7 @@ def test_of_a_forgotten_row_only_hashes_are_left(five_songs):
     forget(five_songs.layout, find_forgettable(five_songs.layout, [], "artist = 'X'"), "asked to")
     assert {*reopened(five_songs).rows} == {"b", "e"}
     assert {*read_marks(five_songs.layout)} == {"b"}
-    for path in five_songs.layout.root.rglob("*.parquet"):
+    for path in five_songs.root.rglob("*.parquet"):
         assert b"A again" not in path.read_bytes()
         if "uri" in pq.read_schema(path).names:
             assert "songs/a.flac" not in pq.read_table(path)["uri"].to_pylist()
@@ -74,9 +74,9 @@ def test_of_a_forgotten_row_only_hashes_are_left(five_songs):
 
 
 def test_other_units_keep_their_files(five_songs):
-    before = {path: path.read_bytes() for path in five_songs.layout.root.rglob("*/*-*.parquet")}
+    before = {path: path.read_bytes() for path in five_songs.root.rglob("*/*-*.parquet")}
     forget(five_songs.layout, find_forgettable(five_songs.layout, ["e"]), None)
-    after = {path: path.read_bytes() for path in five_songs.layout.root.rglob("*/*-*.parquet")}
+    after = {path: path.read_bytes() for path in five_songs.root.rglob("*/*-*.parquet")}
     assert len(before) - len(before.keys() & after.keys()) == 1
     assert all(before[path] == after[path] for path in before.keys() & after.keys())
 
@@ -102,7 +102,7 @@ def test_the_command_lists_models_that_have_learnt_from_it(five_songs, tmp_path)
         if tracks:
             note_tracks(tmp_path / name, tracks)
     copy_provenance(tmp_path / "run", tmp_path / "exported")
-    root = five_songs.layout.root
+    root = five_songs.root
     assert "Give --yes to confirm" in asked("forget", root, "--track", "one", code=2)
     assert len(reopened(five_songs).rows) == 5
     told = json.loads(asked("forget", root, "--track", "one", "--yes", "--json"))
@@ -115,7 +115,7 @@ def test_the_command_lists_models_that_have_learnt_from_it(five_songs, tmp_path)
 
 
 def test_it_can_be_undone(five_songs):
-    root = five_songs.layout.root
+    root = five_songs.root
     asked("forget", root, "--track", "two", "--yes")
     assert "1 rows may come back" in asked("forget", root, "--undo", "--track", "b")
     assert "none of these is forgotten" in asked("forget", root, "--undo", "--track", "b", code=1)
@@ -131,4 +131,4 @@ def test_a_run_never_loses_what_it_has_learnt_from(tmp_path):
 
 def test_a_folder_without_a_dataset_is_told(tmp_path):
     with pytest.raises(NoDataset, match="is no songmill dataset"):
-        find_forgettable(Layout(tmp_path), ["a"])
+        find_forgettable(Layout.at(tmp_path), ["a"])

@@ -50,26 +50,26 @@ def song(number: int, bandwidth_hz: float | None, seconds: float = 3600.0, statu
 
 
 def dataset(root: Path, songs: list[dict]) -> Layout:
-    layout = Layout(root)
     files = {}
-    for status, path in (("kept", layout.shard_file(0)), ("", layout.quarantine_file(0))):
+    for status, name in (("kept", "shards/train-000000.parquet"), ("", "quarantine/part-000000.parquet")):
+        path = root / name
         rows = [row for row in songs if (row["verdict"]["status"] == "kept") == (status == "kept")]
         if rows:
             path.parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path)
-            files[str(path.relative_to(root))] = file_digest(path)
+            files[name] = file_digest(path)
     stage = {"engine": "x", "params": {}, "reads": [], "working": [], "models": {}, "resources": {}, "fingerprint": "0"}
     names = ("audio", "quality", "transcript", "tags")
     plan = Plan(
         profile="small", columns={name: StagePlan(name=name, **stage) for name in names}, gates=GATES, dedup=None
     )
     states = {r["row_id"]: RowState(status=r["verdict"]["status"], track_id=None, basis="") for r in songs}
-    layout.commits.mkdir(parents=True)
-    layout.plan.write_text(plan.model_dump_json())
-    layout.commit_file(0).write_text(
+    (root / "_songmill/commits").mkdir(parents=True)
+    (root / "_songmill/plan.json").write_text(plan.model_dump_json())
+    (root / "_songmill/commits/000000.json").write_text(
         Commit(unit=0, plan=plan.id, files=files, rows=states, timings={}).model_dump_json()
     )
-    return layout
+    return Layout.at(root)
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_rows_are_judged_as_the_gates_judge(tmp_path_factory, figures, bandwidth
 
 
 def test_the_command_shows_it_and_names_what_is_wrong(tmp_path, songs):
-    root = dataset(tmp_path / "dataset", songs).root
+    root = dataset(tmp_path / "dataset", songs).url
     said = " ".join(asked("whatif", root, "--set", "quality.min_bandwidth_hz=10500").split())
     for words in ("7000 -> 10500", "lost to quality.min_bandwidth_hz", "Song 3"):
         assert words in said

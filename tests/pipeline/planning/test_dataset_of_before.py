@@ -11,7 +11,6 @@ import pytest
 from pipeline.models.store import ModelStore
 from pipeline.planning.config import build_config
 from pipeline.planning.plan import Plan, make_dag
-from schemas.dataset import Layout
 from stages import registry
 from tests.support.command import asked
 from tests.support.places import DATA
@@ -34,7 +33,7 @@ def columns(dataset: Path) -> dict[str, dict]:
 
 
 def test_it_is_resumed_without_a_column_made_anew(moved: Path, weights):
-    plan = Plan.model_validate_json(Layout(BEFORE / "dataset").plan.read_bytes())
+    plan = Plan.model_validate_json((BEFORE / "dataset/_songmill/plan.json").read_bytes())
     weights(*{model for column in plan.columns.values() for model in column.models})
     said = asked("curate", moved / "dataset", "--quiet")
     assert "3 rows = 2 kept + 0 filtered + 1 failed (0 worked on, 3 unchanged)" in said
