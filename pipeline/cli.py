@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.commands.copy import copy_command
 from pipeline.commands.curate import curate_command
 from pipeline.commands.demo import demo_command
 from pipeline.commands.doctor import doctor_command
@@ -48,6 +49,7 @@ app.command("curate")(curate_command)
 app.command("inspect")(inspect_command)
 app.command("explore")(explore_command)
 app.command("runs")(runs_command)
+app.command("copy")(copy_command)
 app.command("verify")(verify_command)
 app.command("quarantine")(quarantine_command)
 app.command("whatif")(whatif_command)

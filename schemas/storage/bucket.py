@@ -23,6 +23,7 @@ from schemas.storage.lease import lease
 from schemas.storage.objects import Objects, StorageError
 from schemas.storage.options import StorageOptions
 from schemas.storage.ranges import Ranges
+from schemas.storage.store import Overtaken
 
 _IN_LOG = 256 * 1024  # bytes of a file that need no object of their own
 _REREADS = 3  # of a file whose digest is wrong, before it is said to be damaged
@@ -113,7 +114,11 @@ class BucketStore:
         """See `Store`: uploads first, then one entry of the log."""
         with ThreadPoolExecutor(_UPLOADS) as pool:
             places = dict(zip(files, pool.map(self._uploaded, files.keys(), files.values()), strict=True))
-        self._log.append(places, removed)
+        try:
+            self._log.append(places, removed)
+        except Overtaken:  # nobody will ever name them
+            self._objects.delete(place.key for place in places.values() if place.key)
+            raise
         for content in files.values():
             if isinstance(content, Path):
                 content.unlink()
