@@ -139,7 +139,7 @@ class BucketStore:
         """See `Store`."""
         while True:
             there = self._objects.read(name)
-            content = change(there and there.content)
+            content = change(None if there is None else there.content)
             if there is None:
                 done = self._objects.create(name, content)
             else:

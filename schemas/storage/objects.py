@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -92,8 +93,9 @@ class Objects:
             client_options: of its HTTP client.
         """
         self.url = url
+        config: Any = dict(options)
         client: Any = {"timeout": _TIMEOUT, **client_options}
-        self._store: ObjectStore = from_url(url, config=dict(options), client_options=client, retry_config=_RETRIES)
+        self._store: ObjectStore = from_url(url, config=config, client_options=client, retry_config=_RETRIES)
 
     def read(self, key: str) -> Read | None:
         """See `Bucket`."""
@@ -121,7 +123,7 @@ class Objects:
     def read_all(self, keys: Sequence[str]) -> list[bytes | None]:
         """See `Bucket`."""
         with ThreadPoolExecutor(_PARALLEL) as pool:
-            return [found and found.content for found in pool.map(self.read, keys)]
+            return [None if found is None else found.content for found in pool.map(self.read, keys)]
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         """Bytes of an object from `start` on.
@@ -170,7 +172,7 @@ class Objects:
         """See `Bucket`."""
         every = list(keys)
         for first in range(0, len(every), _DELETED_AT_ONCE):
-            self._repeated(lambda some=every[first : first + _DELETED_AT_ONCE]: self._delete(some), every[first])
+            self._repeated(partial(self._delete, every[first : first + _DELETED_AT_ONCE]), every[first])
 
     def _delete(self, keys: Sequence[str]) -> None:
         with suppress(FileNotFoundError):
