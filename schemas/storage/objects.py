@@ -30,7 +30,7 @@ _PARALLEL = 16  # requests for small objects at a time
 _LISTED_AT_ONCE = 1000
 _DELETED_AT_ONCE = 1000  # as many as S3 takes in a request
 _TIMEOUT = "60s"  # of one request; a part of a large upload is a request of its own
-_RETRIES: dict[str, Any] = {
+_RETRIES: Any = {
     "max_retries": 8,
     "retry_timeout": timedelta(seconds=120),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
