@@ -65,8 +65,8 @@ def main() -> None:
     made: list[curate.RunCounts] = []
 
     class Watched(curate.RunCounts):
-        def __init__(self) -> None:
-            super().__init__()
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
             made.append(self)
 
     curate.RunCounts = Watched  # type: ignore[misc]
