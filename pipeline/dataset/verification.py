@@ -9,6 +9,7 @@ from schemas.commits import Commit
 from schemas.dataset import FOOTER_SCHEMA_VERSION, FOOTER_SHARD_DIGEST, SCHEMA_VERSION, Layout
 from schemas.storage.local import LocalStore
 from schemas.storage.parquet import read_parquet, schema_of
+from schemas.storage.store import StorageError
 
 
 def verify_dataset(layout: Layout) -> list[str]:
@@ -36,6 +37,8 @@ def _unit_problems(layout: Layout, commit: Commit) -> list[str]:
                 problems.append(f"{name}: content differs from what was committed")
         except FileNotFoundError:
             problems.append(f"{name}: missing")
+        except StorageError as error:
+            problems.append(f"{name}: cannot be read: {error}")
     found: list[str] = []
     for name in sound:
         footer = schema_of(layout.store, name).metadata or {}

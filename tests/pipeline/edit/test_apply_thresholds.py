@@ -34,7 +34,8 @@ def statuses(dataset: PlayedDataset) -> dict[str, tuple[str, str | None]]:
 
 
 def reopened(dataset: PlayedDataset) -> PlayedDataset:
-    dataset.ledger = Ledger(dataset.layout).open()
+    with dataset.layout.store.writing():
+        dataset.ledger = Ledger(dataset.layout).open()
     return dataset
 
 

@@ -37,7 +37,8 @@ def five_songs(played_dataset: PlayedDataset) -> PlayedDataset:
 
 
 def reopened(dataset: PlayedDataset) -> PlayedDataset:
-    dataset.ledger = Ledger(dataset.layout).open()
+    with dataset.layout.store.writing():
+        dataset.ledger = Ledger(dataset.layout).open()
     return dataset
 
 

@@ -167,9 +167,19 @@ class TestConfig:
         with pytest.raises(ConfigError, match="no stage of this run writes qualty"):
             build_config(file=file, input="x", output=tmp_path)
 
-    def test_a_dataset_cannot_be_written_to_a_uri(self):
-        with pytest.raises(ConfigError, match="local or mounted folder"):
-            build_config(input="x", output=Path("s3://bucket/dataset"))
+    @pytest.mark.parametrize("url", ["s3://bucket/dataset", "gs://bucket", "az://container/a/b"])
+    def test_a_dataset_is_written_to_a_bucket_by_its_url(self, url):
+        reached = "storage.endpoint=http://127.0.0.1:9000"
+        config = build_config(input="x", output=url, overrides=[reached, "storage.allow_http=true"])
+        assert (config.output, config.storage.endpoint) == (url, "http://127.0.0.1:9000")
+
+    def test_a_dataset_cannot_be_written_to_another_url(self):
+        with pytest.raises(ConfigError, match=r"output: .*ftp://host/dataset: a dataset is a folder, or a bucket"):
+            build_config(input="x", output="ftp://host/dataset")
+
+    def test_secrets_are_no_settings(self):
+        with pytest.raises(ConfigError, match=r"storage\.secret_access_key"):
+            build_config(input="x", output="s3://bucket", overrides=["storage.secret_access_key=abc"])
 
     def test_unknown_keys_of_a_file_are_errors(self, tmp_path: Path):
         file = tmp_path / "run.yaml"
