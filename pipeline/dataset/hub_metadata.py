@@ -30,6 +30,7 @@ _HUB_LICENSES = dict(zip(_SAME.split(), _SAME.split(), strict=True)) | {
     **{f"{gpl}-{which}": gpl for gpl in _GPL for which in ("only", "or-later")},
 }
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B")
+_MOST_NAMED = 1000  # files of a configuration
 _LANGUAGE = re.compile(r"[a-z]{2,3}")
 _WHISPER_CODES = {"jw": "jv"}  # Whisper's codes that are not in ISO 639
 
@@ -82,17 +83,17 @@ def _size(rows: int) -> str:
 def _configs(layout: Layout) -> list[dict[str, Any]]:
     """One configuration per non-empty folder; `datasets` rejects a configuration without files.
 
-    None of a dataset in a bucket: a glob would find files there that do not count.
+    A synced copy of a bucket has objects that do not count, so files are named one by one.
     """
-    if scheme(layout.url):
-        return []
     folders = {"tracks": layout.shards, **{name: layout.features(name) for name in FEATURES}}
     folders["quarantine"] = layout.quarantine
     configs: list[dict[str, Any]] = []
     for name, folder in folders.items():
-        if any(file.endswith(".parquet") for file in layout.store.names(folder)):
-            files = {"split": "train", "path": f"{folder}/*.parquet"}
-            configs.append({"config_name": name, "data_files": [files]})
+        files = [layout.store.key(file) for file in layout.store.names(folder) if file.endswith(".parquet")]
+        if not files or (scheme(layout.url) and len(files) > _MOST_NAMED):
+            continue
+        path = files if scheme(layout.url) else f"{folder}/*.parquet"
+        configs.append({"config_name": name, "data_files": [{"split": "train", "path": path}]})
     if configs:
         configs[0]["default"] = True
     return configs

@@ -26,6 +26,7 @@ from schemas.storage.ranges import Ranges
 from schemas.storage.store import Overtaken
 
 _IN_LOG = 256 * 1024  # bytes of a file that need no object of their own
+_THREADS = 16  # of DuckDB: they wait for answers more than they work
 _REREADS = 3  # of a file whose digest is wrong, before it is said to be damaged
 _UPLOADS = 4  # files of a unit at a time; each is sent in several parts at a time
 
@@ -63,11 +64,16 @@ class BucketStore:
         """See `Store`."""
         return f"{_Files(self).protocol}://{name}"
 
+    def key(self, name: str) -> str:
+        """See `Store`; a file that is part of the log has no key but its name."""
+        return self._place(name).key or name
+
     def let_read(self, connection: duckdb.DuckDBPyConnection) -> None:
         """See `Store`."""
         files = _Files(self)
         if not connection.filesystem_is_registered(files.protocol):
             connection.register_filesystem(files)
+            connection.execute(f"set threads = {_THREADS}")
 
     def refresh(self) -> None:
         """See `Store`. A writer knows all there is."""

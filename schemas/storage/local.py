@@ -49,6 +49,10 @@ class LocalStore:
         """See `Store`."""
         return str(self.root / name)
 
+    def key(self, name: str) -> str:
+        """See `Store`: under its name."""
+        return name
+
     def let_read(self, connection: "duckdb.DuckDBPyConnection") -> None:
         """Nothing to do: DuckDB reads paths."""
 

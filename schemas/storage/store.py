@@ -49,6 +49,9 @@ class Store(Protocol):
     def address(self, name: str) -> str:
         """What DuckDB is to call a file."""
 
+    def key(self, name: str) -> str:
+        """Where a file really is, relative to the place: in a bucket, not under its name."""
+
     def let_read(self, connection: "duckdb.DuckDBPyConnection") -> None:
         """Let a connection open files by their addresses."""
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from datasets import load_dataset
+from obstore.store import S3Store
 
 from schemas.commits import committed_files
 from schemas.dataset import Layout
@@ -108,6 +110,21 @@ class TestADatasetInABucket:
         assert "all files and rows are as committed" in asked("verify", again)
         assert rows(again) == rows(dataset)
 
+    def test_a_synced_copy_is_read_by_its_card(self, dataset: str, tmp_path: Path):
+        """As `aws s3 sync` makes one: every object under its key, strays too."""
+        prefix = dataset.removeprefix(f"s3://{BUCKET}/")
+        bucket = S3Store(BUCKET, prefix=prefix)
+        bucket.put("shards/train-000000-e1-00000000.parquet", b"a stray of a killed run")
+        try:
+            for key in keys(prefix):
+                path = tmp_path / "copy" / key.removeprefix(f"{prefix}/")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(S3Store(BUCKET).get(key).bytes())
+        finally:
+            bucket.delete("shards/train-000000-e1-00000000.parquet")
+        songs = load_dataset(str(tmp_path / "copy"), cache_dir=str(tmp_path / "cache"))["train"]
+        assert sorted(songs["title"]) == [row["title"] for row in rows(dataset) if row["status"] == "kept"]
+
     def test_its_snippets_read_only_what_counts(self, dataset: str):
         layout = Layout.at(dataset)
         shards = [name for name in committed_files(layout) if name.startswith("shards/")]
@@ -149,8 +166,6 @@ def test_a_run_that_sleeps_through_another_one_stops_with_a_sentence(songs: Path
 
 
 def test_songs_are_read_from_a_bucket_with_their_sidecars(songs: Path):
-    from obstore.store import S3Store
-
     source, out = f"s3://{BUCKET}/{uuid.uuid4().hex}", place()
     store = S3Store(BUCKET, prefix=source.removeprefix(f"s3://{BUCKET}/"))
     for path in songs.iterdir():
