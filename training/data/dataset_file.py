@@ -32,7 +32,7 @@ class DatasetFile:
         return self.store.address(self.name)
 
     def footer(self) -> pq.FileMetaData:
-        """Its footer, for `read_group`.
+        """Its footer, for `opened`.
 
         Raises:
             CorruptShard: it cannot be read.
@@ -63,15 +63,25 @@ class DatasetFile:
         except (OSError, pa.ArrowException) as problem:
             raise self._corrupt(problem) from problem
 
-    def read_group(self, footer: pq.FileMetaData, group: int, columns: Sequence[str]) -> pa.Table:
+    def opened(self, footer: pq.FileMetaData) -> pq.ParquetFile:
+        """The file, for `read_group`; its footer is known.
+
+        Raises:
+            CorruptShard: it cannot be opened.
+        """
+        try:
+            return open_parquet(self.store, self.name, footer)
+        except (OSError, pa.ArrowException) as problem:
+            raise self._corrupt(problem) from problem
+
+    def read_group(self, opened: pq.ParquetFile, group: int, columns: Sequence[str]) -> pa.Table:
         """Some columns of one row group.
 
         Raises:
             CorruptShard: it cannot be read.
         """
         try:
-            with open_parquet(self.store, self.name, footer) as file:
-                return file.read_row_group(group, columns=list(columns), use_threads=False)
+            return opened.read_row_group(group, columns=list(columns), use_threads=False)
         except (OSError, pa.ArrowException) as problem:
             raise self._corrupt(problem) from problem
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from schemas.storage.options import scheme
 from training.data.dataset_file import DatasetFile
 from training.data.errors import CorruptShard
 from training.data.song_index import Row, SongIndex
@@ -14,6 +15,7 @@ from training.data.song_index import Row, SongIndex
 # Per process: a footer takes 0.3 MB of a shard, and much less of a feature. In a bucket each costs a request, and a
 # row group with its footer known another one.
 _FOOTERS = 4096
+_OPEN_FILES = 128  # of folders; a file of a bucket would hold what was last read of it in memory
 
 
 class RowReader:
@@ -63,13 +65,21 @@ class RowReader:
         sizes = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
         starts = np.concatenate([[0], np.cumsum(sizes)])
         group_of_row = np.searchsorted(starts, rows, side="right") - 1
+        opened = self._open(file) if scheme(file.store.url) else self._kept_open(file)
         values: dict[int, Mapping[str, Any]] = {}
         for group in np.unique(group_of_row):
-            table = file.read_group(footer, int(group), columns)
+            table = file.read_group(opened, int(group), columns)
             for row in rows[group_of_row == group]:
                 values[row] = {name: table[name][int(row - starts[group])] for name in table.column_names}
         return {name: [values[row][name] for row in rows] for name in table.column_names}
 
+    def _open(self, file: DatasetFile) -> pq.ParquetFile:
+        return file.opened(self._footer(file))
+
     @cached_property  # created in the process that reads
+    def _kept_open(self) -> Any:
+        return lru_cache(_OPEN_FILES)(self._open)
+
+    @cached_property
     def _footer(self) -> Any:
         return lru_cache(_FOOTERS)(DatasetFile.footer)
