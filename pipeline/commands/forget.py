@@ -80,9 +80,14 @@ def _ask(question: str) -> None:
 
 def _undo(layout: Layout, ids: list[str]) -> None:
     from pipeline.dataset.tombstones import unbury
+    from pipeline.dataset.writing import exclusive_lock
 
     if not ids:
         raise UsageProblem("name what may come back: --undo --track ID")
-    if not layout.store.exists(layout.tombstones) or not (count := unbury(layout, ids)):
+    count = 0
+    if layout.store.exists(layout.tombstones):
+        with exclusive_lock(layout):
+            count = unbury(layout, ids)
+    if not count:
         raise DataProblem(f"{layout.url}: none of these is forgotten: {', '.join(ids)}")
     typer.echo(f"{layout.url}: {count} rows may come back with the next curate")

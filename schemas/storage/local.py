@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pyarrow import fs
 
 _STATE = "_songmill"
+_CARD = "README.md"
 _UPDATED_DRAFTS = ".marks.parquet.*"  # `update` has a lock of its own, so that others may write them at any time
 
 
@@ -152,6 +153,7 @@ class LocalStore:
 
     def drafts(self) -> list[str]:
         """Unfinished files, of killed processes or of the one that is writing; without those of `update`."""
-        folders = (self.root, self.root / _STATE, self.root / _STATE / "commits")
-        found = (path for folder in folders for path in drafts(folder, "*"))
+        state = self.root / _STATE
+        places = ((self.root, _CARD), (state, "*"), (state / "commits", "*"))  # others' files may be in the root
+        found = (path for folder, names in places for path in drafts(folder, names))
         return sorted(path.relative_to(self.root).as_posix() for path in found if not path.match(_UPDATED_DRAFTS))

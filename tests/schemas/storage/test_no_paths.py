@@ -14,7 +14,9 @@ MODULES = sorted(
 )
 # A local store's folder, a place taken for a path, a name joined to one.
 AS_FOLDER = re.compile(
-    r"\b(?:layout|source|target|dataset)(?:\.store)?\.root\b|(?<!PurePosix)Path\((?:\w+\.)*url\)(?!\.parent)|layout\.\w+ / "
+    r"\b(?:layout|source|target|dataset)(?:\.store)?\.root\b"
+    r"|(?<!PurePosix)Path\((?:\w+\.)*url\)(?!\.parent)"
+    r"|layout\.\w+ / "
 )
 
 
