@@ -30,6 +30,7 @@ from pipeline.planning.dag import build_dag
 from pipeline.planning.plan import Plan, make_plan
 from schemas.dataset import Layout
 from schemas.storage.options import StorageOptions
+from tests.support.command import asked
 from tests.support.rows import row, write_rows
 from tests.support.s3_server import BUCKET, keys, s3_server
 
@@ -146,6 +147,8 @@ class TestWhatPeopleSay:
         with exclusive_lock(dataset):
             assert unbury(dataset, ["track a"]) == 1
         assert read_tombstones(again(dataset))["row_id"].to_pylist() == ["b"]
+        assert "1 rows may come back" in asked("forget", dataset.url, "--undo", "--track", "b")
+        assert not read_tombstones(again(dataset)).num_rows
 
 
 class TestWhatIsSaid:

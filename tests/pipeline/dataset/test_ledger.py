@@ -60,12 +60,14 @@ def test_files_without_a_record_and_temporaries_are_swept_and_strangers_stay(tmp
     for draft in drafts:
         draft.write_text("half")
     (tmp_path / "_songmill/.marks.parquet.01234567.tmp").write_text("being written by another process")
+    (tmp_path / ".song.wav.tmp").write_text("the user's")
     opened(tmp_path)
     assert shards(tmp_path) == ["notes.txt", "train-000000.parquet"]
     assert not list((tmp_path / "_songmill/tmp").iterdir())
     assert not (tmp_path / "features/ssl/train-000001.parquet").exists()
     assert not any(draft.exists() for draft in drafts)
     assert (tmp_path / "_songmill/.marks.parquet.01234567.tmp").exists()
+    assert (tmp_path / ".song.wav.tmp").exists()
 
 
 def test_reading_changes_nothing_on_disk(tmp_path):
