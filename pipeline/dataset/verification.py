@@ -7,7 +7,6 @@ from pipeline.dataset.ledger import Ledger, unit_files
 from pipeline.dataset.stored_bytes import is_sound
 from schemas.commits import Commit
 from schemas.dataset import FOOTER_SCHEMA_VERSION, FOOTER_SHARD_DIGEST, SCHEMA_VERSION, Layout
-from schemas.storage.local import LocalStore
 from schemas.storage.parquet import read_parquet, schema_of
 from schemas.storage.store import StorageError
 
@@ -83,8 +82,7 @@ def _row_problems(ledger: Ledger) -> list[str]:
 def _stray_files(layout: Layout, ledger: Ledger) -> list[str]:
     known = {*ledger.files}
     strays = [name for name in unit_files(layout) if name not in known]
-    drafts = layout.store.drafts() if isinstance(layout.store, LocalStore) else []
     return [
         *(f"{name}: not committed; the next curate deletes it" for name in strays),
-        *(f"{name}: not written to its end; the next curate deletes it" for name in drafts),
+        *(f"{name}: not written to its end; the next curate deletes it" for name in layout.store.strays()),
     ]

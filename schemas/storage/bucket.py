@@ -129,6 +129,11 @@ class BucketStore:
             if isinstance(content, Path):
                 content.unlink()
 
+    def strays(self) -> list[str]:
+        """See `Store`."""
+        self.refresh()
+        return sorted(self._log.strays())
+
     def put(self, name: str, content: bytes) -> None:
         """See `Store`."""
         self._objects.put(name, content)

@@ -165,15 +165,17 @@ class CommitLog:
 
         The fence comes first, so that none of them can be named any more.
         """
+        self._bucket.delete(key for key, epoch in self.strays().items() if epoch < (self.epoch or 0))
+
+    def strays(self) -> dict[str, int]:
+        """Key -> epoch, of objects that no name stands for: left by a killed writer, or about to be named."""
         named = {place.key for place in self.state.files.values()}
-        mine = self.epoch or 0
-        strays = [
-            found.key
+        return {
+            found.key: epoch
             for folder in _FOLDERS
             for found in self._bucket.list(folder)
-            if found.key not in named and (epoch := epoch_of(found.key)) is not None and epoch < mine
-        ]
-        self._bucket.delete(strays)
+            if found.key not in named and (epoch := epoch_of(found.key)) is not None
+        }
 
     def _pack(self) -> None:
         """Write a snapshot. It is the same whoever writes it, and a writer killed here has lost nothing."""

@@ -148,11 +148,11 @@ class LocalStore:
     def _sweep(self) -> None:
         """Remove what killed processes had begun to write; not files that others update just now."""
         shutil.rmtree(self.scratch, ignore_errors=True)
-        for name in self.drafts():
+        for name in self.strays():
             (self.root / name).unlink(missing_ok=True)
 
-    def drafts(self) -> list[str]:
-        """Unfinished files, of killed processes or of the one that is writing; without those of `update`."""
+    def strays(self) -> list[str]:
+        """See `Store`; without those of `update`."""
         state = self.root / _STATE
         places = ((self.root, _CARD), (state, "*"), (state / "commits", "*"))  # others' files may be in the root
         found = (path for folder, names in places for path in drafts(folder, names))

@@ -36,7 +36,8 @@ def absolute(place: str) -> str:
 
 
 def _known(place: str) -> str:
-    if "://" in place and not (scheme(place) and urlsplit(place).netloc):
+    is_url = "://" in place or scheme(place.replace(":/", "://", 1))  # what `Path` makes of a URL has one slash
+    if is_url and not ("://" in place and scheme(place) and urlsplit(place).netloc):
         raise ValueError(f"{place}: a dataset is a folder, or a bucket by a URL with s3://, gs:// or az://")
     return place
 

@@ -96,6 +96,9 @@ class Store(Protocol):
             OSError: they cannot be written.
         """
 
+    def strays(self) -> list[str]:
+        """Where files are that somebody began to publish or put: a killed process, or one that is at it just now."""
+
     def put(self, name: str, content: bytes) -> None:
         """Write a file that needs no lock; the last one to write it wins."""
 

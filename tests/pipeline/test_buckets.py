@@ -16,7 +16,7 @@ from schemas.commits import committed_files
 from schemas.dataset import Layout
 from tests.support.audio import write
 from tests.support.command import asked, kill_when, songmill, start
-from tests.support.s3_server import BUCKET, keys, s3_server
+from tests.support.s3_server import BUCKET, SECRET, keys, s3_server
 from tests.support.tracks import load
 
 pytestmark = pytest.mark.ray
@@ -99,6 +99,10 @@ class TestADatasetInABucket:
         shown = json.loads(asked("quarantine", dataset, "--json"))
         assert {row["reason"] for row in shown["rows"]} >= {"duplicate"} if isinstance(shown, dict) else shown
         assert json.loads(asked("whatif", dataset, "--set", "quality.min_loudness_lufs=-5", "--json"))
+
+    def test_no_credential_is_in_it(self, dataset: str):
+        for key in objects(dataset, ""):
+            assert SECRET.encode() not in bytes(S3Store(BUCKET).get(key).bytes()), key
 
     def test_is_copied_to_a_folder_and_back(self, dataset: str, tmp_path: Path):
         folder, again = tmp_path / "copy", place()

@@ -1,6 +1,7 @@
 """An S3 server on loopback: moto's, whose objects are in memory."""
 
 import logging
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ from moto.server import ThreadedMotoServer
 from obstore.store import S3Store
 
 BUCKET = "music"
+SECRET = "hush-0123456789"  # moto checks no signatures
 
 
 @contextmanager
@@ -37,7 +39,7 @@ def environment(url: str) -> dict[str, str]:
     """What a process needs to reach the server."""
     return {
         "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_REGION": "us-east-1",
         "AWS_ENDPOINT_URL": url,
         "AWS_ALLOW_HTTP": "true",
@@ -45,8 +47,6 @@ def environment(url: str) -> dict[str, str]:
 
 
 def _create_bucket(url: str) -> None:
-    import urllib.request
-
     request = urllib.request.Request(f"{url}/{BUCKET}", method="PUT")
     urllib.request.urlopen(request).close()
 
