@@ -19,7 +19,7 @@ import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import from_url
 
-from schemas.storage.store import StorageError
+from schemas.storage.store import MissingObjectError, StorageError
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -129,10 +129,15 @@ class Objects:
         """Bytes of an object from `start` on.
 
         Raises:
-            FileNotFoundError: it is not there.
+            MissingObjectError: it is not there any more.
             StorageError: it cannot be read.
         """
-        return self._repeated(lambda: bytes(obstore.get_range(self._store, key, start=start, length=length)), key)
+        try:
+            return self._repeated(lambda: bytes(obstore.get_range(self._store, key, start=start, length=length)), key)
+        except FileNotFoundError:
+            raise MissingObjectError(
+                f"{self.url}/{key} is gone: it was replaced after it was looked up; run the command again"
+            ) from None
 
     def list(self, prefix: str, after: str | None = None) -> Iterator[Found]:
         """See `Bucket`; a listing that breaks off goes on behind what came."""

@@ -32,8 +32,7 @@ class Ranges(io.RawIOBase):
         """The next bytes; fewer at the end.
 
         Raises:
-            FileNotFoundError: the object is gone.
-            StorageError: it cannot be read.
+            StorageError: the object is gone, or cannot be read.
         """
         left = max(0, self._size - self._at)
         count = left if size is None or size < 0 else min(size, left)

@@ -21,6 +21,10 @@ class StorageError(OSError):
     """The object store does not do what is asked; the message names the object and what it said."""
 
 
+class MissingObjectError(StorageError, FileNotFoundError):
+    """An object that was there when the dataset was opened is not there any more."""
+
+
 class StoreBusy(Exception):  # noqa: N818 - it says what kind of problem
     """Another process is writing the dataset."""
 

@@ -120,6 +120,7 @@ class TestADatasetInABucket:
         bucket = S3Store(BUCKET, prefix=prefix)
         bucket.put("shards/train-000000-e1-00000000.parquet", b"a stray of a killed run")
         try:
+            assert "shards/train-000000-e1-00000000.parquet: not written to its end" in asked("verify", dataset, code=1)
             for key in keys(prefix):
                 path = tmp_path / "copy" / key.removeprefix(f"{prefix}/")
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,6 +138,18 @@ class TestADatasetInABucket:
             rows = connection.read_parquet([layout.store.address(name) for name in shards])
             ((count,),) = rows.count("*").fetchall()
         assert count == sum(pq.ParquetFile(n, filesystem=layout.store.filesystem).metadata.num_rows for n in shards)
+
+
+def test_a_file_that_somebody_deleted_is_a_sentence(songs: Path, tmp_path: Path):
+    out = place()
+    songmill(*curate(songs, out, "--quiet"))
+    gone = objects(out, "shards")[0]
+    S3Store(BUCKET).delete(gone)
+    name = f"s3://{BUCKET}/{gone}"
+    assert f"error: {name} is gone" in asked("inspect", out, "--sql", "select title from tracks", code=1)
+    assert "Traceback" not in asked("inspect", out, "--sql", "select title from tracks", code=1)
+    assert "missing" in asked("verify", out, code=1)
+    assert "is gone" in asked("copy", out, tmp_path / "copy", "-q", code=1)
 
 
 def test_a_killed_run_goes_on_and_leaves_nothing_behind(songs: Path):
