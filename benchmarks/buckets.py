@@ -6,8 +6,10 @@ The server is moto's, behind a proxy that waits and counts requests. Prints Mark
 """
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,9 +23,12 @@ from schemas.files import file_digest
 from schemas.storage.parquet import open_parquet
 from tests.support.faulty_s3 import FaultyS3, faulty_s3
 from tests.support.s3_server import BUCKET, s3_server
+from tests.support.toy_dataset import write_dataset
+from training.data import DataConfig, ShardStream, open_songs
 
 _FOOTER = {FOOTER_SCHEMA_VERSION: str(SCHEMA_VERSION).encode()}
 _BEATS = 400
+_SONGS, _BATCHES, _STEPS = 512, 40, 10
 _PLACE = f"s3://{BUCKET}/dataset"
 
 
@@ -51,6 +56,37 @@ def main() -> None:
             footer = file.metadata
         _timed(proxy, "a row group", lambda: _row_group(layout, name, None))
         _timed(proxy, "a row group, the footer known", lambda: _row_group(layout, name, footer))
+        print("\n| reader processes | batches of 4 songs a second | waiting, of a step of 1 s |\n| --- | --- | --- |")
+        songs = _toy_songs()
+        for readers in (0, 1, 2, 4):
+            print(_read_ahead(songs, readers), flush=True)
+
+
+def _toy_songs() -> DataConfig:
+    """Songs with random features, in the bucket."""
+    layout = Layout.at(f"{_PLACE}-of-songs")
+    with tempfile.TemporaryDirectory() as folder, layout.store.writing():
+        songs = write_dataset(Path(folder) / "songs", _SONGS, shards=_SONGS // 64, row_group=4)
+        files = [path for path in songs.rglob("*") if path.is_file()]
+        layout.store.publish({path.relative_to(songs).as_posix(): path.read_bytes() for path in files})
+    return DataConfig(datasets=(layout.url,), ssl=("whisper_base",), batch_size=4)
+
+
+def _read_ahead(config: DataConfig, readers: int) -> str:
+    """How fast batches come, and how long a trainer with steps of a second would wait for them."""
+    batches = iter(ShardStream(open_songs(config), config, workers=readers))
+    next(batches)
+    start = time.monotonic()
+    for _ in range(_BATCHES):
+        next(batches)
+    rate = _BATCHES / (time.monotonic() - start)
+    waited = 0.0
+    for _ in range(_STEPS):
+        time.sleep(1)
+        asked = time.monotonic()
+        next(batches)
+        waited += time.monotonic() - asked
+    return f"| {readers} | {rate:.1f} | {waited / (waited + _STEPS):.1%} |"
 
 
 def _timed(proxy: FaultyS3, what: str, act: Callable[[], object]) -> None:
