@@ -4,11 +4,12 @@ import itertools
 import os
 import stat
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import av
+import fsspec
 import numpy as np
 import pyarrow as pa
 import soxr
@@ -18,6 +19,7 @@ from pydantic import Field
 
 from schemas import columns
 from schemas.storage.input_files import file_system
+from schemas.storage.options import scheme
 from stages import base, pcm
 from stages.decoding.bounds import MIB, USUAL_BYTES_PER_S, AbsurdHeader, Bounds, TooLarge
 from stages.decoding.comments import claimed_comments
@@ -389,9 +391,11 @@ def _opened_locally(uri: str) -> BinaryIO:
     raise Unreadable(f"{uri}: no regular file, but a folder, pipe, socket or device")
 
 
-def _opened_remotely(uri: str) -> BinaryIO:
-    files, path = file_system(uri)
-    return files.open(path, "rb")  # type: ignore[no-any-return]
+def _opened_remotely(uri: str) -> AbstractContextManager[BinaryIO]:
+    if scheme(uri):
+        files, path = file_system(uri)
+        return files.open(path, "rb")  # type: ignore[no-any-return]
+    return fsspec.open(uri, "rb")  # type: ignore[no-any-return]
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def test_the_full_profile_fits_one_gpu_and_knows_its_features() -> None:
     assert config.stages["ssl"].engine == "mert-mhubert"
     assert config.stages["vocals"].engine == "demucs"
     assert sum(config.resources.gpus.values()) == pytest.approx(1)
-    added = build_addition(Path("x"), "full", {}, add=["text_embedding"])
+    added = build_addition("x", "full", {}, add=["text_embedding"])
     assert added.stages["text_embedding"].engine == "umt5"
     assert added.resources.gpus["text_embedding"] > 0
     small = build_config(add=["ssl"], input="songs", output="x")

@@ -4,6 +4,7 @@ import pickle
 import uuid
 from collections.abc import Iterator
 from itertools import islice
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,9 @@ SONGS = 24
 @pytest.fixture(scope="module", autouse=True)
 def s3() -> Iterator[None]:
     with s3_server():
+        forkserver._forkserver._stop()  # one of an earlier test would start readers that know another server
         yield
+    forkserver._forkserver._stop()
 
 
 @pytest.fixture(scope="module")
