@@ -19,6 +19,7 @@ from pipeline.errors import DataProblem
 from pipeline.execution import actor_pool
 from pipeline.execution.actor_pool import ActorPool
 from pipeline.execution.executor import Limits, NoNode, stream
+from pipeline.execution.leftovers import children_end_with_this_process
 from pipeline.execution.nodes import nodes_alive
 from pipeline.execution.operator import OperatorSpec
 from pipeline.execution.placement import place, unplaceable
@@ -48,7 +49,7 @@ def cluster(resources: ResourceConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave CUDA_VISIBLE_DEVICES to the user
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it calls the restart of a lost worker an error
     address = _address(resources)
-    with ends_on_signal():
+    with ends_on_signal(), children_end_with_this_process():
         try:
             with stderr_on_failure(), _own_sigterm():
                 _start() if address == _HERE else _join(address)
