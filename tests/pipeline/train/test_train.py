@@ -19,9 +19,11 @@ from pipeline.execution.cluster import cluster
 from pipeline.train import dit as train_module
 from pipeline.train.dit_config import FLAGS, build_config
 from schemas.config import ResourceConfig
+from schemas.dataset import Layout
 from stages.lyric_tokens import load_vocabulary
 from tests.support import plain_workers, tiny_checkpoint
 from tests.support.command import asked
+from tests.support.s3_server import BUCKET, s3_server
 from tests.support.toy_dataset import write_dataset
 from training.checkpoints.lora import Lora, load_loras
 from training.checkpoints.released_layout import load_transformer
@@ -71,7 +73,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def _trained(dataset: Path, settings: Path, out: Path, *more: object, code: int = 0) -> str:
+def _trained(dataset: Path | str, settings: Path, out: Path, *more: object, code: int = 0) -> str:
     return asked("train", "dit", dataset, "--out", out, "--config", settings, "--device", "cpu", *more, code=code)
 
 
@@ -91,6 +93,18 @@ def _events(folder: Path) -> dict[str, list[int]]:
                 steps.setdefault(value.tag, []).append(event.step)
             at += 12 + length + 4
     return steps
+
+
+def test_a_dataset_in_a_bucket_trains_as_the_same_one_in_a_folder(toy_songs, settings, tmp_path):
+    few = ("--ssl", "mert", "--steps", 2, "--quiet")
+    _trained(toy_songs, settings, tmp_path / "folder", *few)
+    with s3_server():
+        layout = Layout.at(f"s3://{BUCKET}/songs")
+        files = [path for path in toy_songs.rglob("*") if path.is_file()]
+        with layout.store.writing():
+            layout.store.publish({path.relative_to(toy_songs).as_posix(): path.read_bytes() for path in files})
+        _trained(layout.url, settings, tmp_path / "bucket", *few)
+    assert _losses(tmp_path / "bucket") == _losses(tmp_path / "folder")
 
 
 def test_the_same_command_goes_on_and_leaves_figures_events_and_a_card(toy_songs, settings, tmp_path):
