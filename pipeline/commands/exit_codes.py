@@ -4,6 +4,8 @@ Exit code 0 is fine, 1 a data problem, 2 a usage problem, 130 and 143 say that C
 """
 
 import logging
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -50,6 +52,19 @@ def guarded(interrupted: str = "interrupted") -> Iterator[None]:
         if not is_mendable(error):
             raise
         fail(unwritable(error), DATA_PROBLEM)
+    except Exception as error:
+        if (why := unreadable(error)) is None:
+            raise
+        fail(why, DATA_PROBLEM)
+
+
+def unreadable(error: Exception) -> str | None:
+    """Why a bucket cannot be read, if that is what stopped DuckDB: its error then has the traceback of ours as text."""
+    duckdb = sys.modules.get("duckdb")  # it takes long to import, and who has not used it has no such error
+    if duckdb is None or type(error) is not duckdb.Error:
+        return None
+    ours = re.search(r"^[\w.]*Error: (.+)$", str(error), re.MULTILINE)
+    return ours[1] if ours else str(error)
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.exit_codes import DATA_PROBLEM, USAGE_PROBLEM, fail
+from pipeline.commands.exit_codes import USAGE_PROBLEM, fail, unreadable
 from pipeline.commands.options import AsJson, Dataset, place
 from pipeline.commands.output import print_json, wide_console
 from schemas.dataset import Layout
@@ -70,8 +70,8 @@ def _query(layout: Layout, sql: str, as_json: bool) -> None:
         elif found:
             found.show(max_width=max(80, wide_console().width))
     except duckdb.Error as error:
-        if type(error) is duckdb.Error:  # a bucket cannot be read: that error is the last line of a traceback
-            fail(str(error).splitlines()[-1].partition(": ")[2], DATA_PROBLEM)
+        if unreadable(error):
+            raise
         fail(f"--sql: {error}", USAGE_PROBLEM)
 
 

@@ -148,6 +148,7 @@ def test_a_file_that_somebody_deleted_is_a_sentence(songs: Path, tmp_path: Path)
     name = f"s3://{BUCKET}/{gone}"
     assert f"error: {name} is gone" in asked("inspect", out, "--sql", "select title from tracks", code=1)
     assert "Traceback" not in asked("inspect", out, "--sql", "select title from tracks", code=1)
+    assert f"error: {name} is gone" in asked("inspect", out, "--html", tmp_path / "report.html", code=1)
     assert "missing" in asked("verify", out, code=1)
     assert "is gone" in asked("copy", out, tmp_path / "copy", "-q", code=1)
 
