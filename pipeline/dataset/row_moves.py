@@ -60,6 +60,7 @@ def apply_moves(layout: Layout, ledger: Ledger, journal: Journal) -> None:
         if old in ledger.commits:
             _rename(ledger, ledger.commits[old], new, journal)
     if journal.marks:
+        layout.store.confirm()
         replace_marks(layout, journal.marks)
     drop_from_scan(layout, journal.vacated)
     layout.store.publish({}, [layout.moves])

@@ -39,6 +39,7 @@ def exclusive_lock(layout: Layout) -> Iterator[None]:
 
 def describe_dataset(layout: Layout, plan: Plan) -> Stats:
     """Update the statistics and the card of a dataset; returns the statistics."""
+    layout.store.confirm()
     stats = renew_stats(layout)
     write_card(layout, plan, stats)
     return stats

@@ -1,9 +1,9 @@
 """A dataset in a bucket: names are resolved by the commit log, and files are published by entries of it."""
 
+import getpass
 import hashlib
 import io
 import secrets
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +23,7 @@ from schemas.storage.lease import lease
 from schemas.storage.objects import Objects, StorageError
 from schemas.storage.options import StorageOptions
 from schemas.storage.ranges import Ranges
+from schemas.storage.scratch import private_folder
 from schemas.storage.store import Overtaken
 
 _IN_LOG = 256 * 1024  # bytes of a file that need no object of their own
@@ -40,8 +41,10 @@ class BucketStore:
     def __init__(self, url: str, options: StorageOptions) -> None:
         self.url = url.rstrip("/")
         self.options = options
-        self.scratch = Path(tempfile.gettempdir()) / f"songmill-{secrets.token_hex(8)}"
-        self.logs = platformdirs.user_log_path("songmill") / hashlib.sha256(self.url.encode()).hexdigest()[:16]
+        digest = hashlib.sha256(self.url.encode()).hexdigest()[:16]
+        mine = Path(tempfile.gettempdir()) / f"songmill-drafts-{getpass.getuser()}"
+        self.scratch = mine / f"{digest}-{secrets.token_hex(8)}"
+        self.logs = platformdirs.user_log_path("songmill") / digest
         self._objects = Objects(self.url, options.of_store(url), options.of_client())
         self._log = CommitLog(self._objects)
         self._is_read = False
@@ -134,6 +137,10 @@ class BucketStore:
         self.refresh()
         return sorted(self._log.strays())
 
+    def confirm(self) -> None:
+        """See `Store`."""
+        self._log.confirm()
+
     def put(self, name: str, content: bytes) -> None:
         """See `Store`."""
         self._objects.put(name, content)
@@ -164,12 +171,11 @@ class BucketStore:
         with lease(self._objects, self.url, self.options.lease_s):
             self._log.acquire()
             self._is_read = True
-            self.scratch.mkdir(parents=True)
             try:
-                yield
+                with private_folder(self.scratch):
+                    yield
             finally:
                 self._log.epoch = None
-                shutil.rmtree(self.scratch, ignore_errors=True)
 
     def open(self, name: str) -> io.RawIOBase:
         """A file to seek and read in."""

@@ -34,6 +34,10 @@ _NEWEST = f"{LOG}/newest"  # number of the newest snapshot; a hint
 _PACK_EVERY = 200  # entries between two snapshots
 _REREADS = 3  # of an object whose digest is wrong, before it is said to be damaged
 _FOLDERS = ("shards", "quarantine", "features", "_songmill")  # where objects of the log may be
+_OVERTAKEN = (
+    "another songmill process has begun to write this dataset; this one stops, and nothing is lost: what it had not "
+    "committed, the other one does"
+)
 _MARK = re.compile(r"-e(\d+)-[0-9a-f]{8}$")  # at the end of an object's name: its epoch, and a nonce
 
 
@@ -140,13 +144,19 @@ class CommitLog:
         places = (self.state.files.get(name) for name in [*gone, *files])
         replaced = [place.key for place in places if place is not None and place.key is not None]
         if not self._append(Entry(epoch=self.epoch, nonce=secrets.token_hex(8), files=dict(files), removed=gone)):
-            raise Overtaken(
-                "another songmill process has begun to write this dataset; this one stops, and nothing is lost: what "
-                "it had not committed, the other one does"
-            )
+            raise Overtaken(_OVERTAKEN)
         self._bucket.delete(replaced)
         if self.state.number % _PACK_EVERY == 0:
             self._pack()
+
+    def confirm(self) -> None:
+        """Look whether this is still the writer.
+
+        Raises:
+            Overtaken: another one has put a fence.
+        """
+        if self.epoch is not None and next(iter(self._bucket.list(_ENTRIES, after=_entry(self.state.number))), None):
+            raise Overtaken(_OVERTAKEN)
 
     def key_for(self, name: str) -> str:
         """A key that no object has had, for the next version of a file."""
@@ -154,9 +164,12 @@ class CommitLog:
         return str(path.with_name(f"{path.stem}-e{self.epoch}-{secrets.token_hex(4)}{path.suffix}"))
 
     def _append(self, entry: Entry) -> bool:
-        content = _sealed(entry.model_dump(mode="json", exclude_defaults=True))
-        if not self._bucket.create(_entry(self.state.number + 1), content):
-            return False
+        content, key = _sealed(entry.model_dump(mode="json", exclude_defaults=True)), _entry(self.state.number + 1)
+        if not self._bucket.create(key, content):
+            # It may be ours, if the answer was lost and what settles that arrived damaged: its nonce tells for certain.
+            there = Entry.model_validate(self._checked(key, None))
+            if there.nonce != entry.nonce:
+                return False
         self.state.add(entry)
         return True
 
@@ -212,7 +225,7 @@ class CommitLog:
 
     def _checked(self, key: str, content: bytes | None) -> dict[str, Any]:
         """An entry as it was written; it is read again if it arrived damaged."""
-        for _ in range(_REREADS):
+        for _ in range(1 + _REREADS):
             if content is not None and (body := _unsealed(content)) is not None:
                 return body
             again = self._bucket.read(key)

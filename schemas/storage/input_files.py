@@ -6,6 +6,7 @@ Of other URLs fsspec knows what its installed drivers know.
 import io
 from functools import cache
 from typing import Any
+from urllib.parse import urlsplit
 
 import fsspec
 from fsspec import AbstractFileSystem
@@ -28,6 +29,8 @@ def file_system(uri: str) -> tuple[AbstractFileSystem, str]:
     kind = scheme(uri)
     if kind is None:
         return fsspec.url_to_fs(uri)  # type: ignore[no-any-return]
+    if "@" in urlsplit(uri).netloc:
+        raise ValueError("credentials have no place in a URL; songmill takes them from the environment")
     return _buckets(uri.partition("://")[0]), uri.partition("://")[2].rstrip("/")
 
 

@@ -97,6 +97,9 @@ class LocalStore:
         for name in removed:
             (self.root / name).unlink(missing_ok=True)
 
+    def confirm(self) -> None:
+        """Nothing to do: nobody can take the lock."""
+
     def put(self, name: str, content: bytes) -> None:
         """See `Store`."""
         target = self.root / name

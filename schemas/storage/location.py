@@ -39,6 +39,12 @@ def _known(place: str) -> str:
     is_url = "://" in place or scheme(place.replace(":/", "://", 1))  # what `Path` makes of a URL has one slash
     if is_url and not ("://" in place and scheme(place) and urlsplit(place).netloc):
         raise ValueError(f"{place}: a dataset is a folder, or a bucket by a URL with s3://, gs:// or az://")
+    if is_url and ("@" in urlsplit(place).netloc or {"?", "#"} & {*place}):
+        where = place.partition("://")[0]
+        raise ValueError(
+            f"{where}://...: credentials and queries have no place in a URL, which is saved in the dataset; songmill "
+            "takes credentials from the environment (docs/buckets.md)"
+        )
     return place
 
 

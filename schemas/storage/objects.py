@@ -32,7 +32,7 @@ _DELETED_AT_ONCE = 1000  # as many as S3 takes in a request
 _TIMEOUT = "60s"  # of one request; a part of a large upload is a request of its own
 _RETRIES: Any = {
     "max_retries": 8,
-    "retry_timeout": timedelta(seconds=120),
+    "retry_timeout": timedelta(seconds=20),  # of each of our tries
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
 }
 

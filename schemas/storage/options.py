@@ -4,7 +4,7 @@ import os
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 _SCHEMES = {"s3": "s3", "s3a": "s3", "gs": "gs", "az": "az", "azure": "az", "abfs": "az", "abfss": "az", "adl": "az"}
 
@@ -12,7 +12,7 @@ _SCHEMES = {"s3": "s3", "s3a": "s3", "gs": "gs", "az": "az", "azure": "az", "abf
 class StorageOptions(BaseModel):
     """The section `storage` of a configuration. What it leaves out, the environment may say: `AWS_ENDPOINT_URL` etc."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     endpoint: str | None = Field(None, description="URL of an S3-compatible or Azure server; default the cloud's own")
     region: str | None = Field(None, description="of the bucket")
@@ -20,6 +20,13 @@ class StorageOptions(BaseModel):
     anonymous: bool = Field(False, description="send no credentials, for public buckets")
     allow_http: bool = Field(False, description="allow endpoints without TLS")
     lease_s: float = Field(5, gt=0, description="how often a writer says that it is alive; three of them wake another")
+
+    @field_validator("endpoint")
+    @classmethod
+    def _without_credentials(cls, endpoint: str | None) -> str | None:
+        if endpoint and "@" in urlsplit(endpoint).netloc:
+            raise ValueError("credentials have no place in it, for it is saved; they come from the environment")
+        return endpoint
 
     def of_store(self, url: str) -> dict[str, Any]:
         """Options of obstore's store for the URL's scheme."""

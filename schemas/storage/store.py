@@ -103,6 +103,13 @@ class Store(Protocol):
     def strays(self) -> list[str]:
         """Where files are that somebody began to publish or put: a killed process, or one that is at it just now."""
 
+    def confirm(self) -> None:
+        """Look, within `writing`, whether this is still the process that may write, before what needs no publishing.
+
+        Raises:
+            Overtaken: another process writes the dataset now.
+        """
+
     def put(self, name: str, content: bytes) -> None:
         """Write a file that needs no lock; the last one to write it wins."""
 

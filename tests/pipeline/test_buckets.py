@@ -12,6 +12,7 @@ import pytest
 from datasets import load_dataset
 from obstore.store import S3Store
 
+from pipeline.dataset.marks import read_marks, set_marks
 from schemas.commits import committed_files
 from schemas.dataset import Layout
 from tests.support.audio import write
@@ -110,9 +111,27 @@ class TestADatasetInABucket:
         assert "all files and rows are as committed" in asked("verify", folder)
         assert rows(folder) == rows(dataset)
         assert "0 units copied" in asked("copy", dataset, folder, "-q")
+        next((folder / "shards").iterdir()).unlink()
+        row_id = json.loads(asked("inspect", dataset, "--sql", "select row_id from quarantine", "--json"))[0]["row_id"]
+        set_marks(Layout.at(folder), {row_id: "drop"})
+        assert "1 units copied" in asked("copy", dataset, folder, "-q")
+        assert "all files and rows are as committed" in asked("verify", folder)
+        assert [*read_marks(Layout.at(folder))] == [row_id]
+        asked("copy", dataset, folder, "-q", "--mirror")
+        assert not read_marks(Layout.at(folder))
         asked("copy", folder, again, "-q")
         assert "all files and rows are as committed" in asked("verify", again)
         assert rows(again) == rows(dataset)
+
+    def test_a_mirror_drops_units_that_the_source_has_no_more(self, dataset: str, songs: Path, tmp_path: Path):
+        other = tmp_path / "other"
+        songmill(*curate(songs, other, "--quiet"))
+        assert "units that the source does not have" in asked("copy", dataset, other, "-q", code=1)
+        asked("copy", dataset, other, "-q", "--mirror")
+        assert "all files and rows are as committed" in asked("verify", other)
+        assert rows(other) == rows(dataset)
+        (other / "_songmill" / "moves.json").write_text("{}")
+        assert "while it renamed rows" in asked("copy", other, place(), code=1)
 
     def test_a_synced_copy_is_read_by_its_card(self, dataset: str, tmp_path: Path):
         """As `aws s3 sync` makes one: every object under its key, strays too."""

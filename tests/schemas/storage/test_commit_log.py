@@ -155,6 +155,27 @@ def test_a_writer_that_was_overtaken_publishes_nothing_more():
     assert [*opened(server).state.files] == ["shards/a.parquet"]
 
 
+def test_an_entry_is_ours_by_its_nonce_even_if_the_request_seems_refused(monkeypatch):
+    """The answer was lost, and what was read to settle it arrived damaged."""
+    server = MemoryBucket()
+    writer = Writer(server)
+    writer.log.acquire()
+    create = writer.client.create
+    monkeypatch.setattr(writer.client, "create", lambda key, content: create(key, content) and False)
+    writer.commit("shards/a.parquet", b"a", [])
+    assert [*opened(server).state.files] == [*writer.log.state.files] == ["shards/a.parquet"]
+
+
+def test_a_writer_can_ask_whether_it_still_is_one():
+    server = MemoryBucket()
+    first = Writer(server)
+    first.log.acquire()
+    first.log.confirm()
+    Writer(server).log.acquire()
+    with pytest.raises(Overtaken):
+        first.log.confirm()
+
+
 def test_objects_in_the_making_are_swept_by_the_next_writer_but_other_objects_are_not():
     server = MemoryBucket()
     first = Writer(server)

@@ -11,6 +11,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from schemas.storage.input_files import file_system
 from schemas.storage.location import open_store
 from schemas.storage.options import StorageOptions
 from schemas.storage.store import Overtaken, Store, StoreBusy
@@ -158,6 +159,17 @@ class TestABucket:
         assert opened(bucket).strays() == []
         assert keys(bucket.removeprefix(f"s3://{BUCKET}/") + "/shards") == []
 
+    def test_drafts_are_private_and_those_of_a_killed_process_go(self, bucket):
+        store = opened(bucket)
+        left = store.scratch.with_name("left-by-a-killed-process")
+        with store.writing():
+            assert store.scratch.stat().st_mode & 0o777 == 0o700
+            left.mkdir()
+            with opened(bucket + "-other").writing():
+                assert not left.exists()
+                assert store.scratch.exists()
+        assert not store.scratch.exists()
+
     def test_files_that_were_replaced_leave_no_object(self, bucket):
         store = opened(bucket)
         with store.writing():
@@ -171,3 +183,14 @@ class TestABucket:
 def test_another_url_is_refused(place):
     with pytest.raises(ValueError, match=r"s3://, gs:// or az://"):
         open_store(place)
+
+
+@pytest.mark.parametrize("place", ["s3://KEY:hush@music/dataset", "s3://music/dataset?X-Amz-Signature=hush"])
+def test_a_url_with_credentials_is_refused_without_repeating_them(place):
+    with pytest.raises(ValueError, match="environment") as refused:
+        open_store(place)
+    assert "hush" not in str(refused.value)
+    with pytest.raises(ValueError, match="environment"):
+        StorageOptions(endpoint="https://user:hush@minio:9000")
+    with pytest.raises(ValueError, match="environment"):
+        file_system("s3://KEY:hush@music/songs")
