@@ -1,8 +1,8 @@
 """A dataset in a bucket: names are resolved by the commit log, and files are published by entries of it."""
 
-import getpass
 import hashlib
 import io
+import os
 import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -43,7 +43,7 @@ class BucketStore:
         self.url = url.rstrip("/")
         self.options = options
         digest = hashlib.sha256(self.url.encode()).hexdigest()[:16]
-        mine = Path(tempfile.gettempdir()) / f"songmill-drafts-{getpass.getuser()}"
+        mine = Path(tempfile.gettempdir()) / f"songmill-drafts-{os.getuid()}"
         self.scratch = mine / f"{digest}-{secrets.token_hex(8)}"
         self.logs = platformdirs.user_log_path("songmill") / digest
         self._objects = Objects(self.url, options.of_store(url), options.of_client())
